@@ -1,0 +1,1 @@
+"""From a ToFe checkpoint to a file that a device runs: static graph, quantization, one module a target."""

@@ -1,0 +1,82 @@
+"""Taking a backbone apart into static layers: one function a host family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.folding import fold_batch_norm, fold_norm, scale_output
+from converters.layers import AuxHead, ClassHead, PatchStem, StaticBlock, plain_norm, static_block
+from tofe_edge.backbones import Backbone, Host
+from tofe_edge.backbones.lvvit import AUX_WEIGHT, RESIDUAL_SCALE, LvVit
+from tofe_edge.backbones.timm_vit import TimmVit
+from tofe_edge.errors import InputError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A backbone as static layers, all norms and scales folded."""
+
+    spec: Backbone
+    stem: PatchStem
+    blocks: list[StaticBlock]
+    head: nn.Module
+
+
+def dismantle(host: Host) -> Parts:
+    """Rewrite a backbone's layers for export.
+
+    Raises:
+        InputError: the backbone has a part for which no static form is known.
+    """
+    if isinstance(host, LvVit):
+        return _dismantle_lvvit(host)
+    if isinstance(host, TimmVit):
+        return _dismantle_timm(host)
+    raise InputError(f"{type(host).__name__}: this kind of backbone cannot be exported")
+
+
+def _dismantle_timm(host: TimmVit) -> Parts:
+    vit, spec = host.vit, host.spec
+    if not isinstance(vit.norm_pre, nn.Identity):
+        raise InputError(f"{spec.name}: a norm before the first block has no static form yet; use another backbone")
+    if not isinstance(vit.blocks[0].attn.q_norm, nn.Identity):
+        raise InputError(
+            f"{spec.name}: normalised queries and keys have no static form yet; choose a backbone without them"
+        )
+    blocks = [static_block(block, _branch_scale(block.ls1), _branch_scale(block.ls2)) for block in vit.blocks]
+    # The embedding of nothing is the prefix and the position embedding, whichever way timm lays them out.
+    with torch.no_grad():
+        constant: Tensor = vit._pos_embed(torch.zeros(1, spec.patch_tokens, spec.dim))
+    stem = PatchStem([vit.patch_embed.proj], constant[:, : spec.prefix_tokens], constant[:, spec.prefix_tokens :])
+    classifiers = [vit.head]
+    if getattr(vit, "head_dist", None) is not None:
+        # The distilled net averages its two heads.
+        classifiers = [scale_output(vit.head, 0.5), scale_output(vit.head_dist, 0.5)]
+    if not isinstance(vit.fc_norm, nn.Identity):
+        raise InputError(f"{spec.name}: a norm after pooling has no static form yet")
+    return Parts(
+        spec, stem, blocks, ClassHead(plain_norm(vit.norm), [fold_norm(vit.norm, layer) for layer in classifiers])
+    )
+
+
+def _branch_scale(scale: Any) -> Tensor | float:
+    """LayerScale's factors, or 1 where a block has none."""
+    return 1.0 if isinstance(scale, nn.Identity) else scale.gamma
+
+
+def _dismantle_lvvit(host: LvVit) -> Parts:
+    embed = host.patch_embed
+    convolutions = [
+        fold_batch_norm(embed.conv1, embed.bn1),
+        fold_batch_norm(embed.conv2, embed.bn2),
+        fold_batch_norm(embed.conv3, embed.bn3),
+        embed.proj,
+    ]
+    stem = PatchStem(convolutions, host.cls_token + host.pos_embed[:, :1], host.pos_embed[:, 1:])
+    blocks = [static_block(block, RESIDUAL_SCALE, RESIDUAL_SCALE) for block in host.blocks]
+    aux = scale_output(fold_norm(host.norm, host.aux_head), AUX_WEIGHT)
+    return Parts(host.spec, stem, blocks, AuxHead(plain_norm(host.norm), fold_norm(host.norm, host.head), aux))

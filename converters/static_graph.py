@@ -1,0 +1,107 @@
+"""The static graph of a ToFe net: batch 1, fixed token counts, no scatter.
+
+Spatial order is not needed once the position embedding is added: attention, per-token MLPs, a CLS head and
+a max-pooled head do not depend on token order. So the graph never rearranges: it concatenates
+[prefix, kept, frozen + Approx(frozen)] and selects again. Where tokens ended up is returned as the index
+tensor of each selection, at no cost; :func:`tofe_edge.selections.compose_selections` turns those into image
+positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from converters.dismantle import Parts, dismantle
+from converters.folding import difference_of_outputs, fold_norm
+from converters.layers import PlainNorm
+from tofe_edge.backbones import TokenCounts
+from tofe_edge.tofe import KEEP, ToFe, TokenApproximator, TokenSelector
+
+
+class StaticSelector(nn.Module):
+    """Scores ``(1, N, 1)`` of patch tokens: the difference of keep and freeze logits, norm folded."""
+
+    def __init__(self, selector: TokenSelector) -> None:
+        super().__init__()
+        self.norm = PlainNorm(selector.norm.normalized_shape[0], selector.norm.eps)
+        self.fc1 = fold_norm(selector.norm, selector.fc1)
+        self.fc2 = selector.fc2
+        self.score = difference_of_outputs(selector.fc3, KEEP, 1 - KEEP)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        out: Tensor = self.score(F.gelu(self.fc2(F.gelu(self.fc1(self.norm(patches))))))
+        return out
+
+
+class StaticToFe(nn.Module):
+    """Image ``(1, 3, H, W)`` to logits ``(1, classes)`` and one int64 selection tensor a stage.
+
+    Selection s lists, in the order of that stage's input tokens, the kept tokens best first and then the
+    frozen ones; the last stage lists the kept tokens alone. Without counts the graph is the dense backbone
+    and returns logits alone.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        selectors: Sequence[TokenSelector],
+        approximators: Sequence[TokenApproximator],
+        kept: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.stem = parts.stem
+        self.blocks = nn.ModuleList(parts.blocks)
+        self.head = parts.head
+        self.selectors = nn.ModuleList(StaticSelector(selector) for selector in selectors)
+        self.approximators = nn.ModuleList(approximators)
+        self.prefix = parts.spec.prefix_tokens
+        self.kept = tuple(kept)
+        edges = (0, *(parts.spec.stages if kept else ()), parts.spec.depth)
+        self.stage_blocks = tuple(range(start, end) for start, end in pairwise(edges))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        tokens = self._run_blocks(0, self.stem(image))
+        frozen: Tensor | None = None
+        selections: list[Tensor] = []
+        for stage, kept in enumerate(self.kept):
+            prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
+            if frozen is not None:
+                patches = torch.cat((patches, self.approximators[stage - 1](frozen)), dim=1)
+            total, last = patches.shape[1], stage + 1 == len(self.kept)
+            scores = self.selectors[stage](patches).reshape(total)
+            order = torch.topk(scores, kept if last else total).indices
+            sorted_patches = torch.index_select(patches.reshape(total, -1), 0, order).unsqueeze(0)
+            selections.append(order)
+            all_stay = last or kept == total
+            tokens = torch.cat((prefix, sorted_patches if all_stay else sorted_patches[:, :kept]), dim=1)
+            frozen = None if all_stay else sorted_patches[:, kept:]
+            tokens = self._run_blocks(stage + 1, tokens)
+        return (self.head(tokens), *selections)
+
+    def _run_blocks(self, stage: int, tokens: Tensor) -> Tensor:
+        for index in self.stage_blocks[stage]:
+            tokens = self.blocks[index](tokens)
+        return tokens
+
+
+def build_static_graph(model: ToFe, counts: TokenCounts | None) -> StaticToFe:
+    """Rewrite ``model`` for export; ``counts`` = ``None`` gives the dense backbone.
+
+    The result shares no tensor with ``model`` that a folding changed, and agrees with
+    :meth:`ToFe.forward_batch` (or ``forward_dense``) up to rounding.
+
+    Raises:
+        InputError: the counts do not fit, or the backbone has a part that cannot be rewritten.
+    """
+    parts = dismantle(model.backbone)
+    if counts is None:
+        return StaticToFe(parts, (), (), ()).eval()
+    kept = counts.check(model.backbone.spec).kept
+    selectors = [selector for selector in model.selectors if isinstance(selector, TokenSelector)]
+    approximators = [module for module in model.approximators if isinstance(module, TokenApproximator)]
+    return StaticToFe(parts, selectors, approximators, kept).eval()

@@ -1,0 +1,71 @@
+"""The budget rule: how many multiply-accumulates an image a device is trusted with.
+
+    budget = EFFICIENCY x peak int8 rate of the threads used / 2 x FRAME_SHARE / FRAME_RATE_HZ
+
+The budget is an estimate that picks a first checkpoint before anything was timed. It knows neither memory traffic nor
+heat. A latency measured on the device is better evidence, and a profile may carry a ``measured`` budget instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from profiles.schema import CpuCluster
+
+EFFICIENCY = 0.2
+"""Share of the int8 dot-product peak that a vision transformer reaches at batch 1. An assumption, not a measurement:
+long int8 matrix products are taken to reach 0.4 of the peak, and half of the time to go to what int8 does not speed up
+(softmax, layer norm, GELU, attention in floating point, token matrices of 200 rows or fewer). It also has to cover
+clocks that fall when a device gets warm."""
+
+FRAME_RATE_HZ = 30.0
+"""Camera frames a second, each of which the model sees."""
+
+FRAME_SHARE = 0.4
+"""Share of a frame's time the model may take (13.3 ms at 30 Hz). Capture, resizing, drawing and the rest of the app
+need the other 0.6."""
+
+OPS_PER_MAC = 2
+"""Peaks count a multiply and an add as two operations; model cost counts the pair as one MAC."""
+
+
+def big_core_int8_gops(clusters: Sequence[CpuCluster], threads: int) -> float:
+    """Peak int8 rate, 10^9 operations a second, of the ``threads`` fastest big cores, one thread a core.
+
+    Raises ValueError when ``threads`` is below 1 or above the number of big cores.
+    """
+    core_gops = sorted(
+        (
+            cluster.ghz.value * cluster.int8_ops_per_cycle.value
+            for cluster in clusters
+            if cluster.kind == "big" and cluster.int8_ops_per_cycle is not None
+            for _ in range(cluster.cores)
+        ),
+        reverse=True,
+    )
+    if not 1 <= threads <= len(core_gops):
+        raise ValueError(f"threads is {threads}; use 1 to {len(core_gops)}, the number of big cores")
+    return sum(core_gops[:threads])
+
+
+def derive_budget_gmacs(
+    int8_gops: float,
+    *,
+    efficiency: float = EFFICIENCY,
+    frame_share: float = FRAME_SHARE,
+    frame_rate_hz: float = FRAME_RATE_HZ,
+) -> float:
+    """Budget in GMACs an image (not rounded) by the rule above.
+
+    ``int8_gops`` is a peak in 10^9 operations a second, usually from ``big_core_int8_gops``. int8 peaks are used for
+    every device, also where the default target is Core ML: an accelerator can only do better, and not all of them
+    publish a peak that batch-1 models come near.
+
+    Raises ValueError for a rate that is not above zero, or a share or efficiency outside (0, 1].
+    """
+    if int8_gops <= 0 or frame_rate_hz <= 0:
+        raise ValueError(f"int8_gops ({int8_gops}) and frame_rate_hz ({frame_rate_hz}) must be greater than zero")
+    if not 0 < efficiency <= 1 or not 0 < frame_share <= 1:
+        raise ValueError(f"efficiency ({efficiency}) and frame_share ({frame_share}) must be in (0, 1]")
+    frame_seconds = frame_share / frame_rate_hz
+    return efficiency * int8_gops / OPS_PER_MAC * frame_seconds

@@ -1,0 +1,1 @@
+"""Running and timing artifacts: one module a runtime, one a way to look at it."""

@@ -1,0 +1,162 @@
+"""Where the time goes inside an ExecuTorch artifact: per operator and per ToFe stage, from ETDump."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from runtimes.executorch import check_program, set_threads
+from runtimes.native_output import swallow_native_stderr
+from tofe_edge.artifact import Artifact, Manifest
+from tofe_edge.errors import DeviceError
+from tofe_edge.quiet import quiet
+
+_RUNS = 20
+_DELEGATE = "DELEGATE_CALL"
+_FALLBACK = "native_call_"
+_NUMBERING = re.compile(r"\s*#\d+$")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Median time of one step of the program; ``inside`` a delegate or a step of the program itself."""
+
+    name: str
+    inside: bool
+    instruction: int
+    ms: float
+
+
+@dataclass(frozen=True)
+class TimeShare:
+    """A named part of a run and its median time in milliseconds; ``count`` operators make it up."""
+
+    name: str
+    ms: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """One run taken apart, measured with tracing on (a few per cent slower than without)."""
+
+    stages: tuple[TimeShare, ...]
+    operators: tuple[TimeShare, ...]
+    """Largest first."""
+
+
+def break_down(artifact: Artifact, threads: int, runs: int = _RUNS) -> Breakdown:
+    """Run a checked artifact with tracing and sum its events by stage and by kind of operator.
+
+    Raises:
+        InputError: the file is no ExecuTorch program.
+        DeviceError: ExecuTorch fails, or the trace does not have the shape the manifest promises.
+    """
+    check_program(artifact)
+    set_threads(threads)
+    events = _trace(artifact, runs)
+    return Breakdown(tuple(stage_times(events, artifact.manifest)), tuple(operator_times(events)))
+
+
+def stage_times(events: Sequence[Event], manifest: Manifest) -> list[TimeShare]:
+    """Delegates are stages; what runs between two delegates is a selection.
+
+    Raises:
+        DeviceError: there are not as many delegates as stages.
+    """
+    names = stage_names(manifest)
+    shares: list[TimeShare] = []
+    between = 0.0
+    steps = 0
+    for event in events:
+        if event.inside:
+            continue
+        if event.name != _DELEGATE:
+            between += event.ms
+            steps += 1
+            continue
+        if steps:
+            shares.append(TimeShare(f"selection {len(shares) // 2 + 1}", between, steps))
+            between, steps = 0.0, 0
+        stage = sum(1 for share in shares if not share.name.startswith("selection"))
+        inner = sum(1 for other in events if other.inside and other.instruction == event.instruction)
+        if stage >= len(names):
+            raise DeviceError(f"{manifest.artifact}: its trace has more than the {len(names)} delegates expected")
+        shares.append(TimeShare(names[stage], event.ms, inner))
+    if sum(1 for share in shares if not share.name.startswith("selection")) != len(names):
+        raise DeviceError(f"{manifest.artifact}: its trace has fewer than the {len(names)} delegates expected")
+    return shares
+
+
+def stage_names(manifest: Manifest) -> list[str]:
+    """What each delegate computes, in the paper's words: ``["stem, blocks 1-3, selector 1", …]``, 1-based."""
+    names = []
+    first = 1
+    last_stage = len(manifest.stage_blocks) - 1
+    for stage, blocks in enumerate(manifest.stage_blocks):
+        parts = ["stem"] if stage == 0 else []
+        parts.append(f"blocks {first}-{first + blocks - 1}" if blocks > 1 else f"block {first}")
+        if 1 <= stage < last_stage:
+            parts.append(f"approximator {stage}")
+        parts.append(f"selector {stage + 1}" if stage < last_stage else "head")
+        names.append(", ".join(parts))
+        first += blocks
+    return names
+
+
+def operator_times(events: Sequence[Event]) -> list[TimeShare]:
+    """Sums by kind of operator, largest first. A delegate call counts as its inner operators, not itself."""
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for event in events:
+        if event.name == _DELEGATE:
+            continue
+        kind = _NUMBERING.sub("", event.name).removeprefix(_FALLBACK)
+        sums[kind] += event.ms
+        counts[kind] += 1
+    return sorted((TimeShare(kind, sums[kind], counts[kind]) for kind in sums), key=lambda share: -share.ms)
+
+
+def _trace(artifact: Artifact, runs: int) -> list[Event]:
+    size = artifact.manifest.preprocessing.image_size
+    pixels = torch.zeros(1, 3, size, size)
+    with tempfile.TemporaryDirectory(prefix="tofe-edge-") as folder:
+        dump = Path(folder) / "trace.etdp"
+        try:
+            with swallow_native_stderr():
+                from executorch.extension.pybindings.portable_lib import _load_for_executorch
+
+                # Any non-zero debug buffer that is too small aborts the process; zero asks for times only.
+                module = _load_for_executorch(str(artifact.path), enable_etdump=True, debug_buffer_size=0)
+                for _ in range(runs):
+                    module.forward((pixels,))
+                module.write_etdump_result_to_file(str(dump), str(Path(folder) / "unused.bin"))
+        except RuntimeError as error:
+            raise DeviceError(
+                f"{artifact.path}: ExecuTorch failed to trace it ({str(error).splitlines()[0]})"
+            ) from error
+        return _read_events(dump)
+
+
+def _read_events(dump: Path) -> list[Event]:
+    with quiet():
+        from executorch.devtools import Inspector
+
+        blocks: list[Any] = [
+            block for block in Inspector(etdump_path=str(dump)).event_blocks if block.name == "Execute"
+        ]
+    return [
+        Event(event.name, bool(event.is_delegated_op), event._instruction_id, float(np.median(event.perf_data.raw)))
+        for block in blocks
+        for event in block.events
+        if event.perf_data is not None
+        and (event.is_delegated_op or event.name == _DELEGATE or event.name.startswith(_FALLBACK))
+    ]

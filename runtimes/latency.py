@@ -1,0 +1,74 @@
+"""Timing: warm-up, samples, percentiles. Knows nothing of what it times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tofe_edge.errors import InputError
+from tofe_edge.progress import progress_bar
+
+WARM_UP_RUNS = 10
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall times of single runs in milliseconds, and the CPU time a run took on average."""
+
+    samples_ms: tuple[float, ...]
+    cpu_ms: float
+
+    def percentile(self, percent: float) -> float:
+        """The nearest-rank percentile: a value that was measured, not one between two."""
+        return float(np.percentile(self.samples_ms, percent, method="inverted_cdf"))
+
+    def to_json(self) -> dict[str, float]:
+        """``p50``, ``p90``, ``p99`` and ``min``."""
+        return {
+            "p50": self.percentile(50),
+            "p90": self.percentile(90),
+            "p99": self.percentile(99),
+            "min": min(self.samples_ms),
+        }
+
+
+def measure(run: Callable[[], Any], runs: int, warm_up: int = WARM_UP_RUNS) -> Latency:
+    """Time ``runs`` calls one by one after ``warm_up`` calls that are not counted.
+
+    CPU time above wall time means several threads worked; CPU time equal to wall time with several
+    threads means they shared one core, as happens on virtual machines.
+
+    Raises:
+        InputError: ``runs`` is not positive.
+    """
+    return measure_interleaved([run], runs, warm_up)[0]
+
+
+def measure_interleaved(
+    candidates: Sequence[Callable[[], Any]], runs: int, warm_up: int = WARM_UP_RUNS
+) -> list[Latency]:
+    """Time several candidates in turn, A B A B …, so that a drifting clock speed hits them alike.
+
+    Raises:
+        InputError: ``runs`` is not positive.
+    """
+    if runs < 1:
+        raise InputError(f"runs must be at least 1, not {runs}")
+    for run in candidates:
+        for _ in range(warm_up):
+            run()
+    samples: list[list[float]] = [[] for _ in candidates]
+    cpu = [0.0] * len(candidates)
+    with progress_bar("measuring", total=runs, unit="run") as bar:
+        for _ in range(runs):
+            for index, run in enumerate(candidates):
+                cpu_begun, begun = time.process_time(), time.perf_counter()
+                run()
+                samples[index].append((time.perf_counter() - begun) * 1e3)
+                cpu[index] += (time.process_time() - cpu_begun) * 1e3
+            bar.update(1)
+    return [Latency(tuple(times), total / runs) for times, total in zip(samples, cpu)]

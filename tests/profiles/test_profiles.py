@@ -1,0 +1,219 @@
+"""Shipped profiles, the budget rule, and reading a user's own file."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import profiles
+from profiles import (
+    EFFICIENCY,
+    FRAME_RATE_HZ,
+    FRAME_SHARE,
+    DeviceProfile,
+    ProfileError,
+    Quantity,
+    big_core_int8_gops,
+    derive_budget_gmacs,
+    load_all,
+    load_profile,
+    profile_names,
+)
+
+SHIPPED = [
+    "galaxy_s24", "generic_x86", "iphone_15", "iphone_16", "jetson_orin", "jetson_orin_nano", "jetson_orin_nx",
+    "m1", "m4", "pixel_8", "pixel_9", "raspberry_pi_5",
+]  # fmt: skip
+CORE_ML_DEVICES = {"iphone_15", "iphone_16", "m1", "m4"}
+SMALLEST_CHECKPOINT_GMACS = 0.63
+VALID = (Path(__file__).parent / "my_board.yaml").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text(encoding="utf-8")
+
+
+def quantities(value: object) -> list[Quantity]:
+    """All quantities inside a dataclass, found by walking it."""
+    if isinstance(value, Quantity):
+        return [value]
+    if isinstance(value, tuple):
+        return [found for item in value for found in quantities(item)]
+    if hasattr(value, "__dataclass_fields__"):
+        return [found for item in vars(value).values() for found in quantities(item)]
+    return []
+
+
+# --- shipped profiles ------------------------------------------------------------------------------------------------
+
+
+def test_all_devices_are_shipped() -> None:
+    assert profile_names() == SHIPPED
+    assert [profile.name for profile in load_all()] == SHIPPED
+
+
+@pytest.fixture(params=SHIPPED)
+def shipped(request: pytest.FixtureRequest) -> DeviceProfile:
+    return load_profile(request.param)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_file_name_is_the_profile_name(name: str) -> None:
+    assert load_profile(name).name == name
+
+
+def test_every_number_names_its_source(shipped: DeviceProfile) -> None:
+    found = quantities(shipped)
+    assert len(found) >= 7
+    for quantity in found:
+        assert math.isfinite(quantity.value)
+        assert quantity.value > 0
+        assert len(quantity.source) >= 10
+        assert "http" not in quantity.source
+
+
+def test_budget_is_what_the_rule_gives(shipped: DeviceProfile) -> None:
+    int8_gops = big_core_int8_gops(shipped.cpu.clusters, shipped.defaults.threads)
+    assert shipped.budget.gmacs.value == round(derive_budget_gmacs(int8_gops), 2)
+    assert shipped.budget.gmacs.provenance == "derived"
+
+
+def test_budget_source_states_the_rule_in_force(shipped: DeviceProfile) -> None:
+    source = shipped.budget.gmacs.source
+    int8_gops = big_core_int8_gops(shipped.cpu.clusters, shipped.defaults.threads)
+    assert f"{EFFICIENCY:g} efficiency" in source
+    assert f"{round(int8_gops, 2):g} int8 GOPS" in source
+    assert f"{shipped.defaults.threads} big cores" in source
+    assert f"{FRAME_SHARE:g} of a frame / {FRAME_RATE_HZ:g} frames a second" in source
+
+
+def test_budget_admits_a_shipped_checkpoint(shipped: DeviceProfile) -> None:
+    assert shipped.budget.gmacs.value > SMALLEST_CHECKPOINT_GMACS + 0.02
+
+
+def test_cpu_int8_peak_is_the_sum_over_big_cores(shipped: DeviceProfile) -> None:
+    big_cores = sum(cluster.cores for cluster in shipped.cpu.clusters if cluster.kind == "big")
+    expected = big_core_int8_gops(shipped.cpu.clusters, big_cores)
+    assert shipped.peaks.cpu_int8_gops.value == pytest.approx(expected, abs=0.01)
+
+
+def test_peaks_follow_the_instruction_set(shipped: DeviceProfile) -> None:
+    peaks = shipped.peaks
+    fp16_gain, int8_gain = (2, 4) if "dotprod" in shipped.cpu.isa else (1, 2)
+    assert peaks.cpu_fp16_gops.value == pytest.approx(fp16_gain * peaks.cpu_fp32_gops.value, abs=0.05)
+    assert peaks.cpu_int8_gops.value == pytest.approx(int8_gain * peaks.cpu_fp32_gops.value, abs=0.05)
+
+
+def test_defaults(shipped: DeviceProfile) -> None:
+    core_ml = shipped.name in CORE_ML_DEVICES
+    assert shipped.defaults.target == ("coreml" if core_ml else "executorch")
+    assert shipped.defaults.backend == ("coreml" if core_ml else "xnnpack")
+    assert shipped.defaults.precision == "int8"
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("raspberry_pi_5", 0.65, 1.0), ("jetson_orin", 0.7, 1.3)])
+def test_budgets_are_in_the_expected_range(name: str, low: float, high: float) -> None:
+    assert low <= load_profile(name).budget.gmacs.value <= high
+
+
+# --- the budget rule -------------------------------------------------------------------------------------------------
+
+
+def test_rule_by_hand() -> None:
+    # 600 GOPS at 0.2 are 60 GMACs a second; 0.4 of 1/30 s of them are 0.8.
+    assert derive_budget_gmacs(600.0) == pytest.approx(0.8)
+    assert derive_budget_gmacs(600.0, efficiency=0.4, frame_share=1.0, frame_rate_hz=10.0) == pytest.approx(12.0)
+
+
+def test_rule_uses_the_fastest_big_cores() -> None:
+    clusters = load_profile("pixel_8").cpu.clusters
+    assert big_core_int8_gops(clusters, 1) == pytest.approx(2.91 * 128)
+    assert big_core_int8_gops(clusters, 3) == pytest.approx(2.91 * 128 + 2 * 2.37 * 64)
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 6])
+def test_rule_refuses_threads_without_a_big_core(threads: int) -> None:
+    with pytest.raises(ValueError, match="use 1 to 5"):
+        big_core_int8_gops(load_profile("pixel_8").cpu.clusters, threads)
+
+
+def test_rule_refuses_impossible_arguments() -> None:
+    with pytest.raises(ValueError, match="int8_gops"):
+        derive_budget_gmacs(0.0)
+    with pytest.raises(ValueError, match="frame_rate_hz"):
+        derive_budget_gmacs(600.0, frame_rate_hz=0.0)
+    with pytest.raises(ValueError, match="efficiency"):
+        derive_budget_gmacs(600.0, efficiency=1.1)
+    with pytest.raises(ValueError, match="frame_share"):
+        derive_budget_gmacs(600.0, frame_share=0.0)
+
+
+# --- a user's own file -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".txt"])
+def test_own_file_by_path(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"any{suffix}"
+    path.write_text(VALID)
+    profile = load_profile(str(path))
+    assert profile.name == "my_board"
+    assert profile.budget.gmacs == Quantity(0.82, "derived", "the rule")
+    assert profile.peaks.accelerators == ()
+
+
+def test_own_file_beside_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "board.yaml").write_text(VALID)
+    monkeypatch.chdir(tmp_path)
+    assert load_profile("board.yaml").name == "my_board"
+
+
+def test_windows_text_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "board.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + VALID.replace("\n", "\r\n").encode())
+    assert load_profile(str(path)).name == "my_board"
+
+
+def test_profiles_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        load_profile("m1").name = "other"  # type: ignore[misc]
+
+
+# --- the documentation -----------------------------------------------------------------------------------------------
+
+
+def test_documented_table_agrees_with_the_files() -> None:
+    rows = [line.split("|")[1:-1] for line in DOCUMENT.splitlines() if line.startswith("| `")]
+    documented = [(row[0].strip(" `"), row[2].strip(), int(row[3]), float(row[4])) for row in rows]
+    assert documented == [
+        (profile.name, profile.defaults.target, profile.defaults.threads, profile.budget.gmacs.value)
+        for profile in load_all()
+    ]
+
+
+def test_documented_example_is_valid_and_its_error_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = DOCUMENT.split("```yaml\n")[1].split("```")[0]
+    path = Path("my_board.yaml")
+    path.write_text(example)
+    assert load_profile("my_board.yaml").name == "my_board"
+    path.write_text(example.replace("value: 0.82, provenance: derived", "value: 0.82, provenance: guess"))
+    with pytest.raises(ProfileError) as caught:
+        load_profile("my_board.yaml")
+    assert f"    {caught.value}\n" in DOCUMENT
+
+
+# --- the package -----------------------------------------------------------------------------------------------------
+
+
+def test_imports_nothing_of_ours_and_no_torch() -> None:
+    code = "import sys, profiles; profiles.load_all(); print(sorted(m.split('.')[0] for m in sys.modules))"
+    root = Path(profiles.__file__).parent.parent
+    output = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    for name in ("tofe_edge", "converters", "runtimes", "torch", "numpy"):
+        assert f"'{name}'" not in output
+
+
+def test_public_names_exist() -> None:
+    for name in profiles.__all__:
+        assert hasattr(profiles, name)

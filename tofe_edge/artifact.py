@@ -1,0 +1,159 @@
+"""The artifact: an exported model file and its manifest, ``NAME.pte`` and ``NAME.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tofe_edge.errors import InputError
+from tofe_edge.files import sha256_of, write_json
+from tofe_edge.preprocessing import Preprocessing
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a program needs to know to feed, trust and explain a model file."""
+
+    artifact: str
+    """File name of the model, beside the manifest."""
+    sha256: str
+    size_bytes: int
+    target: str
+    backend: str
+    precision: str
+    int8_mode: str | None
+    """``dynamic`` or ``static`` where precision is int8."""
+    checkpoint: str
+    checkpoint_sha256: str
+    backbone: str
+    profile: str | None
+    token_counts: list[int] | None
+    """Kept patch tokens per stage; ``None`` for a dense model."""
+    stage_blocks: list[int]
+    """Transformer blocks per stage, those before the first selection first."""
+    patch_tokens: int
+    gmacs: float
+    delegates: int
+    fallback_ops: dict[str, int]
+    """Operators that no delegate took, with their numbers."""
+    fp32_layers: list[str]
+    """Layers with weights that int8 left in fp32."""
+    planned_memory_bytes: int
+    preprocessing: Preprocessing
+    class_names: list[str]
+    class_ids: list[str]
+    parity: dict[str, Any] | None
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document stored beside the artifact."""
+        document = asdict(self)
+        document["preprocessing"] = self.preprocessing.to_json()
+        return {"schema": SCHEMA, **document}
+
+    @classmethod
+    def from_json(cls, document: Any) -> Manifest:
+        """Read a manifest document.
+
+        Raises:
+            InputError: naming the key that is missing, unknown or of the wrong type.
+        """
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            found = document.get("schema") if isinstance(document, dict) else None
+            raise InputError(f"manifest schema {found!r} is not {SCHEMA}; convert the model again")
+        fields = {key: value for key, value in document.items() if key != "schema"}
+        names = set(cls.__dataclass_fields__)
+        for key in sorted(names - fields.keys()):
+            raise InputError(f"manifest key {key!r} is missing; convert the model again")
+        for key in sorted(fields.keys() - names):
+            raise InputError(f"manifest key {key!r} is unknown; convert the model again")
+        for key, kinds in _KINDS.items():
+            value = fields[key]
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise InputError(f"manifest key {key!r} has the wrong type ({type(value).__name__})")
+        for key in ("token_counts", "stage_blocks"):
+            if not all(isinstance(item, int) and item >= 0 for item in fields[key] or []):
+                raise InputError(f"manifest key {key!r} must list whole numbers")
+        fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
+        return cls(**fields)
+
+
+_NONE = type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "artifact": (str,), "sha256": (str,), "size_bytes": (int,), "target": (str,), "backend": (str,), "precision": (str,),
+    "int8_mode": (str, _NONE), "checkpoint": (str,), "checkpoint_sha256": (str,), "backbone": (str,), "profile": (str, _NONE),
+    "token_counts": (list, _NONE), "stage_blocks": (list,), "patch_tokens": (int,), "gmacs": (int, float), "delegates": (int,),
+    "fallback_ops": (dict,), "fp32_layers": (list,), "planned_memory_bytes": (int,), "preprocessing": (dict,),
+    "class_names": (list,), "class_ids": (list,), "parity": (dict, _NONE), "versions": (dict,),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file whose manifest has been read and whose size and checksum agree with it."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest stands: ``NAME.json`` beside ``NAME.pte``."""
+        return manifest_path_of(self.path)
+
+
+def manifest_path_of(path: Path) -> Path:
+    """``NAME.json`` for ``NAME.pte``."""
+    return path.with_suffix(".json")
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read the manifest of a model file and check the file against it.
+
+    Corrupt model files are not caught by the runtimes: a flipped bit in the weights silently changes
+    results, one in the program can end the process. So nothing is loaded whose checksum is not the
+    manifest's.
+
+    Raises:
+        InputError: the file or its manifest is missing, damaged, or they do not belong together.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such model file; `tofe-edge convert` makes one")
+    manifest_path = manifest_path_of(path)
+    if not manifest_path.is_file():
+        raise InputError(
+            f"{path}: its manifest {manifest_path.name} is missing; copy it along or convert the model again"
+        )
+    try:
+        document = json.loads(manifest_path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{manifest_path}: cannot be read as JSON ({error}); convert the model again") from error
+    try:
+        manifest = Manifest.from_json(document)
+    except InputError as error:
+        raise InputError(f"{manifest_path}: {error}") from error
+    size = path.stat().st_size
+    if size != manifest.size_bytes:
+        raise InputError(
+            f"{path}: has {size} bytes where its manifest says {manifest.size_bytes}; it is cut short or the manifest is stale: "
+            "convert the model again"
+        )
+    if sha256_of(path) != manifest.sha256:
+        raise InputError(
+            f"{path}: its checksum is not the manifest's; it is damaged or the manifest is stale: convert the model again"
+        )
+    return Artifact(path, manifest)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> Artifact:
+    """Write the manifest of the model file at ``path``. Raises :class:`InputError` where it cannot be written."""
+    write_json(manifest_path_of(path), manifest.to_json())
+    return Artifact(path, manifest)
+
+
+def with_parity(manifest: Manifest, parity: dict[str, Any]) -> Manifest:
+    """The manifest with a parity result filled in."""
+    return replace(manifest, parity=parity)

@@ -1,0 +1,49 @@
+"""What ToFe asks of a dense vision transformer. One implementation for timm, one for LV-ViT."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from tofe_edge.backbones.spec import Backbone
+from tofe_edge.preprocessing import Preprocessing
+
+
+class Host(nn.Module, ABC):
+    """A dense vision transformer taken apart where ToFe needs to reach in.
+
+    Shapes: B images, P prefix tokens (CLS first, then any distillation or register tokens), N patch
+    tokens, D channels. Token tensors are ``(B, P + n, D)`` with the prefix in front.
+    """
+
+    spec: Backbone
+    preprocessing: Preprocessing
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` to tokens ``(B, P + N, D)``, position embedding added."""
+
+    @abstractmethod
+    def block(self, index: int, tokens: Tensor) -> Tensor:
+        """Run block ``index`` as the dense model does."""
+
+    @abstractmethod
+    def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
+        """Run block ``index`` with masked attention; ``keep`` is ``(B, P + N)``, 1 for the prefix."""
+
+    @abstractmethod
+    def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Class scores ``(B, classes)`` of the last block's tokens.
+
+        ``keep`` ``(B, n)`` marks the patch tokens that count where some are only masked; ``None``: all.
+        """
+
+    @abstractmethod
+    def load_dense(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the dense model's own state dict, strictly.
+
+        Raises:
+            InputError: a key is missing, unknown or of another shape.
+        """

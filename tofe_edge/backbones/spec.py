@@ -1,0 +1,97 @@
+"""The description of a backbone: shapes only, no weights, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from tofe_edge.errors import InputError
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution of the stem: square kernel, channels in and out, output size as a share of the input."""
+
+    kernel: int
+    in_channels: int
+    out_channels: int
+    downsampling: int
+    """Input pixels per output pixel along one side, counted from the image."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The dense vision transformer that ToFe is put on.
+
+    ``stages`` are 0-based block indices ``(l_1, …, l_S)``; a token selector stands before each of them.
+    ``overrides`` are the keyword arguments (depth, image size, …) that make this net differ from the
+    published one of the same name; empty for the published one.
+    """
+
+    name: str
+    image_size: int
+    patch_tokens: int
+    prefix_tokens: int
+    dim: int
+    depth: int
+    heads: int
+    mlp_hidden: int
+    classes: int
+    stem: tuple[Conv, ...]
+    stages: tuple[int, ...]
+    aux_head: bool = False
+    overrides: dict[str, int] = field(default_factory=dict, hash=False)
+
+    def stage_lengths(self) -> tuple[int, ...]:
+        """Blocks per stage, stage 0 (before the first selector, all tokens) first: S + 1 numbers."""
+        edges = (0, *self.stages, self.depth)
+        return tuple(end - start for start, end in pairwise(edges))
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """``(N^1, …, N^S)``: how many patch tokens are kept in each stage. CLS is not counted."""
+
+    kept: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.kept or any(count < 1 for count in self.kept):
+            raise InputError(f"token counts {list(self.kept)}: every stage keeps at least one token")
+
+    @classmethod
+    def parse(cls, text: str) -> TokenCounts:
+        """Read ``"96,49,27"``.
+
+        Raises:
+            InputError: it is not a comma-separated list of positive whole numbers.
+        """
+        try:
+            return cls(tuple(int(part) for part in text.split(",")))
+        except ValueError as error:
+            raise InputError(f"token counts {text!r}: expected whole numbers such as 96,49,27") from error
+
+    def check(self, backbone: Backbone) -> TokenCounts:
+        """Return self if the counts fit ``backbone``; raise :class:`InputError` where they do not."""
+        if len(self.kept) != len(backbone.stages):
+            raise InputError(
+                f"token counts {self}: {backbone.name} has {len(backbone.stages)} stages, not {len(self.kept)}"
+            )
+        if max(self.kept) > backbone.patch_tokens:
+            raise InputError(f"token counts {self}: {backbone.name} has only {backbone.patch_tokens} patch tokens")
+        return self
+
+    def __str__(self) -> str:
+        return ",".join(str(count) for count in self.kept)
+
+
+def backbone_to_json(backbone: Backbone) -> dict[str, Any]:
+    """What a checkpoint header stores to build the same backbone again."""
+    return {"name": backbone.name, "overrides": dict(backbone.overrides), "shape": _shape(backbone)}
+
+
+def _shape(backbone: Backbone) -> dict[str, Any]:
+    fields = asdict(backbone)
+    for redundant in ("name", "overrides", "stem"):
+        fields.pop(redundant)
+    return fields

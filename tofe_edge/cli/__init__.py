@@ -1,0 +1,57 @@
+"""The command line: parse, make one library call, print a table or JSON, return an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from profiles import ProfileError
+from tofe_edge import __version__
+from tofe_edge.cli import checkpoints, convert, evaluate, parity, profile, profiles_list, run, select, train
+from tofe_edge.errors import TofeEdgeError
+
+_COMMANDS = (convert, profile, parity, run, select, train, evaluate, profiles_list, checkpoints)
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a gate failed, 2 wrong input, 3 a device or runtime failed."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("tofe-edge: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (TofeEdgeError, ProfileError) as error:
+        if parsed.debug:
+            raise
+        print(f"tofe-edge: error: {_one_line(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, TofeEdgeError) else 2
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tofe-edge",
+        description="Edge inference for ToFe vision transformers: a device profile in, a measured and checked model out.",
+        epilog="Exit codes: 0 done; 1 a gate failed; 2 the input or the call is wrong; 3 a device or runtime failed.",
+    )
+    parser.add_argument("--version", action="version", version=f"tofe-edge {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        sub = command.add_parser(commands)
+        sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(run=command.run)
+    return parser

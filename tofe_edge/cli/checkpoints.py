@@ -1,0 +1,70 @@
+"""``tofe-edge checkpoints``: the shipped checkpoints, or the whole header of one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from tofe_edge.cli.output import emit, facts, table
+
+if TYPE_CHECKING:
+    from tofe_edge.checkpoint import Checkpoint
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "checkpoints", help="list the shipped checkpoints, or show one"
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a shipped checkpoint or a file: show its header")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list or one header."""
+    from tofe_edge.zoo import find_checkpoint, shipped_checkpoints
+
+    if args.name:
+        checkpoint = find_checkpoint(args.name)
+        emit(args.json, _to_json(checkpoint), _describe(checkpoint))
+        return 0
+    shipped = shipped_checkpoints()
+    rows = [[c.name, c.backbone_name, f"{c.gmacs:.3f}", str(c.token_counts or "dense"), _accuracy(c)] for c in shipped]
+    emit(
+        args.json,
+        [_to_json(c) for c in shipped],
+        table(rows, ["checkpoint", "backbone", "GMACs", "tokens kept", "top-1"]),
+    )
+    return 0
+
+
+def _accuracy(checkpoint: Checkpoint) -> str:
+    accuracy = checkpoint.accuracy
+    if not accuracy:
+        return "not measured"
+    dense = f", dense {accuracy['dense_top1']:.1f}" if "dense_top1" in accuracy else ""
+    return f"{accuracy['top1']:.1f} % on {accuracy.get('dataset', 'unnamed data')} ({accuracy.get('images', '?')} images{dense})"
+
+
+def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "name": checkpoint.name,
+        "backbone": checkpoint.backbone_name,
+        "overrides": checkpoint.overrides,
+        "token_counts": list(checkpoint.token_counts.kept) if checkpoint.token_counts else None,
+        "gmacs": checkpoint.gmacs,
+        "dense_gmacs": checkpoint.dense_gmacs,
+        "preprocessing": checkpoint.preprocessing.to_json(),
+        "accuracy": checkpoint.accuracy,
+        "training": checkpoint.training,
+        "path": str(checkpoint.path),
+        "sha256": checkpoint.sha256(),
+    }
+
+
+def _describe(checkpoint: Checkpoint) -> str:
+    document = _to_json(checkpoint)
+    return facts(
+        [(key, json.dumps(value) if isinstance(value, (dict, list)) else value) for key, value in document.items()]
+    )

@@ -1,0 +1,82 @@
+"""``tofe-edge profile``: how fast a converted model runs on this machine, and where the time goes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tofe_edge.cli.options import positive_int
+from tofe_edge.cli.output import emit, facts, table
+
+_SHOWN_OPERATORS = 8
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "profile", help="measure latency, memory, and time per stage and operator"
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte file with its manifest beside it")
+    parser.add_argument("--runs", type=positive_int, default=50, metavar="N", help="timed runs (default: 50)")
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads (default: 1)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Time the model, then trace it."""
+    import torch
+
+    from runtimes.etdump import break_down
+    from runtimes.executorch import load
+    from runtimes.latency import WARM_UP_RUNS, measure
+    from tofe_edge.artifact import open_artifact
+
+    artifact = open_artifact(args.model)
+    manifest = artifact.manifest
+    size = manifest.preprocessing.image_size
+    model = load(artifact, args.threads)
+    pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    latency = measure(lambda: model.execute(pixels), args.runs)
+    breakdown = break_down(artifact, args.threads)
+    times = latency.to_json()
+    traced = sum(share.ms for share in breakdown.stages)
+    document = {
+        "model": str(args.model),
+        "latency_ms": times,
+        "cpu_ms": latency.cpu_ms,
+        "load_ms": model.load_ms,
+        "threads": args.threads,
+        "runs": args.runs,
+        "warm_up_runs": WARM_UP_RUNS,
+        "planned_memory_bytes": manifest.planned_memory_bytes,
+        "gmacs": manifest.gmacs,
+        "stages": [{"name": share.name, "ms": share.ms} for share in breakdown.stages],
+        "operators": [{"name": share.name, "ms": share.ms, "count": share.count} for share in breakdown.operators],
+    }
+    summary = facts(
+        [
+            ("latency", "  ".join(f"{name} {value:.2f} ms" for name, value in times.items())),
+            ("CPU time", f"{latency.cpu_ms:.2f} ms a run ({args.threads} thread{'s' if args.threads > 1 else ''})"),
+            ("load", f"{model.load_ms:.0f} ms"),
+            ("planned memory", f"{manifest.planned_memory_bytes / 1e6:.2f} MB"),
+            ("rate", f"{manifest.gmacs / times['p50'] * 1e3:.0f} GMACs/s at p50"),
+        ]
+    )
+    stages = table(
+        [[share.name, f"{share.ms:.2f}", f"{share.ms / traced:.0%}"] for share in breakdown.stages],
+        ["stage", "ms", "share"],
+    )
+    largest = breakdown.operators[:_SHOWN_OPERATORS]
+    rest = breakdown.operators[_SHOWN_OPERATORS:]
+    rows = [[share.name, f"{share.ms:.2f}", str(share.count)] for share in largest]
+    if rest:
+        rows.append(
+            [
+                f"{len(rest)} other kinds",
+                f"{sum(share.ms for share in rest):.2f}",
+                str(sum(share.count for share in rest)),
+            ]
+        )
+    emit(args.json, document, f"{summary}\n\n{stages}\n\n{table(rows, ['operator', 'ms', 'number'])}")
+    return 0

@@ -1,0 +1,73 @@
+"""``tofe-edge profiles``: the shipped device profiles, or every number of one."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tofe_edge.cli.output import emit, facts, table
+
+if TYPE_CHECKING:
+    from profiles import DeviceProfile, Quantity
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser("profiles", help="list the device profiles, or show one")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show every number of this profile with its provenance")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list or one profile."""
+    from profiles import load_all, load_profile
+
+    if args.name:
+        profile = load_profile(args.name)
+        emit(args.json, asdict(profile), _describe(profile))
+        return 0
+    loaded = load_all()
+    rows = [
+        [
+            p.name,
+            p.title,
+            f"{p.budget.gmacs.value:.2f}",
+            p.defaults.target,
+            p.defaults.precision,
+            str(p.defaults.threads),
+        ]
+        for p in loaded
+    ]
+    emit(
+        args.json,
+        [asdict(p) for p in loaded],
+        table(rows, ["profile", "device", "GMACs", "target", "precision", "threads"]),
+    )
+    return 0
+
+
+def _describe(profile: DeviceProfile) -> str:
+    cpu, memory, peaks = profile.cpu, profile.memory, profile.peaks
+    rows: list[tuple[str, str]] = [("device", profile.title), ("SoC", profile.soc), ("ISA", ", ".join(cpu.isa))]
+    for cluster in cpu.clusters:
+        rows.append((f"{cluster.cores}x {cluster.name}", _quantity(cluster.ghz, "GHz")))
+    rows += [
+        ("RAM", _quantity(memory.ram_gb, "GB")),
+        ("bandwidth", _quantity(memory.bandwidth_gb_per_s, "GB/s")),
+        ("CPU fp32", _quantity(peaks.cpu_fp32_gops, "GOPS")),
+        ("CPU fp16", _quantity(peaks.cpu_fp16_gops, "GOPS")),
+        ("CPU int8", _quantity(peaks.cpu_int8_gops, "GOPS")),
+    ]
+    rows += [
+        (f"{unit.name} ({unit.kind}, {unit.precision})", _quantity(unit.peak_tops, "TOPS"))
+        for unit in peaks.accelerators
+    ]
+    defaults = profile.defaults
+    rows.append(("defaults", f"{defaults.target}/{defaults.backend}, {defaults.precision}, {defaults.threads} threads"))
+    rows.append(("budget", _quantity(profile.budget.gmacs, "GMACs")))
+    return facts(rows)
+
+
+def _quantity(quantity: Quantity, unit: str) -> str:
+    return f"{quantity.value:g} {unit}  [{quantity.provenance}: {quantity.source}]"

@@ -1,0 +1,44 @@
+"""``tofe-edge run``: the five likeliest classes of images."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tofe_edge.cli.options import positive_int
+from tofe_edge.cli.output import emit, table
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser("run", help="classify images with a converted model")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte file with its manifest beside it")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM")
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads (default: 1)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Classify every image; none is classified unless all can be read."""
+    from runtimes.executorch import load
+    from tofe_edge.artifact import open_artifact
+    from tofe_edge.images import read_image
+    from tofe_edge.prediction import top_classes
+    from tofe_edge.preprocessing import preprocess
+
+    artifact = open_artifact(args.model)
+    manifest = artifact.manifest
+    inputs = [preprocess(read_image(path), manifest.preprocessing) for path in args.images]
+    model = load(artifact, args.threads)
+    document, blocks = [], []
+    for path, pixels in zip(args.images, inputs):
+        prediction = model(pixels)
+        best = top_classes(prediction.logits, manifest.class_names)
+        kept = [len(positions) for positions in prediction.kept]
+        document.append({"image": str(path), "top5": [asdict(entry) for entry in best], "kept": kept})
+        rows = [[f"{100 * entry.probability:5.1f} %", entry.name] for entry in best]
+        blocks.append(f"{path}\n{table(rows, ['', 'class'])}")
+    emit(args.json, document, "\n\n".join(blocks))
+    return 0

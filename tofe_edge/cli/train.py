@@ -1,0 +1,131 @@
+"""``tofe-edge train``: put ToFe on a dense backbone and train it to a budget."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tofe_edge.cli.options import positive_float, positive_int, require
+from tofe_edge.cli.output import emit, facts
+
+if TYPE_CHECKING:
+    from tofe_edge.checkpoint import Checkpoint
+    from tofe_edge.training.config import TrainingConfig
+
+_NUMBERS = {
+    "epochs": "passes over the training images",
+    "fixed-epochs": "of these, with the backbone fixed",
+    "learning-rate": "of selectors and approximators",
+    "backbone-learning-rate": "of the backbone once it is free",
+    "final-learning-rate": "at the end of the cosine",
+    "weight-decay": "of AdamW, on matrices",
+    "cls-weight": "of the cross entropy",
+    "approximation-weight": "of the approximation loss (Eq. 10)",
+    "budget-weight": "of the budget loss (Eq. 14)",
+    "distillation-weight": "of the KL divergence to the dense model's logits; 0 is the paper's recipe",
+    "crop-scale": "least share of an image in a random crop",
+}
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Declare the command; defaults are those of ``TrainingConfig``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "train",
+        help="train ToFe on a dense backbone",
+        description="An interrupted run goes on where it was when called again.",
+    )
+    parser.add_argument(
+        "--backbone",
+        default="deit_tiny_patch16_224",
+        metavar="NAME",
+        help="lvvit_s, lvvit_m or a timm vision transformer",
+    )
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--weights", type=Path, metavar="FILE", help="dense weights: .safetensors or .pth")
+    weights.add_argument("--pretrained", action="store_true", help="fetch timm's published weights")
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="DIR[:REPEATS]",
+        help="training images: DIR/<class id>/<image>; may be repeated",
+    )
+    parser.add_argument(
+        "--validation", type=Path, metavar="DIR", help="labelled images on which accuracy is measured at the end"
+    )
+    parser.add_argument(
+        "--validation-resize", choices=("short_side", "none"), default="short_side", help="as evaluate --resize"
+    )
+    parser.add_argument("--target-gmacs", type=positive_float, required=True, metavar="G", help="whole-net budget")
+    for name, text in _NUMBERS.items():
+        parser.add_argument(f"--{name}", type=float, metavar="X", help=text)
+    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="images a step")
+    parser.add_argument("--held-out", type=int, metavar="N", help="images kept aside for measuring token counts")
+    parser.add_argument(
+        "--budget", choices=("per_sample", "per_batch"), help="square each sample's gap, or the batch mean's"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument(
+        "--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to train (default: auto)"
+    )
+    parser.add_argument("--name", metavar="NAME", help="the checkpoint's name (default: the file's)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure, write."""
+    from tofe_edge.training.run import TrainingRequest, train_checkpoint
+
+    require(args.out.suffix == ".safetensors", f"{args.out}: a checkpoint's file name ends in .safetensors")
+    request = TrainingRequest(
+        backbone=args.backbone,
+        weights=args.weights,
+        pretrained=args.pretrained,
+        data=tuple(args.data),
+        validation=args.validation,
+        validation_resize=args.validation_resize,
+        name=args.name or args.out.stem,
+        out=args.out,
+        device=args.device,
+    )
+    checkpoint = train_checkpoint(request, _config(args))
+    emit(args.json, _to_json(checkpoint), _describe(checkpoint))
+    return 0
+
+
+def _config(args: argparse.Namespace) -> TrainingConfig:
+    from tofe_edge.training.config import TrainingConfig
+
+    given = {field.name: getattr(args, field.name) for field in fields(TrainingConfig)}
+    return TrainingConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "checkpoint": str(checkpoint.path),
+        "token_counts": list(checkpoint.token_counts.kept) if checkpoint.token_counts else None,
+        "gmacs": checkpoint.gmacs,
+        "accuracy": checkpoint.accuracy,
+        "training": checkpoint.training,
+    }
+
+
+def _describe(checkpoint: Checkpoint) -> str:
+    rows = [
+        ("tokens kept", f"{checkpoint.token_counts} per stage"),
+        ("GMACs", f"{checkpoint.gmacs:.3f} of {checkpoint.dense_gmacs:.3f} dense"),
+    ]
+    if checkpoint.accuracy:
+        accuracy = checkpoint.accuracy
+        rows.append(
+            ("top-1", f"{accuracy['top1']:.2f} %, dense {accuracy['dense_top1']:.2f} % on {accuracy['images']} images")
+        )
+    for warning in (checkpoint.training or {}).get("warnings", []):
+        rows.append(("warning", warning))
+    rows.append(("wrote", str(checkpoint.path)))
+    return facts(rows)

@@ -1,0 +1,91 @@
+"""The reference: the net in eager PyTorch, fp32, on a GPU or the CPU. What every artifact is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tofe_edge.backbones import TokenCounts
+from tofe_edge.checkpoint import Checkpoint, load_model
+from tofe_edge.errors import InputError
+from tofe_edge.prediction import Prediction
+from tofe_edge.tofe import Inference, ToFe
+
+Mode = Literal["batch", "instance", "dense"]
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A net ready to predict. ``mode``: batch- or instance-adaptive token counts, or the dense backbone."""
+
+    model: ToFe
+    counts: TokenCounts | None
+    mode: Mode
+    device: torch.device
+
+    def predict(self, pixels: Array) -> list[Prediction]:
+        """Predict a batch ``(B, 3, H, W)`` float32."""
+        images = torch.from_numpy(pixels).to(self.device)
+        with torch.inference_mode():
+            if self.mode == "dense":
+                return [Prediction(logits, ()) for logits in self.model.forward_dense(images).cpu().numpy()]
+            if self.mode == "instance":
+                return [_split(self.model.forward_instance(image[None]))[0] for image in images]
+            assert self.counts is not None
+            return _split(self.model.forward_batch(images, self.counts))
+
+    def __call__(self, pixels: Array) -> Prediction:
+        """Predict one image ``(1, 3, H, W)``."""
+        return self.predict(pixels)[0]
+
+    def predict_all(self, inputs: Sequence[Array], batch: int = 16) -> Iterator[Prediction]:
+        """Predict many single images ``(1, 3, H, W)``, ``batch`` at a time."""
+        for start in range(0, len(inputs), batch):
+            yield from self.predict(np.concatenate(inputs[start : start + batch]))
+
+
+def load_reference(checkpoint: Checkpoint, mode: Mode | None = None, device: str = "auto") -> Reference:
+    """Load a checkpoint as the reference.
+
+    Args:
+        mode: default: batch-adaptive where the checkpoint has token counts, else dense.
+        device: ``auto`` (CUDA where there is one), ``cuda`` or ``cpu``.
+
+    Raises:
+        InputError: the checkpoint has no selectors for the mode, or there is no CUDA device.
+    """
+    if mode is None:
+        mode = "batch" if checkpoint.token_counts else "dense"
+    if mode != "dense" and checkpoint.token_counts is None:
+        raise InputError(f"{checkpoint.name}: is a dense model without token selectors; use --mode dense")
+    target = pick_device(device)
+    # TF32 rounds products to 10 bits: enough to move a token across the cut.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return Reference(load_model(checkpoint).to(target), checkpoint.token_counts, mode, target)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cuda`` or ``cpu`` to a device.
+
+    Raises:
+        InputError: CUDA was asked for and is not there, or the name is unknown.
+    """
+    if name not in ("auto", "cuda", "cpu"):
+        raise InputError(f"device {name!r} is not one of auto, cuda, cpu")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InputError("device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _split(inference: Inference) -> list[Prediction]:
+    logits = inference.logits.float().cpu().numpy()
+    kept = [index.cpu().numpy() for index in inference.kept]
+    return [Prediction(row, tuple(index[number] for index in kept)) for number, row in enumerate(logits)]

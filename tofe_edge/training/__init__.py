@@ -1,0 +1,1 @@
+"""Training of ToFe on a dense backbone (Sections IV-C and V of the paper)."""

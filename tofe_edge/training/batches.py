@@ -1,0 +1,122 @@
+"""Batches of a training run. Everything follows from (seed, step), so that a resumed run sees the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tofe_edge.dataset import Sample, find_samples
+from tofe_edge.errors import InputError
+from tofe_edge.images import read_image
+from tofe_edge.preprocessing import Preprocessing, normalize, random_resized_crop
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of training images, each of them seen ``repeats`` times an epoch."""
+
+    folder: Path
+    repeats: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Read ``FOLDER`` or ``FOLDER:REPEATS``."""
+        folder, separator, repeats = text.rpartition(":")
+        if separator and repeats.isdigit() and int(repeats) > 0:
+            return cls(Path(folder), int(repeats))
+        return cls(Path(text))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What is trained on, and what is held out for measuring token counts."""
+
+    train: tuple[Sample, ...]
+    """With repeats: the samples of one epoch."""
+    held_out: tuple[Sample, ...]
+
+    @classmethod
+    def find(cls, sources: Sequence[Source], class_ids: Sequence[str], held_out: int, seed: int) -> TrainingSet:
+        """List the images of ``sources`` and set ``held_out`` of them aside, drawn as an epoch draws them.
+
+        Raises:
+            InputError: a folder is unfit, or nothing is left to train on.
+        """
+        groups = [(find_samples(source.folder, class_ids), source.repeats) for source in sources]
+        flat = [(sample, repeats) for samples, repeats in groups for sample in samples]
+        if len(flat) <= held_out:
+            raise InputError(f"training: {len(flat)} images are too few to hold {held_out} out; lower --held-out")
+        weights = np.array([repeats for _, repeats in flat], dtype=np.float64)
+        chosen = np.random.default_rng([seed, 1]).choice(len(flat), held_out, replace=False, p=weights / weights.sum())
+        aside = set(chosen.tolist())
+        train = [sample for index, (sample, repeats) in enumerate(flat) if index not in aside for _ in range(repeats)]
+        return cls(tuple(train), tuple(flat[index][0] for index in sorted(aside)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images ``(B, 3, H, W)`` float32, labels ``(B,)``, and the files that could not be read."""
+
+    step: int
+    images: Tensor
+    labels: Tensor
+    unreadable: tuple[Path, ...]
+
+
+def batches(
+    samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, steps: range, seed: int, crop_scale: float
+) -> Iterator[Batch]:
+    """Augmented batches for ``steps``, the next ones decoded while the current one is trained on."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = [
+            pool.submit(_batch, samples, preprocessing, batch_size, step, seed, crop_scale) for step in steps[:2]
+        ]
+        for step in steps:
+            batch = pending.pop(0).result()
+            if step + 2 < steps.stop:
+                pending.append(pool.submit(_batch, samples, preprocessing, batch_size, step + 2, seed, crop_scale))
+            yield batch
+
+
+def _batch(
+    samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, step: int, seed: int, crop_scale: float
+) -> Batch:
+    generator = np.random.default_rng([seed, 2, step])
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    unreadable: list[Path] = []
+    for sample in _drawn(samples, batch_size, step, seed):
+        try:
+            image = read_image(sample.path)
+        except InputError:
+            unreadable.append(sample.path)
+            continue
+        crop = random_resized_crop(image, preprocessing.image_size, generator, (crop_scale, 1.0))
+        images.append(normalize(np.asarray(crop), preprocessing))
+        labels.append(sample.label)
+    if not images:
+        raise InputError(
+            f"training: none of {len(unreadable)} images of a batch could be read (first: {unreadable[0]})"
+        )
+    return Batch(step, torch.from_numpy(np.stack(images)), torch.tensor(labels), tuple(unreadable))
+
+
+def _drawn(samples: Sequence[Sample], batch_size: int, step: int, seed: int) -> list[Sample]:
+    """The samples of a step: each epoch is a fresh permutation, the tail of one runs into the next."""
+    drawn = []
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        epoch, offset = divmod(position, len(samples))
+        drawn.append(samples[_permutation(len(samples), seed, epoch)[offset]])
+    return drawn
+
+
+@lru_cache(maxsize=4)
+def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0, epoch]).permutation(length)

@@ -1,0 +1,55 @@
+"""Every hyper-parameter of a training run, in one frozen record that ends up in the checkpoint's header."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tofe_edge.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Defaults follow the paper (Section VI-A) where it speaks; see the fields for what it leaves open."""
+
+    target_gmacs: float
+    """Whole-net budget, in 1e9 multiply-accumulates."""
+    epochs: float = 30.0
+    fixed_epochs: float = 5.0
+    """The backbone is fixed for the first of these epochs."""
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    """Of selectors and approximators, after warm-up; decays to ``final_learning_rate`` along a cosine."""
+    backbone_learning_rate: float = 1e-4
+    """Of the backbone once it is free (paper: the same; DynamicViT's recipe: a hundredth)."""
+    final_learning_rate: float = 2e-6
+    weight_decay: float = 0.05
+    """On matrices only. Not in the paper; the recipe of the family."""
+    cls_weight: float = 1.0
+    approximation_weight: float = 2.0
+    budget_weight: float = 5.0
+    distillation_weight: float = 0.0
+    """Of the KL divergence to the dense teacher's logits; 0 is the paper's recipe."""
+    budget: Literal["per_sample", "per_batch"] = "per_sample"
+    """Eq. 14 squares each sample's gap; ``per_batch`` squares the gap of the batch mean."""
+    crop_scale: float = 0.35
+    """Least share of an image's area in a random crop."""
+    gradient_clip: float = 5.0
+    seed: int = 0
+    held_out: int = 256
+    """Images kept out of training, on which token counts are measured at the end."""
+
+    def __post_init__(self) -> None:
+        positive = ("target_gmacs", "epochs", "batch_size", "learning_rate", "backbone_learning_rate", "gradient_clip")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"training: {name} must be greater than 0, not {getattr(self, name)}")
+        for name in ("fixed_epochs", "held_out", "weight_decay", "distillation_weight", "final_learning_rate"):
+            if getattr(self, name) < 0:
+                raise InputError(f"training: {name} must not be negative, not {getattr(self, name)}")
+        if not 0 < self.crop_scale <= 1:
+            raise InputError(f"training: crop_scale must lie in (0, 1], not {self.crop_scale}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, for the checkpoint's header."""
+        return asdict(self)
