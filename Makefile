@@ -1,8 +1,9 @@
-# make demo: set everything up, convert, run, measure, check. make test: set everything up, pass the tests.
+# make demo: set everything up, convert, run, measure, check.  make test: set everything up, pass the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
+MODEL := $(OUT)/tofe_deit_tiny_063-jetson_orin-int8.pte
 
 .PHONY: demo test lint clean
 
@@ -11,8 +12,13 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
+# The photographs are scikit-learn's own two; ExecuTorch brings scikit-learn along.
 demo: $(VENV)/ready
-	$(BIN)/python -m tofe_edge.demo --out $(OUT)
+	$(BIN)/tofe-edge select --profile jetson_orin
+	$(BIN)/tofe-edge convert --profile jetson_orin --out $(OUT)
+	$(BIN)/tofe-edge run $(MODEL) "$$($(BIN)/python -c 'import pathlib, sklearn; print(pathlib.Path(sklearn.__file__).parent / "datasets/images/flower.jpg")')"
+	$(BIN)/tofe-edge profile $(MODEL)
+	$(BIN)/tofe-edge parity $(MODEL)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -154,6 +154,7 @@ class AuxHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         normalised = self.norm(tokens)
         aux = self.aux_head(normalised[:, 1:])
-        best = F.max_pool2d(aux.unsqueeze(0), (aux.shape[1], 1)).reshape(1, -1)
+        # reshape, not unsqueeze: XNNPACK takes no unsqueeze_copy, and the head would split into two delegates.
+        best = F.max_pool2d(aux.reshape(1, *aux.shape), (aux.shape[1], 1)).reshape(1, -1)
         logits: Tensor = self.head(normalised[:, :1]).reshape(1, -1)
         return logits + best

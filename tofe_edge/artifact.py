@@ -75,11 +75,18 @@ class Manifest:
             value = fields[key]
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise InputError(f"manifest key {key!r} has the wrong type ({type(value).__name__})")
-        for key in ("token_counts", "stage_blocks"):
-            if not all(isinstance(item, int) and item >= 0 for item in fields[key] or []):
+        for key in ("token_counts", "stage_blocks", "fallback_ops"):
+            if not all(type(item) is int and item >= 0 for item in _items(fields[key])):
                 raise InputError(f"manifest key {key!r} must list whole numbers")
+        for key in ("fp32_layers", "class_names", "class_ids", "versions"):
+            if not all(isinstance(item, str) for item in _items(fields[key])):
+                raise InputError(f"manifest key {key!r} must list texts")
         fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
         return cls(**fields)
+
+
+def _items(value: list[Any] | dict[str, Any] | None) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value or []
 
 
 _NONE = type(None)
@@ -129,7 +136,7 @@ def open_artifact(path: Path) -> Artifact:
         )
     try:
         document = json.loads(manifest_path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{manifest_path}: cannot be read as JSON ({error}); convert the model again") from error
     try:
         manifest = Manifest.from_json(document)

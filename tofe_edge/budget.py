@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,8 +78,9 @@ def _infeasible(checkpoints: Sequence[Checkpoint], budget: Budget) -> str:
     if not checkpoints:
         return "no checkpoint to choose from; train one with `tofe-edge train` or name one with --checkpoint"
     costs = [checkpoint.gmacs for checkpoint in checkpoints]
+    enough = math.ceil(round(min(costs) * 100, 6)) / 100  # rounded up: the advice must work
     return (
         f"budget {budget.gmacs:.3g} GMACs ({budget.source}): nothing fits; the checkpoints at hand need {min(costs):.2f} to "
-        f"{max(costs):.2f} GMACs. Raise --max-gmacs to {min(costs):.2f}, or train a smaller one with "
+        f"{max(costs):.2f} GMACs. Raise --max-gmacs to {enough:.2f}, or train a smaller one with "
         f"`tofe-edge train --target-gmacs`"
     )

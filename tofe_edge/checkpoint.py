@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.files import sha256_of, write_atomically
 from tofe_edge.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.preprocessing import Preprocessing
+from tofe_edge.quiet import quiet
 from tofe_edge.tofe import ToFe
 
 SCHEMA = 1
@@ -117,8 +119,15 @@ def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Chec
         "training": header.training,
     }
     metadata = {_HEADER_KEY: json.dumps(document, sort_keys=True)}
-    write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+    write_atomically(path, lambda temporary: _write_tensors(tensors, temporary, metadata))
     return replace(header, path=path)
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, str(path), metadata)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(str(error)) from error
 
 
 def read_header(path: Path) -> Checkpoint:
@@ -134,16 +143,17 @@ def read_header(path: Path) -> Checkpoint:
         )
     try:
         document = json.loads(metadata[_HEADER_KEY])
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: the tofe-edge header is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the tofe-edge header is not JSON ({error})") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else None
         raise InputError(
             f"{path}: checkpoint schema {found!r} is not {SCHEMA}; this version of tofe-edge cannot read it"
         )
     try:
-        counts = document["token_counts"]
-        classes = document["classes"]
+        counts, classes, accuracy = document["token_counts"], document["classes"], document["accuracy"]
+        if accuracy is not None:
+            float(accuracy["top1"])
         return Checkpoint(
             name=str(document["name"]),
             backbone_name=str(document["backbone"]["name"]),
@@ -153,13 +163,13 @@ def read_header(path: Path) -> Checkpoint:
             dense_gmacs=float(document["dense_gmacs"]),
             preprocessing=Preprocessing.from_json(document["preprocessing"]),
             classes=Classes(tuple(map(str, classes["ids"])), tuple(map(str, classes["names"]))),
-            accuracy=document["accuracy"],
+            accuracy=accuracy,
             training=document["training"],
             path=path,
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: the tofe-edge header is incomplete or malformed ({error!r})") from error
 
 
@@ -192,17 +202,23 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
     Raises:
         InputError: weights and header do not fit each other.
     """
-    model = ToFe(create_host(checkpoint.backbone_name, checkpoint.overrides))
     weights = read_tensors(checkpoint.path)
-    if checkpoint.plain:
-        model.backbone.load_dense(weights)
-    elif checkpoint.token_counts is None:
-        # A dense checkpoint has no selectors; the freshly made ones are never run.
-        dense = {key.removeprefix("backbone."): value for key, value in weights.items()}
-        load_strictly(model.backbone, dense, checkpoint.backbone_name)
-    else:
-        checkpoint.token_counts.check(model.backbone.spec)
-        load_strictly(model, weights, f"{checkpoint.backbone_name} with ToFe")
+    try:
+        model = ToFe(create_host(checkpoint.backbone_name, checkpoint.overrides))
+        named, classes = checkpoint.classes, model.backbone.spec.classes
+        if not len(named.ids) == len(named.names) == classes:
+            raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")
+        if checkpoint.plain:
+            model.backbone.load_dense(weights)
+        elif checkpoint.token_counts is None:
+            # A dense checkpoint has no selectors; the freshly made ones are never run.
+            dense = {key.removeprefix("backbone."): value for key, value in weights.items()}
+            load_strictly(model.backbone, dense, checkpoint.backbone_name)
+        else:
+            checkpoint.token_counts.check(model.backbone.spec)
+            load_strictly(model, weights, f"{checkpoint.backbone_name} with ToFe")
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from error
     return model.eval()
 
 
@@ -224,10 +240,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_pickled_tensors(path: Path) -> dict[str, Tensor]:
     _must_be_a_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with quiet():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: holds more than plain tensors, which is never unpickled; save its state dict alone, best as .safetensors"
+        ) from error
     except Exception as error:  # torch.load raises anything from EOFError to RuntimeError on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read as plain PyTorch weights ({reason[:160]})") from error
+        raise InputError(f"{path}: is damaged or no PyTorch file ({type(error).__name__})") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

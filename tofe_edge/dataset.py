@@ -42,12 +42,13 @@ def find_samples(folder: Path, class_ids: Sequence[str]) -> list[Sample]:
 
 
 def sample_evenly(samples: Sequence[Sample], limit: int | None, seed: int = 0) -> list[Sample]:
-    """A seeded selection of ``limit`` samples, spread over classes as evenly as their numbers allow.
+    """A seeded selection of ``limit`` samples, spread over classes as evenly as their numbers allow, sorted by path.
 
-    Never "the first k": on sorted folders those are the first few classes.
+    The order of ``samples`` does not matter. Never "the first k": on sorted folders those are the first few classes.
     """
+    samples = sorted(samples, key=lambda sample: sample.path)
     if limit is None or limit >= len(samples):
-        return list(samples)
+        return samples
     generator = np.random.default_rng(seed)
     by_class: dict[int, list[Sample]] = {}
     for position in generator.permutation(len(samples)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from tofe_edge.errors import InputError
 
 _PIECE = 1 << 20
+_FULL_OR_IN_THE_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EISDIR)
 
 
 def sha256_of(path: Path) -> str:
@@ -65,14 +67,15 @@ def write_atomically(path: Path, produce: Callable[[Path], None]) -> None:
 
 @contextmanager
 def workshop(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside ``folder`` to build in; gone afterwards, whatever happened.
+    """A hidden folder inside ``folder`` to build in; gone afterwards, and so is ``folder`` if made here and left empty.
 
     Made before any long work, so that a folder that cannot be written to is found at once. A full disk
-    inside the block is reported like everywhere else.
+    inside the block is reported like everywhere else, and so is a folder where a file should go.
 
     Raises:
         InputError: ``folder`` cannot be made or written to.
     """
+    existed = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=".tofe-edge-", dir=folder, ignore_cleanup_errors=True)
@@ -80,8 +83,18 @@ def workshop(folder: Path) -> Iterator[Path]:
         raise InputError(
             f"{folder}: cannot be written to ({error.strerror or error}); choose another folder with --out"
         ) from error
-    with temporary as name:
-        yield Path(name)
+    try:
+        with temporary as name:
+            yield Path(name)
+    except OSError as error:
+        if error.errno not in _FULL_OR_IN_THE_WAY:
+            raise
+        raise InputError(
+            f"{folder}: cannot be written to ({error}); free some space or choose another folder"
+        ) from error
+    finally:
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

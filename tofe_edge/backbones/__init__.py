@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from tofe_edge.backbones import lvvit
 from tofe_edge.backbones.host import Host
-from tofe_edge.backbones.spec import Backbone, TokenCounts
+from tofe_edge.backbones.spec import OVERRIDES, Backbone, TokenCounts
+from tofe_edge.errors import InputError
 
 __all__ = ["Backbone", "Host", "TokenCounts", "create_host"]
 
@@ -15,8 +16,11 @@ def create_host(name: str, overrides: Mapping[str, int] | None = None, pretraine
     """Build a backbone by name: ``lvvit_s``, ``lvvit_m``, or any plain vision transformer of timm.
 
     Raises:
-        InputError: the name is unknown, or the net cannot carry ToFe (the reason is said).
+        InputError: the name is unknown, an override is, or the net cannot carry ToFe (the reason is said).
     """
+    for key, value in (overrides or {}).items():
+        if key not in OVERRIDES or value < 1:
+            raise InputError(f"backbone {name!r}: {key}={value} is not a positive {', '.join(OVERRIDES)}")
     if name in lvvit.model_names():
         return lvvit.create(name, overrides or {})
     from tofe_edge.backbones import timm_vit

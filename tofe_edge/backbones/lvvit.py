@@ -161,15 +161,11 @@ def create(name: str, overrides: Mapping[str, int]) -> LvVit:
     """Build an LV-ViT with random weights.
 
     Args:
-        overrides: ``image_size``, ``depth``, ``dim``, ``heads``, ``classes`` where they differ from the name's.
+        overrides: see :data:`tofe_edge.backbones.spec.OVERRIDES`.
 
     Raises:
-        InputError: an override is unknown or does not fit.
+        InputError: an override does not fit.
     """
-    allowed = ("image_size", "depth", "dim", "heads", "classes")
-    unknown = sorted(set(overrides) - set(allowed))
-    if unknown:
-        raise InputError(f"backbone {name!r}: unknown override {unknown[0]!r}; allowed: {', '.join(allowed)}")
     size = {"image_size": 224, "classes": 1000, **_MODELS[name], **overrides}
     if size["image_size"] % _PATCH or size["dim"] % size["heads"]:
         raise InputError(f"backbone {name!r}: image_size must be a multiple of {_PATCH}, dim a multiple of heads")

@@ -8,6 +8,9 @@ from typing import Any
 
 from tofe_edge.errors import InputError
 
+OVERRIDES = ("image_size", "depth", "dim", "heads", "classes")
+"""What may differ from the published net of a name: a smaller net for tests, another resolution or label set."""
+
 
 @dataclass(frozen=True)
 class Conv:

@@ -115,7 +115,7 @@ def create(name: str, overrides: Mapping[str, int], pretrained: bool = False) ->
     """Build a timm vision transformer by name, with random weights unless ``pretrained``.
 
     Args:
-        overrides: ``image_size``, ``depth``, ``dim``, ``heads``, ``classes`` where they differ from the name's.
+        overrides: see :data:`tofe_edge.backbones.spec.OVERRIDES`.
         pretrained: fetch timm's published weights (needs a network or timm's cache).
 
     Raises:
@@ -162,7 +162,8 @@ def _unfit(vit: Any) -> str | None:
         return "its patch embedding is not one convolution with a learned position embedding"
     for block in vit.blocks:
         if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
-            kinds = ", ".join(type(module).__name__ for module in (block, block.attn, block.mlp))
+            parts = (block, getattr(block, "attn", None), getattr(block, "mlp", None))
+            kinds = ", ".join(type(part).__name__ for part in parts if part is not None)
             return f"its blocks ({kinds}) are not the plain ones"
         if (
             block.attn.gate is not None

@@ -187,7 +187,8 @@ def _describe(artifact: Artifact, settings: Settings, parity: Parity, samples: I
             ("delegates", f"{manifest.delegates}; operators outside: {fallback}"),
             (
                 "parity",
-                f"top-1 agreement {parity.top1_agreement:.1%}, SNR {parity.snr_db:.1f} dB on {parity.images} {samples.source}",
+                f"agreement on {parity.decided_images} decided images {parity.decided_agreement:.1%}, SNR {parity.snr_db:.1f} dB "
+                f"({parity.images} {samples.source})",
             ),
             *([("kept overlap", f"{overlap} a stage")] if overlap else []),
             ("wrote", artifact.path),

@@ -107,7 +107,10 @@ def describe(result: Parity, inputs: Inputs) -> str:
     unreadable = f" ({len(inputs.unreadable)} unreadable left out)" if inputs.unreadable else ""
     rows = [
         ("images", f"{result.images} from {inputs.source}{unreadable}"),
-        ("top-1 agreement", f"{result.top1_agreement:.1%}"),
+        (
+            "top-1 agreement",
+            f"{result.top1_agreement:.1%} (on {result.decided_images} decided images {result.decided_agreement:.1%})",
+        ),
         ("logits SNR", f"{result.snr_db:.1f} dB"),
     ]
     if result.kept_overlap:

@@ -18,7 +18,7 @@ from tofe_edge.reference import Mode, Reference, pick_device
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.counts import MeasuredCounts, measure_counts
+from tofe_edge.training.counts import MeasuredCounts, fit_counts, measure_counts
 from tofe_edge.training.trainer import TrainingResult, train
 
 _COUNT_TOLERANCE = 2.0
@@ -62,13 +62,14 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     dense = _accuracy(request, model, None, classes)
     result = train(model, data, config, request.out, device)
     measured = measure_counts(model, data.held_out or data.train[:256], config.seed)
-    record = _record(request, config, data, result, measured)
-    header = describe(request.name, host.spec, host.preprocessing, classes, measured.counts, None, record)
+    fitted = fit_counts(measured.means, host.spec, config.target_gmacs)
+    record = {**_record(request, config, data, result, measured), "counts_scaled_by": round(fitted.factor, 3)}
+    header = describe(request.name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
     saved = save(request.out, model, header)
     if dense is None:
         return saved
     # Accuracy is that of the stored, half-precision weights.
-    tofe = _accuracy(request, load_model(saved), measured.counts, classes)
+    tofe = _accuracy(request, load_model(saved), fitted.counts, classes)
     assert tofe is not None and request.validation is not None
     accuracy = {
         "top1": tofe.top1,

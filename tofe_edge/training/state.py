@@ -34,7 +34,7 @@ def save_state(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    write_atomically(path, lambda temporary: _save(content, temporary))
 
 
 def load_state(path: Path, model: ToFe, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> Progress:
@@ -63,3 +63,11 @@ def load_state(path: Path, model: ToFe, optimizer: torch.optim.Optimizer, config
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: belongs to another net; use another --out, or delete it") from error
     return progress
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:
+        # torch's own writer reports a full disk as a RuntimeError that speaks of file positions.
+        raise OSError("not all of it could be written, as on a full disk") from error

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tofe_edge.errors import InputError
 from tofe_edge.progress import progress_bar
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.batches import Batch, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
-from tofe_edge.training.noise import gumbel_sampler
+from tofe_edge.training.noise import gumbel_sampler, noise_scale
 from tofe_edge.training.optimizer import make_optimizer, set_learning_rates
 from tofe_edge.training.state import Progress, load_state, save_state
 
@@ -67,7 +68,7 @@ def train(model: ToFe, data: TrainingSet, config: TrainingConfig, out: Path, dev
     samples = len(data.train)
     steps, free_at = total_steps(config, samples), round(config.fixed_epochs * samples / config.batch_size)
     unreadable, begun, saved_at = progress.unreadable, time.monotonic(), time.monotonic()
-    step = progress.step
+    step, whole = progress.step, True
     stream = batches(
         data.train, model.backbone.preprocessing, config.batch_size, range(step, steps), config.seed, config.crop_scale
     )
@@ -77,9 +78,13 @@ def train(model: ToFe, data: TrainingSet, config: TrainingConfig, out: Path, dev
             for batch in stream:
                 set_learning_rates(optimizer, config, batch.step, steps, free_at)
                 fixed = batch.step < free_at
+                noise = noise_scale(batch.step, steps, config.noise_decay_start)
                 model.backbone.requires_grad_(not fixed)
-                parts, kept = _step(model, teacher, optimizer, batch, config, device, share_stem=fixed)
+                parts, kept = _gradients(model, teacher, optimizer, batch, config, device, noise, share_stem=fixed)
+                whole = False
+                optimizer.step()
                 step, unreadable = batch.step + 1, unreadable + len(batch.unreadable)
+                whole = True
                 rate = (step - progress.step) * config.batch_size / (time.monotonic() - begun)
                 if step % _LOG_EVERY_STEPS == 0 or step == steps:
                     record = {"step": step, **parts, "kept": kept, "images_per_second": round(rate, 2)}
@@ -91,21 +96,26 @@ def train(model: ToFe, data: TrainingSet, config: TrainingConfig, out: Path, dev
                     save_state(state_path, model, optimizer, config, Progress(step, unreadable))
                     saved_at = time.monotonic()
     except KeyboardInterrupt:
-        save_state(state_path, model, optimizer, config, Progress(step, unreadable))
+        # Stopped inside an update, weights and step do not belong together: the state saved before is the one to keep.
+        if whole:
+            save_state(state_path, model, optimizer, config, Progress(step, unreadable))
         raise
+    except OSError as error:
+        raise InputError(f"{log_path}: cannot be written ({error.strerror or error}); free some space") from error
     save_state(state_path, model, optimizer, config, Progress(step, unreadable))
     model.to("cpu")
     seconds = max(1e-9, time.monotonic() - begun)
     return TrainingResult(steps, unreadable, (step - progress.step) * config.batch_size / seconds)
 
 
-def _step(
+def _gradients(
     model: ToFe,
     teacher: ToFe,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     config: TrainingConfig,
     device: torch.device,
+    noise: float,
     share_stem: bool,
 ) -> tuple[dict[str, float], list[float]]:
     images, labels = batch.images.to(device), batch.labels.to(device)
@@ -113,7 +123,7 @@ def _step(
         view = look(teacher, images)
         # With the backbone fixed, student and teacher are one net up to the first selector.
         output = model.forward_masked(
-            images, gumbel_sampler(config.seed, batch.step), stem=view.stem if share_stem else None
+            images, gumbel_sampler(config.seed, batch.step, noise), stem=view.stem if share_stem else None
         )
         parts = {
             "classification": config.cls_weight * classification_loss(output.logits, labels),
@@ -128,7 +138,6 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.gradient_clip)
-    optimizer.step()
     kept = [round(float(mask.detach().sum(dim=1).mean()), 1) for mask in output.masks]
     values = {name: round(float(value.detach()), 4) for name, value in parts.items()}
     return {"loss": round(float(loss.detach()), 4), **values}, kept

@@ -1,0 +1,128 @@
+"""Small nets, checkpoints and image folders that the tests share. Everything is seeded."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from tofe_edge.backbones import TokenCounts, create_host
+from tofe_edge.checkpoint import Checkpoint, default_classes, describe, save
+from tofe_edge.errors import InputError
+from tofe_edge.tofe import ToFe
+
+TINY = {"image_size": 64, "depth": 4, "dim": 48, "heads": 3, "classes": 10}
+"""Overrides of a net with 16 patch tokens and one block a stage."""
+
+TINY_COUNTS = TokenCounts((9, 5, 3))
+
+TinyToFe = Callable[..., ToFe]
+"""``tiny_tofe(name="deit_tiny_patch16_224", seed=0, **overrides)``"""
+
+
+def make_tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrides: int) -> ToFe:
+    """An eval ToFe whose every parameter and running statistic counts: none is zero, one or untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + zlib.crc32(name.encode()))
+        model = ToFe(create_host(name, {**TINY, **overrides}))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+            for selector in model.selectors:
+                for parameter in selector.parameters():
+                    # Strong enough that an image's tokens get scores of both signs.
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    assert module.running_mean is not None and module.running_var is not None
+                    module.running_mean.normal_(std=0.1)
+                    module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def refused(path: Path, action: Callable[[], object]) -> str:
+    """The message of the :class:`InputError` that ``action`` raises: one line that names the file."""
+    with pytest.raises(InputError) as caught:
+        action()
+    return _one_line(caught.value, path)
+
+
+def fine_or_refused(action: Callable[[], object], *paths: Path) -> None:
+    """Run ``action``; it may raise an :class:`InputError` whose one line names one of the files, and nothing else."""
+    try:
+        action()
+    except InputError as error:
+        _one_line(error, *paths)
+
+
+def _one_line(error: InputError, *paths: Path) -> str:
+    message = str(error)
+    assert message.startswith(tuple(f"{path}: " for path in paths))
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides() -> dict[str, int]:
+    """What makes a published backbone tiny: 16 patch tokens, 4 blocks, 10 classes."""
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_tofe() -> TinyToFe:
+    """The factory :func:`make_tiny_tofe`; each call builds a fresh net, the same for the same arguments."""
+    return make_tiny_tofe
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A saved fp16 ToFe checkpoint with counts (9, 5, 3); its file is ``tiny_checkpoint.path``."""
+    return _saved(tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors", TINY_COUNTS)
+
+
+@pytest.fixture(scope="session")
+def tiny_dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """The same net saved as a dense checkpoint, without selectors."""
+    return _saved(tmp_path_factory.mktemp("checkpoints") / "tiny-dense.safetensors", None)
+
+
+def _saved(path: Path, counts: TokenCounts | None) -> Checkpoint:
+    model = make_tiny_tofe()
+    host = model.backbone
+    classes = default_classes(host.spec.classes)
+    accuracy = {"top1": 70.5, "top5": 90.25, "dense_top1": 72.0, "images": 40, "dataset": "noise"}
+    header = describe(path.stem, host.spec, host.preprocessing, classes, counts, accuracy, {"epochs": 1})
+    return save(path, model, header)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """``images/0`` and ``images/1`` with three seeded PNGs each: class ids of the tiny nets."""
+    folder = tmp_path / "images"
+    generator = np.random.default_rng(0)
+    for identifier in ("0", "1"):
+        (folder / identifier).mkdir(parents=True)
+        for number in range(3):
+            coarse = generator.integers(0, 256, (6, 8, 3), np.uint8)
+            picture = Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
+            picture.save(folder / identifier / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder that TOFE_EDGE_DATA names; the test is skipped where it names none."""
+    name = os.environ.get("TOFE_EDGE_DATA")
+    if not name:
+        pytest.skip("needs real images and weights: set TOFE_EDGE_DATA to their folder")
+    folder = Path(name)
+    if not folder.is_dir():
+        pytest.skip(f"TOFE_EDGE_DATA={name} is not a folder")
+    return folder

@@ -1,0 +1,175 @@
+"""Each folding equals the computation it replaces, on random layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from converters.folding import (
+    difference_of_outputs,
+    fold_batch_norm,
+    fold_norm,
+    make_linear,
+    scale_output,
+    split_rows,
+    weight_and_bias,
+)
+
+WIDTHS = st.integers(1, 33)
+SEEDS = st.integers(0, 2**16)
+BATCH = 4
+"""Rows that each layer is tried on."""
+
+random_layers = settings(max_examples=40, deadline=None)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randomised(module: nn.Module, seed: int) -> nn.Module:
+    """Every parameter and running mean drawn from N(0, 1), every running variance from U(0.1, 2)."""
+    generator = seeded(seed)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                assert part.running_var is not None
+                part.running_var.copy_(0.1 + 1.9 * torch.rand(part.running_var.shape, generator=generator))
+    return module.eval()
+
+
+def linear(inputs: int, outputs: int, seed: int, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    randomised(layer, seed)
+    return layer
+
+
+def rows(width: int, seed: int) -> Tensor:
+    return torch.randn(BATCH, width, dtype=torch.float64, generator=seeded(seed + 1))
+
+
+def run_in_float64(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer's float32 numbers, computed with in float64; the layer itself stays as it is."""
+    state = {key: value.double() if value.is_floating_point() else value for key, value in layer.state_dict().items()}
+    out: Tensor = torch.func.functional_call(layer, state, (x,))
+    return out
+
+
+def assert_close(found: Tensor, wanted: Tensor) -> None:
+    """To 1e-6 of the largest value (of 1 where all are smaller): folded weights are rounded to float32 once."""
+    assert float((found - wanted).abs().max()) <= 1e-6 * max(1.0, float(wanted.abs().max()))
+
+
+@random_layers
+@given(inputs=st.integers(2, 33), outputs=WIDTHS, seed=SEEDS, bias=st.booleans())
+def test_fold_norm_equals_the_norm_and_its_layer(inputs: int, outputs: int, seed: int, bias: bool) -> None:
+    norm = nn.LayerNorm(inputs)
+    randomised(norm, seed + 2)
+    layer, x = linear(inputs, outputs, seed, bias), rows(inputs, seed)
+    plain = torch.nn.functional.layer_norm(x, (inputs,), eps=norm.eps)
+    assert_close(run_in_float64(fold_norm(norm, layer), plain), run_in_float64(layer, run_in_float64(norm, x)))
+
+
+def test_fold_norm_of_a_norm_without_affine_part_is_the_layer_itself() -> None:
+    layer = linear(5, 3, 0)
+    folded = fold_norm(nn.LayerNorm(5, elementwise_affine=False), layer)
+    assert torch.equal(folded.weight, layer.weight) and torch.equal(folded.bias, layer.bias)
+
+
+@random_layers
+@given(inputs=WIDTHS, outputs=WIDTHS, seed=SEEDS, bias=st.booleans(), factor=st.floats(-4, 4))
+def test_scale_output_by_a_number(inputs: int, outputs: int, seed: int, bias: bool, factor: float) -> None:
+    layer, x = linear(inputs, outputs, seed, bias), rows(inputs, seed)
+    assert_close(run_in_float64(scale_output(layer, factor), x), factor * run_in_float64(layer, x))
+
+
+@random_layers
+@given(inputs=WIDTHS, outputs=WIDTHS, seed=SEEDS)
+def test_scale_output_by_one_number_an_output(inputs: int, outputs: int, seed: int) -> None:
+    layer, x = linear(inputs, outputs, seed), rows(inputs, seed)
+    gamma = torch.randn(outputs, generator=seeded(seed + 3))
+    assert_close(run_in_float64(scale_output(layer, gamma), x), gamma.double() * run_in_float64(layer, x))
+
+
+@random_layers
+@given(inputs=WIDTHS, width=WIDTHS, parts=st.integers(1, 4), seed=SEEDS, bias=st.booleans())
+def test_split_rows_are_the_chunks_of_the_output(inputs: int, width: int, parts: int, seed: int, bias: bool) -> None:
+    layer, x = linear(inputs, parts * width, seed, bias), rows(inputs, seed)
+    found = torch.cat([run_in_float64(part, x) for part in split_rows(layer, parts)], dim=-1)
+    assert_close(found, run_in_float64(layer, x))
+    assert len(split_rows(layer, parts)) == parts
+
+
+@random_layers
+@given(inputs=WIDTHS, outputs=st.integers(2, 9), seed=SEEDS, data=st.data())
+def test_difference_of_outputs(inputs: int, outputs: int, seed: int, data: st.DataObject) -> None:
+    first, second = data.draw(st.permutations(range(outputs)))[:2]
+    layer, x = linear(inputs, outputs, seed), rows(inputs, seed)
+    both = run_in_float64(layer, x)
+    found = run_in_float64(difference_of_outputs(layer, first, second), x)
+    assert_close(found, (both[:, first] - both[:, second])[:, None])
+    assert found.shape == (BATCH, 1)
+
+
+@random_layers
+@given(
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 5)),
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    bias=st.booleans(),
+    seed=SEEDS,
+)
+def test_fold_batch_norm_equals_the_convolution_and_its_norm(
+    channels: tuple[int, int], kernel: int, stride: int, padding: int, bias: bool, seed: int
+) -> None:
+    conv = nn.Conv2d(*channels, kernel, stride=stride, padding=padding, bias=bias)
+    norm = nn.BatchNorm2d(channels[1])
+    randomised(nn.Sequential(conv, norm), seed)
+    images = torch.randn(2, channels[0], 9, 8, dtype=torch.float64, generator=seeded(seed + 1))
+    wanted = run_in_float64(norm, run_in_float64(conv, images))
+    found = run_in_float64(fold_batch_norm(conv, norm), images)
+    assert found.shape == wanted.shape
+    assert_close(found, wanted)
+
+
+def test_a_missing_bias_counts_as_zero() -> None:
+    weight, bias = weight_and_bias(linear(3, 2, 0, bias=False))
+    assert weight.dtype == bias.dtype == torch.float64
+    assert torch.equal(bias, torch.zeros(2, dtype=torch.float64))
+
+
+def test_make_linear_keeps_the_numbers() -> None:
+    weight, bias = torch.randn(3, 2, generator=seeded(0)), torch.randn(3, generator=seeded(1))
+    layer = make_linear(weight.double(), bias.double())
+    assert torch.equal(layer.weight, weight) and torch.equal(layer.bias, bias)
+    assert not layer.weight.requires_grad
+
+
+@pytest.mark.parametrize("fold", ["norm", "scale", "split", "difference", "batch norm"])
+def test_foldings_leave_their_arguments_alone(fold: str) -> None:
+    layer, norm = linear(4, 4, 0), nn.LayerNorm(4)
+    conv, batch_norm = nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3)
+    modules = nn.ModuleList([layer, norm, conv, batch_norm])
+    randomised(modules, 1)
+    before = {key: value.clone() for key, value in modules.state_dict().items()}
+    foldings: dict[str, Callable[[], Sequence[nn.Module]]] = {
+        "norm": lambda: [fold_norm(norm, layer)],
+        "scale": lambda: [scale_output(layer, 2.0)],
+        "split": lambda: split_rows(layer, 2),
+        "difference": lambda: [difference_of_outputs(layer, 0, 1)],
+        "batch norm": lambda: [fold_batch_norm(conv, batch_norm)],
+    }
+    folded = foldings[fold]()
+    for module in folded:
+        for parameter in module.parameters():
+            parameter.data.fill_(7)
+    assert all(torch.equal(value, before[key]) for key, value in modules.state_dict().items())

@@ -1,0 +1,156 @@
+"""The exported form (concatenate, select again) equals the reference form (rearrange) on every family of backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.backbones import Host, TokenCounts
+from tofe_edge.errors import InputError
+from tofe_edge.selections import compose_selections
+from tofe_edge.tofe import ToFe
+
+TinyToFe = Callable[..., ToFe]
+
+FAMILIES = [
+    pytest.param("deit_tiny_patch16_224", {}, id="deit"),
+    pytest.param("deit_tiny_distilled_patch16_224", {}, id="distilled"),
+    pytest.param("deit3_small_patch16_224", {}, id="deit3"),
+    pytest.param("vit_small_patch14_reg4_dinov2", {"image_size": 56}, id="dinov2-reg"),
+    pytest.param("lvvit_s", {}, id="lvvit_s"),
+]
+DEEPER = [
+    pytest.param("deit_tiny_patch16_224", {"depth": 9}, id="uneven stages"),
+    pytest.param("deit_tiny_patch16_224", {"image_size": 48}, id="9 tokens"),
+]
+COUNTS = [(9, 5, 3), (3, 9, 1), (16, 5, 3), (9, 16, 3), (9, 5, 16), (16, 16, 16), (1, 1, 1)]
+
+
+def images_for(model: ToFe, count: int, seed: int = 0) -> Tensor:
+    size = model.backbone.spec.image_size
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_equal_forms(model: ToFe, counts: TokenCounts, images: Tensor) -> None:
+    graph = build_static_graph(model, counts)
+    with torch.no_grad():
+        reference = model.forward_batch(images, counts)
+        for number, image in enumerate(images):
+            logits, *selections = graph(image[None])
+            torch.testing.assert_close(logits[0], reference.logits[number], atol=1e-5, rtol=1e-5)
+            kept = compose_selections([selection.numpy() for selection in selections], counts.kept)
+            for found, wanted in zip(kept, reference.kept, strict=True):
+                np.testing.assert_array_equal(found, wanted[number].numpy())
+
+
+@pytest.mark.parametrize(("name", "overrides"), FAMILIES + DEEPER)
+def test_the_concatenated_form_equals_the_rearranged_form(
+    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]
+) -> None:
+    model = tiny_tofe(name, **overrides)
+    tokens = model.backbone.spec.patch_tokens
+    assert_equal_forms(model, TokenCounts((min(9, tokens), 5, 3)), images_for(model, 6))
+
+
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
+def test_the_forms_agree_for_any_counts(tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...]) -> None:
+    model = tiny_tofe(name, seed=1)
+    assert_equal_forms(model, TokenCounts(counts), images_for(model, 3, seed=1))
+
+
+@pytest.mark.parametrize(("name", "overrides"), FAMILIES + DEEPER)
+def test_without_counts_the_graph_is_the_dense_backbone(
+    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]
+) -> None:
+    model = tiny_tofe(name, **overrides)
+    graph = build_static_graph(model, None)
+    images = images_for(model, 3)
+    with torch.no_grad():
+        wanted = model.forward_dense(images)
+        for number, image in enumerate(images):
+            (logits,) = graph(image[None])
+            torch.testing.assert_close(logits[0], wanted[number], atol=1e-5, rtol=1e-5)
+
+
+def test_the_reference_keeps_different_tokens_for_different_images(tiny_tofe: TinyToFe) -> None:
+    """Else the comparisons above would compare constants."""
+    model = tiny_tofe()
+    with torch.no_grad():
+        inference = model.forward_batch(images_for(model, 6), TokenCounts((9, 5, 3)))
+    for kept in inference.kept:
+        assert len({tuple(sorted(row)) for row in kept.tolist()}) > 1
+    assert float((inference.logits[0] - inference.logits[1]).abs().max()) > 1e-2
+
+
+def test_each_part_of_the_net_reaches_the_logits(tiny_tofe: TinyToFe) -> None:
+    """A part that the graph left out would go unnoticed if it did not matter."""
+    model = tiny_tofe()
+    counts = TokenCounts((9, 5, 3))
+    image = images_for(model, 1)
+    with torch.no_grad():
+        before = build_static_graph(model, counts)(image)[0]
+        for part in (model.approximators[0].fc2, model.approximators[1].fc2, model.selectors[2].fc3):
+            assert isinstance(part, nn.Linear)
+            part.weight.mul_(-3)
+            after = build_static_graph(model, counts)(image)[0]
+            assert float((after - before).abs().max()) > 1e-4
+            before = after
+
+
+def test_selections_have_static_lengths(tiny_tofe: TinyToFe) -> None:
+    model = tiny_tofe()
+    _, *selections = build_static_graph(model, TokenCounts((9, 5, 3)))(images_for(model, 1))
+    assert [len(selection) for selection in selections] == [16, 16, 3]
+    for selection in selections[:-1]:
+        assert sorted(selection.tolist()) == list(range(16))
+
+
+def test_building_the_graph_leaves_the_net_as_it_was(tiny_tofe: TinyToFe) -> None:
+    model, untouched = tiny_tofe(), tiny_tofe()
+    graph: StaticToFe = build_static_graph(model, TokenCounts((9, 5, 3)))
+    assert not graph.training
+    for key, value in untouched.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value)
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [((9, 5), "has 3 stages, not 2"), ((17, 5, 3), "has only 16 patch tokens"), ((9, 5, 3, 1), "has 3 stages, not 4")],
+)
+def test_counts_that_do_not_fit_are_refused(tiny_tofe: TinyToFe, counts: tuple[int, ...], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        build_static_graph(tiny_tofe(), TokenCounts(counts))
+
+
+@pytest.mark.parametrize("counts", [TokenCounts((9, 5, 3)), None], ids=["tofe", "dense"])
+def test_a_backbone_with_a_norm_before_its_blocks_is_refused(tiny_tofe: TinyToFe, counts: TokenCounts | None) -> None:
+    model = tiny_tofe("vit_base_patch16_clip_224")
+    with pytest.raises(InputError, match="vit_base_patch16_clip_224: a norm before the first block has no static form"):
+        build_static_graph(model, counts)
+
+
+def test_a_backbone_with_normalised_queries_and_keys_is_refused(tiny_tofe: TinyToFe) -> None:
+    model = tiny_tofe()
+    attention = model.backbone.vit.blocks[0].attn  # type: ignore[union-attr, index]
+    attention.q_norm = attention.k_norm = nn.LayerNorm(16)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="normalised queries and keys have no static form"):
+        build_static_graph(model, None)
+
+
+def test_a_backbone_of_an_unknown_kind_is_refused(tiny_tofe: TinyToFe) -> None:
+    model = tiny_tofe()
+    wrapped = model.backbone
+
+    class Other(Host):
+        spec, preprocessing = wrapped.spec, wrapped.preprocessing
+        embed = block = masked_block = logits = load_dense = None  # type: ignore[assignment]
+
+    model.backbone = Other()
+    with pytest.raises(InputError, match="Other: this kind of backbone cannot be exported"):
+        build_static_graph(model, None)

@@ -1,0 +1,196 @@
+"""The runtime on a program whose answers are known: logits are ten pixels, selections are constants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runtimes.executorch import ExecuTorchModel, check_program, load, set_threads
+from runtimes.native_output import swallow_native_stderr
+from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
+from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.files import sha256_of
+from tofe_edge.preprocessing import Preprocessing
+from tofe_edge.quiet import quiet
+
+SIZE = 8
+FIRST, SECOND = [3, 0, 2, 1], [2, 1]
+KEPT = [[3, 0, 2], [2, 0]]
+"""The second selection points into the order of the first."""
+
+
+class KnownAnswers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: Tensor
+        self.second: Tensor
+        self.register_buffer("first", torch.tensor(FIRST))
+        self.register_buffer("second", torch.tensor(SECOND))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return image[:, 1, 2, :] * 2, self.first + 0, self.second + 0
+
+
+def manifest_of(path: Path, **changes: Any) -> Manifest:
+    manifest = Manifest(
+        artifact=path.name,
+        sha256=sha256_of(path),
+        size_bytes=path.stat().st_size,
+        target="executorch",
+        backend="xnnpack",
+        precision="fp32",
+        int8_mode=None,
+        checkpoint="known",
+        checkpoint_sha256="0" * 64,
+        backbone="none",
+        profile=None,
+        token_counts=[3, 2],
+        stage_blocks=[1, 1, 1],
+        patch_tokens=4,
+        gmacs=0.0,
+        delegates=0,
+        fallback_ops={},
+        fp32_layers=[],
+        planned_memory_bytes=0,
+        preprocessing=Preprocessing(SIZE, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        class_names=[str(number) for number in range(SIZE)],
+        class_ids=[str(number) for number in range(SIZE)],
+        parity=None,
+        versions={},
+    )
+    return replace(manifest, **changes)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    with quiet(), swallow_native_stderr():
+        from executorch.exir import to_edge_transform_and_lower
+
+        exported = torch.export.export(KnownAnswers(), (torch.zeros(1, 3, SIZE, SIZE),))
+        program = to_edge_transform_and_lower(exported).to_executorch()
+    path = tmp_path_factory.mktemp("known") / "known.pte"
+    path.write_bytes(bytes(program.buffer))
+    write_manifest(path, manifest_of(path))
+    return open_artifact(path)
+
+
+@pytest.fixture(scope="module")
+def model(artifact: Artifact) -> ExecuTorchModel:
+    return load(artifact, threads=1)
+
+
+def pixels(seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(1, 3, SIZE, SIZE)).astype(np.float32)
+
+
+def test_a_prediction_holds_the_programs_logits_and_image_positions(model: ExecuTorchModel) -> None:
+    image = pixels()
+    prediction = model(image)
+    np.testing.assert_array_equal(prediction.logits, image[0, 1, 2] * 2)
+    assert prediction.logits.dtype == np.float32
+    assert [positions.tolist() for positions in prediction.kept] == KEPT
+
+
+def test_a_later_run_does_not_change_an_earlier_prediction(model: ExecuTorchModel) -> None:
+    first = model(pixels(0))
+    logits, kept = first.logits.copy(), [positions.copy() for positions in first.kept]
+    second = model(pixels(1))
+    assert not np.array_equal(second.logits, logits)
+    np.testing.assert_array_equal(first.logits, logits)
+    for positions, before in zip(first.kept, kept, strict=True):
+        np.testing.assert_array_equal(positions, before)
+
+
+@pytest.mark.parametrize(
+    "strided",
+    [
+        lambda image: np.asfortranarray(image),
+        lambda image: np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+        lambda image: np.ascontiguousarray(image[..., ::-1])[..., ::-1],
+        lambda image: np.repeat(image, 2, axis=3)[..., ::2],
+    ],
+    ids=["fortran", "channels last", "mirrored view", "every other column"],
+)
+def test_strided_inputs_give_the_same_result_as_dense_ones(
+    model: ExecuTorchModel, strided: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+) -> None:
+    image = pixels()
+    view = strided(image)
+    assert not view.flags.c_contiguous
+    np.testing.assert_array_equal(model(view).logits, model(image).logits)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((1, 3, SIZE, SIZE), np.float64), r"float64 \(1, 3, 8, 8\)"),
+        (np.zeros((1, 3, SIZE, SIZE), np.uint8), r"uint8 \(1, 3, 8, 8\)"),
+        (np.zeros((3, SIZE, SIZE), np.float32), r"float32 \(3, 8, 8\)"),
+        (np.zeros((2, 3, SIZE, SIZE), np.float32), r"float32 \(2, 3, 8, 8\)"),
+        (np.zeros((1, 3, SIZE, SIZE + 1), np.float32), r"float32 \(1, 3, 8, 9\)"),
+        (np.zeros((1, SIZE, SIZE, 3), np.float32), r"float32 \(1, 8, 8, 3\)"),
+    ],
+)
+def test_inputs_of_another_shape_or_type_are_refused(
+    model: ExecuTorchModel, image: npt.NDArray[Any], found: str
+) -> None:
+    with pytest.raises(InputError, match=rf"takes float32 \(1, 3, 8, 8\), not {found}"):
+        model(image)
+
+
+def test_loading_is_timed_and_the_thread_count_noted(model: ExecuTorchModel) -> None:
+    assert model.load_ms > 0
+    assert model.threads == 1
+
+
+def copied(artifact: Artifact, folder: Path, content: bytes, **changes: Any) -> Artifact:
+    """``content`` under a manifest that vouches for it."""
+    path = folder / "copy.pte"
+    path.write_bytes(content)
+    return write_manifest(path, manifest_of(path, **changes))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"abc", b"\0" * 4096, b"PK\x03\x04" + b"\0" * 4096, b"\0\0\0\0ET11" + b"\0" * 99]
+)
+def test_a_file_without_executorchs_magic_is_refused_even_with_a_right_manifest(
+    artifact: Artifact, tmp_path: Path, content: bytes
+) -> None:
+    odd = copied(artifact, tmp_path, content)
+    assert open_artifact(odd.path).manifest == odd.manifest
+    for use in (check_program, lambda one: load(one, 1)):
+        with pytest.raises(InputError, match=r"copy\.pte: is no ExecuTorch program of a known version"):
+            use(odd)
+
+
+def test_a_program_cut_short_behind_its_magic_is_a_device_error(artifact: Artifact, tmp_path: Path) -> None:
+    content = artifact.path.read_bytes()
+    with pytest.raises(DeviceError, match=r"copy\.pte: ExecuTorch cannot load it"):
+        load(copied(artifact, tmp_path, content[: len(content) // 2]), 1)
+
+
+def test_a_model_for_another_target_is_refused(artifact: Artifact, tmp_path: Path) -> None:
+    other = copied(artifact, tmp_path, artifact.path.read_bytes(), target="coreml")
+    with pytest.raises(InputError, match="is a model for coreml, which this runtime does not run"):
+        load(other, 1)
+
+
+@pytest.mark.parametrize("threads", [0, -3])
+def test_a_thread_count_below_one_is_refused(artifact: Artifact, threads: int) -> None:
+    for use in (lambda: set_threads(threads), lambda: load(artifact, threads)):
+        with pytest.raises(InputError, match=f"threads must be at least 1, not {threads}"):
+            use()
+
+
+def test_the_manifest_beside_the_program_is_json_that_reads_back(artifact: Artifact) -> None:
+    document = json.loads(artifact.manifest_path.read_text())
+    assert Manifest.from_json(document) == artifact.manifest

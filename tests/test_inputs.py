@@ -1,0 +1,97 @@
+"""Model inputs from folders and photographs: labelled, seeded, and honest about what could not be read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tofe_edge.errors import InputError
+from tofe_edge.images import read_image
+from tofe_edge.inputs import Inputs, load_folder, load_photographs, load_unlabelled
+from tofe_edge.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
+
+SPEC = Preprocessing(image_size=32, crop_pct=0.9, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+CLASS_IDS = ["0", "1"]
+
+
+def same(one: Inputs, other: Inputs) -> bool:
+    return len(one.pixels) == len(other.pixels) and all(map(np.array_equal, one.pixels, other.pixels))
+
+
+def test_a_folder_gives_preprocessed_pixels_with_labels(image_folder: Path) -> None:
+    inputs = load_folder(image_folder, CLASS_IDS, SPEC, None)
+    assert inputs.labels == (0, 0, 0, 1, 1, 1)
+    assert inputs.unreadable == ()
+    assert inputs.source == str(image_folder)
+    paths = [image_folder / name / f"{number}.png" for name in CLASS_IDS for number in range(3)]
+    for path, pixels in zip(paths, inputs.pixels, strict=True):
+        assert pixels.dtype == np.float32 and pixels.shape == (1, 3, 32, 32)
+        np.testing.assert_array_equal(pixels, preprocess(read_image(path), SPEC))
+
+
+def test_a_limit_takes_as_many_of_each_class(image_folder: Path) -> None:
+    assert load_folder(image_folder, CLASS_IDS, SPEC, 4).labels == (0, 0, 1, 1)
+
+
+def test_the_seed_decides_which_images_are_taken(image_folder: Path) -> None:
+    taken = [load_folder(image_folder, CLASS_IDS, SPEC, 2, seed) for seed in range(8)]
+    assert same(taken[0], load_folder(image_folder, CLASS_IDS, SPEC, 2, 0))
+    assert not all(same(taken[0], other) for other in taken[1:])
+
+
+def test_unreadable_files_are_left_out_and_listed(image_folder: Path) -> None:
+    broken = image_folder / "0" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    inputs = load_folder(image_folder, CLASS_IDS, SPEC, None)
+    assert inputs.unreadable == (broken,)
+    assert inputs.labels == (0, 0, 1, 1, 1)
+    unlabelled = load_unlabelled(image_folder, SPEC, 100)
+    assert (unlabelled.unreadable, len(unlabelled.pixels), unlabelled.labels) == ((broken,), 5, None)
+
+
+def test_a_folder_without_one_readable_image_is_refused(image_folder: Path) -> None:
+    for path in image_folder.rglob("*.png"):
+        path.write_bytes(b"")
+    for action in (
+        lambda: load_folder(image_folder, CLASS_IDS, SPEC, None),
+        lambda: load_unlabelled(image_folder, SPEC, 9),
+    ):
+        with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be read") as caught:
+            action()
+        assert "\n" not in str(caught.value)
+
+
+def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no image"):
+        load_folder(tmp_path, CLASS_IDS, SPEC, None)
+    with pytest.raises(InputError, match="no"):
+        load_unlabelled(tmp_path / "no", SPEC, 9)
+
+
+def test_unlabelled_images_need_no_class_folders_and_are_seeded(image_folder: Path) -> None:
+    (image_folder / "0").rename(image_folder / "holiday")
+    everything = load_unlabelled(image_folder, SPEC, 100)
+    assert len(everything.pixels) == 6
+    taken = [load_unlabelled(image_folder, SPEC, 2, seed) for seed in range(8)]
+    assert all(len(inputs.pixels) == 2 for inputs in taken)
+    assert same(taken[0], load_unlabelled(image_folder, SPEC, 2, 0))
+    assert not all(same(taken[0], other) for other in taken[1:])
+
+
+def test_photographs_are_32_different_seeded_views() -> None:
+    inputs = load_photographs(SPEC)
+    assert len(inputs.pixels) == 32
+    assert inputs.labels is None
+    assert all(pixels.shape == (1, 3, 32, 32) and pixels.dtype == np.float32 for pixels in inputs.pixels)
+    assert len({pixels.tobytes() for pixels in inputs.pixels}) == 32
+    assert same(inputs, load_photographs(SPEC))
+    assert not same(inputs, load_photographs(SPEC, seed=1))
+
+
+def test_photographs_without_scikit_learn_point_to_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(InputError, match="scikit-learn, which is not installed; give --data"):
+        load_photographs(SPEC)

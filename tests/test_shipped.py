@@ -1,0 +1,79 @@
+"""The shipped checkpoint at full size: what the README promises of it, apart from speed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from profiles import load_all
+from tofe_edge.budget import Budget, choose
+from tofe_edge.checkpoint import load_model
+from tofe_edge.cli import main
+from tofe_edge.macs import gmacs, tofe_macs
+from tofe_edge.zoo import shipped_checkpoints
+
+_DEIT_TINY_DENSE = 1.2537
+
+
+def test_every_shipped_checkpoint_states_its_accuracy_and_its_training() -> None:
+    for checkpoint in shipped_checkpoints():
+        assert checkpoint.accuracy is not None
+        assert 0 < checkpoint.accuracy["top1"] <= checkpoint.accuracy["dense_top1"] + 1
+        assert checkpoint.training is not None
+        assert checkpoint.training["hyper_parameters"]["target_gmacs"] > 0
+
+
+def test_the_header_counts_the_macs_of_the_net_in_the_file() -> None:
+    for checkpoint in shipped_checkpoints():
+        spec = load_model(checkpoint).backbone.spec
+        assert checkpoint.token_counts is not None
+        assert checkpoint.gmacs == pytest.approx(gmacs(tofe_macs(spec, checkpoint.token_counts.kept)), abs=1e-6)
+
+
+def test_a_shipped_checkpoint_needs_half_of_the_dense_macs() -> None:
+    half = [checkpoint for checkpoint in shipped_checkpoints() if checkpoint.name == "tofe_deit_tiny_063"]
+    assert len(half) == 1
+    assert half[0].dense_gmacs == pytest.approx(_DEIT_TINY_DENSE, abs=1e-4)
+    assert half[0].gmacs == pytest.approx(_DEIT_TINY_DENSE / 2, rel=0.02)
+
+
+def test_every_shipped_profile_finds_a_checkpoint() -> None:
+    checkpoints = shipped_checkpoints()
+    for profile in load_all():
+        choice = choose(checkpoints, Budget(profile.budget.gmacs.value, profile.name))
+        assert choice.checkpoint.gmacs <= profile.budget.gmacs.value * 1.01
+
+
+def _convert(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, object]:
+    assert main(["convert", "--out", str(out), "--json", *options]) == 0
+    document: dict[str, object] = json.loads(capsys.readouterr().out)
+    return document
+
+
+@pytest.mark.slow
+def test_fp32_is_one_delegate_a_stage_and_equals_the_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], realdata: Path
+) -> None:
+    made = _convert(tmp_path, capsys, "--checkpoint", "tofe_deit_tiny_063", "--precision", "fp32")
+    assert made["delegates"] == 4
+    assert set(made["fallback_ops"]) == {"topk", "index_select", "unsqueeze_copy"}  # type: ignore[call-overload]
+    options = ["--data", str(realdata / "validation"), "--resize", "none", "--limit", "64", "--json"]
+    assert main(["parity", str(made["artifact"]), *options]) == 0
+    parity = json.loads(capsys.readouterr().out)
+    assert parity["images"] == 64
+    assert parity["snr_db"] >= 60
+    assert parity["kept_overlap"] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_int8_for_jetson_orin_agrees_with_the_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], realdata: Path
+) -> None:
+    made = _convert(tmp_path, capsys, "--profile", "jetson_orin")
+    assert made["delegates"] == 4
+    assert made["precision"] == "int8"
+    options = ["--data", str(realdata / "validation"), "--resize", "none", "--limit", "200", "--json"]
+    assert main(["parity", str(made["artifact"]), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["top1_agreement"] >= 0.95

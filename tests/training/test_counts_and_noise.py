@@ -1,0 +1,66 @@
+"""Token counts fitted to a budget, and the fading of the Gumbel noise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tofe_edge.backbones import create_host
+from tofe_edge.macs import gmacs, tofe_macs
+from tofe_edge.training.counts import TARGET_TOLERANCE, fit_counts
+from tofe_edge.training.noise import gumbel_sampler, noise_scale
+
+_SPEC = create_host("deit_tiny_patch16_224").spec
+
+
+def test_means_that_meet_the_target_are_only_rounded_half_up() -> None:
+    means = (96.4, 48.5, 27.0)
+    target = gmacs(tofe_macs(_SPEC, (96, 49, 27)))
+    fitted = fit_counts(means, _SPEC, target)
+    assert fitted.counts.kept == (96, 49, 27)
+    assert fitted.factor == 1.0
+
+
+@given(
+    means=st.tuples(st.floats(40, 150), st.floats(25, 120), st.floats(10, 80)),
+    target=st.floats(0.55, 0.85),
+)
+def test_fitted_counts_meet_any_target_within_reach(means: tuple[float, float, float], target: float) -> None:
+    fitted = fit_counts(means, _SPEC, target)
+    assert gmacs(tofe_macs(_SPEC, fitted.counts.kept)) == pytest.approx(target, rel=TARGET_TOLERANCE)
+    assert all(1 <= count <= 196 for count in fitted.counts.kept)
+
+
+def test_an_unreachable_target_gives_counts_in_range() -> None:
+    assert fit_counts((100.0, 70.0, 30.0), _SPEC, 0.1).counts.kept < (60, 60, 60)
+    assert max(fit_counts((100.0, 70.0, 30.0), _SPEC, 9.0).counts.kept) == 196
+
+
+def test_the_noise_stays_fades_and_is_gone() -> None:
+    scales = [noise_scale(step, 100, 0.6) for step in (0, 59, 60, 70, 80, 99)]
+    assert scales == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
+    assert noise_scale(99, 100, 1.0) == 1.0
+
+
+def test_samples_follow_from_seed_and_step_alone() -> None:
+    logits = torch.zeros(2, 50, 2)
+    assert torch.equal(gumbel_sampler(0, 7)(logits), gumbel_sampler(0, 7)(logits))
+    assert not torch.equal(gumbel_sampler(0, 7)(logits), gumbel_sampler(0, 8)(logits))
+    assert not torch.equal(gumbel_sampler(0, 7)(logits), gumbel_sampler(1, 7)(logits))
+
+
+def test_sampled_masks_are_hard_and_as_frequent_as_their_probability() -> None:
+    logits = torch.log(torch.tensor([0.8, 0.2])).expand(1, 20_000, 2)
+    kept = gumbel_sampler(0, 0)(logits)[..., 0]
+    assert set(kept.round(decimals=5).unique().tolist()) == {0.0, 1.0}
+    assert float(kept.mean()) == pytest.approx(0.8, abs=0.02)
+
+
+def test_without_noise_the_likelier_choice_is_taken_and_gradients_flow() -> None:
+    logits = torch.log(torch.tensor([[[0.6, 0.4], [0.4, 0.6]]])).requires_grad_()
+    kept = gumbel_sampler(0, 0, scale=0.0)(logits)[..., 0]
+    assert kept.detach().round().tolist() == [[1.0, 0.0]]
+    kept.sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None and bool((logits.grad != 0).all())

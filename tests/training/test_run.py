@@ -1,0 +1,140 @@
+"""A whole run: dense weights and images in, a checkpoint with counts, accuracy and its record out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from tofe_edge.backbones import Host, create_host
+from tofe_edge.checkpoint import Checkpoint, load_model, read_header
+from tofe_edge.errors import InputError
+from tofe_edge.macs import gmacs, tofe_macs
+from tofe_edge.training import run
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.run import TrainingRequest, train_checkpoint
+
+CONFIG = TrainingConfig(target_gmacs=0.002, epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
+
+
+@pytest.fixture
+def tiny_backbones(monkeypatch: pytest.MonkeyPatch, tiny_overrides: dict[str, int]) -> None:
+    """Names of published nets stand for their tiny versions."""
+
+    def tiny(name: str, overrides: None = None, pretrained: bool = False) -> Host:
+        return create_host(name, tiny_overrides, pretrained)
+
+    monkeypatch.setattr(run, "create_host", tiny)
+
+
+@pytest.fixture
+def request_(tmp_path: Path, tiny_overrides: dict[str, int]) -> TrainingRequest:
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 13), ("val", 3)):
+        for identifier in ("0", "1"):
+            folder = tmp_path / part / identifier
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(generator.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / f"{number}.png")
+    dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
+    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    return TrainingRequest(
+        backbone="deit_tiny_patch16_224",
+        weights=tmp_path / "dense.safetensors",
+        pretrained=False,
+        data=(str(tmp_path / "train"),),
+        validation=tmp_path / "val",
+        validation_resize="short_side",
+        name="tiny",
+        out=tmp_path / "out" / "tiny.safetensors",
+        device="cpu",
+    )
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_a_run_writes_a_checkpoint_that_explains_itself(request_: TrainingRequest) -> None:
+    for number in range(13):
+        (Path(request_.data[0]) / "0" / f"{number}.png").write_bytes(b"no image")
+    written = train_checkpoint(request_, CONFIG)
+    header: Checkpoint = read_header(request_.out)
+    rounded = {
+        "gmacs": pytest.approx(written.gmacs, abs=1e-6),
+        "dense_gmacs": pytest.approx(written.dense_gmacs, abs=1e-6),
+    }
+    assert vars(header) == {**vars(written), **rounded}
+    assert header.name == "tiny" and header.backbone_name == "deit_tiny_patch16_224"
+
+    model = load_model(header)
+    assert header.token_counts is not None and len(header.token_counts.kept) == 3
+    assert all(1 <= count <= 16 for count in header.token_counts.kept)
+    assert header.gmacs == pytest.approx(gmacs(tofe_macs(model.backbone.spec, header.token_counts.kept)), abs=1e-6)
+
+    record = header.training
+    assert record is not None
+    assert record["hyper_parameters"] == CONFIG.to_json()
+    assert record["start"] == "dense.safetensors"
+    assert record["data"] == ["train x1"]
+    assert (record["steps"], record["images_per_epoch"]) == (2, 20)
+    assert len(record["mean_kept"]) == len(record["mean_kept_sampled"]) == 3
+    unreadable = [warning for warning in record["warnings"] if "could not be read" in warning]
+    assert len(unreadable) == 1 and 1 <= int(unreadable[0].split()[0]) <= 13
+
+    accuracy = header.accuracy
+    assert accuracy is not None
+    assert accuracy["images"] == 6 and accuracy["dataset"] == "val" and accuracy["mode"] == "batch"
+    assert {"top1", "top1_interval", "top5", "dense_top1", "dense_top5"} <= accuracy.keys()
+    assert str(request_.out.parent) not in str(record) + str(accuracy), (
+        "paths of this machine do not belong in a header"
+    )
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_counts_are_the_means_of_held_out_images_scaled_to_the_target(request_: TrainingRequest) -> None:
+    header = train_checkpoint(request_, CONFIG)
+    assert header.training is not None and header.token_counts is not None
+    assert header.training["held_out_images"] == 6
+    scaled = [header.training["counts_scaled_by"] * mean for mean in header.training["mean_kept"]]
+    for count, mean in zip(header.token_counts.kept, scaled, strict=True):
+        assert abs(count - min(16.0, max(1.0, mean))) < 0.52
+    assert header.gmacs == pytest.approx(CONFIG.target_gmacs, rel=0.03)
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_without_validation_images_the_checkpoint_has_no_accuracy(request_: TrainingRequest) -> None:
+    object.__setattr__(request_, "validation", None)
+    assert train_checkpoint(request_, CONFIG).accuracy is None
+    assert read_header(request_.out).accuracy is None
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_the_same_call_gives_the_same_file(request_: TrainingRequest) -> None:
+    first = train_checkpoint(request_, CONFIG).sha256()
+    for path in request_.out.parent.iterdir():
+        path.unlink()
+    assert train_checkpoint(request_, CONFIG).sha256() == first
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_weights_of_another_backbone_are_refused_before_any_training(request_: TrainingRequest) -> None:
+    object.__setattr__(request_, "backbone", "deit_tiny_distilled_patch16_224")
+    with pytest.raises(InputError, match=r"weights do not fit deit_tiny_distilled_patch16_224: .* missing"):
+        train_checkpoint(request_, CONFIG)
+    assert not request_.out.parent.exists()
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_a_run_without_dense_weights_is_refused(request_: TrainingRequest) -> None:
+    object.__setattr__(request_, "weights", None)
+    with pytest.raises(InputError, match="--weights FILE, or --pretrained"):
+        train_checkpoint(request_, CONFIG)
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_an_output_folder_that_is_a_file_is_found_before_any_training(request_: TrainingRequest) -> None:
+    request_.out.parent.write_text("a file")
+    with pytest.raises(InputError, match="cannot be written to"):
+        train_checkpoint(request_, CONFIG)
+    assert request_.out.parent.read_text() == "a file"

@@ -1,0 +1,143 @@
+"""The state of an interrupted run: what is refused, and what a full disk leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tofe_edge.checkpoint import Checkpoint, save
+from tofe_edge.errors import InputError
+from tofe_edge.tofe import ToFe
+from tofe_edge.training import state
+from tofe_edge.training.batches import Source, TrainingSet
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.optimizer import make_optimizer
+from tofe_edge.training.trainer import train
+
+CPU = torch.device("cpu")
+SHORT = TrainingConfig(target_gmacs=0.0017, epochs=1, fixed_epochs=0.5, batch_size=2, held_out=0)
+
+
+@pytest.fixture
+def data(image_folder: Path) -> TrainingSet:
+    return TrainingSet.find([Source(image_folder)], [str(number) for number in range(10)], 0, 0)
+
+
+def weights_of(model: ToFe) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+@contextmanager
+def nearly_full_disk(bytes_left: int) -> Iterator[None]:
+    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_while_saving_is_an_error_and_the_old_state_survives(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    path, model = tmp_path / "net.state", tiny_tofe()
+    optimizer = make_optimizer(model, SHORT)
+    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 1))
+    with nearly_full_disk(20_000), pytest.raises(InputError, match=r"net\.state: cannot be written"):
+        state.save_state(path, model, optimizer, SHORT, state.Progress(4, 1))
+    assert state.load_state(path, model, optimizer, SHORT) == state.Progress(3, 1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.state"]
+
+
+def test_a_disk_that_python_finds_full_leaves_the_old_state(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(content: Any, path: Path) -> None:
+        path.write_bytes(b"a part of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path, model = tmp_path / "net.state", tiny_tofe()
+    optimizer = make_optimizer(model, SHORT)
+    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 1))
+    monkeypatch.setattr(torch, "save", no_space)
+    with pytest.raises(InputError, match="No space left on device"):
+        state.save_state(path, model, optimizer, SHORT, state.Progress(4, 1))
+    assert state.load_state(path, model, optimizer, SHORT) == state.Progress(3, 1)
+
+
+def test_a_full_disk_while_training_is_an_error(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
+) -> None:
+    out = tmp_path / "net.safetensors"
+    with nearly_full_disk(20_000), pytest.raises(InputError, match="cannot be written"):
+        train(tiny_tofe(), data, SHORT, out, CPU)
+    assert not out.with_suffix(".state").exists()
+
+
+def test_a_log_that_cannot_be_written_is_an_error(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
+) -> None:
+    (tmp_path / "net.log.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"net\.log\.jsonl: cannot be written"):
+        train(tiny_tofe(), data, SHORT, tmp_path / "net.safetensors", CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learning_rate": 0.1}, "another learning_rate;"),
+        ({"seed": 5, "batch_size": 4}, "another batch_size, seed;"),
+        ({"budget": "per_batch"}, "another budget;"),
+    ],
+)
+def test_a_state_of_another_configuration_is_refused_naming_the_option(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], changes: dict[str, Any], named: str
+) -> None:
+    path, model = tmp_path / "net.state", tiny_tofe()
+    optimizer = make_optimizer(model, SHORT)
+    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 0))
+    before = weights_of(model)
+    with pytest.raises(InputError, match=named):
+        state.load_state(path, model, optimizer, replace(SHORT, **changes))
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_a_state_of_another_net_is_refused(tmp_path: Path, tiny_tofe: Callable[..., ToFe]) -> None:
+    path, model, other = tmp_path / "net.state", tiny_tofe(), tiny_tofe(dim=24)
+    state.save_state(path, model, make_optimizer(model, SHORT), SHORT, state.Progress(3, 0))
+    with pytest.raises(InputError, match="belongs to another net"):
+        state.load_state(path, other, make_optimizer(other, SHORT), SHORT)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "list"])
+def test_a_damaged_state_is_refused_and_says_what_to_do(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, damage: str
+) -> None:
+    out, model = tmp_path / "net.safetensors", tiny_tofe()
+    path = out.with_suffix(".state")
+    state.save_state(path, model, make_optimizer(model, SHORT), SHORT, state.Progress(3, 0))
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"hello"}.get(damage, b""))
+    if damage == "list":
+        torch.save([1, 2], path)
+    with pytest.raises(InputError, match=r"net\.state: cannot be read as a training state .* delete it to start anew"):
+        train(tiny_tofe(), data, SHORT, out, CPU)
+
+
+def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], tiny_checkpoint: Checkpoint
+) -> None:
+    with nearly_full_disk(20_000), pytest.raises(InputError, match=r"net\.safetensors: cannot be written"):
+        save(tmp_path / "net.safetensors", tiny_tofe(), tiny_checkpoint)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,209 @@
+"""The training loop on a tiny net: it learns, it meets its budget, and it can be stopped anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tofe_edge.macs import tofe_macs
+from tofe_edge.tofe import ToFe
+from tofe_edge.training import trainer
+from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.trainer import TrainingResult, total_steps, train
+
+CPU = torch.device("cpu")
+IDS = [str(number) for number in range(10)]
+# A tiny net's costs are thousandths of a GMAC and their squares millionths: the weight makes up for it.
+CONFIG = TrainingConfig(
+    target_gmacs=0.0017,
+    epochs=20,
+    fixed_epochs=2,
+    batch_size=8,
+    learning_rate=2e-3,
+    backbone_learning_rate=2e-3,
+    budget_weight=3e6,
+    held_out=8,
+)
+SHORT = replace(CONFIG, epochs=2, fixed_epochs=0.5, noise_decay_start=0.25)
+"""8 steps, the backbone fixed for the first 2, the noise fading from then on."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
+    """40 noisy images, class 0 bright at the top and class 1 bright at the bottom; 32 to train on."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for identifier in (0, 1):
+        (folder / str(identifier)).mkdir()
+        for number in range(20):
+            pixels = generator.integers(0, 100, (64, 64, 3))
+            pixels[32 * identifier : 32 * identifier + 32] += 120
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / str(identifier) / f"{number}.png")
+    return TrainingSet.find([Source(folder)], IDS, CONFIG.held_out, CONFIG.seed)
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.with_suffix(".log.jsonl").read_text().splitlines()]
+
+
+def weights_of(model: ToFe) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def assert_same_weights(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    different = [key for key, value in wanted.items() if not torch.equal(found[key], value)]
+    assert not different
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tofe: Callable[..., ToFe], data: TrainingSet
+) -> tuple[ToFe, Path, TrainingResult]:
+    out = tmp_path_factory.mktemp("trained") / "net.safetensors"
+    model = tiny_tofe()
+    result = train(model, data, CONFIG, out, CPU)
+    return model, out, result
+
+
+@pytest.fixture(scope="module")
+def short_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tofe: Callable[..., ToFe], data: TrainingSet
+) -> dict[str, torch.Tensor]:
+    """Weights after an uninterrupted run of 8 steps."""
+    model = tiny_tofe()
+    train(model, data, SHORT, tmp_path_factory.mktemp("short") / "net.safetensors", CPU)
+    return weights_of(model)
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the stream of batches raise after ``steps`` of them."""
+    whole = batches
+
+    def cut(*arguments: Any) -> Iterator[Batch]:
+        for number, batch in enumerate(whole(*arguments)):
+            if number == steps:
+                raise error
+            yield batch
+
+    monkeypatch.setattr(trainer, "batches", cut)
+
+
+def test_training_lowers_the_loss(trained: tuple[ToFe, Path, TrainingResult]) -> None:
+    log = records(trained[1])
+    assert log[-1]["classification"] < 0.3 * log[0]["classification"]
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+
+
+def test_training_meets_the_budget_within_a_tenth(trained: tuple[ToFe, Path, TrainingResult]) -> None:
+    spec = trained[0].backbone.spec
+
+    def off_target(kept: list[float]) -> float:
+        return abs(float(tofe_macs(spec, kept)) / 1e9 / CONFIG.target_gmacs - 1)
+
+    log = records(trained[1])
+    assert off_target([spec.patch_tokens / 1.0] * 3) > 0.2, "the target must not be met from the start"
+    assert off_target(np.mean([record["kept"] for record in log[-2:]], axis=0).tolist()) < 0.1
+
+
+def test_a_finished_run_has_taken_every_step_and_logged_the_last(trained: tuple[ToFe, Path, TrainingResult]) -> None:
+    model, out, result = trained
+    assert result.steps == total_steps(CONFIG, 32) == 80
+    assert result.unreadable == 0
+    log = records(out)
+    assert [record["step"] for record in log] == list(range(10, 81, 10))
+    assert {"loss", "classification", "approximation", "budget", "kept", "images_per_second"} <= log[-1].keys()
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_the_backbone_is_fixed_while_the_configuration_says_so(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
+) -> None:
+    model, before = tiny_tofe(), tiny_tofe().state_dict()
+    train(model, data, replace(SHORT, fixed_epochs=2.0), tmp_path / "net.safetensors", CPU)
+    after = model.state_dict()
+    backbone = [key for key in before if key.startswith("backbone.")]
+    assert all(torch.equal(before[key], after[key]) for key in backbone)
+    assert not any(torch.equal(before[key], after[key]) for key in before.keys() - set(backbone))
+
+
+def test_the_backbone_learns_once_it_is_free(
+    short_run: dict[str, torch.Tensor], tiny_tofe: Callable[..., ToFe]
+) -> None:
+    before = tiny_tofe().state_dict()
+    moved = [key for key in before if key.startswith("backbone.") and not torch.equal(before[key], short_run[key])]
+    assert len(moved) > 40
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
+    tmp_path: Path,
+    tiny_tofe: Callable[..., ToFe],
+    data: TrainingSet,
+    short_run: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+) -> None:
+    out = tmp_path / "net.safetensors"
+    with monkeypatch.context() as patch:
+        stop_after(steps, patch, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_tofe(), data, SHORT, out, CPU)
+    assert torch.load(out.with_suffix(".state"), weights_only=True)["step"] == steps
+    resumed = tiny_tofe()
+    train(resumed, data, SHORT, out, CPU)
+    assert_same_weights(weights_of(resumed), short_run)
+
+
+def test_a_killed_run_resumes_from_its_last_saved_state(
+    tmp_path: Path,
+    tiny_tofe: Callable[..., ToFe],
+    data: TrainingSet,
+    short_run: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "net.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
+        stop_after(3, patch, SystemError("killed"))
+        with pytest.raises(SystemError, match="killed"):
+            train(tiny_tofe(), data, SHORT, out, CPU)
+    resumed = tiny_tofe()
+    train(resumed, data, SHORT, out, CPU)
+    assert_same_weights(weights_of(resumed), short_run)
+
+
+def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
+    tmp_path: Path,
+    tiny_tofe: Callable[..., ToFe],
+    data: TrainingSet,
+    short_run: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "net.safetensors"
+    update, calls = torch.optim.AdamW.step, [0]
+
+    def interrupted(self: torch.optim.AdamW, closure: None = None) -> Any:
+        result = update(self, closure)
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_tofe(), data, SHORT, out, CPU)
+    assert torch.load(out.with_suffix(".state"), weights_only=True)["step"] == 2
+    resumed = tiny_tofe()
+    train(resumed, data, SHORT, out, CPU)
+    assert_same_weights(weights_of(resumed), short_run)
