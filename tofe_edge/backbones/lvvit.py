@@ -147,10 +147,15 @@ class LvVit(Host):
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         tokens = self.norm(tokens)
         aux = self.aux_head(tokens[:, 1:])
-        if keep is not None:
+        if keep is None:
+            best = aux.amax(dim=1)
+        else:
             # A frozen token must never be the maximum; its gradient is cut as the gathered form never sees it.
-            aux = aux.masked_fill(keep[..., None] < 0.5, torch.finfo(aux.dtype).min)
-        out: Tensor = self.head(tokens[:, 0]) + AUX_WEIGHT * aux.amax(dim=1)
+            frozen = keep[..., None] < 0.5
+            best = aux.masked_fill(frozen, torch.finfo(aux.dtype).min).amax(dim=1)
+            # Inference keeps at least one token; a sample drawn in training may keep none, and then has no aux.
+            best = best.masked_fill(frozen.all(dim=1), 0.0)
+        out: Tensor = self.head(tokens[:, 0]) + AUX_WEIGHT * best
         return out
 
     def load_dense(self, weights: Mapping[str, Tensor]) -> None:
