@@ -147,7 +147,7 @@ def main() -> None:
         "date": today,
         "command": "taskset -c 0 python -m benchmarks.latency",
         "host": {"processor": processor(), "system": platform.system(), "python": platform.python_version()},
-        "versions": {"torch": torch.__version__, "executorch": version("executorch")},
+        "versions": {"torch": str(torch.__version__), "executorch": version("executorch")},
         "threads": 1,
         "runs": args.runs,
         "checkpoint": {

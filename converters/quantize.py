@@ -60,7 +60,10 @@ def quantize(
     quantizer = XNNPACKQuantizer()
     operators: tuple[Any, ...] = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
     quantizer.set_filter_function(lambda node: node.target in operators and _module_of(node) in plan.layers)
-    quantizer.set_global(config)
+    # Operator by operator, not set_global: that would also quantize every concatenation, and with it the residual
+    # stream, whatever the filter says (0.9 dB and 2 % of the kept tokens on the shipped net).
+    for operator in operators:
+        quantizer.set_operator_type(operator, config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = prepare_pt2e(torch.export.export(graph, (example,)).module(), quantizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.evaluation import evaluate, wilson_interval
 from tofe_edge.inputs import Inputs
 from tofe_edge.macs import dense_macs, gmacs, tofe_macs
-from tofe_edge.parity import FP32_GATES, GATES, INT8_GATES, compare, kept_overlap, snr_db
+from tofe_edge.parity import FP32_GATES, GATES, INT8_GATES, MIN_IMAGES_FOR_RATE, compare, kept_overlap, snr_db
 from tofe_edge.prediction import Prediction
 from tofe_edge.reference import Mode, Reference, load_reference, pick_device
 
@@ -25,7 +26,7 @@ MODES: list[Mode] = ["batch", "instance", "dense"]
 Fault = Callable[[Prediction], Prediction]
 
 
-def predictions(images: int = 12, seed: int = 0, counts: Sequence[int] = TINY_COUNTS.kept) -> list[Prediction]:
+def predictions(images: int = 160, seed: int = 0, counts: Sequence[int] = TINY_COUNTS.kept) -> list[Prediction]:
     generator = np.random.default_rng(seed)
     return [
         Prediction(
@@ -73,7 +74,7 @@ def broken(value: float) -> Fault:
 def test_identical_predictions_pass_every_gate(precision: str) -> None:
     parity = compare(predictions(), predictions(), None, GATES[precision])
     assert parity.passed and parity.failures == ()
-    assert (parity.images, parity.top1_agreement, parity.decided_agreement) == (12, 1.0, 1.0)
+    assert (parity.images, parity.top1_agreement, parity.decided_agreement) == (160, 1.0, 1.0)
     assert parity.kept_overlap == (1.0, 1.0, 1.0)
     assert parity.snr_db == math.inf
     assert parity.to_json()["snr_db"] is None
@@ -144,7 +145,7 @@ def test_another_number_of_stages_classes_or_images_is_refused() -> None:
     with pytest.raises(InputError, match="number of classes"):
         compare(predictions(), [with_logits(one, one.logits[:-1]) for one in predictions()], None, FP32_GATES)
     for artifact in ([], predictions(11)):
-        with pytest.raises(InputError, match=f"same images on both sides, not 12 and {len(artifact)}"):
+        with pytest.raises(InputError, match=f"same images on both sides, not 160 and {len(artifact)}"):
             compare(predictions(), artifact, None, FP32_GATES)
     with pytest.raises(InputError, match="not 0 and 0"):
         compare([], [], None, FP32_GATES)
@@ -238,3 +239,21 @@ def test_a_dense_checkpoint_has_no_other_mode(tiny_dense_checkpoint: Checkpoint)
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(InputError, match="'tpu' is not one of auto, cuda, cpu"):
         pick_device("tpu")
+
+
+@pytest.mark.parametrize("images", [MIN_IMAGES_FOR_RATE - 1, MIN_IMAGES_FOR_RATE])
+def test_agreement_is_gated_from_a_hundred_images_on(images: int) -> None:
+    wanted = predictions(images)
+    turned = images // 10
+    # The two likeliest classes of a tenth of the images change places by a hair: no loss of SNR or tokens.
+    found = [_with_the_best_two_swapped(item) if number < turned else item for number, item in enumerate(wanted)]
+    gates = replace(INT8_GATES, min_snr_db=-100.0)
+    failures = compare(wanted, found, None, gates).failures
+    assert any("all images" in failure for failure in failures) == (images >= MIN_IMAGES_FOR_RATE)
+
+
+def _with_the_best_two_swapped(prediction: Prediction) -> Prediction:
+    second, best = np.argsort(prediction.logits)[-2:]
+    logits = prediction.logits.copy()
+    logits[[second, best]] = logits[[best, second]]
+    return with_logits(prediction, logits)

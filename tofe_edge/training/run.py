@@ -119,6 +119,6 @@ def _record(
         "mean_kept": [round(mean, 3) for mean in measured.means],
         "mean_kept_sampled": [round(mean, 3) for mean in measured.sampled_means],
         "device": request.device,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "warnings": warnings,
     }
