@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -37,7 +39,7 @@ from tofe_edge.zoo import find_checkpoint
 
 @dataclass(frozen=True)
 class Contender:
-    """A named program and the multiply-accumulates of one run."""
+    """A named program."""
 
     name: str
     program: bytes
@@ -145,7 +147,10 @@ def main() -> None:
     today = datetime.date.today().isoformat()
     document = {
         "date": today,
-        "command": "taskset -c 0 python -m benchmarks.latency",
+        "command": shlex.join(
+            ["python", "-m", "benchmarks.latency", "--checkpoint", args.checkpoint, "--runs", str(args.runs)]
+        ),
+        "pinned_to": sorted(os.sched_getaffinity(0)),
         "host": {"processor": processor(), "system": platform.system(), "python": platform.python_version()},
         "versions": {"torch": str(torch.__version__), "executorch": version("executorch")},
         "threads": 1,
@@ -175,7 +180,7 @@ def processor() -> str:
     flags = [
         flag
         for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-        if flag in values.get("flags", "")
+        if flag in values.get("flags", values.get("Features", ""))
     ]
     return f"{values.get('model name', platform.machine())} ({', '.join(flags)})"
 

@@ -1,4 +1,4 @@
-"""Lowering a static graph to ExecuTorch with the XNNPACK delegate. The only module with executorch's export side."""
+"""Lowering a static graph to ExecuTorch with the XNNPACK delegate."""
 
 from __future__ import annotations
 

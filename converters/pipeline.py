@@ -6,18 +6,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Literal
 
 import torch
 
 from converters import executorch
 from converters.static_graph import build_static_graph
+from tofe_edge import __version__
 from tofe_edge.artifact import Manifest
 from tofe_edge.checkpoint import Checkpoint, load_model
 from tofe_edge.errors import InputError
 
-Target = Literal["executorch", "coreml"]
-_LIBRARIES = ("torch", "executorch", "torchao", "timm", "tofe-edge")
+_LIBRARIES = ("torch", "executorch", "torchao", "timm")
 
 
 @dataclass(frozen=True)
@@ -94,4 +93,4 @@ def _executorch_precision(request: ConvertRequest) -> executorch.Precision:
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:
-    return {name: metadata.version(name) for name in names}
+    return {**{name: metadata.version(name) for name in names}, "tofe-edge": __version__}

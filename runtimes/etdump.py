@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtimes.executorch import check_program, set_threads
+from runtimes.executorch import check_program, first_line, set_threads
 from runtimes.native_output import swallow_native_stderr
 from tofe_edge.artifact import Artifact, Manifest
 from tofe_edge.errors import DeviceError
@@ -140,9 +140,7 @@ def _trace(artifact: Artifact, runs: int) -> list[Event]:
                     module.forward((pixels,))
                 module.write_etdump_result_to_file(str(dump), str(Path(folder) / "unused.bin"))
         except RuntimeError as error:
-            raise DeviceError(
-                f"{artifact.path}: ExecuTorch failed to trace it ({str(error).splitlines()[0]})"
-            ) from error
+            raise DeviceError(f"{artifact.path}: ExecuTorch failed to trace it ({first_line(error)})") from error
         return _read_events(dump)
 
 

@@ -1,4 +1,4 @@
-"""Running an ExecuTorch artifact on this machine. The only module with executorch's runtime side."""
+"""Running an ExecuTorch artifact on this machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ExecuTorchModel:
         try:
             return self._method.execute([pixels])
         except RuntimeError as error:
-            raise DeviceError(f"{self.artifact.path}: ExecuTorch failed to run it ({_first_line(error)})") from error
+            raise DeviceError(f"{self.artifact.path}: ExecuTorch failed to run it ({first_line(error)})") from error
 
 
 def load(artifact: Artifact, threads: int) -> ExecuTorchModel:
@@ -65,7 +65,7 @@ def load(artifact: Artifact, threads: int) -> ExecuTorchModel:
             program = Runtime.get().load_program(artifact.path, verification=Verification.InternalConsistency)
             method = program.load_method("forward")
     except RuntimeError as error:
-        raise DeviceError(f"{artifact.path}: ExecuTorch cannot load it ({_first_line(error)})") from error
+        raise DeviceError(f"{artifact.path}: ExecuTorch cannot load it ({first_line(error)})") from error
     if method is None:
         raise DeviceError(f"{artifact.path}: has no method named forward")
     return ExecuTorchModel(artifact, threads, (time.perf_counter() - begun) * 1e3, method)
@@ -107,5 +107,6 @@ def _checked(pixels: npt.NDArray[np.float32], artifact: Artifact) -> npt.NDArray
     return np.ascontiguousarray(pixels)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library's error says first, cut to a readable length; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

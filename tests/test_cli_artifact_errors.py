@@ -186,7 +186,7 @@ def test_a_folder_of_unreadable_images_alone_is_refused(
 ) -> None:
     for path in image_folder.rglob("*.png"):
         path.write_bytes(b"x")
-    assert "none of its 6 images can be read" in fails("evaluate", tiny_checkpoint.path, "--data", image_folder)
+    assert "none of its 6 images can be used" in fails("evaluate", tiny_checkpoint.path, "--data", image_folder)
 
 
 def test_evaluate_without_images_is_refused(fails: Fails, tiny_checkpoint: Checkpoint) -> None:

@@ -59,7 +59,7 @@ def test_a_folder_without_one_readable_image_is_refused(image_folder: Path) -> N
         lambda: load_folder(image_folder, CLASS_IDS, SPEC, None),
         lambda: load_unlabelled(image_folder, SPEC, 9),
     ):
-        with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be read") as caught:
+        with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be used") as caught:
             action()
         assert "\n" not in str(caught.value)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import TinyToFe
 from torch import Tensor
 
-from tofe_edge.backbones import TokenCounts, create_host
+from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import InputError
 from tofe_edge.masking import take
 from tofe_edge.tofe import Inference, ToFe, masks_of
@@ -269,13 +269,6 @@ def test_counts_that_do_not_fit_the_backbone_are_refused(deit: ToFe, counts: tup
 def test_instance_adaptive_refuses_a_batch(deit: ToFe) -> None:
     with pytest.raises(InputError, match="one image at a time, not 2"):
         deit.forward_instance(images_for(deit, 2))
-
-
-def test_other_stages_than_the_backbones_are_refused(tiny_overrides: dict[str, int]) -> None:
-    host = create_host(DEIT, tiny_overrides)
-    with pytest.raises(InputError, match=r"stages \(1, 2\) are not those of deit_tiny"):
-        ToFe(host, (1, 2))
-    assert len(ToFe(host, (1, 2, 3)).selectors) == 3
 
 
 @pytest.mark.parametrize("text", ["", "96;49;27", "96,x,27", "9.5,5,3", "0,5,3", "-1,5,3"])

@@ -12,6 +12,7 @@ from tofe_edge.files import sha256_of, write_json
 from tofe_edge.preprocessing import Preprocessing
 
 SCHEMA = 1
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class Manifest:
         for key in ("fp32_layers", "class_names", "class_ids", "versions"):
             if not all(isinstance(item, str) for item in _items(fields[key])):
                 raise InputError(f"manifest key {key!r} must list texts")
+        if fields["precision"] not in PRECISIONS:
+            raise InputError(f"manifest key 'precision' is not one of {', '.join(PRECISIONS)}")
+        if not fields["class_names"] or len(fields["class_names"]) != len(fields["class_ids"]):
+            raise InputError("manifest keys 'class_names' and 'class_ids' must be of equal length and not empty")
         fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
         return cls(**fields)
 

@@ -258,14 +258,15 @@ def _read_pickled_tensors(path: Path) -> dict[str, Tensor]:
 
 def _metadata(path: Path) -> dict[str, str]:
     _must_be_a_file(path)
-    with path.open("rb") as handle:
-        start = handle.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise InputError(f"{path}: {_PICKLE_HINT}")
     try:
         with safe_open(str(path), framework="pt") as opened:
             return dict(opened.metadata() or {})
     except SafetensorError as error:
+        # Asked only now: a valid file may begin with a pickle's bytes, as the length of its header.
+        with path.open("rb") as handle:
+            start = handle.read(2)
+        if start == b"PK" or start[:1] == b"\x80":
+            raise InputError(f"{path}: {_PICKLE_HINT}") from error
         raise InputError(f"{path}: is damaged or cut short, or no safetensors file ({error})") from error
 
 

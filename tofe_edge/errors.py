@@ -1,7 +1,7 @@
 """Errors a user can act on: one line saying what is wrong, where, and what to try.
 
 Each class carries the process exit code of the command line. Anything that is not a
-:class:`TofeEdgeError` is a defect of this program and may show a traceback.
+:class:`TofeEdgeError` is a defect of this program (exit code 3; the traceback shows with ``--debug``).
 """
 
 from __future__ import annotations

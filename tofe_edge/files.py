@@ -104,7 +104,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically and with a stable key order."""
-    write_bytes(path, (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_bytes(
+        path,
+        (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"),
+    )
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -29,6 +29,19 @@ class Inputs:
     source: str
 
 
+def load_image(path: Path, spec: Preprocessing) -> npt.NDArray[np.float32]:
+    """One image file as a model input.
+
+    Raises:
+        InputError: it cannot be read or prepared; the message names the file.
+    """
+    image = read_image(path)
+    try:
+        return preprocess(image, spec)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def load_folder(
     folder: Path, class_ids: Sequence[str], spec: Preprocessing, limit: int | None, seed: int = 0
 ) -> Inputs:
@@ -39,39 +52,41 @@ def load_folder(
     Raises:
         InputError: there are no images, their folders are no classes of the model, or none can be read.
     """
-    pixels, labels, unreadable = [], [], []
+    pixels, labels, unreadable, reason = [], [], [], ""
     samples = sample_evenly(find_samples(folder, class_ids), limit, seed)
     with progress_bar("reading images", total=len(samples), unit="image") as bar:
         for sample in samples:
             try:
-                pixels.append(preprocess(read_image(sample.path), spec))
+                pixels.append(load_image(sample.path, spec))
                 labels.append(sample.label)
-            except InputError:
+            except InputError as error:
+                reason = reason or str(error)
                 unreadable.append(sample.path)
             bar.update(1)
     if not pixels:
-        raise InputError(f"{folder}: none of its {len(unreadable)} images can be read (first: {unreadable[0]})")
+        raise InputError(f"{folder}: none of its {len(unreadable)} images can be used (first: {reason})")
     return Inputs(tuple(pixels), tuple(labels), tuple(unreadable), str(folder))
 
 
 def load_unlabelled(folder: Path, spec: Preprocessing, limit: int, seed: int = 0) -> Inputs:
-    """Read a seeded selection of at most ``limit`` images from anywhere under ``folder``, labels ignored.
+    """Read a seeded selection of at most ``limit`` images from anywhere under ``folder``, in random order, labels ignored.
 
     Raises:
         InputError: there are no images, or none can be read.
     """
     paths = list_images(folder)
     chosen = np.random.default_rng(seed).permutation(len(paths))[:limit]
-    pixels, unreadable = [], []
+    pixels, unreadable, reason = [], [], ""
     with progress_bar("reading images", total=len(chosen), unit="image") as bar:
-        for position in sorted(chosen):
+        for position in chosen:
             try:
-                pixels.append(preprocess(read_image(paths[position]), spec))
-            except InputError:
+                pixels.append(load_image(paths[position], spec))
+            except InputError as error:
+                reason = reason or str(error)
                 unreadable.append(paths[position])
             bar.update(1)
     if not pixels:
-        raise InputError(f"{folder}: none of its {len(unreadable)} images can be read (first: {unreadable[0]})")
+        raise InputError(f"{folder}: none of its {len(unreadable)} images can be used (first: {reason})")
     return Inputs(tuple(pixels), None, tuple(unreadable), f"images of {folder}")
 
 

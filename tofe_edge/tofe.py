@@ -91,10 +91,8 @@ class Inference:
 class ToFe(nn.Module):
     """A :class:`Host` with ToFe's selectors before blocks ``l_1 … l_S`` and S - 1 approximators."""
 
-    def __init__(self, backbone: Host, stages: Sequence[int] | None = None) -> None:
+    def __init__(self, backbone: Host) -> None:
         super().__init__()
-        if stages is not None and tuple(stages) != backbone.spec.stages:
-            raise InputError(f"stages {tuple(stages)} are not those of {backbone.spec.name}: {backbone.spec.stages}")
         dim = backbone.spec.dim
         self.backbone = backbone
         self.selectors = nn.ModuleList(TokenSelector(dim) for _ in backbone.spec.stages)

@@ -48,6 +48,7 @@ def request_(tmp_path: Path, tiny_overrides: dict[str, int]) -> TrainingRequest:
         data=(str(tmp_path / "train"),),
         validation=tmp_path / "val",
         validation_resize="short_side",
+        validation_name=None,
         name="tiny",
         out=tmp_path / "out" / "tiny.safetensors",
         device="cpu",

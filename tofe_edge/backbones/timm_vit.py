@@ -136,7 +136,7 @@ def create(name: str, overrides: Mapping[str, int], pretrained: bool = False) ->
         if not pretrained:
             raise
         raise InputError(
-            f"backbone {name!r}: its published weights could not be fetched ({str(error).splitlines()[0]}); "
+            f"backbone {name!r}: its published weights could not be fetched ({type(error).__name__}); "
             "give a local file with --weights"
         ) from error
     reason = _unfit(vit)
@@ -154,6 +154,8 @@ def _unfit(vit: Any) -> str | None:
         return f"{type(vit).__name__} is not an isotropic vision transformer (windows, pyramids and hybrids are not supported)"
     if not getattr(vit, "has_class_token", vit.cls_token is not None):
         return "it has no CLS token; ToFe freezes patch tokens and reads the CLS token"
+    if vit.num_classes < 1:
+        return "it has no classifier head"
     if vit.global_pool != "token" or vit.attn_pool is not None:
         return (
             f"its head pools the patch tokens ({vit.global_pool or 'attention'}); freezing tokens would change the pool"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,13 +15,17 @@ from tofe_edge.errors import TofeEdgeError
 
 _COMMANDS = (convert, profile, parity, run, select, train, evaluate, profiles_list, checkpoints)
 _INTERRUPTED = 130
+_NOT_RUN = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a gate failed, 2 wrong input, 3 a device or runtime failed."""
     parsed = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+    code = _NOT_RUN
     try:
-        code: int = parsed.run(parsed)
+        code = int(parsed.run(parsed))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -29,12 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code
     except (TofeEdgeError, ProfileError) as error:
         if parsed.debug:
             raise
         print(f"tofe-edge: error: {_one_line(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, TofeEdgeError) else 2
+    except OSError as error:
+        # A path nobody could open: a name that is too long, a folder without permission.
+        if parsed.debug:
+            raise
+        print(f"tofe-edge: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        # A defect of this program or of a library. Exit code 1 is kept for gates.
+        if parsed.debug:
+            raise
+        what = f"{type(error).__name__}: {_one_line(error)[:200]}"
+        print(f"tofe-edge: error: internal error ({what}); run again with --debug and report it", file=sys.stderr)
+        return 3
 
 
 def _one_line(error: Exception) -> str:

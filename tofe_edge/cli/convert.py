@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tofe_edge.parity import Parity
 
 _CALIBRATION_IMAGES = 64
+_CHECK_IMAGES = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -38,7 +39,8 @@ class Settings:
     target: str
     precision: str
     profile: str | None
-    threads: int
+    int8_mode: str
+    """``static`` with calibration images, else ``dynamic``; read where the precision is int8."""
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -70,13 +72,13 @@ def run(args: argparse.Namespace) -> int:
     settings = _settle(args)
     file_name = f"{artifact_name(settings)}.pte"
     with workshop(args.out) as folder, progress_bar("reading images", total=3, unit="step") as bar:
-        calibration, samples = _read_images(args, settings.checkpoint)
+        calibration, samples = _read_images(args, settings)
         bar.update(1)
         bar.set_description(f"lowering to {settings.target}, {settings.precision} (a minute or two)")
         draft = _lower(settings, calibration, folder / file_name)
         bar.update(1)
         bar.set_description("checking against the reference")
-        parity = check(draft, settings.checkpoint, samples, threads=settings.threads)
+        parity = check(draft, settings.checkpoint, samples)
         if not parity.passed:
             raise GateError(f"{file_name}: not written, it differs from the reference: {'; '.join(parity.failures)}")
         manifest = with_parity(draft.manifest, {**parity.to_json(), "source": samples.source})
@@ -92,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
 def artifact_name(settings: Settings) -> str:
     """``checkpoint-profile-precision``, reduced to characters that are safe in any file name."""
-    parts = [settings.checkpoint.name, settings.profile, settings.precision]
+    precision = "int8_static" if (settings.precision, settings.int8_mode) == ("int8", "static") else settings.precision
+    parts = [settings.checkpoint.name, settings.profile, precision]
     return _UNSAFE.sub("_", "-".join(part for part in parts if part))[:150].lstrip(".-")
 
 
@@ -113,31 +116,36 @@ def _settle(args: argparse.Namespace) -> Settings:
         target=args.target or (profile.defaults.target if profile else "executorch"),
         precision=args.precision or (profile.defaults.precision if profile else "int8"),
         profile=profile.name if profile else None,
-        threads=1,
+        int8_mode="static" if args.calibration is not None else "dynamic",
     )
 
 
 def _warn_over_budget(checkpoint: Checkpoint, profile: DeviceProfile | None, max_gmacs: float | None) -> None:
+    from tofe_edge.budget import TOLERANCE
+
     limit = max_gmacs or (profile.budget.gmacs.value if profile else None)
-    if limit is not None and checkpoint.gmacs > limit:
+    if limit is not None and checkpoint.gmacs > limit * (1 + TOLERANCE):
         print(
             f"tofe-edge: warning: {checkpoint.name} needs {checkpoint.gmacs:.2f} GMACs, over the budget of {limit:.2f}",
             file=sys.stderr,
         )
 
 
-def _read_images(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[tuple[torch.Tensor, ...], Inputs]:
-    """Calibration inputs (none without ``--calibration``) and the images the result is checked on."""
+def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[tuple[torch.Tensor, ...], Inputs]:
+    """Calibration inputs (none without ``--calibration``) and the images, others, that the result is checked on."""
     import torch
 
     from tofe_edge.inputs import load_photographs, load_unlabelled
 
-    spec = checkpoint.preprocessing
+    spec = settings.checkpoint.preprocessing
     if args.calibration is None:
         return (), load_photographs(spec)
-    require(args.precision in (None, "int8"), "--calibration serves static int8; leave it out for other precisions")
-    inputs = load_unlabelled(args.calibration, spec, args.calibration_images)
-    return tuple(torch.from_numpy(pixels) for pixels in inputs.pixels), inputs
+    require(settings.precision == "int8", f"--calibration serves static int8; leave it out for {settings.precision}")
+    inputs = load_unlabelled(args.calibration, spec, args.calibration_images + _CHECK_IMAGES)
+    require(len(inputs.pixels) > 1, f"{args.calibration}: one image cannot serve both calibration and check; add more")
+    checked = min(_CHECK_IMAGES, len(inputs.pixels) // 2)
+    calibration = tuple(torch.from_numpy(pixels) for pixels in inputs.pixels[checked:])
+    return calibration, replace(inputs, pixels=inputs.pixels[:checked])
 
 
 def _lower(settings: Settings, calibration: tuple[torch.Tensor, ...], path: Path) -> Artifact:

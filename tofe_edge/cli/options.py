@@ -50,14 +50,13 @@ def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument(
         "--resize",
         choices=("short_side", "none"),
-        default="short_side",
-        help="none: images are stored at crop size already, only the centre is cut out (default: resize the short side)",
+        help="none: images are stored at crop size already, only the centre is cut out (default: the model's own)",
     )
 
 
 def preprocessing_for(spec: Preprocessing, args: Any) -> Preprocessing:
-    """The model's preprocessing, with ``--resize`` applied."""
-    return replace(spec, resize=args.resize)
+    """The model's preprocessing, with ``--resize`` applied where it is given."""
+    return spec if args.resize is None else replace(spec, resize=args.resize)
 
 
 def open_checkpoint(name: str, backbone: str | None) -> Checkpoint:

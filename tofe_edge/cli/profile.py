@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ def run(args: argparse.Namespace) -> int:
     """Time the model, then trace it."""
     import torch
 
-    from runtimes.etdump import break_down
+    from runtimes.etdump import Breakdown, break_down
     from runtimes.executorch import load
     from runtimes.latency import WARM_UP_RUNS, measure
     from tofe_edge.artifact import open_artifact
+    from tofe_edge.errors import DeviceError
 
     artifact = open_artifact(args.model)
     manifest = artifact.manifest
@@ -38,8 +40,13 @@ def run(args: argparse.Namespace) -> int:
     model = load(artifact, args.threads)
     pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     latency = measure(lambda: model.execute(pixels), args.runs)
-    breakdown = break_down(artifact, args.threads)
     times = latency.to_json()
+    try:
+        breakdown = break_down(artifact, args.threads)
+    except DeviceError as error:
+        # The latency has been measured; a trace of an unknown shape must not throw it away.
+        print(f"tofe-edge: warning: no breakdown: {error}", file=sys.stderr)
+        breakdown = Breakdown((), ())
     traced = sum(share.ms for share in breakdown.stages)
     document = {
         "model": str(args.model),

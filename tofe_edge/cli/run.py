@@ -24,13 +24,12 @@ def run(args: argparse.Namespace) -> int:
     """Classify every image; none is classified unless all can be read."""
     from runtimes.executorch import load
     from tofe_edge.artifact import open_artifact
-    from tofe_edge.images import read_image
+    from tofe_edge.inputs import load_image
     from tofe_edge.prediction import top_classes
-    from tofe_edge.preprocessing import preprocess
 
     artifact = open_artifact(args.model)
     manifest = artifact.manifest
-    inputs = [preprocess(read_image(path), manifest.preprocessing) for path in args.images]
+    inputs = [load_image(path, manifest.preprocessing) for path in args.images]
     model = load(artifact, args.threads)
     document, blocks = [], []
     for path, pixels in zip(args.images, inputs):

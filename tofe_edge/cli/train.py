@@ -60,6 +60,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--validation-resize", choices=("short_side", "none"), default="short_side", help="as evaluate --resize"
     )
+    parser.add_argument(
+        "--validation-name", metavar="TEXT", help="what the header calls these images (default: the folder's name)"
+    )
     parser.add_argument("--target-gmacs", type=positive_float, required=True, metavar="G", help="whole-net budget")
     for name, text in _NUMBERS.items():
         parser.add_argument(f"--{name}", type=float, metavar="X", help=text)
@@ -91,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         data=tuple(args.data),
         validation=args.validation,
         validation_resize=args.validation_resize,
+        validation_name=args.validation_name,
         name=args.name or args.out.stem,
         out=args.out,
         device=args.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -45,11 +46,17 @@ class TrainingConfig:
     """Images kept out of training, on which token counts are measured at the end."""
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"training: {name} must be a finite number, not {value}")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"training: seed must lie in [0, 2^31), not {self.seed}")
         positive = ("target_gmacs", "epochs", "batch_size", "learning_rate", "backbone_learning_rate", "gradient_clip")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"training: {name} must be greater than 0, not {getattr(self, name)}")
-        for name in ("fixed_epochs", "held_out", "weight_decay", "distillation_weight", "final_learning_rate"):
+        weights = ("cls_weight", "approximation_weight", "budget_weight", "distillation_weight", "weight_decay")
+        for name in (*weights, "fixed_epochs", "held_out", "final_learning_rate"):
             if getattr(self, name) < 0:
                 raise InputError(f"training: {name} must not be negative, not {getattr(self, name)}")
         for name in ("crop_scale", "noise_decay_start"):

@@ -32,7 +32,7 @@ class MeasuredCounts:
 
     means: tuple[float, ...]
     sampled_means: tuple[float, ...]
-    """With the Gumbel noise of training. Far from ``means``: the selectors hover around 0.5."""
+    """With Gumbel noise at full scale. Far from ``means``: the selectors hover around 0.5."""
     images: int
 
 

@@ -10,6 +10,7 @@ import torch
 
 from tofe_edge.backbones import TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, read_tensors, save
+from tofe_edge.dataset import sample_evenly
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation import Evaluation, evaluate
 from tofe_edge.files import workshop
@@ -35,6 +36,7 @@ class TrainingRequest:
     data: tuple[str, ...]
     validation: Path | None
     validation_resize: str
+    validation_name: str | None
     name: str
     out: Path
     device: str
@@ -61,7 +63,7 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
     dense = _accuracy(request, model, None, classes)
     result = train(model, data, config, request.out, device)
-    measured = measure_counts(model, data.held_out or data.train[:256], config.seed)
+    measured = measure_counts(model, data.held_out or sample_evenly(data.train, 256), config.seed)
     fitted = fit_counts(measured.means, host.spec, config.target_gmacs)
     record = {**_record(request, config, data, result, measured), "counts_scaled_by": round(fitted.factor, 3)}
     header = describe(request.name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
@@ -78,7 +80,7 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
         "dense_top1": dense.top1,
         "dense_top5": dense.top5,
         "images": tofe.images,
-        "dataset": request.validation.resolve().name,
+        "dataset": request.validation_name or request.validation.resolve().name,
         "mode": "batch",
     }
     return save(request.out, model, replace(header, accuracy=accuracy))
@@ -118,7 +120,7 @@ def _record(
         "steps": result.steps,
         "mean_kept": [round(mean, 3) for mean in measured.means],
         "mean_kept_sampled": [round(mean, 3) for mean in measured.sampled_means],
-        "device": request.device,
+        "device": pick_device(request.device).type,
         "torch": str(torch.__version__),
         "warnings": warnings,
     }

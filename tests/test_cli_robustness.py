@@ -1,0 +1,77 @@
+"""Whatever happens, the command line ends with one line and the right exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tofe_edge import budget
+from tofe_edge.backbones import create_host
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.cli import main
+from tofe_edge.cli.convert import Settings, artifact_name
+from tofe_edge.errors import InputError
+from tofe_edge.training.config import TrainingConfig
+
+
+def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert captured.out == ""
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_defect_is_one_line_and_not_a_failed_gate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("some key")
+
+    monkeypatch.setattr(budget, "choose", broken)
+    assert main(["select", "--max-gmacs", "1"]) == 3
+    assert "internal error (KeyError: 'some key'); run again with --debug" in only_line(capsys)
+    with pytest.raises(KeyError):
+        main(["select", "--max-gmacs", "1", "--debug"])
+
+
+@pytest.mark.parametrize("command", ["run", "checkpoints"])
+def test_a_name_too_long_for_the_file_system_is_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x" * 300 + (".pte" if command == "run" else ".safetensors")
+    assert main([command, name, *(["a.png"] if command == "run" else [])]) == 2
+    assert only_line(capsys).startswith("tofe-edge: error:")
+
+
+@pytest.mark.parametrize(
+    ("precision", "mode", "ending"),
+    [("int8", "dynamic", "-int8"), ("int8", "static", "-int8_static"), ("fp32", "static", "-fp32")],
+)
+def test_static_and_dynamic_artifacts_do_not_share_a_name(
+    tiny_checkpoint: Checkpoint, precision: str, mode: str, ending: str
+) -> None:
+    settings = Settings(tiny_checkpoint, "", "executorch", precision, "jetson_orin", mode)
+    assert artifact_name(settings).endswith("-jetson_orin" + ending)
+
+
+def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoint: Checkpoint) -> None:
+    from dataclasses import replace
+
+    hostile = replace(tiny_checkpoint, name="../../etc/$(reboot) \n; x" + "y" * 300)
+    name = artifact_name(Settings(hostile, "", "executorch", "int8", None, "dynamic"))
+    assert Path(name).name == name
+    assert len(name) <= 150
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+
+
+@pytest.mark.parametrize(
+    "option", [{"seed": -1}, {"epochs": float("inf")}, {"fixed_epochs": float("nan")}, {"budget_weight": -1.0}]
+)
+def test_hyper_parameters_out_of_range_are_refused_by_name(option: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(option))):
+        TrainingConfig(target_gmacs=0.6, **option)  # type: ignore[arg-type]
+
+
+def test_a_net_without_a_classifier_is_refused() -> None:
+    with pytest.raises(InputError, match="no classifier head"):
+        create_host("vit_small_patch14_reg4_dinov2", {"image_size": 56, "depth": 4, "dim": 48, "heads": 3})
