@@ -248,6 +248,8 @@ def test_ctrl_c_ends_convert_with_one_line_and_an_empty_folder(tmp_path: Path, t
     process = subprocess.Popen(
         [*PROGRAM, "convert", "--checkpoint", str(tiny_checkpoint.path), "--precision", "fp32", "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Whoever runs the tests in the background may have SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -259,7 +261,9 @@ def test_ctrl_c_ends_convert_with_one_line_and_an_empty_folder(tmp_path: Path, t
         stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
     finally:
         process.kill()
-    assert process.returncode == 130
+    # A shell reads 130 either way: CPython ends itself by SIGINT where the interrupt landed in an exec()ed string,
+    # as imports run some, even if it was handled.
+    assert process.returncode in (130, -signal.SIGINT)
     assert stdout == ""
     assert stderr == "tofe-edge: interrupted\n"
     assert list(out.iterdir()) == []
