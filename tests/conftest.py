@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
+from tofe_edge.artifact import Manifest
 from tofe_edge.backbones import TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.errors import InputError
@@ -50,6 +52,36 @@ def make_tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrid
                     module.running_mean.normal_(std=0.1)
                     module.running_var.uniform_(0.5, 1.5)
     return model.eval()
+
+
+def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
+    """A manifest that vouches for ``content`` as an fp32 artifact of the tiny checkpoint."""
+    return Manifest(
+        artifact=name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        target="executorch",
+        backend="xnnpack",
+        precision="fp32",
+        int8_mode=None,
+        checkpoint=checkpoint.name,
+        checkpoint_sha256=checkpoint.sha256(),
+        backbone=checkpoint.backbone_name,
+        profile=None,
+        token_counts=[9, 5, 3],
+        stage_blocks=[1, 1, 1, 1],
+        patch_tokens=16,
+        gmacs=checkpoint.gmacs,
+        delegates=4,
+        fallback_ops={},
+        fp32_layers=[],
+        planned_memory_bytes=0,
+        preprocessing=checkpoint.preprocessing,
+        class_names=list(checkpoint.classes.names),
+        class_ids=list(checkpoint.classes.ids),
+        parity=None,
+        versions={},
+    )
 
 
 def refused(path: Path, action: Callable[[], object]) -> str:

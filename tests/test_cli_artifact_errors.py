@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -10,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import manifest_for
 from PIL import Image
 
-from tofe_edge.artifact import Manifest, manifest_path_of, write_manifest
+from tofe_edge.artifact import manifest_path_of, write_manifest
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
 
@@ -20,35 +20,6 @@ PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(4096)
 """Has ExecuTorch's magic and is no program."""
 
 Fails = Callable[..., str]
-
-
-def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
-    return Manifest(
-        artifact=name,
-        sha256=hashlib.sha256(content).hexdigest(),
-        size_bytes=len(content),
-        target="executorch",
-        backend="xnnpack",
-        precision="fp32",
-        int8_mode=None,
-        checkpoint=checkpoint.name,
-        checkpoint_sha256=checkpoint.sha256(),
-        backbone=checkpoint.backbone_name,
-        profile=None,
-        token_counts=[9, 5, 3],
-        stage_blocks=[1, 1, 1, 1],
-        patch_tokens=16,
-        gmacs=checkpoint.gmacs,
-        delegates=4,
-        fallback_ops={},
-        fp32_layers=[],
-        planned_memory_bytes=0,
-        preprocessing=checkpoint.preprocessing,
-        class_names=list(checkpoint.classes.names),
-        class_ids=list(checkpoint.classes.ids),
-        parity=None,
-        versions={},
-    )
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import resource
@@ -14,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import manifest_for
 from safetensors.torch import load_file, save_file
 
 import converters.pipeline
 import profiles
 import tofe_edge.cli.parity
 from tofe_edge import zoo
-from tofe_edge.artifact import Manifest
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
 from tofe_edge.parity import Parity
@@ -55,35 +54,6 @@ class Bench:
         assert captured.err.startswith("tofe-edge: error: ")
         assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
         return captured.err.removeprefix("tofe-edge: error: ").rstrip()
-
-
-def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
-    return Manifest(
-        artifact=name,
-        sha256=hashlib.sha256(content).hexdigest(),
-        size_bytes=len(content),
-        target="executorch",
-        backend="xnnpack",
-        precision="fp32",
-        int8_mode=None,
-        checkpoint=checkpoint.name,
-        checkpoint_sha256=checkpoint.sha256(),
-        backbone=checkpoint.backbone_name,
-        profile=None,
-        token_counts=[9, 5, 3],
-        stage_blocks=[1, 1, 1, 1],
-        patch_tokens=16,
-        gmacs=checkpoint.gmacs,
-        delegates=4,
-        fallback_ops={},
-        fp32_layers=[],
-        planned_memory_bytes=0,
-        preprocessing=checkpoint.preprocessing,
-        class_names=list(checkpoint.classes.names),
-        class_ids=list(checkpoint.classes.ids),
-        parity=None,
-        versions={},
-    )
 
 
 @pytest.fixture
