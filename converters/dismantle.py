@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.folding import fold_batch_norm, fold_norm, scale_output
-from converters.layers import AuxHead, ClassHead, PatchStem, StaticBlock, plain_norm, static_block
+from converters.layers import AuxHead, ClassHead, ConvolutionStem, LinearStem, StaticBlock, rms_norm, static_block
 from tofe_edge.backbones import Backbone, Host
 from tofe_edge.backbones.lvvit import AUX_WEIGHT, RESIDUAL_SCALE, LvVit
 from tofe_edge.backbones.timm_vit import TimmVit
@@ -21,7 +21,7 @@ class Parts:
     """A backbone as static layers, all norms and scales folded."""
 
     spec: Backbone
-    stem: PatchStem
+    stem: nn.Module
     blocks: list[StaticBlock]
     head: nn.Module
 
@@ -47,20 +47,28 @@ def _dismantle_timm(host: TimmVit) -> Parts:
         raise InputError(
             f"{spec.name}: normalised queries and keys have no static form yet; choose a backbone without them"
         )
-    blocks = [static_block(block, _branch_scale(block.ls1), _branch_scale(block.ls2)) for block in vit.blocks]
     # The embedding of nothing is the prefix and the position embedding, whichever way timm lays them out.
     with torch.no_grad():
         constant: Tensor = vit._pos_embed(torch.zeros(1, spec.patch_tokens, spec.dim))
-    stem = PatchStem([vit.patch_embed.proj], constant[:, : spec.prefix_tokens], constant[:, spec.prefix_tokens :])
+    stem = LinearStem(vit.patch_embed.proj, constant[:, : spec.prefix_tokens], constant[:, spec.prefix_tokens :])
     classifiers = [vit.head]
     if getattr(vit, "head_dist", None) is not None:
         # The distilled net averages its two heads.
         classifiers = [scale_output(vit.head, 0.5), scale_output(vit.head_dist, 0.5)]
     if not isinstance(vit.fc_norm, nn.Identity):
         raise InputError(f"{spec.name}: a norm after pooling has no static form yet")
-    return Parts(
-        spec, stem, blocks, ClassHead(plain_norm(vit.norm), [fold_norm(vit.norm, layer) for layer in classifiers])
-    )
+    blocks = [
+        static_block(
+            block,
+            _branch_scale(block.ls1),
+            _branch_scale(block.ls2),
+            # Of the last block nothing is read but the tokens that the heads classify.
+            len(classifiers) if block is vit.blocks[-1] else None,
+        )
+        for block in vit.blocks
+    ]
+    head = ClassHead(rms_norm(vit.norm), [fold_norm(vit.norm, layer) for layer in classifiers])
+    return Parts(spec, stem, blocks, head)
 
 
 def _branch_scale(scale: Any) -> Tensor | float:
@@ -76,7 +84,7 @@ def _dismantle_lvvit(host: LvVit) -> Parts:
         fold_batch_norm(embed.conv3, embed.bn3),
         embed.proj,
     ]
-    stem = PatchStem(convolutions, host.cls_token + host.pos_embed[:, :1], host.pos_embed[:, 1:])
+    stem = ConvolutionStem(convolutions, host.cls_token + host.pos_embed[:, :1], host.pos_embed[:, 1:])
     blocks = [static_block(block, RESIDUAL_SCALE, RESIDUAL_SCALE) for block in host.blocks]
     aux = scale_output(fold_norm(host.norm, host.aux_head), AUX_WEIGHT)
-    return Parts(host.spec, stem, blocks, AuxHead(plain_norm(host.norm), fold_norm(host.norm, host.head), aux))
+    return Parts(host.spec, stem, blocks, AuxHead(rms_norm(host.norm), fold_norm(host.norm, host.head), aux))

@@ -6,6 +6,8 @@ that folding costs no more than one rounding a weight.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -41,16 +43,42 @@ def scale_output(layer: nn.Linear, factor: Tensor | float) -> nn.Linear:
     return make_linear(weight * scale[:, None], bias * scale)
 
 
-def split_rows(layer: nn.Linear, parts: int) -> tuple[nn.Linear, ...]:
-    """Cut a layer's outputs into ``parts`` layers of equal size (fused qkv into q, k and v)."""
+def centre_output(layer: nn.Linear) -> nn.Linear:
+    """``layer(x)`` less the mean of its outputs, as one layer.
+
+    Where every writer of a residual stream is centred, so is the stream, and a LayerNorm on it need not do it.
+    """
     weight, bias = weight_and_bias(layer)
-    return tuple(make_linear(w, b) for w, b in zip(weight.chunk(parts), bias.chunk(parts)))
+    return make_linear(weight - weight.mean(0), bias - bias.mean())
+
+
+def centre_convolution(conv: nn.Conv2d) -> nn.Conv2d:
+    """``conv(x)`` less the mean of its output channels, as one convolution."""
+    weight = conv.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().double()
+    centred = copy.deepcopy(conv)
+    centred.weight = nn.Parameter((weight - weight.mean(0)).float().contiguous(), requires_grad=False)
+    centred.bias = nn.Parameter((bias - bias.mean()).float(), requires_grad=False)
+    return centred
+
+
+def centre_rows(rows: Tensor) -> Tensor:
+    """Constant tokens ``(..., D)``, each less its mean."""
+    wide = rows.detach().double()
+    return (wide - wide.mean(-1, keepdim=True)).float().contiguous()
 
 
 def difference_of_outputs(layer: nn.Linear, first: int, second: int) -> nn.Linear:
     """``layer(x)[first] - layer(x)[second]`` as a layer with one output."""
     weight, bias = weight_and_bias(layer)
     return make_linear((weight[first] - weight[second])[None], (bias[first] - bias[second])[None])
+
+
+def convolution_as_linear(conv: nn.Conv2d) -> nn.Linear:
+    """A convolution whose stride is its kernel, as a Linear on flattened ``(C, kernel, kernel)`` patches."""
+    assert conv.stride == conv.kernel_size and conv.padding == (0, 0), "its patches overlap"
+    bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.double()
+    return make_linear(conv.weight.double().flatten(1), bias)
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:

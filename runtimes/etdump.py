@@ -15,11 +15,14 @@ import torch
 
 from runtimes.executorch import check_program, first_line, set_threads
 from runtimes.native_output import swallow_native_stderr
-from tofe_edge.artifact import Artifact, Manifest
+from tofe_edge.artifact import DEFAULT_METHOD, Artifact, Manifest
 from tofe_edge.errors import DeviceError
 from tofe_edge.quiet import quiet
 
 _RUNS = 20
+_VIEW = "et_view"
+"""A reshaping that moves nothing."""
+
 _DELEGATE = "DELEGATE_CALL"
 _FALLBACK = "native_call_"
 _NUMBERING = re.compile(r"\s*#\d+$")
@@ -53,45 +56,46 @@ class Breakdown:
     """Largest first."""
 
 
-def break_down(artifact: Artifact, threads: int, runs: int = _RUNS) -> Breakdown:
-    """Run a checked artifact with tracing and sum its events by stage and by kind of operator.
+def break_down(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, runs: int = _RUNS) -> Breakdown:
+    """Run one method of a checked artifact with tracing and sum its events by stage and by kind of operator.
 
     Raises:
-        InputError: the file is no ExecuTorch program.
+        InputError: the file is no ExecuTorch program, or it has no such method.
         DeviceError: ExecuTorch fails, or the trace does not have the shape the manifest promises.
     """
+    artifact.manifest.method(method)
     check_program(artifact)
     set_threads(threads)
-    events = _trace(artifact, runs)
+    events = _trace(artifact, method, runs)
     return Breakdown(tuple(stage_times(events, artifact.manifest)), tuple(operator_times(events)))
 
 
 def stage_times(events: Sequence[Event], manifest: Manifest) -> list[TimeShare]:
-    """Delegates are stages; what runs between two delegates is a selection.
+    """Delegates are stages; what runs between two delegates is a selection, before the first one a preparation.
 
     Raises:
         DeviceError: there are not as many delegates as stages.
     """
-    names = stage_names(manifest)
+    names = stage_names(manifest) if manifest.selection != "rank" else ["the whole net"]
     shares: list[TimeShare] = []
+    stages = steps = 0
     between = 0.0
-    steps = 0
     for event in events:
-        if event.inside:
+        if event.inside or _VIEW in event.name:
             continue
         if event.name != _DELEGATE:
             between += event.ms
             steps += 1
             continue
         if steps:
-            shares.append(TimeShare(f"selection {len(shares) // 2 + 1}", between, steps))
+            shares.append(TimeShare(f"selection {stages}" if stages else "preparation", between, steps))
             between, steps = 0.0, 0
-        stage = sum(1 for share in shares if not share.name.startswith("selection"))
         inner = sum(1 for other in events if other.inside and other.instruction == event.instruction)
-        if stage >= len(names):
+        if stages >= len(names):
             raise DeviceError(f"{manifest.artifact}: its trace has more than the {len(names)} delegates expected")
-        shares.append(TimeShare(names[stage], event.ms, inner))
-    if sum(1 for share in shares if not share.name.startswith("selection")) != len(names):
+        shares.append(TimeShare(names[stages], event.ms, inner))
+        stages += 1
+    if stages != len(names):
         raise DeviceError(f"{manifest.artifact}: its trace has fewer than the {len(names)} delegates expected")
     return shares
 
@@ -125,9 +129,9 @@ def operator_times(events: Sequence[Event]) -> list[TimeShare]:
     return sorted((TimeShare(kind, sums[kind], counts[kind]) for kind in sums), key=lambda share: -share.ms)
 
 
-def _trace(artifact: Artifact, runs: int) -> list[Event]:
+def _trace(artifact: Artifact, method: str, runs: int) -> list[Event]:
     size = artifact.manifest.preprocessing.image_size
-    pixels = torch.zeros(1, 3, size, size)
+    pixels = torch.zeros(artifact.manifest.batch, 3, size, size)
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as folder:
         dump = Path(folder) / "trace.etdp"
         try:
@@ -137,7 +141,7 @@ def _trace(artifact: Artifact, runs: int) -> list[Event]:
                 # Any non-zero debug buffer that is too small aborts the process; zero asks for times only.
                 module = _load_for_executorch(str(artifact.path), enable_etdump=True, debug_buffer_size=0)
                 for _ in range(runs):
-                    module.forward((pixels,))
+                    module.run_method(method, (pixels,))
                 module.write_etdump_result_to_file(str(dump), str(Path(folder) / "unused.bin"))
         except RuntimeError as error:
             raise DeviceError(f"{artifact.path}: ExecuTorch failed to trace it ({first_line(error)})") from error

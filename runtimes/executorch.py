@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from runtimes.native_output import swallow_native_stderr
-from tofe_edge.artifact import Artifact
+from tofe_edge.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.prediction import Prediction
 from tofe_edge.selections import compose_selections
@@ -22,21 +23,41 @@ _MAGIC_BYTES = b"ET12"
 
 @dataclass(frozen=True)
 class ExecuTorchModel:
-    """A loaded artifact. Calling it with an input ``(1, 3, H, W)`` float32 gives a :class:`Prediction`."""
+    """A loaded method of an artifact. Calling it with an input ``(1, 3, H, W)`` float32 gives a :class:`Prediction`."""
 
     artifact: Artifact
     threads: int
     load_ms: float
+    method: Method
     _method: Any
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> Prediction:
-        outputs = self.execute(torch.from_numpy(_checked(pixels, self.artifact)))
-        kept = self.artifact.manifest.token_counts or []
-        selections = [output.numpy() for output in outputs[1:]]
-        return Prediction(outputs[0].numpy()[0].copy(), tuple(compose_selections(selections, kept)))
+        return self.predict([pixels])[0]
+
+    def predict(self, images: Sequence[npt.NDArray[np.float32]]) -> list[Prediction]:
+        """Classify at most a batch of inputs, each ``(1, 3, H, W)``; a short batch is filled with its last image.
+
+        Raises:
+            InputError: there are none, or more than a batch, or an input has the wrong shape.
+            DeviceError: ExecuTorch reports an error.
+        """
+        batch = self.artifact.manifest.batch
+        if not 1 <= len(images) <= batch:
+            raise InputError(f"{self.artifact.path}: takes 1 to {batch} images at once, not {len(images)}")
+        checked = [_checked(pixels, self.artifact) for pixels in images]
+        filled = np.concatenate([*checked, *[checked[-1]] * (batch - len(checked))])
+        logits, *selections = self.execute(torch.from_numpy(filled))
+        kept = self.method.token_counts or []
+        return [
+            Prediction(
+                logits.numpy()[number].copy(),
+                tuple(compose_selections([_of_image(order.numpy(), number) for order in selections], kept)),
+            )
+            for number in range(len(images))
+        ]
 
     def execute(self, pixels: torch.Tensor) -> Any:
-        """Run once and return the raw output tensors.
+        """Run once on a whole batch ``(B, 3, H, W)`` and return the raw output tensors.
 
         Raises:
             DeviceError: ExecuTorch reports an error.
@@ -47,28 +68,47 @@ class ExecuTorchModel:
             raise DeviceError(f"{self.artifact.path}: ExecuTorch failed to run it ({first_line(error)})") from error
 
 
-def load(artifact: Artifact, threads: int) -> ExecuTorchModel:
-    """Load a checked artifact with ``threads`` threads.
+def load(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -> ExecuTorchModel:
+    """Load one method of a checked artifact with ``threads`` threads.
 
     Raises:
-        InputError: the file is no ExecuTorch program, or ``threads`` is not positive.
+        InputError: the file is no ExecuTorch program, it has no such method, or ``threads`` is not positive.
         DeviceError: ExecuTorch cannot load it.
     """
+    return load_methods(artifact, threads, [method])[method]
+
+
+def load_methods(artifact: Artifact, threads: int, names: Sequence[str]) -> dict[str, ExecuTorchModel]:
+    """Load several methods of one artifact; the program, and what they share of it, is in memory once.
+
+    Raises:
+        As :func:`load`.
+    """
+    methods = {name: artifact.manifest.method(name) for name in names}
     check_program(artifact)
     set_threads(threads)
-    begun = time.perf_counter()
     try:
         with swallow_native_stderr():
             from executorch.runtime import Runtime, Verification
 
             begun = time.perf_counter()
             program = Runtime.get().load_program(artifact.path, verification=Verification.InternalConsistency)
-            method = program.load_method("forward")
+            loaded = {}
+            for name, method in methods.items():
+                if name not in program.method_names:
+                    raise DeviceError(f"{artifact.path}: lacks the method {name} of its manifest; convert it again")
+                native = program.load_method(name)
+                loaded[name] = ExecuTorchModel(artifact, threads, (time.perf_counter() - begun) * 1e3, method, native)
+                begun = time.perf_counter()
     except RuntimeError as error:
         raise DeviceError(f"{artifact.path}: ExecuTorch cannot load it ({first_line(error)})") from error
-    if method is None:
-        raise DeviceError(f"{artifact.path}: has no method named forward")
-    return ExecuTorchModel(artifact, threads, (time.perf_counter() - begun) * 1e3, method)
+    return loaded
+
+
+def _of_image(order: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
+    """One image's selection: a batch has a row for each; selection by ranks gives whole numbers as floats."""
+    row: npt.NDArray[np.int64] = (order if order.ndim == 1 else order[number]).astype(np.int64)
+    return row
 
 
 def check_program(artifact: Artifact) -> None:

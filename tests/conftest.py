@@ -15,7 +15,7 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
-from tofe_edge.artifact import Manifest
+from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
 from tofe_edge.backbones import TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.errors import InputError
@@ -76,6 +76,10 @@ def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
         fallback_ops={},
         fp32_layers=[],
         planned_memory_bytes=0,
+        further_methods=[],
+        batch=1,
+        selection="topk",
+        quantization=None,
         preprocessing=checkpoint.preprocessing,
         class_names=list(checkpoint.classes.names),
         class_ids=list(checkpoint.classes.ids),
@@ -137,6 +141,22 @@ def _saved(path: Path, counts: TokenCounts | None) -> Checkpoint:
     accuracy = {"top1": 70.5, "top5": 90.25, "dense_top1": 72.0, "images": 40, "dataset": "noise"}
     header = describe(path.stem, host.spec, host.preprocessing, classes, counts, accuracy, {"epochs": 1})
     return save(path, model, header)
+
+
+@pytest.fixture(scope="session")
+def elastic_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+    """The tiny checkpoint in fp32 with a larger and a smaller budget beside its own, for batches of 3."""
+    # Here, because most tests need no exporter.
+    from converters.pipeline import ConvertRequest, convert
+
+    path = tmp_path_factory.mktemp("elastic") / "tiny-elastic.pte"
+    request = ConvertRequest(
+        tiny_checkpoint, "executorch", "fp32", None, path.name, further_gmacs=(0.0016, 0.002), batch=3
+    )
+    conversion = convert(request)
+    path.write_bytes(conversion.program)
+    write_manifest(path, conversion.manifest)
+    return open_artifact(path)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""ToFe on DeiT in float64 NumPy, one image at a time, read from the paper's equations and from nothing else.
+"""ToFe on DeiT in float64 NumPy, one image at a time, read from the paper's equations.
 
+It departs from them where the package says that it does: the approximator reads a token less its mean.
 Shares no code with the package: it takes a state dict, an image, the places l_1 … l_S and the counts N^1 … N^S.
 """
 
@@ -93,9 +94,9 @@ def importance(net: Net, stage: int, patches: Array) -> Array:
 
 
 def approximate(net: Net, stage: int, frozen: Array) -> Array:
-    """Eq. 6."""
+    """Eq. 6, but the bottleneck reads the token less the mean of its channels."""
     name = f"approximators.{stage}"
-    return frozen + net.linear(f"{name}.fc2", gelu(net.linear(f"{name}.fc1", frozen)))
+    return frozen + net.linear(f"{name}.fc2", gelu(net.linear(f"{name}.fc1", frozen - frozen.mean())))
 
 
 def head(net: Net, tokens: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from conftest import fine_or_refused, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tofe_edge.artifact import Artifact, Manifest, manifest_path_of, open_artifact, with_parity, write_manifest
+from tofe_edge.artifact import Artifact, Manifest, Method, manifest_path_of, open_artifact, with_parity, write_manifest
+from tofe_edge.errors import InputError
 from tofe_edge.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 CONTENT = bytes(range(256)) * 40
@@ -40,6 +42,10 @@ def manifest_for(content: bytes) -> Manifest:
         fallback_ops={"aten.sort.stable": 3},
         fp32_layers=["patch_embed"],
         planned_memory_bytes=4096,
+        further_methods=[Method("forward_5_3_1", [5, 3, 1], 0.25, 2, {"aten.sort.stable": 3}, 2048)],
+        batch=1,
+        selection="topk",
+        quantization=None,
         preprocessing=Preprocessing(64, 0.9, "bicubic", IMAGENET_MEAN, IMAGENET_STD),
         class_names=["cat", "hound"],
         class_ids=["0", "1"],
@@ -132,7 +138,9 @@ def test_a_manifest_that_is_no_json_is_refused(artifact: Artifact, content: byte
     assert "cannot be read as JSON" in refused_manifest(artifact)
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "7", '"text"', "{}", '{"schema": 2}', '{"schema": "1"}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "7", '"text"', "{}", '{"schema": 1}', '{"schema": 3}', '{"schema": "2"}']
+)
 def test_a_manifest_of_another_schema_is_refused(artifact: Artifact, content: str) -> None:
     artifact.manifest_path.write_text(content, encoding="utf-8")
     assert "manifest schema" in refused_manifest(artifact)
@@ -173,6 +181,7 @@ def test_a_manifest_with_a_value_of_the_wrong_type_is_refused(artifact: Artifact
         ("fp32_layers", [{}]),
         ("fallback_ops", {"aten.sort.stable": "three"}),
         ("versions", {"torch": 2}),
+        ("further_methods", [1]),
         ("preprocessing", {}),
         ("preprocessing", {"image_size": 0}),
     ],
@@ -180,6 +189,70 @@ def test_a_manifest_with_a_value_of_the_wrong_type_is_refused(artifact: Artifact
 def test_a_manifest_with_an_impossible_value_is_refused(artifact: Artifact, key: str, value: object) -> None:
     change(artifact, lambda document: document.update({key: value}))
     assert key in refused_manifest(artifact)
+
+
+def test_a_manifest_of_the_first_schema_says_what_to_do(artifact: Artifact) -> None:
+    change(artifact, lambda document: document.update(schema=1))
+    assert "manifest schema 1 is not 2; convert the model again" in refused_manifest(artifact)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_below_one_is_refused(artifact: Artifact, batch: int) -> None:
+    change(artifact, lambda document: document.update(batch=batch))
+    assert "manifest key 'batch' must be at least 1" in refused_manifest(artifact)
+
+
+GOOD_METHOD = asdict(manifest_for(CONTENT).further_methods[0])
+BAD_METHODS: dict[str, Any] = {
+    "no object": "forward_5_3_1",
+    "null": None,
+    "list": list(GOOD_METHOD.values()),
+    **{f"without {key}": {k: v for k, v in GOOD_METHOD.items() if k != key} for key in GOOD_METHOD},
+    "unknown key": {**GOOD_METHOD, "extra": 1},
+    **{f"{key} of the wrong type": {**GOOD_METHOD, key: None} for key in GOOD_METHOD},
+    **{f"{key} true": {**GOOD_METHOD, key: True} for key in GOOD_METHOD},
+    "negative tokens": {**GOOD_METHOD, "token_counts": [5, -3, 1]},
+    "broken tokens": {**GOOD_METHOD, "token_counts": [5, 2.5, 1]},
+    "negative operators": {**GOOD_METHOD, "fallback_ops": {"aten.sort.stable": -1}},
+    "negative delegates": {**GOOD_METHOD, "delegates": -1},
+    "negative memory": {**GOOD_METHOD, "planned_memory_bytes": -1},
+    "broken memory": {**GOOD_METHOD, "planned_memory_bytes": 2048.0},
+}
+
+
+def test_the_method_that_the_malformed_ones_are_made_of_is_taken(artifact: Artifact) -> None:
+    change(artifact, lambda document: document.update(further_methods=[GOOD_METHOD]))
+    assert open_artifact(artifact.path) == artifact
+
+
+@pytest.mark.parametrize("kind", BAD_METHODS)
+def test_a_malformed_further_method_is_refused(artifact: Artifact, kind: str) -> None:
+    good = {**GOOD_METHOD, "name": "forward_4_2_1"}
+    change(artifact, lambda document: document.update(further_methods=[good, BAD_METHODS[kind]]))
+    assert "manifest key 'further_methods' is malformed; convert the model again" in refused_manifest(artifact)
+
+
+@pytest.mark.parametrize("names", [["forward"], ["forward_5_3_1", "forward_5_3_1"]])
+def test_a_method_named_twice_is_refused(artifact: Artifact, names: list[str]) -> None:
+    methods = [{**GOOD_METHOD, "name": name} for name in names]
+    change(artifact, lambda document: document.update(further_methods=methods))
+    assert "manifest key 'further_methods' names a method twice" in refused_manifest(artifact)
+
+
+def test_methods_are_listed_with_the_default_one_first() -> None:
+    manifest = manifest_for(CONTENT)
+    assert list(manifest.methods) == ["forward", "forward_5_3_1"]
+    default = manifest.method("forward")
+    assert (default.token_counts, default.gmacs, default.planned_memory_bytes) == ([9, 5, 3], 0.5, 4096)
+    assert (default.delegates, default.fallback_ops) == (2, {"aten.sort.stable": 3})
+    assert manifest.method("forward_5_3_1") is manifest.further_methods[0]
+
+
+@pytest.mark.parametrize("name", ["", "Forward", "forward_9_5_3"])
+def test_an_unknown_method_is_refused_with_the_names_there_are(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        manifest_for(CONTENT).method(name)
+    assert str(caught.value) == f"tiny.pte: has no method {name!r}; it has forward, forward_5_3_1"
 
 
 JSON = st.recursive(

@@ -158,7 +158,7 @@ def test_an_unknown_backbone_offers_near_names(bench: Bench) -> None:
             ["--precision", "fp16"],
             "precision 'fp16': XNNPACK computes GELU in fp32 alone; use --precision int8 or fp32",
         ),
-        (["--precision", "fp32", "--calibration", "."], "--calibration serves static int8; leave it out"),
+        (["--precision", "fp32", "--calibration", "."], "--calibration serves int8; leave it out for fp32"),
         (["--calibration", "no/such/folder"], "no/such/folder: does not exist; give a folder of images"),
     ],
 )

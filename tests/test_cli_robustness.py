@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_name_too_long_for_the_file_system_is_one_line(command: str, capsys: p
     [("int8", "dynamic", "-int8"), ("int8", "static", "-int8_static"), ("fp32", "static", "-fp32")],
 )
 def test_static_and_dynamic_artifacts_do_not_share_a_name(
-    tiny_checkpoint: Checkpoint, precision: str, mode: str, ending: str
+    tiny_checkpoint: Checkpoint, precision: str, mode: Literal["dynamic", "static"], ending: str
 ) -> None:
     settings = Settings(tiny_checkpoint, "", "executorch", precision, "jetson_orin", mode)
     assert artifact_name(settings).endswith("-jetson_orin" + ending)

@@ -95,3 +95,12 @@ def test_photographs_without_scikit_learn_point_to_data(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(InputError, match="scikit-learn, which is not installed; give --data"):
         load_photographs(SPEC)
+
+
+def test_images_in_class_folders_are_labelled_where_all_are_known(image_folder: Path) -> None:
+    labelled = load_unlabelled(image_folder, SPEC, 100, class_ids=CLASS_IDS)
+    assert labelled.labels is not None
+    assert len(labelled.labels) == len(labelled.pixels)
+    assert sorted(labelled.labels) == [0, 0, 0, 1, 1, 1]
+    assert load_unlabelled(image_folder, SPEC, 100, class_ids=CLASS_IDS[1:]).labels is None
+    assert load_unlabelled(image_folder, SPEC, 100).labels is None

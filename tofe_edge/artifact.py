@@ -11,8 +11,43 @@ from tofe_edge.errors import InputError
 from tofe_edge.files import sha256_of, write_json
 from tofe_edge.preprocessing import Preprocessing
 
-SCHEMA = 1
+SCHEMA = 2
 PRECISIONS = ("fp32", "fp16", "int8")
+
+
+DEFAULT_METHOD = "forward"
+"""The method that a program runs unless it is asked for another one."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One budget of a program: the same weights with other token counts."""
+
+    name: str
+    token_counts: list[int] | None
+    """Kept patch tokens per stage; ``None`` for a dense model."""
+    gmacs: float
+    delegates: int
+    fallback_ops: dict[str, int]
+    """Operators that no delegate took, with their numbers."""
+    planned_memory_bytes: int
+
+    @classmethod
+    def from_json(cls, document: Any) -> Method:
+        """Read one entry of a manifest's ``further_methods``. Raises :class:`InputError`."""
+        fields = document if isinstance(document, dict) else {}
+        wrong = set(fields) != set(cls.__dataclass_fields__) or not (
+            isinstance(fields["name"], str)
+            and isinstance(fields["token_counts"], list)
+            and type(fields["gmacs"]) in (int, float)
+            and isinstance(fields["fallback_ops"], dict)
+            and all(type(fields[key]) is int and fields[key] >= 0 for key in ("delegates", "planned_memory_bytes"))
+            and all(type(item) is int and item >= 0 for item in _items(fields["token_counts"]))
+            and all(type(item) is int and item >= 0 for item in _items(fields["fallback_ops"]))
+        )
+        if wrong:
+            raise InputError("manifest key 'further_methods' is malformed; convert the model again")
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -44,11 +79,39 @@ class Manifest:
     fp32_layers: list[str]
     """Layers with weights that int8 left in fp32."""
     planned_memory_bytes: int
+    further_methods: list[Method]
+    """Other budgets in the same program, from the largest to the smallest."""
+    batch: int
+    """Images of one run."""
+    selection: str | None
+    """How tokens are put in order: ``topk`` or ``rank``."""
+    quantization: dict[str, Any] | None
+    """What int8 cost on the calibration images, and why layers are in fp32."""
     preprocessing: Preprocessing
     class_names: list[str]
     class_ids: list[str]
     parity: dict[str, Any] | None
     versions: dict[str, str]
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """Every budget by the name of its method, the default first."""
+        default = Method(
+            DEFAULT_METHOD,
+            self.token_counts,
+            self.gmacs,
+            self.delegates,
+            self.fallback_ops,
+            self.planned_memory_bytes,
+        )
+        return {method.name: method for method in (default, *self.further_methods)}
+
+    def method(self, name: str) -> Method:
+        """One budget. Raises :class:`InputError`, listing the names there are, where there is none of this name."""
+        found = self.methods.get(name)
+        if found is None:
+            raise InputError(f"{self.artifact}: has no method {name!r}; it has {', '.join(self.methods)}")
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The document stored beside the artifact."""
@@ -86,6 +149,12 @@ class Manifest:
             raise InputError(f"manifest key 'precision' is not one of {', '.join(PRECISIONS)}")
         if not fields["class_names"] or len(fields["class_names"]) != len(fields["class_ids"]):
             raise InputError("manifest keys 'class_names' and 'class_ids' must be of equal length and not empty")
+        if fields["batch"] < 1:
+            raise InputError("manifest key 'batch' must be at least 1")
+        fields["further_methods"] = [Method.from_json(entry) for entry in fields["further_methods"]]
+        method_names = [DEFAULT_METHOD, *(method.name for method in fields["further_methods"])]
+        if len(set(method_names)) < len(method_names):
+            raise InputError("manifest key 'further_methods' names a method twice; convert the model again")
         fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
         return cls(**fields)
 
@@ -100,6 +169,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "int8_mode": (str, _NONE), "checkpoint": (str,), "checkpoint_sha256": (str,), "backbone": (str,), "profile": (str, _NONE),
     "token_counts": (list, _NONE), "stage_blocks": (list,), "patch_tokens": (int,), "gmacs": (int, float), "delegates": (int,),
     "fallback_ops": (dict,), "fp32_layers": (list,), "planned_memory_bytes": (int,), "preprocessing": (dict,),
+    "further_methods": (list,), "batch": (int,), "selection": (str, _NONE), "quantization": (dict, _NONE),
     "class_names": (list,), "class_ids": (list,), "parity": (dict, _NONE), "versions": (dict,),
 }  # fmt: skip
 

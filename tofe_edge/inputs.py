@@ -68,26 +68,35 @@ def load_folder(
     return Inputs(tuple(pixels), tuple(labels), tuple(unreadable), str(folder))
 
 
-def load_unlabelled(folder: Path, spec: Preprocessing, limit: int, seed: int = 0) -> Inputs:
-    """Read a seeded selection of at most ``limit`` images from anywhere under ``folder``, in random order, labels ignored.
+def load_unlabelled(
+    folder: Path, spec: Preprocessing, limit: int, seed: int = 0, class_ids: Sequence[str] = ()
+) -> Inputs:
+    """Read a seeded selection of at most ``limit`` images from anywhere under ``folder``, in random order.
+
+    Args:
+        class_ids: where every image stands in a folder named after one of these, it is labelled with it; else, and
+            without them, there are no labels.
 
     Raises:
         InputError: there are no images, or none can be read.
     """
     paths = list_images(folder)
+    index = {identifier: position for position, identifier in enumerate(class_ids)}
+    labelled = all(path.parent.name in index for path in paths)
     chosen = np.random.default_rng(seed).permutation(len(paths))[:limit]
-    pixels, unreadable, reason = [], [], ""
+    pixels, labels, unreadable, reason = [], [], [], ""
     with progress_bar("reading images", total=len(chosen), unit="image") as bar:
         for position in chosen:
             try:
                 pixels.append(load_image(paths[position], spec))
+                labels.append(index[paths[position].parent.name] if labelled else -1)
             except InputError as error:
                 reason = reason or str(error)
                 unreadable.append(paths[position])
             bar.update(1)
     if not pixels:
         raise InputError(f"{folder}: none of its {len(unreadable)} images can be used (first: {reason})")
-    return Inputs(tuple(pixels), None, tuple(unreadable), f"images of {folder}")
+    return Inputs(tuple(pixels), tuple(labels) if labelled else None, tuple(unreadable), f"images of {folder}")
 
 
 def load_photographs(spec: Preprocessing, seed: int = 0) -> Inputs:

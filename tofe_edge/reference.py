@@ -14,6 +14,7 @@ from tofe_edge.backbones import TokenCounts
 from tofe_edge.checkpoint import Checkpoint, load_model
 from tofe_edge.errors import InputError
 from tofe_edge.prediction import Prediction
+from tofe_edge.resolution import at_image_size
 from tofe_edge.tofe import Inference, ToFe
 
 Mode = Literal["batch", "instance", "dense"]
@@ -50,15 +51,24 @@ class Reference:
             yield from self.predict(np.concatenate(inputs[start : start + batch]))
 
 
-def load_reference(checkpoint: Checkpoint, mode: Mode | None = None, device: str = "auto") -> Reference:
+def load_reference(
+    checkpoint: Checkpoint,
+    mode: Mode | None = None,
+    device: str = "auto",
+    counts: TokenCounts | None = None,
+    image_size: int | None = None,
+) -> Reference:
     """Load a checkpoint as the reference.
 
     Args:
         mode: default: batch-adaptive where the checkpoint has token counts, else dense.
         device: ``auto`` (CUDA where there is one), ``cuda`` or ``cpu``.
+        counts: token counts in place of the checkpoint's, at the size below.
+        image_size: side of the input in place of the checkpoint's.
 
     Raises:
-        InputError: the checkpoint has no selectors for the mode, or there is no CUDA device.
+        InputError: the checkpoint has no selectors for the mode, there is no CUDA device, or the counts or size do
+            not fit.
     """
     if mode is None:
         mode = "batch" if checkpoint.token_counts else "dense"
@@ -68,7 +78,13 @@ def load_reference(checkpoint: Checkpoint, mode: Mode | None = None, device: str
     # TF32 rounds products to 10 bits: enough to move a token across the cut.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    return Reference(load_model(checkpoint).to(target), checkpoint.token_counts, mode, target)
+    model, own_counts = load_model(checkpoint), checkpoint.token_counts
+    if image_size is not None and image_size != checkpoint.preprocessing.image_size:
+        resized = at_image_size(model, own_counts, checkpoint.preprocessing, image_size)
+        model, own_counts = resized.model, resized.counts
+    if counts is not None:
+        own_counts = counts.check(model.backbone.spec)
+    return Reference(model.to(target), own_counts, mode, target)
 
 
 def pick_device(name: str) -> torch.device:

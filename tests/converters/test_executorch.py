@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tiny_exports
 import torch
-from torch import Tensor
+from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, Export, export, images, tiny_net, two_methods
 
-from converters.executorch import Lowered, Precision, lower
+import tofe_edge
+from converters.executorch import lower
+from converters.quantize import layers_of, plan_int8, quantize
 from converters.static_graph import build_static_graph
 from runtimes.native_output import swallow_native_stderr
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.errors import InputError
+from tofe_edge.checkpoint import load_model, read_header
 from tofe_edge.parity import kept_overlap, snr_db
 from tofe_edge.selections import compose_selections
-from tofe_edge.tofe import ToFe
 
-COUNTS = TokenCounts((9, 5, 3))
+ROOT = Path(__file__).parents[2]
 IMAGES = 8
 SELECTORS = [f"selectors.{stage}.{layer}" for stage in range(3) for layer in ("fc1", "fc2", "score")]
+TOFE = ["fp32", "int8 dynamic", "int8 static", "lvvit"]
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A net, what was made of it, and the outputs of both on the same images."""
+class Outputs:
+    """What a program and the reference make of the same images."""
 
-    lowered: Lowered
     logits: npt.NDArray[np.float32]
     kept: list[list[npt.NDArray[np.int64]]]
     """Per image, per stage."""
@@ -37,24 +43,20 @@ class Exported:
     wanted_kept: list[list[npt.NDArray[np.int64]]]
 
 
-def images(count: int, seed: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return list(torch.randn(count, 1, 3, 64, 64, generator=generator))
-
-
-def export_and_run(model: ToFe, counts: TokenCounts | None, precision: Precision) -> Exported:
-    graph = build_static_graph(model, counts)
-    lowered = lower(graph, 64, precision, images(4, seed=1) if precision == "int8-static" else ())
-    stages = counts.kept if counts else ()
+@cache
+def outputs(kind: str) -> Outputs:
+    model = tiny_net("lvvit" if kind == "lvvit" else "deit")
+    counts = None if kind == "dense" else COUNTS
     with swallow_native_stderr():
         from executorch.runtime import Runtime
 
-        method = Runtime.get().load_program(lowered.program).load_method("forward")
+        method = Runtime.get().load_program(export(kind).lowered.program).load_method("forward")
+    assert method is not None
     logits, kept, wanted_logits, wanted_kept = [], [], [], []
     for image in images(IMAGES, seed=2):
         first, *selections = method.execute([image])
         logits.append(first.numpy()[0].copy())
-        kept.append(compose_selections([selection.numpy() for selection in selections], stages))
+        kept.append(compose_selections([selection.numpy() for selection in selections], counts.kept if counts else ()))
         with torch.no_grad():
             if counts is None:
                 wanted_logits.append(model.forward_dense(image).numpy()[0])
@@ -62,124 +64,150 @@ def export_and_run(model: ToFe, counts: TokenCounts | None, precision: Precision
             reference = model.forward_batch(image, counts)
         wanted_logits.append(reference.logits.numpy()[0])
         wanted_kept.append([index.numpy()[0] for index in reference.kept])
-    return Exported(lowered, np.stack(logits), kept, np.stack(wanted_logits), wanted_kept)
+    return Outputs(np.stack(logits), kept, np.stack(wanted_logits), wanted_kept)
 
 
-@pytest.fixture(scope="module")
-def fp32(tiny_tofe: Callable[..., ToFe]) -> Exported:
-    return export_and_run(tiny_tofe(), COUNTS, "fp32")
+def overlap(found: Outputs, stage: int) -> float:
+    pairs = zip(found.wanted_kept, found.kept, strict=True)
+    return float(np.mean([kept_overlap(wanted[stage], kept[stage]) for wanted, kept in pairs]))
 
 
-@pytest.fixture(scope="module")
-def int8_dynamic(tiny_tofe: Callable[..., ToFe]) -> Exported:
-    return export_and_run(tiny_tofe(), COUNTS, "int8-dynamic")
+def fallback_without_views(exported: Export) -> dict[str, int]:
+    """Operators outside the delegates that do something: the runtime executes no view."""
+    operators = exported.lowered.methods["forward"].fallback_ops
+    return {name: number for name, number in operators.items() if name != "view_copy"}
 
 
-@pytest.fixture(scope="module")
-def int8_static(tiny_tofe: Callable[..., ToFe]) -> Exported:
-    return export_and_run(tiny_tofe(), COUNTS, "int8-static")
+@pytest.mark.parametrize("kind", TOFE)
+def test_each_stage_is_one_delegate(kind: str) -> None:
+    assert export(kind).lowered.methods["forward"].delegates == 4
 
 
-@pytest.fixture(scope="module")
-def dense(tiny_tofe: Callable[..., ToFe]) -> Exported:
-    return export_and_run(tiny_tofe(), None, "fp32")
+@pytest.mark.parametrize("kind", TOFE)
+def test_only_the_three_selections_stay_outside_the_delegates(kind: str) -> None:
+    assert fallback_without_views(export(kind)) == {"topk": 3, "index_select": 3}
 
 
-@pytest.fixture(scope="module")
-def lvvit(tiny_tofe: Callable[..., ToFe]) -> Exported:
-    return export_and_run(tiny_tofe("lvvit_s"), COUNTS, "fp32")
+def test_the_dense_net_is_one_delegate_with_nothing_outside() -> None:
+    assert export("dense").lowered.methods["forward"].delegates == 1
+    assert fallback_without_views(export("dense")) == {}
 
 
-TOFE = ["fp32", "int8_dynamic", "int8_static", "lvvit"]
+@pytest.mark.parametrize("kind", ["fp32", "lvvit"])
+def test_fp32_keeps_the_tokens_that_the_reference_keeps(kind: str) -> None:
+    found = outputs(kind)
+    for kept, wanted in zip(found.kept, found.wanted_kept, strict=True):
+        for kept_stage, wanted_stage in zip(kept, wanted, strict=True):
+            assert set(kept_stage.tolist()) == set(wanted_stage.tolist())
 
 
-@pytest.fixture
-def exported(request: pytest.FixtureRequest) -> Exported:
-    """The export that a test's parameter names."""
-    result: Exported = request.getfixturevalue(request.param)
-    return result
+@pytest.mark.parametrize("kind", ["fp32", "lvvit", "dense"])
+def test_fp32_logits_are_those_of_the_reference(kind: str) -> None:
+    np.testing.assert_allclose(outputs(kind).logits, outputs(kind).wanted_logits, atol=1e-4, rtol=1e-4)
 
 
-def overlap(exported: Exported, stage: int) -> float:
-    pairs = zip(exported.wanted_kept, exported.kept, strict=True)
-    return float(np.mean([kept_overlap(wanted[stage], found[stage]) for wanted, found in pairs]))
-
-
-@pytest.mark.parametrize("exported", TOFE, indirect=True)
-def test_each_stage_is_one_delegate(exported: Exported) -> None:
-    assert exported.lowered.delegates == 4
-
-
-@pytest.mark.parametrize("exported", TOFE, indirect=True)
-def test_only_the_three_selections_stay_outside_the_delegates(exported: Exported) -> None:
-    assert exported.lowered.fallback_ops == {"topk": 3, "index_select": 3, "unsqueeze_copy": 3}
-
-
-def test_the_dense_net_is_one_delegate_with_nothing_outside(dense: Exported) -> None:
-    assert dense.lowered.delegates == 1
-    assert dense.lowered.fallback_ops == {}
-
-
-@pytest.mark.parametrize("exported", ["fp32", "lvvit"], indirect=True)
-def test_fp32_keeps_the_tokens_that_the_reference_keeps(exported: Exported) -> None:
-    for found, wanted in zip(exported.kept, exported.wanted_kept, strict=True):
-        for found_stage, wanted_stage in zip(found, wanted, strict=True):
-            assert set(found_stage.tolist()) == set(wanted_stage.tolist())
-
-
-@pytest.mark.parametrize("exported", ["fp32", "lvvit", "dense"], indirect=True)
-def test_fp32_logits_are_those_of_the_reference(exported: Exported) -> None:
-    np.testing.assert_allclose(exported.logits, exported.wanted_logits, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("exported", [*TOFE, "dense"], indirect=True)
-def test_logits_follow_the_image(exported: Exported) -> None:
+@pytest.mark.parametrize("kind", [*TOFE, "dense"])
+def test_logits_follow_the_image(kind: str) -> None:
     """Else agreement would be that of constants."""
-    spread = exported.wanted_logits.std(axis=0).max()
+    spread = outputs(kind).wanted_logits.std(axis=0).max()
     assert spread > 100 * 1e-4
-    assert exported.logits.std(axis=0).max() == pytest.approx(spread, rel=0.5)
+    assert outputs(kind).logits.std(axis=0).max() == pytest.approx(spread, rel=0.5)
 
 
-# Measured: 35 dB dynamic, 17 dB static (ranges from 4 images of noise).
-@pytest.mark.parametrize(("exported", "decibels"), [("int8_dynamic", 22), ("int8_static", 10)], indirect=["exported"])
-def test_int8_logits_are_close_to_the_reference(exported: Exported, decibels: float) -> None:
-    snr = snr_db(exported.wanted_logits, exported.logits)
+@pytest.mark.parametrize(("kind", "decibels"), [("int8 dynamic", 22), ("int8 static", 15)])
+def test_int8_logits_are_close_to_the_reference(kind: str, decibels: float) -> None:
+    snr = snr_db(outputs(kind).wanted_logits, outputs(kind).logits)
     assert decibels < snr < 80, "closer than int8 can be: was it quantized?"
 
 
-@pytest.mark.parametrize("exported", ["int8_dynamic", "int8_static"], indirect=True)
-def test_int8_keeps_nearly_the_same_tokens(exported: Exported) -> None:
-    assert min(overlap(exported, stage) for stage in range(3)) > 0.85
+@pytest.mark.parametrize("kind", ["int8 dynamic", "int8 static"])
+def test_int8_keeps_nearly_the_same_tokens(kind: str) -> None:
+    assert min(overlap(outputs(kind), stage) for stage in range(3)) > 0.85
 
 
-def test_fp32_names_no_layer_as_left_out(fp32: Exported) -> None:
-    assert fp32.lowered.fp32_layers == []
+@pytest.mark.parametrize("kind", ["int8 dynamic", "int8 static"])
+def test_int8_programs_compute_what_the_quantized_graph_computes(kind: str) -> None:
+    """The graph that was measured in PyTorch is the one that runs."""
+    wanted = []
+    with torch.no_grad():
+        for image in images(IMAGES, seed=2):
+            wanted.append(export(kind).graph(image)[0].numpy()[0])
+    assert snr_db(np.stack(wanted), outputs(kind).logits) > 30
 
 
-def test_static_int8_leaves_the_selectors_alone_in_fp32(int8_static: Exported) -> None:
-    assert int8_static.lowered.fp32_layers == SELECTORS
+@pytest.mark.parametrize("kind", ["int8 dynamic", "int8 static"])
+def test_int8_leaves_the_selectors_alone_in_fp32(kind: str) -> None:
+    assert sorted(layers_of(export(kind).graph)) == SELECTORS
 
 
-def test_dynamic_int8_leaves_the_selectors_and_the_convolution_in_fp32(int8_dynamic: Exported) -> None:
-    assert int8_dynamic.lowered.fp32_layers == [*SELECTORS, "stem.convolutions.0"]
+@pytest.mark.parametrize("kind", ["int8 dynamic", "int8 static"])
+def test_int8_makes_the_program_smaller(kind: str) -> None:
+    assert len(export(kind).lowered.program) < 0.45 * len(export("fp32").lowered.program)
 
 
-@pytest.mark.parametrize("exported", ["int8_dynamic", "int8_static"], indirect=True)
-def test_int8_makes_the_program_smaller(exported: Exported, fp32: Exported) -> None:
-    assert len(exported.lowered.program) < 0.65 * len(fp32.lowered.program)
+@pytest.mark.parametrize("kind", ["fp32", "dense"])
+def test_planned_memory_covers_the_input_and_not_the_weights(kind: str) -> None:
+    lowered = export(kind).lowered
+    assert 4 * 3 * 64 * 64 <= lowered.methods["forward"].planned_memory_bytes < len(lowered.program)
 
 
-def test_planned_memory_covers_the_input_and_not_the_weights(fp32: Exported, dense: Exported) -> None:
-    for exported in (fp32, dense):
-        assert 4 * 3 * 64 * 64 <= exported.lowered.planned_memory_bytes < len(exported.lowered.program)
+def test_further_methods_share_the_weights() -> None:
+    """Of a tiny net the graph itself weighs as much as the weights: what the second method adds is little of them."""
+    added = len(two_methods().program) - len(export("int8 dynamic").lowered.program)
+    weights = sum(buffer.nbytes for name, buffer in tiny_exports.int8_graph("dynamic").named_buffers())
+    assert 0 < added < 0.3 * weights
+
+
+def test_each_method_is_described() -> None:
+    assert list(two_methods().methods) == ["forward", OTHER]
+    for method in two_methods().methods.values():
+        assert method.delegates == 4
+        assert {name for name in method.fallback_ops if name != "view_copy"} == {"topk", "index_select"}
+
+
+def test_each_method_agrees_with_its_own_program_bit_for_bit() -> None:
+    alone = {"forward": export("int8 dynamic").lowered, OTHER: tiny_exports.other_method_alone()}
+    lengths: dict[str, Sequence[int]] = {"forward": (16, 16, 3), OTHER: (16, 16, 4)}
+    for name, program in alone.items():
+        for image in images(4, seed=3):
+            found = tiny_exports.run(two_methods(), image, name)
+            wanted = tiny_exports.run(program, image)
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+            assert [len(selection) for selection in found[1:]] == list(lengths[name])
+    assert OTHER_COUNTS[-1] == 4
 
 
 @pytest.mark.slow
-def test_the_same_net_gives_the_same_bytes(fp32: Exported, tiny_tofe: Callable[..., ToFe]) -> None:
-    again = lower(build_static_graph(tiny_tofe(), COUNTS), 64, "fp32")
-    assert again == fp32.lowered
+def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "again.pte"
+    script = (
+        "import sys, pathlib, tiny_exports; pathlib.Path(sys.argv[1]).write_bytes(tiny_exports.two_methods().program)"
+    )
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/converters")))
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", script, path], check=True, env=environment, cwd=tmp_path, timeout=500)
+    assert path.read_bytes() == two_methods().program
 
 
-def test_static_int8_without_calibration_images_is_refused(tiny_tofe: Callable[..., ToFe]) -> None:
-    with pytest.raises(InputError, match="static int8 needs calibration images; give a folder with --calibration"):
-        lower(build_static_graph(tiny_tofe(), COUNTS), 64, "int8-static")
+@pytest.mark.slow
+def test_two_further_budgets_cost_at_most_a_twentieth_of_the_shipped_net() -> None:
+    checkpoint = read_header(Path(tofe_edge.__file__).parent / "zoo/tofe_deit_tiny_063.safetensors")
+    counts = checkpoint.token_counts
+    assert counts is not None
+    model = load_model(checkpoint)
+    graph = build_static_graph(model, counts)
+    graph = quantize(graph, plan_int8(graph, "dynamic"))
+    smaller = {
+        f"forward_{share}": graph.with_counts([max(1, count * share // 100) for count in counts.kept])
+        for share in (80, 60)
+    }
+    size = model.backbone.spec.image_size
+    one = lower({"forward": graph}, (1, 3, size, size))
+    three = lower({"forward": graph, **smaller}, (1, 3, size, size))
+    assert all(method.delegates == 4 for method in three.methods.values())
+    assert len(three.program) <= 1.05 * len(one.program)
+    # The default method is what it is alone.
+    image = images(1, seed=4, size=size)[0]
+    found, wanted = tiny_exports.run(three, image), tiny_exports.run(one, image)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

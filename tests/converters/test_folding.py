@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from converters.folding import (
+    centre_convolution,
+    centre_output,
+    centre_rows,
+    convolution_as_linear,
     difference_of_outputs,
     fold_batch_norm,
     fold_norm,
     make_linear,
     scale_output,
-    split_rows,
     weight_and_bias,
 )
 
@@ -99,13 +102,81 @@ def test_scale_output_by_one_number_an_output(inputs: int, outputs: int, seed: i
     assert_close(run_in_float64(scale_output(layer, gamma), x), gamma.double() * run_in_float64(layer, x))
 
 
+def less_its_mean(x: Tensor, axis: int) -> Tensor:
+    return x - x.mean(axis, keepdim=True)
+
+
 @random_layers
-@given(inputs=WIDTHS, width=WIDTHS, parts=st.integers(1, 4), seed=SEEDS, bias=st.booleans())
-def test_split_rows_are_the_chunks_of_the_output(inputs: int, width: int, parts: int, seed: int, bias: bool) -> None:
-    layer, x = linear(inputs, parts * width, seed, bias), rows(inputs, seed)
-    found = torch.cat([run_in_float64(part, x) for part in split_rows(layer, parts)], dim=-1)
-    assert_close(found, run_in_float64(layer, x))
-    assert len(split_rows(layer, parts)) == parts
+@given(inputs=WIDTHS, outputs=WIDTHS, seed=SEEDS, bias=st.booleans())
+def test_centre_output_is_the_output_less_its_mean(inputs: int, outputs: int, seed: int, bias: bool) -> None:
+    layer, x = linear(inputs, outputs, seed, bias), rows(inputs, seed)
+    found = run_in_float64(centre_output(layer), x)
+    assert_close(found, less_its_mean(run_in_float64(layer, x), 1))
+    assert float(found.mean(1).abs().max()) < 1e-5
+
+
+@random_layers
+@given(inputs=st.integers(2, 33), outputs=WIDTHS, seed=SEEDS)
+def test_centring_after_scaling_each_output(inputs: int, outputs: int, seed: int) -> None:
+    """As a block's last Linear is folded: LayerScale's factors first, then the mean of what they leave."""
+    layer, x = linear(inputs, outputs, seed), rows(inputs, seed)
+    gamma = torch.randn(outputs, generator=seeded(seed + 3))
+    wanted = less_its_mean(gamma.double() * run_in_float64(layer, x), 1)
+    assert_close(run_in_float64(centre_output(scale_output(layer, gamma)), x), wanted)
+
+
+@random_layers
+@given(
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 6)),
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    bias=st.booleans(),
+    seed=SEEDS,
+)
+def test_centre_convolution_is_the_output_less_the_mean_of_its_channels(
+    channels: tuple[int, int], kernel: int, stride: int, padding: int, bias: bool, seed: int
+) -> None:
+    conv = nn.Conv2d(*channels, kernel, stride=stride, padding=padding, bias=bias)
+    randomised(conv, seed)
+    images = torch.randn(2, channels[0], 9, 8, dtype=torch.float64, generator=seeded(seed + 1))
+    found = run_in_float64(centre_convolution(conv), images)
+    assert_close(found, less_its_mean(run_in_float64(conv, images), 1))
+
+
+@random_layers
+@given(shape=st.tuples(st.integers(1, 3), st.integers(1, 5), WIDTHS), seed=SEEDS, far=st.sampled_from([0.0, 1e3]))
+def test_centre_rows_takes_each_row_s_mean(shape: tuple[int, int, int], seed: int, far: float) -> None:
+    tokens = torch.randn(shape, generator=seeded(seed)) + far
+    found = centre_rows(tokens)
+    assert found.dtype == torch.float32 and found.is_contiguous()
+    assert_close(found.double(), less_its_mean(tokens.double(), -1))
+
+
+@random_layers
+@given(
+    channels=st.tuples(st.integers(1, 4), WIDTHS),
+    kernel=st.integers(1, 5),
+    patches=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    bias=st.booleans(),
+    seed=SEEDS,
+)
+def test_a_convolution_without_overlap_is_a_linear_on_patches(
+    channels: tuple[int, int], kernel: int, patches: tuple[int, int], bias: bool, seed: int
+) -> None:
+    conv = nn.Conv2d(*channels, kernel, stride=kernel, bias=bias)
+    randomised(conv, seed)
+    height, width = (kernel * number for number in patches)
+    image = torch.randn(2, channels[0], height, width, dtype=torch.float64, generator=seeded(seed + 1))
+    flat = nn.functional.unfold(image, kernel, stride=kernel).transpose(1, 2)
+    wanted = run_in_float64(conv, image).flatten(2).transpose(1, 2)
+    assert_close(run_in_float64(convolution_as_linear(conv), flat), wanted)
+
+
+@pytest.mark.parametrize("overlap", [{"stride": 1}, {"stride": 2, "padding": 1}])
+def test_a_convolution_with_overlap_is_no_linear(overlap: dict[str, int]) -> None:
+    with pytest.raises(AssertionError, match="overlap"):
+        convolution_as_linear(nn.Conv2d(3, 4, 2, **overlap))  # type: ignore[arg-type]
 
 
 @random_layers
@@ -154,17 +225,25 @@ def test_make_linear_keeps_the_numbers() -> None:
     assert not layer.weight.requires_grad
 
 
-@pytest.mark.parametrize("fold", ["norm", "scale", "split", "difference", "batch norm"])
+FOLDINGS = ["norm", "scale", "scale each", "centre", "centre convolution", "linear", "difference", "batch norm"]
+
+
+@pytest.mark.parametrize("fold", FOLDINGS)
 def test_foldings_leave_their_arguments_alone(fold: str) -> None:
     layer, norm = linear(4, 4, 0), nn.LayerNorm(4)
-    conv, batch_norm = nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3)
+    conv, batch_norm = nn.Conv2d(2, 3, 2, stride=2), nn.BatchNorm2d(3)
     modules = nn.ModuleList([layer, norm, conv, batch_norm])
     randomised(modules, 1)
+    factors = torch.randn(4, generator=seeded(2))
+    factors_before = factors.clone()
     before = {key: value.clone() for key, value in modules.state_dict().items()}
     foldings: dict[str, Callable[[], Sequence[nn.Module]]] = {
         "norm": lambda: [fold_norm(norm, layer)],
         "scale": lambda: [scale_output(layer, 2.0)],
-        "split": lambda: split_rows(layer, 2),
+        "scale each": lambda: [scale_output(layer, factors)],
+        "centre": lambda: [centre_output(layer)],
+        "centre convolution": lambda: [centre_convolution(conv)],
+        "linear": lambda: [convolution_as_linear(conv)],
         "difference": lambda: [difference_of_outputs(layer, 0, 1)],
         "batch norm": lambda: [fold_batch_norm(conv, batch_norm)],
     }
@@ -173,3 +252,11 @@ def test_foldings_leave_their_arguments_alone(fold: str) -> None:
         for parameter in module.parameters():
             parameter.data.fill_(7)
     assert all(torch.equal(value, before[key]) for key, value in modules.state_dict().items())
+    assert torch.equal(factors, factors_before)
+
+
+def test_centre_rows_leaves_its_argument_alone() -> None:
+    tokens = torch.randn(1, 3, 5, generator=seeded(0))
+    before = tokens.clone()
+    centre_rows(tokens).fill_(7)
+    assert torch.equal(tokens, before)

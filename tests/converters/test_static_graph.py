@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.static_graph import StaticToFe, build_static_graph
+from converters.dismantle import dismantle
+from converters.layers import LinearStem, StaticBlock
+from converters.selection import Select, select_by_rank, select_by_topk
+from converters.static_graph import StaticApproximator, StaticToFe, build_static_graph
 from tofe_edge.backbones import Host, TokenCounts
 from tofe_edge.errors import InputError
 from tofe_edge.selections import compose_selections
@@ -154,3 +157,159 @@ def test_a_backbone_of_an_unknown_kind_is_refused(tiny_tofe: TinyToFe) -> None:
     model.backbone = Other()
     with pytest.raises(InputError, match="Other: this kind of backbone cannot be exported"):
         build_static_graph(model, None)
+
+
+EVERY_FAMILY = pytest.mark.parametrize(("name", "overrides"), FAMILIES)
+
+
+@EVERY_FAMILY
+def test_what_enters_and_leaves_each_block_is_centred(
+    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]
+) -> None:
+    """The norms rely on it: they divide by the root mean square and subtract no mean."""
+    model = tiny_tofe(name, **overrides)
+    graph = build_static_graph(model, TokenCounts((9, 5, 3)))
+    offsets: list[float] = []
+
+    def watch(_module: nn.Module, _args: object, tokens: Tensor) -> None:
+        offsets.append(float((tokens.mean(-1).abs() / tokens.square().mean(-1).sqrt()).max()))
+
+    watched = [module for module in graph.modules() if isinstance(module, (StaticBlock, StaticApproximator))]
+    for module in (graph.stem, *watched):
+        module.register_forward_hook(watch)
+    with torch.no_grad():
+        graph(images_for(model, 1))
+        uncentred = model.backbone.embed(images_for(model, 1)).mean(-1).abs().max()
+    assert len(offsets) == 1 + 4 + 2
+    assert max(offsets) < 1e-5
+    assert float(uncentred) > 1e-3, "the host's own stream is centred: this shows nothing"
+
+
+@EVERY_FAMILY
+def test_the_last_block_computes_what_the_head_reads(tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]) -> None:
+    model = tiny_tofe(name, **overrides)
+    parts = dismantle(model.backbone)
+    read = {"lvvit_s": None, "deit_tiny_distilled_patch16_224": 2}.get(name, 1)
+    assert [block.queries for block in parts.blocks] == [None] * (len(parts.blocks) - 1) + [read]
+    with torch.no_grad():
+        tokens = parts.stem(images_for(model, 2))
+        for block in parts.blocks[:-1]:
+            tokens = block(tokens)
+        last = parts.blocks[-1]
+        some = last(tokens)
+        logits = parts.head(some)
+        last.queries = None
+        everything = last(tokens)
+        assert some.shape == (2, read or tokens.shape[1], tokens.shape[2])
+        assert everything.shape == tokens.shape
+        torch.testing.assert_close(some, everything[:, : some.shape[1]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits, parts.head(everything), atol=1e-5, rtol=1e-5)
+
+
+SELECTS = [pytest.param(select_by_topk, id="topk"), pytest.param(select_by_rank, id="rank")]
+
+
+@pytest.mark.parametrize("select", SELECTS)
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "lvvit_s"])
+def test_a_batch_is_classified_image_by_image(tiny_tofe: TinyToFe, name: str, batch: int, select: Select) -> None:
+    model = tiny_tofe(name)
+    graph = build_static_graph(model, TokenCounts((9, 5, 3)), select)
+    images = images_for(model, batch, seed=2)
+    with torch.no_grad():
+        logits, *selections = graph(images)
+        assert logits.shape == (batch, 10)
+        assert [selection.shape for selection in selections] == [(batch, 16), (batch, 16), (batch, 3)]
+        for number in range(batch):
+            wanted, *orders = graph(images[[number]])
+            torch.testing.assert_close(logits[number], wanted[0], atol=1e-5, rtol=1e-5)
+            for found, order in zip(selections, orders, strict=True):
+                assert torch.equal(found[number], order.view(-1))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_dense_batch_is_classified_image_by_image(tiny_tofe: TinyToFe, batch: int) -> None:
+    model = tiny_tofe()
+    images = images_for(model, batch)
+    with torch.no_grad():
+        (logits,) = build_static_graph(model, None)(images)
+        torch.testing.assert_close(logits, model.forward_dense(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
+def test_selection_by_rank_is_selection_by_topk(tiny_tofe: TinyToFe, name: str) -> None:
+    model = tiny_tofe(name)
+    by_topk, by_rank = (
+        build_static_graph(model, TokenCounts((9, 5, 3)), select) for select in (select_by_topk, select_by_rank)
+    )
+    with torch.no_grad():
+        for image in images_for(model, 4):
+            for found, wanted in zip(by_rank(image[None]), by_topk(image[None]), strict=True):
+                assert torch.equal(found.view(-1), wanted.view(-1).to(found.dtype))
+
+
+@pytest.mark.parametrize("counts", [(9, 5, 3), (16, 5, 3), (9, 16, 3), (16, 16, 16)], ids=str)
+def test_its_own_selections_forced_change_nothing(tiny_tofe: TinyToFe, counts: tuple[int, ...]) -> None:
+    model = tiny_tofe()
+    graph, image = build_static_graph(model, TokenCounts(counts)), images_for(model, 1)
+    with torch.no_grad():
+        free = graph(image)
+        forced = graph(image, free[1:])
+    assert all(torch.equal(a, b) for a, b in zip(free, forced, strict=True))
+
+
+def test_selections_by_rank_can_be_forced_too(tiny_tofe: TinyToFe) -> None:
+    """They come as rows of float32."""
+    model = tiny_tofe()
+    graph, image = build_static_graph(model, TokenCounts((9, 5, 3)), select_by_rank), images_for(model, 1)
+    with torch.no_grad():
+        free = graph(image)
+        forced = graph(image, free[1:])
+    assert all(torch.equal(a, b) for a, b in zip(free, forced, strict=True))
+
+
+def test_other_selections_forced_are_followed(tiny_tofe: TinyToFe) -> None:
+    model = tiny_tofe()
+    graph, (image, other) = build_static_graph(model, TokenCounts((9, 5, 3))), images_for(model, 2)[:, None]
+    with torch.no_grad():
+        free, others = graph(image), graph(other)[1:]
+        logits, *selections = graph(image, others)
+    assert all(torch.equal(a, b) for a, b in zip(selections, others, strict=True))
+    assert not torch.allclose(logits, free[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("counts", [(12, 7, 4), (16, 5, 3), (9, 16, 16), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
+def test_with_counts_is_the_graph_of_those_counts(tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...]) -> None:
+    model = tiny_tofe(name)
+    graph = build_static_graph(model, TokenCounts((9, 5, 3)))
+    twin, built = graph.with_counts(counts), build_static_graph(model, TokenCounts(counts))
+    image = images_for(model, 1)
+    with torch.no_grad():
+        before = graph(image)
+        for found, wanted in zip(twin(image), built(image), strict=True):
+            assert torch.equal(found, wanted)
+        assert all(torch.equal(a, b) for a, b in zip(graph(image), before, strict=True)), "the original changed"
+    assert graph.kept == (9, 5, 3) and twin.kept == counts
+
+
+def test_with_counts_shares_every_weight(tiny_tofe: TinyToFe) -> None:
+    graph = build_static_graph(tiny_tofe(), TokenCounts((9, 5, 3)))
+    own, shared = graph.state_dict(), graph.with_counts((12, 7, 4)).state_dict()
+    assert own.keys() == shared.keys()
+    assert all(own[name].data_ptr() == shared[name].data_ptr() for name in own)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_linear_stem_is_the_convolution_and_its_embedding(bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(3, 10, 4, stride=4, bias=bias).requires_grad_(False)
+    for parameter in conv.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    prefix, position = torch.randn(1, 2, 10, generator=generator), torch.randn(1, 12, 10, generator=generator)
+    image = torch.randn(2, 3, 12, 16, generator=generator)
+    patches = conv(image).flatten(2).transpose(1, 2) + position
+    wanted = torch.cat((prefix.expand(2, -1, -1), patches), dim=1)
+    with torch.no_grad():
+        found = LinearStem(conv, prefix, position)(image)
+    torch.testing.assert_close(found, wanted - wanted.mean(-1, keepdim=True), atol=1e-5, rtol=1e-5)

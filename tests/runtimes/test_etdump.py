@@ -15,7 +15,9 @@ from tofe_edge.files import sha256_of
 from tofe_edge.preprocessing import Preprocessing
 
 
-def manifest(stage_blocks: list[int], path: Path | None = None, name: str = "made-up.pte") -> Manifest:
+def manifest(
+    stage_blocks: list[int], path: Path | None = None, name: str = "made-up.pte", selection: str = "topk"
+) -> Manifest:
     return Manifest(
         artifact=name,
         sha256=sha256_of(path) if path else "",
@@ -36,6 +38,10 @@ def manifest(stage_blocks: list[int], path: Path | None = None, name: str = "mad
         fallback_ops={},
         fp32_layers=[],
         planned_memory_bytes=0,
+        further_methods=[],
+        batch=1,
+        selection=selection,
+        quantization=None,
         preprocessing=Preprocessing(64, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         class_names=[],
         class_ids=[],
@@ -99,6 +105,13 @@ def test_what_runs_between_two_delegates_is_a_selection() -> None:
     ]
 
 
+def test_what_runs_before_the_first_delegate_is_no_selection() -> None:
+    prologue = [fallback(0, "full.out", 0.125), fallback(1, "arange.start_out", 0.125)]
+    shares = stage_times([*prologue, *made_up_trace(3)], manifest([3, 3, 3]))
+    assert shares[0] == TimeShare("preparation", 0.25, 2)
+    assert shares[1:] == stage_times(made_up_trace(3), manifest([3, 3, 3]))
+
+
 def test_delegates_without_anything_between_them_have_no_selection() -> None:
     shares = stage_times([*delegate(0, 1.0), *delegate(1, 2.0)], manifest([1, 1]))
     assert [share.ms for share in shares] == [1.0, 2.0]
@@ -114,6 +127,21 @@ def test_too_many_delegates_are_an_error(delegates: int) -> None:
 def test_too_few_delegates_are_an_error(delegates: int) -> None:
     with pytest.raises(DeviceError, match=r"made-up\.pte: its trace has fewer than the 4 delegates expected"):
         stage_times(made_up_trace(delegates), manifest([3, 3, 3, 3]))
+
+
+def test_views_between_two_delegates_count_neither_as_a_step_nor_in_time() -> None:
+    plain = made_up_trace(3)
+    views = []
+    for event in plain:
+        views += [event, fallback(event.instruction, "et_view.default", 100.0)] if not event.inside else [event]
+    assert stage_times(views, manifest([3, 3, 3])) == stage_times(plain, manifest([3, 3, 3]))
+
+
+def test_a_net_with_selection_by_ranks_is_one_delegate() -> None:
+    ranked = manifest([3, 3, 3, 3], selection="rank")
+    assert stage_times(made_up_trace(1), ranked) == [TimeShare("the whole net", 10.0, 2)]
+    with pytest.raises(DeviceError, match="more than the 1 delegates expected"):
+        stage_times(made_up_trace(2), ranked)
 
 
 def test_an_empty_trace_is_an_error() -> None:
@@ -159,6 +187,19 @@ def test_a_real_trace_names_the_kinds_of_operators(breakdown: Breakdown) -> None
     assert not any("#" in name or name.startswith("native_call_") or name == "DELEGATE_CALL" for name in counts)
     times = [share.ms for share in breakdown.operators]
     assert times == sorted(times, reverse=True)
+
+
+def test_every_method_of_a_batch_of_images_is_taken_apart(elastic_artifact: Artifact) -> None:
+    for name in elastic_artifact.manifest.methods:
+        found = break_down(elastic_artifact, threads=1, method=name, runs=2)
+        names = [share.name for share in found.stages if share.name != "preparation"]
+        stages = stage_names(elastic_artifact.manifest)
+        assert names[0::2] == stages and names[1::2] == ["selection 1", "selection 2", "selection 3"]
+
+
+def test_a_method_that_the_program_lacks_is_refused(elastic_artifact: Artifact) -> None:
+    with pytest.raises(InputError, match="has no method 'backward'"):
+        break_down(elastic_artifact, threads=1, method="backward", runs=2)
 
 
 def test_a_file_without_executorchs_magic_is_refused_before_it_is_traced(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The runtime on a program whose answers are known: logits are ten pixels, selections are constants."""
+"""The runtime on a program whose answers are known, logits pixels and selections constants, and on a tiny elastic net."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,13 +15,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from runtimes.executorch import ExecuTorchModel, check_program, load, set_threads
+from runtimes.executorch import ExecuTorchModel, check_program, load, load_methods, set_threads
 from runtimes.native_output import swallow_native_stderr
 from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
+from tofe_edge.backbones import TokenCounts
+from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.files import sha256_of
+from tofe_edge.parity import FP32_GATES, compare
 from tofe_edge.preprocessing import Preprocessing
 from tofe_edge.quiet import quiet
+from tofe_edge.reference import load_reference
 
 SIZE = 8
 FIRST, SECOND = [3, 0, 2, 1], [2, 1]
@@ -61,6 +66,10 @@ def manifest_of(path: Path, **changes: Any) -> Manifest:
         fallback_ops={},
         fp32_layers=[],
         planned_memory_bytes=0,
+        further_methods=[],
+        batch=1,
+        selection="topk",
+        quantization=None,
         preprocessing=Preprocessing(SIZE, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         class_names=[str(number) for number in range(SIZE)],
         class_ids=[str(number) for number in range(SIZE)],
@@ -194,3 +203,94 @@ def test_a_thread_count_below_one_is_refused(artifact: Artifact, threads: int) -
 def test_the_manifest_beside_the_program_is_json_that_reads_back(artifact: Artifact) -> None:
     document = json.loads(artifact.manifest_path.read_text())
     assert Manifest.from_json(document) == artifact.manifest
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_one_image_at_once_is_what_a_program_for_one_takes(model: ExecuTorchModel, count: int) -> None:
+    with pytest.raises(InputError, match=rf"known\.pte: takes 1 to 1 images at once, not {count}"):
+        model.predict([pixels(number) for number in range(count)])
+
+
+def test_a_method_that_the_manifest_alone_names_is_a_device_error(artifact: Artifact, tmp_path: Path) -> None:
+    made_up = replace(artifact.manifest.method("forward"), name="forward_2_1", token_counts=[2, 1])
+    other = copied(artifact, tmp_path, artifact.path.read_bytes(), further_methods=[made_up])
+    with pytest.raises(DeviceError, match=r"copy\.pte: lacks the method forward_2_1 of its manifest; convert it again"):
+        load(other, 1, "forward_2_1")
+
+
+def net_inputs(count: int) -> list[npt.NDArray[np.float32]]:
+    """Inputs of the tiny net."""
+    drawn = np.random.default_rng(7).normal(size=(count, 1, 3, 64, 64))
+    return list(drawn.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def methods(elastic_artifact: Artifact) -> dict[str, ExecuTorchModel]:
+    return load_methods(elastic_artifact, 1, list(elastic_artifact.manifest.methods))
+
+
+def test_further_methods_are_ordered_from_the_largest_and_named_by_their_counts(elastic_artifact: Artifact) -> None:
+    default, *further = elastic_artifact.manifest.methods.values()
+    assert (default.name, default.token_counts) == ("forward", [9, 5, 3])
+    assert len(further) == 2 and further[0].gmacs > default.gmacs > further[1].gmacs
+    for method in further:
+        assert method.name == "_".join(("forward", *map(str, method.token_counts or ())))
+
+
+def test_every_method_agrees_with_the_reference_at_its_own_counts(
+    methods: dict[str, ExecuTorchModel], tiny_checkpoint: Checkpoint
+) -> None:
+    images = net_inputs(6)
+    for name, model in methods.items():
+        assert model.method.name == name and model.method.token_counts is not None
+        counts = TokenCounts(tuple(model.method.token_counts))
+        wanted = list(load_reference(tiny_checkpoint, "batch", "cpu", counts=counts).predict_all(images))
+        found = [model(image) for image in images]
+        assert [len(positions) for positions in found[0].kept] == list(counts.kept)
+        parity = compare(wanted, found, None, FP32_GATES)
+        assert parity.passed, (name, parity.failures)
+
+
+def test_the_methods_of_one_program_differ(methods: dict[str, ExecuTorchModel]) -> None:
+    (image,) = net_inputs(1)
+    logits = [model(image).logits for model in methods.values()]
+    assert not any(np.allclose(one, other, rtol=1e-3) for one, other in itertools.pairwise(logits))
+
+
+def test_load_takes_one_method_by_its_name(elastic_artifact: Artifact, methods: dict[str, ExecuTorchModel]) -> None:
+    (image,) = net_inputs(1)
+    name = elastic_artifact.manifest.further_methods[0].name
+    np.testing.assert_array_equal(load(elastic_artifact, 1, name)(image).logits, methods[name](image).logits)
+    np.testing.assert_array_equal(load(elastic_artifact, 1)(image).logits, methods["forward"](image).logits)
+
+
+def test_an_unknown_method_is_refused_before_anything_is_loaded(elastic_artifact: Artifact) -> None:
+    with pytest.raises(InputError, match="has no method 'forward_1_1_1'; it has forward, forward_") as caught:
+        load_methods(elastic_artifact, 1, ["forward", "forward_1_1_1"])
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_images_of_a_batch_are_predicted_as_each_by_itself(methods: dict[str, ExecuTorchModel], count: int) -> None:
+    images = net_inputs(count)
+    for model in methods.values():
+        together = model.predict(images)
+        assert len(together) == count
+        for found, image in zip(together, images):
+            alone = model(image)
+            np.testing.assert_allclose(found.logits, alone.logits, rtol=1e-5, atol=1e-5)
+            for positions, wanted in zip(found.kept, alone.kept, strict=True):
+                np.testing.assert_array_equal(positions, wanted)
+        # Each image's result is its own.
+        assert all(not np.allclose(a.logits, b.logits, rtol=1e-3) for a, b in itertools.pairwise(together))
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_no_image_and_more_than_a_batch_are_refused(methods: dict[str, ExecuTorchModel], count: int) -> None:
+    with pytest.raises(InputError, match=f"takes 1 to 3 images at once, not {count}"):
+        methods["forward"].predict(net_inputs(count))
+
+
+def test_one_image_of_another_shape_in_a_batch_is_refused(methods: dict[str, ExecuTorchModel]) -> None:
+    with pytest.raises(InputError, match=r"takes float32 \(1, 3, 64, 64\), not float32 \(1, 3, 64, 63\)"):
+        methods["forward"].predict([*net_inputs(1), net_inputs(1)[0][..., 1:]])

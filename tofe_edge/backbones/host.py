@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from tofe_edge.backbones.spec import Backbone
+from tofe_edge.errors import InputError
 from tofe_edge.preprocessing import Preprocessing
 
 
@@ -47,3 +48,14 @@ class Host(nn.Module, ABC):
         Raises:
             InputError: a key is missing, unknown or of another shape.
         """
+
+    def resized(self, image_size: int) -> Host:
+        """The same net with the same weights for inputs ``(B, 3, image_size, image_size)``, in eval mode.
+
+        The position embedding of the patch tokens is interpolated; that of the prefix, where it has one, is
+        copied. Tensors are new, in fp32 on the CPU. ``image_size`` is a multiple of the patch size.
+
+        Raises:
+            InputError: the net cannot be built at this size, or this kind of net at no other.
+        """
+        raise InputError(f"image size {image_size}: {type(self).__name__} has one size alone; leave it at its own")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tofe_edge.backbones.host import Host
 from tofe_edge.backbones.spec import Backbone, Conv
 from tofe_edge.backbones.stages import default_stages
-from tofe_edge.backbones.weights import load_strictly
+from tofe_edge.backbones.weights import load_strictly, resample_positions
 from tofe_edge.errors import InputError
 from tofe_edge.masking import masked_attention
 from tofe_edge.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -160,6 +160,14 @@ class LvVit(Host):
 
     def load_dense(self, weights: Mapping[str, Tensor]) -> None:
         load_strictly(self, weights, self.spec.name)
+
+    def resized(self, image_size: int) -> LvVit:
+        net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
+        weights = self.state_dict()
+        sides = [host.spec.image_size // _PATCH for host in (self, net)]
+        weights["pos_embed"] = resample_positions(weights["pos_embed"], *sides)
+        net.load_dense(weights)
+        return net
 
 
 def create(name: str, overrides: Mapping[str, int]) -> LvVit:

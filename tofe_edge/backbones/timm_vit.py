@@ -101,6 +101,19 @@ class TimmVit(Host):
     def load_dense(self, weights: Mapping[str, Tensor]) -> None:
         load_strictly(self.vit, weights, self.spec.name)
 
+    def resized(self, image_size: int) -> TimmVit:
+        from timm.layers import resample_abs_pos_embed
+
+        net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
+        weights = self.vit.state_dict()
+        old, new = (host.vit.patch_embed.grid_size for host in (self, net))
+        positions = weights["pos_embed"]
+        # Not every prefix token has a position: DeiT-III's CLS and the registers of DINOv2 have none.
+        prefix = positions.shape[1] - self.spec.patch_tokens
+        weights["pos_embed"] = resample_abs_pos_embed(positions, new, old_size=old, num_prefix_tokens=prefix)
+        net.load_dense(weights)
+        return net
+
 
 def _attend(attention: Any, tokens: Tensor, keep: Tensor) -> Tensor:
     batch, count, _ = tokens.shape

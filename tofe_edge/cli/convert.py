@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from tofe_edge.cli.options import add_checkpoint, open_checkpoint, open_profile, positive_int, require
+from tofe_edge.cli.options import (
+    add_checkpoint,
+    open_checkpoint,
+    open_profile,
+    positive_float,
+    positive_int,
+    require,
+)
 from tofe_edge.cli.output import emit, facts
 from tofe_edge.cli.select import add_budget, choose_for
 from tofe_edge.errors import GateError
@@ -17,15 +24,18 @@ from tofe_edge.files import workshop, write_bytes
 from tofe_edge.progress import progress_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
+    from converters.pipeline import Calibration
     from profiles import DeviceProfile
-    from tofe_edge.artifact import Artifact
+    from tofe_edge.artifact import Artifact, Manifest
     from tofe_edge.checkpoint import Checkpoint
     from tofe_edge.inputs import Inputs
     from tofe_edge.parity import Parity
 
-_CALIBRATION_IMAGES = 64
+_CALIBRATION_IMAGES = 256
 _CHECK_IMAGES = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -39,8 +49,10 @@ class Settings:
     target: str
     precision: str
     profile: str | None
-    int8_mode: str
-    """``static`` with calibration images, else ``dynamic``; read where the precision is int8."""
+    int8_mode: Literal["dynamic", "static"]
+    """Read where the precision is int8."""
+    variant: tuple[str, ...] = ()
+    """What else makes the artifact differ from the profile's plain one; part of its name."""
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -51,14 +63,47 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--target", choices=("executorch", "coreml"), help="default: the profile's, else executorch")
     parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="default: the profile's, else int8")
     parser.add_argument(
-        "--calibration", type=Path, metavar="DIR", help="images for static int8 (default: dynamic int8)"
+        "--int8-mode",
+        choices=("dynamic", "static"),
+        default="dynamic",
+        help="ranges of activations: per token as it runs, or fixed on calibration images (default: dynamic)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="images for int8: weights are rounded with regard to them, and --max-accuracy-drop is held on them",
     )
     parser.add_argument(
         "--calibration-images",
         type=positive_int,
         default=_CALIBRATION_IMAGES,
         metavar="N",
-        help="how many of them (default: 64)",
+        help=f"how many of them (default: {_CALIBRATION_IMAGES})",
+    )
+    parser.add_argument(
+        "--max-accuracy-drop",
+        type=positive_float,
+        metavar="POINTS",
+        help="top-1 that int8 may cost on the calibration images; the most sensitive layers stay in fp32 for it "
+        "(default: 0.5 where there are images)",
+    )
+    parser.add_argument(
+        "--elastic",
+        type=_budgets,
+        default=(),
+        metavar="G[,G...]",
+        help="further budgets in GMACs, as methods of the same file that share its weights",
+    )
+    parser.add_argument("--batch", type=positive_int, default=1, metavar="N", help="images a run (default: 1)")
+    parser.add_argument(
+        "--image-size", type=positive_int, metavar="PX", help="side of the input (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--selection",
+        choices=("topk", "rank"),
+        default="topk",
+        help="topk and index_select on the CPU, or ranks and one-hot products in the delegate (default: topk)",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="output folder (default: out)")
     return parser
@@ -67,7 +112,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Convert; nothing is left in the output folder unless the result passes its parity gates."""
     from tofe_edge.artifact import Artifact, with_parity, write_manifest
-    from tofe_edge.cli.parity import check
 
     settings = _settle(args)
     file_name = f"{artifact_name(settings)}.pte"
@@ -75,12 +119,10 @@ def run(args: argparse.Namespace) -> int:
         calibration, samples = _read_images(args, settings)
         bar.update(1)
         bar.set_description(f"lowering to {settings.target}, {settings.precision} (a minute or two)")
-        draft = _lower(settings, calibration, folder / file_name)
+        draft = _lower(args, settings, calibration, folder / file_name)
         bar.update(1)
         bar.set_description("checking against the reference")
-        parity = check(draft, settings.checkpoint, samples)
-        if not parity.passed:
-            raise GateError(f"{file_name}: not written, it differs from the reference: {'; '.join(parity.failures)}")
+        parity = _check_methods(draft, settings.checkpoint, samples)
         manifest = with_parity(draft.manifest, {**parity.to_json(), "source": samples.source})
         write_manifest(draft.path, manifest)
         bar.update(1)
@@ -92,10 +134,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs) -> Parity:
+    """Parity of the default method; raises :class:`GateError` where any method fails its gates."""
+    from tofe_edge.cli.parity import check
+
+    parities = {name: check(draft, checkpoint, samples, method=name) for name in draft.manifest.methods}
+    for name, parity in parities.items():
+        if not parity.passed:
+            which = f"{draft.path.name}, method {name}" if draft.manifest.further_methods else draft.path.name
+            raise GateError(f"{which}: not written, it differs from the reference: {'; '.join(parity.failures)}")
+    return next(iter(parities.values()))
+
+
 def artifact_name(settings: Settings) -> str:
-    """``checkpoint-profile-precision``, reduced to characters that are safe in any file name."""
+    """``checkpoint-profile-precision-variant``, reduced to characters that are safe in any file name."""
     precision = "int8_static" if (settings.precision, settings.int8_mode) == ("int8", "static") else settings.precision
-    parts = [settings.checkpoint.name, settings.profile, precision]
+    parts = [settings.checkpoint.name, settings.profile, precision, *settings.variant]
     return _UNSAFE.sub("_", "-".join(part for part in parts if part))[:150].lstrip(".-")
 
 
@@ -116,8 +170,19 @@ def _settle(args: argparse.Namespace) -> Settings:
         target=args.target or (profile.defaults.target if profile else "executorch"),
         precision=args.precision or (profile.defaults.precision if profile else "int8"),
         profile=profile.name if profile else None,
-        int8_mode="static" if args.calibration is not None else "dynamic",
+        int8_mode=args.int8_mode,
+        variant=_variant(args),
     )
+
+
+def _variant(args: argparse.Namespace) -> tuple[str, ...]:
+    parts = (
+        "elastic" if args.elastic else "",
+        f"batch{args.batch}" if args.batch > 1 else "",
+        f"{args.image_size}px" if args.image_size else "",
+        args.selection if args.selection != "topk" else "",
+    )
+    return tuple(filter(None, parts))
 
 
 def _warn_over_budget(checkpoint: Checkpoint, profile: DeviceProfile | None, max_gmacs: float | None) -> None:
@@ -131,29 +196,79 @@ def _warn_over_budget(checkpoint: Checkpoint, profile: DeviceProfile | None, max
         )
 
 
-def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[tuple[torch.Tensor, ...], Inputs]:
-    """Calibration inputs (none without ``--calibration``) and the images, others, that the result is checked on."""
-    import torch
+def _budgets(text: str) -> tuple[float, ...]:
+    """An argparse type: numbers of GMACs, separated by commas."""
+    try:
+        return tuple(positive_float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GMACs such as 0.5,0.4") from error
 
+
+def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibration | None, Inputs]:
+    """What int8 may look at (nothing without ``--calibration``) and the images, others, that the result is checked on."""
+    from converters.pipeline import Calibration
     from tofe_edge.inputs import load_photographs, load_unlabelled
 
     spec = settings.checkpoint.preprocessing
+    if args.image_size is not None:
+        _check_image_size(settings.checkpoint, args.image_size)
+        spec = replace(spec, image_size=args.image_size)
     if args.calibration is None:
-        return (), load_photographs(spec)
-    require(settings.precision == "int8", f"--calibration serves static int8; leave it out for {settings.precision}")
-    inputs = load_unlabelled(args.calibration, spec, args.calibration_images + _CHECK_IMAGES)
+        require(
+            args.max_accuracy_drop is None, "--max-accuracy-drop is held on images; give a folder with --calibration"
+        )
+        require(
+            (settings.precision, settings.int8_mode) != ("int8", "static"),
+            "static int8 needs calibration images; give a folder with --calibration",
+        )
+        return None, load_photographs(spec)
+    require(settings.precision == "int8", f"--calibration serves int8; leave it out for {settings.precision}")
+    class_ids = settings.checkpoint.classes.ids
+    inputs = load_unlabelled(args.calibration, spec, args.calibration_images + _CHECK_IMAGES, class_ids=class_ids)
     require(len(inputs.pixels) > 1, f"{args.calibration}: one image cannot serve both calibration and check; add more")
-    checked = min(_CHECK_IMAGES, len(inputs.pixels) // 2)
-    calibration = tuple(torch.from_numpy(pixels) for pixels in inputs.pixels[checked:])
-    return calibration, replace(inputs, pixels=inputs.pixels[:checked])
+    require(
+        args.max_accuracy_drop is None or inputs.labels is not None,
+        f"{args.calibration}: --max-accuracy-drop needs labelled images, DIR/<class id>/<image>",
+    )
+    checked, labels = min(_CHECK_IMAGES, len(inputs.pixels) // 2), inputs.labels
+    served = slice(checked, checked + args.calibration_images)
+    calibration = Calibration(tuple(map(_dense, inputs.pixels[served])), labels[served] if labels else None)
+    return calibration, replace(inputs, pixels=inputs.pixels[:checked], labels=labels[:checked] if labels else None)
 
 
-def _lower(settings: Settings, calibration: tuple[torch.Tensor, ...], path: Path) -> Artifact:
+def _check_image_size(checkpoint: Checkpoint, image_size: int) -> None:
+    """Refuse a size that the net cannot have before images of that size fill the memory."""
+    from tofe_edge.backbones import create_host
+    from tofe_edge.resolution import check_image_size
+
+    check_image_size(create_host(checkpoint.backbone_name, checkpoint.overrides).spec, image_size)
+
+
+def _dense(pixels: npt.NDArray[np.float32]) -> torch.Tensor:
+    """A tensor without the zero strides of a broadcast batch axis, which the exporter refuses."""
+    import torch
+
+    return torch.from_numpy(pixels.copy())
+
+
+def _lower(args: argparse.Namespace, settings: Settings, calibration: Calibration | None, path: Path) -> Artifact:
     from converters.pipeline import ConvertRequest, convert
+    from converters.sensitivity import MAX_ACCURACY_DROP
     from tofe_edge.artifact import open_artifact, write_manifest
 
     request = ConvertRequest(
-        settings.checkpoint, settings.target, settings.precision, settings.profile, path.name, calibration
+        checkpoint=settings.checkpoint,
+        target=settings.target,
+        precision=settings.precision,
+        profile=settings.profile,
+        file_name=path.name,
+        int8_mode=settings.int8_mode,
+        calibration=calibration,
+        max_accuracy_drop=None if calibration is None else args.max_accuracy_drop or MAX_ACCURACY_DROP,
+        further_gmacs=args.elastic,
+        batch=args.batch,
+        image_size=args.image_size,
+        selection=args.selection,
     )
     conversion = convert(request)
     write_bytes(path, conversion.program)
@@ -175,6 +290,11 @@ def _to_json(artifact: Artifact, settings: Settings, parity: Parity) -> dict[str
         "target": manifest.target,
         "precision": manifest.precision,
         "int8_mode": manifest.int8_mode,
+        "fp32_layers": manifest.fp32_layers,
+        "methods": {name: asdict(method) for name, method in manifest.methods.items()},
+        "batch": manifest.batch,
+        "selection": manifest.selection,
+        "quantization": manifest.quantization,
         "profile": manifest.profile,
         "reason": settings.reason,
         "parity": parity.to_json(),
@@ -199,7 +319,27 @@ def _describe(artifact: Artifact, settings: Settings, parity: Parity, samples: I
                 f"({parity.images} {samples.source})",
             ),
             *([("kept overlap", f"{overlap} a stage")] if overlap else []),
+            *_describe_int8(manifest),
+            *(
+                ("method", f"{method.name}: {method.gmacs:.3f} GMACs")
+                for method in (manifest.methods.values() if manifest.further_methods else ())
+            ),
             ("wrote", artifact.path),
             ("", artifact.manifest_path),
         ]
     )
+
+
+def _describe_int8(manifest: Manifest) -> list[tuple[str, str]]:
+    if manifest.quantization is None:
+        return []
+    cost, reasons = manifest.quantization["cost"], manifest.quantization["fp32_because"]
+    drop = "" if cost["drop"] is None else f"{cost['drop']:.2f} points, "
+    return [
+        (
+            "int8 cost",
+            f"{drop}SNR {cost['snr_db']:.1f} dB; with the tokens of fp32 {cost['snr_db_same_tokens']:.1f} dB "
+            f"({cost['images']} calibration images)",
+        ),
+        *(("stays in fp32", f"{name}: {reason}") for name, reason in reasons.items()),
+    ]

@@ -54,6 +54,13 @@ def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """``--method``."""
+    parser.add_argument(
+        "--method", default="forward", metavar="NAME", help="which budget of an elastic model (default: forward)"
+    )
+
+
 def preprocessing_for(spec: Preprocessing, args: Any) -> Preprocessing:
     """The model's preprocessing, with ``--resize`` applied where it is given."""
     return spec if args.resize is None else replace(spec, resize=args.resize)

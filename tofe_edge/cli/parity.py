@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.options import add_checkpoint, add_data, open_checkpoint, positive_int, preprocessing_for
+from tofe_edge.cli.options import add_checkpoint, add_data, add_method, open_checkpoint, positive_int, preprocessing_for
 from tofe_edge.cli.output import emit, facts
 from tofe_edge.errors import InputError
 
@@ -29,6 +29,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=positive_int, default=1, metavar="N", help="threads of the artifact (default: 1)"
     )
+    add_method(parser)
     add_checkpoint(parser)
     add_data(parser, "labelled images: DIR/<class id>/<image> (default: crops of two sample photographs)")
     return parser
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         inputs = load_folder(args.data, artifact.manifest.class_ids, spec, args.limit)
     else:
         inputs = load_photographs(spec)
-    result = check(artifact, checkpoint, inputs, args.device, args.threads)
+    result = check(artifact, checkpoint, inputs, args.device, args.threads, args.method)
     document = {
         **result.to_json(),
         "model": str(args.model),
@@ -81,15 +82,30 @@ def find_reference(artifact: Artifact, name: str | None, backbone: str | None) -
     return checkpoint
 
 
-def check(artifact: Artifact, checkpoint: Checkpoint, inputs: Inputs, device: str = "auto", threads: int = 1) -> Parity:
+def check(
+    artifact: Artifact,
+    checkpoint: Checkpoint,
+    inputs: Inputs,
+    device: str = "auto",
+    threads: int = 1,
+    method: str = "forward",
+) -> Parity:
     """Run artifact and reference on the same inputs and compare them with the gates of the artifact's precision."""
     from runtimes.executorch import load
+    from tofe_edge.backbones import TokenCounts
     from tofe_edge.parity import GATES, compare
     from tofe_edge.progress import progress_bar
     from tofe_edge.reference import load_reference
 
-    model = load(artifact, threads)
-    reference = load_reference(checkpoint, "dense" if artifact.manifest.token_counts is None else "batch", device)
+    model = load(artifact, threads, method)
+    kept = model.method.token_counts
+    reference = load_reference(
+        checkpoint,
+        "dense" if kept is None else "batch",
+        device,
+        counts=None if kept is None else TokenCounts(tuple(kept)),
+        image_size=artifact.manifest.preprocessing.image_size,
+    )
     with progress_bar("parity", total=2 * len(inputs.pixels), unit="image") as bar:
         found = []
         for pixels in inputs.pixels:

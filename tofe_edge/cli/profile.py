@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import positive_int
+from tofe_edge.cli.options import add_method, positive_int
 from tofe_edge.cli.output import emit, facts, table
 
 _SHOWN_OPERATORS = 8
@@ -21,6 +21,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte file with its manifest beside it")
     parser.add_argument("--runs", type=positive_int, default=50, metavar="N", help="timed runs (default: 50)")
     parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads (default: 1)")
+    add_method(parser)
     return parser
 
 
@@ -37,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
     artifact = open_artifact(args.model)
     manifest = artifact.manifest
     size = manifest.preprocessing.image_size
-    model = load(artifact, args.threads)
-    pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    model = load(artifact, args.threads, args.method)
+    pixels = torch.rand(manifest.batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     latency = measure(lambda: model.execute(pixels), args.runs)
     times = latency.to_json()
     try:
-        breakdown = break_down(artifact, args.threads)
+        breakdown = break_down(artifact, args.threads, args.method)
     except DeviceError as error:
         # The latency has been measured; a trace of an unknown shape must not throw it away.
         print(f"tofe-edge: warning: no breakdown: {error}", file=sys.stderr)
@@ -56,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
         "threads": args.threads,
         "runs": args.runs,
         "warm_up_runs": WARM_UP_RUNS,
-        "planned_memory_bytes": manifest.planned_memory_bytes,
-        "gmacs": manifest.gmacs,
+        "method": args.method,
+        "batch": manifest.batch,
+        "planned_memory_bytes": model.method.planned_memory_bytes,
+        "gmacs": model.method.gmacs,
         "stages": [{"name": share.name, "ms": share.ms} for share in breakdown.stages],
         "operators": [{"name": share.name, "ms": share.ms, "count": share.count} for share in breakdown.operators],
     }
@@ -66,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
             ("latency", "  ".join(f"{name} {value:.2f} ms" for name, value in times.items())),
             ("CPU time", f"{latency.cpu_ms:.2f} ms a run ({args.threads} thread{'s' if args.threads > 1 else ''})"),
             ("load", f"{model.load_ms:.0f} ms"),
-            ("planned memory", f"{manifest.planned_memory_bytes / 1e6:.2f} MB"),
-            ("rate", f"{manifest.gmacs / times['p50'] * 1e3:.0f} GMACs/s at p50"),
+            ("planned memory", f"{model.method.planned_memory_bytes / 1e6:.2f} MB"),
+            ("rate", f"{manifest.batch * model.method.gmacs / times['p50'] * 1e3:.0f} GMACs/s at p50"),
         ]
     )
     stages = table(

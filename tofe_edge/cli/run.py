@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.options import positive_int
+from tofe_edge.cli.options import add_method, positive_float, positive_int, require
 from tofe_edge.cli.output import emit, table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from tofe_edge.prediction import Prediction
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -17,11 +24,19 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte file with its manifest beside it")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM")
     parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads (default: 1)")
+    add_method(parser)
+    parser.add_argument(
+        "--deadline-ms",
+        type=positive_float,
+        metavar="T",
+        help="let the measured latency choose the budget of an elastic model, image by image",
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Classify every image; none is classified unless all can be read."""
+    from runtimes.elastic import load_elastic
     from runtimes.executorch import load
     from tofe_edge.artifact import open_artifact
     from tofe_edge.inputs import load_image
@@ -30,7 +45,12 @@ def run(args: argparse.Namespace) -> int:
     artifact = open_artifact(args.model)
     manifest = artifact.manifest
     inputs = [load_image(path, manifest.preprocessing) for path in args.images]
-    model = load(artifact, args.threads)
+    model: Callable[[npt.NDArray[np.float32]], Prediction]
+    if args.deadline_ms is None:
+        model = load(artifact, args.threads, args.method)
+    else:
+        require(args.method == "forward", "--deadline-ms chooses the method itself; leave --method out")
+        model = load_elastic(artifact, args.threads, args.deadline_ms)
     document, blocks = [], []
     for path, pixels in zip(args.images, inputs):
         prediction = model(pixels)

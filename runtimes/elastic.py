@@ -1,0 +1,43 @@
+"""An artifact with several budgets, run against a deadline: each run takes the method that the governor chose."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from runtimes.deadline import DeadlineConfig, DeadlineGovernor, Rung
+from runtimes.executorch import ExecuTorchModel, load_methods
+from tofe_edge.artifact import Artifact
+from tofe_edge.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class ElasticModel:
+    """A program's methods and the policy that picks one of them for every run."""
+
+    methods: dict[str, ExecuTorchModel]
+    governor: DeadlineGovernor
+
+    def __call__(self, pixels: npt.NDArray[np.float32]) -> Prediction:
+        """Classify with the current method and tell the governor how long it took."""
+        model = self.methods[self.governor.method]
+        begun = time.perf_counter()
+        prediction = model(pixels)
+        self.governor.observe((time.perf_counter() - begun) * 1e3)
+        return prediction
+
+
+def load_elastic(artifact: Artifact, threads: int, deadline_ms: float) -> ElasticModel:
+    """Load every method of an artifact under a deadline in milliseconds; one method is a ladder of one rung.
+
+    Raises:
+        As :func:`runtimes.executorch.load`, and :class:`InputError` for a deadline that is not positive.
+    """
+    methods = artifact.manifest.methods
+    governor = DeadlineGovernor(
+        [Rung(name, method.gmacs) for name, method in methods.items()], DeadlineConfig(deadline_ms)
+    )
+    return ElasticModel(load_methods(artifact, threads, list(methods)), governor)

@@ -1,0 +1,161 @@
+#include "model.h"
+
+#include <executorch/runtime/core/exec_aten/util/dim_order_util.h>
+#include <executorch/runtime/platform/runtime.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <set>
+
+#include "failure.h"
+#include "quiet.h"
+
+namespace executorch::extension::threadpool {
+
+// The wheel ships the thread pool's library without this class's header; only what is called here is declared. Objects
+// are made by the library alone, so their layout does not matter.
+class ThreadPool {
+ public:
+  bool _unsafe_reset_threadpool(uint32_t threads);
+};
+ThreadPool* get_threadpool();
+
+}  // namespace executorch::extension::threadpool
+
+namespace tofe {
+namespace {
+
+using executorch::aten::ScalarType;
+using executorch::extension::Module;
+using executorch::runtime::Error;
+using executorch::runtime::Program;
+using executorch::runtime::Tag;
+
+// What ExecuTorch says, in brackets: its last log line, or the error's name.
+std::string reason(Error error) {
+  const std::string logged = last_library_error();
+  return " (" + (logged.empty() ? executorch::runtime::to_string(error) : logged) + ")";
+}
+
+// Refuses what is no ExecuTorch program before the runtime maps it, and returns the path.
+std::string checked_program(const std::string& path) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (!file) throw Failure(ExitCode::kBadFile, path + ": cannot be opened (" + std::strerror(errno) + "); check the path");
+  char head[8] = {};
+  const size_t found = std::fread(head, 1, sizeof head, file.get());
+  if (std::ferror(file.get()) != 0) {
+    throw Failure(ExitCode::kBadFile, path + ": cannot be read (" + std::strerror(errno) + "); give a model file");
+  }
+  if (found != sizeof head || std::memcmp(head + 4, "ET12", 4) != 0) {
+    throw Failure(ExitCode::kBadFile, path + ": is no ExecuTorch program of a known version; convert the model again");
+  }
+  return path;
+}
+
+void set_threads(uint32_t threads) {
+  auto* pool = executorch::extension::threadpool::get_threadpool();
+  if (pool == nullptr || !pool->_unsafe_reset_threadpool(threads)) {
+    throw Failure(ExitCode::kRuntime, "cannot start " + std::to_string(threads) + " threads; try --threads 1");
+  }
+}
+
+std::string dtype_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Bool: return "bool";
+    default: return "";
+  }
+}
+
+}  // namespace
+
+Model::Model(const std::string& path, const std::string& method, uint32_t threads)
+    : path_(checked_program(path)), method_(method), module_(path, Module::LoadMode::Mmap) {
+  executorch::runtime::runtime_init();
+  // Delegates take the pool as it is when they are loaded.
+  set_threads(threads);
+  const auto begun = std::chrono::steady_clock::now();
+  const auto bad_file = [this](const std::string& what) {
+    throw Failure(ExitCode::kBadFile, path_ + ": " + what + "; convert the model again");
+  };
+  if (const Error error = module_.load(Program::Verification::InternalConsistency); error != Error::Ok) {
+    bad_file("ExecuTorch cannot load it" + reason(error));
+  }
+  const auto names = module_.method_names();
+  if (!names.ok()) bad_file("its methods cannot be listed" + reason(names.error()));
+  if (names->count(method_) == 0) {
+    std::string known;
+    for (const auto& name : std::set<std::string>(names->begin(), names->end())) {
+      known += (known.empty() ? "" : ", ") + name;
+    }
+    throw Failure(ExitCode::kWrongCall, path_ + ": has no method '" + method_ + "'; --method takes one of: " + known);
+  }
+  if (const Error error = module_.load_method(method_); error != Error::Ok) {
+    bad_file("ExecuTorch cannot load method '" + method_ + "'" + reason(error));
+  }
+  load_ms_ = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begun).count();
+
+  const auto meta = module_.method_meta(method_);
+  if (!meta.ok()) bad_file("method '" + method_ + "' cannot be read" + reason(meta.error()));
+  if (meta->num_inputs() != 1 || !meta->input_tag(0).ok() || *meta->input_tag(0) != Tag::Tensor) {
+    bad_file("method '" + method_ + "' does not take one tensor, which is all that this runner gives");
+  }
+  const auto input = meta->input_tensor_meta(0);
+  if (!input.ok() || input->scalar_type() != ScalarType::Float) {
+    bad_file("method '" + method_ + "' does not take float32, which is all that this runner gives");
+  }
+  input_sizes_.assign(input->sizes().begin(), input->sizes().end());
+  input_bytes_ = input->nbytes();
+  for (size_t i = 0; i < meta->num_memory_planned_buffers(); ++i) {
+    const auto size = meta->memory_planned_buffer_size(i);
+    if (size.ok()) planned_bytes_ += *size;
+  }
+}
+
+void Model::set_input(std::vector<float>& values) {
+  input_ = executorch::extension::from_blob(values.data(), input_sizes_);
+}
+
+void Model::run() {
+  auto results = module_.execute(method_, executorch::runtime::EValue(*input_));
+  if (!results.ok()) {
+    throw Failure(ExitCode::kRuntime, path_ + ": ExecuTorch failed to run method '" + method_ + "'" +
+                                          reason(results.error()) + "; convert the model again");
+  }
+  results_ = std::move(*results);
+}
+
+std::vector<OutputInfo> Model::outputs(std::string* content) const {
+  std::vector<OutputInfo> infos;
+  for (size_t i = 0; i < results_.size(); ++i) {
+    const std::string which = path_ + ": output " + std::to_string(i) + " of method '" + method_ + "' ";
+    const char* const advice = "; convert the model with dense tensors as outputs";
+    if (!results_[i].isTensor()) throw Failure(ExitCode::kRuntime, which + "is no tensor" + advice);
+    const auto& tensor = results_[i].toTensor();
+    OutputInfo info;
+    info.dtype = dtype_name(tensor.scalar_type());
+    if (info.dtype.empty()) throw Failure(ExitCode::kRuntime, which + "has an unknown type" + advice);
+    const auto order = tensor.dim_order();
+    if (!executorch::runtime::is_contiguous_dim_order(order.data(), order.size())) {
+      throw Failure(ExitCode::kRuntime, which + "is not dense in row-major order" + advice);
+    }
+    info.shape.assign(tensor.sizes().begin(), tensor.sizes().end());
+    info.bytes = tensor.nbytes();
+    if (content != nullptr) content->append(static_cast<const char*>(tensor.const_data_ptr()), info.bytes);
+    infos.push_back(std::move(info));
+  }
+  return infos;
+}
+
+}  // namespace tofe

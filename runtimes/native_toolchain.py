@@ -1,0 +1,152 @@
+"""What building the native runner takes: CMake, a compiler, an unpacked ExecuTorch wheel; and what runs ARM programs here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from tofe_edge.errors import InputError
+
+Target = Literal["host", "aarch64"]
+
+AARCH64_EXECUTORCH = "TOFE_EDGE_AARCH64_EXECUTORCH"
+"""Environment variable: the folder into which the aarch64 wheel of ExecuTorch was unpacked."""
+
+EMULATED_CPU = "cortex-a76"
+"""Raspberry Pi 5 and, close enough, Jetson Orin. Never leave it to qemu: its default CPU has matrix extensions that it
+(7.2) emulates wrongly, and int8 results are wrong without any message."""
+
+_SYSROOT = Path("/usr/aarch64-linux-gnu")
+_ELF_MACHINES = {"x86_64": 0x3E, "aarch64": 0xB7}
+_VERSION = re.compile(r"^__version__ = [\"']([^\"'+]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What :func:`runtimes.native_runner.build` builds with."""
+
+    target: Target
+    cmake: Path
+    compiler: Path
+    executorch: Path
+    """The ``executorch`` folder of an unpacked or installed wheel for the target, with ``include``, ``lib`` and ``share``."""
+
+
+def host_toolchain(wheel_root: Path | None = None) -> Toolchain:
+    """What builds the runner for this machine.
+
+    Args:
+        wheel_root: folder with ``executorch`` in it, or that folder; default: the installed package.
+
+    Raises:
+        InputError: naming what is missing and the command that installs it.
+    """
+    install = "apt-get install cmake make g++"
+    cmake = _tools(install)
+    root = _package(wheel_root) if wheel_root else _installed()
+    machine = platform.machine()
+    _check_libraries(root, {"arm64": "aarch64", "AMD64": "x86_64"}.get(machine, machine))
+    return Toolchain("host", cmake, _program(("g++", "c++", "clang++"), install), root)
+
+
+def aarch64_toolchain(wheel_root: Path | None = None) -> Toolchain:
+    """What builds the runner for 64-bit ARM Linux.
+
+    Args:
+        wheel_root: as for :func:`host_toolchain`; default: the folder that ``TOFE_EDGE_AARCH64_EXECUTORCH`` names.
+
+    Raises:
+        InputError: naming what is missing and the command that installs it.
+    """
+    install = "apt-get install cmake make g++-aarch64-linux-gnu"
+    cmake = _tools(install)
+    compiler = _program(("aarch64-linux-gnu-g++",), install)
+    name = os.environ.get(AARCH64_EXECUTORCH, "")
+    if wheel_root is None and not name:
+        raise InputError(
+            f"{AARCH64_EXECUTORCH} is not set: get ExecuTorch for aarch64 with `{aarch64_wheel_command()}`"
+        )
+    root = _package(wheel_root or Path(name))
+    _check_libraries(root, "aarch64")
+    return Toolchain("aarch64", cmake, compiler, root)
+
+
+def aarch64_emulator() -> tuple[str, ...]:
+    """The command prefix that runs an aarch64 program here; empty on such a machine.
+
+    Raises:
+        InputError: qemu or the target's C library is missing; with the command that installs them.
+    """
+    if platform.machine() in ("aarch64", "arm64"):
+        return ()
+    install = "apt-get install qemu-user-static g++-aarch64-linux-gnu"
+    qemu = _program(("qemu-aarch64-static", "qemu-aarch64"), install)
+    if not (_SYSROOT / "lib" / "ld-linux-aarch64.so.1").exists():
+        raise InputError(f"{_SYSROOT}: the C library for aarch64 is missing; `{install}`")
+    return (str(qemu), "-cpu", EMULATED_CPU, "-L", str(_SYSROOT))
+
+
+def aarch64_wheel_command() -> str:
+    """The commands that fetch and unpack the wheel for aarch64 of the installed version."""
+    version = metadata.version("executorch")
+    return (
+        "pip download --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --python-version 311 "
+        f"executorch=={version} -d DIR && python -m zipfile -e DIR/executorch-{version}-*.whl DIR && "
+        f"export {AARCH64_EXECUTORCH}=DIR"
+    )
+
+
+def _tools(install: str) -> Path:
+    _program(("make",), install)
+    return _program(("cmake",), install)
+
+
+def _program(names: tuple[str, ...], install: str) -> Path:
+    for name in names:
+        if found := shutil.which(name):
+            return Path(found)
+    raise InputError(f"{names[0]} is not installed; `{install}`")
+
+
+def _installed() -> Path:
+    spec = importlib.util.find_spec("executorch")
+    locations = list(spec.submodule_search_locations or ()) if spec else []
+    if not locations:
+        raise InputError("executorch is not installed; `pip install executorch`")
+    return Path(locations[0])
+
+
+def _package(folder: Path) -> Path:
+    root = next((one for one in (folder / "executorch", folder) if (one / "share" / "cmake").is_dir()), None)
+    if root is None:
+        raise InputError(f"{folder}: holds no unpacked ExecuTorch wheel; `{aarch64_wheel_command()}`")
+    return root.resolve()
+
+
+def _check_libraries(root: Path, machine: str) -> None:
+    """Refuse a package of another machine or version here: the linker would say it in a page."""
+    library = root / "lib" / "libexecutorch.so"
+    try:
+        head = library.read_bytes()[:20]
+        version_text = (root / "version.py").read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}); unpack the ExecuTorch wheel for {machine} again"
+        ) from error
+    wanted = _ELF_MACHINES.get(machine)
+    if head[:4] != b"\x7fELF" or wanted is None or int.from_bytes(head[18:20], "little") != wanted:
+        raise InputError(f"{library}: is no library for {machine}; unpack the ExecuTorch wheel for {machine}")
+    found = _VERSION.search(version_text)
+    installed = metadata.version("executorch").split("+")[0]
+    if found is None or found[1] != installed:
+        raise InputError(
+            f"{root}: is ExecuTorch {found[1] if found else 'of an unknown version'}, but models are made with {installed}; "
+            f"unpack the wheel of {installed}"
+        )

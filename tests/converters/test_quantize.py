@@ -1,0 +1,165 @@
+"""Statistics, plan and replacement of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_exports import images, tiny_graph, tiny_net
+from torch import Tensor, nn
+
+from converters.int8 import DynamicInput, Int8Weights, StaticRange
+from converters.quantize import Int8Mode, Int8Plan, gather_statistics, layers_of, plan_int8, quantize
+from converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.backbones import TokenCounts
+from tofe_edge.errors import InputError
+
+MODES: list[Int8Mode] = ["dynamic", "static"]
+
+
+def lvvit_graph() -> StaticToFe:
+    return build_static_graph(tiny_net("lvvit"), TokenCounts((9, 5, 3)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_plan_is_every_linear_but_the_selectors(mode: Int8Mode) -> None:
+    graph = tiny_graph()
+    plan = plan_int8(graph, mode)
+    layers = set(layers_of(graph))
+    assert {name for name in layers if name.startswith("selectors.")} == layers - plan.layers
+    assert len(layers - plan.layers) == 9
+    assert {"stem.embed", "blocks.0.attn.qkv", "approximators.1.fc2", "head.heads.0"} <= plan.layers
+
+
+def test_convolutions_are_in_the_static_plan_alone() -> None:
+    graph = lvvit_graph()
+    convolutions = {name for name, layer in layers_of(graph).items() if isinstance(layer, nn.Conv2d)}
+    assert len(convolutions) == 4
+    assert plan_int8(graph, "static").layers - plan_int8(graph, "dynamic").layers == convolutions
+
+
+def test_a_plan_without_layers() -> None:
+    plan = Int8Plan("dynamic", frozenset({"a", "b", "c"}))
+    assert plan.without(frozenset({"b", "unknown"})) == Int8Plan("dynamic", frozenset({"a", "c"}))
+    assert plan.layers == {"a", "b", "c"}
+
+
+def test_static_int8_without_statistics_is_refused() -> None:
+    graph = tiny_graph()
+    with pytest.raises(InputError, match=r"^static int8 needs calibration images; give a folder with --calibration$"):
+        quantize(graph, plan_int8(graph, "static"))
+
+
+class TwoLayers(nn.Module):
+    """A convolution and a Linear, without a net around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.conv, self.linear = nn.Conv2d(3, 5, 2, stride=2), nn.Linear(5, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.linear(F.relu(self.conv(image)).flatten(2).transpose(1, 2))
+        return out
+
+
+def test_statistics_are_those_of_a_direct_computation() -> None:
+    net = TwoLayers()
+    seen = images(3, seed=0, size=8)
+    statistics = gather_statistics(cast(StaticToFe, net), seen)
+    everything = torch.cat(seen)
+    with torch.no_grad():
+        hidden = net.conv(everything)
+        rows = F.relu(hidden).flatten(2).transpose(1, 2).reshape(-1, 5)
+        out = net.linear(rows)
+
+    def bounds(values: Tensor) -> tuple[float, float]:
+        return pytest.approx((float(values.min()), float(values.max())), abs=1e-6)  # type: ignore[return-value]
+
+    assert statistics.inputs == {"conv": bounds(everything), "linear": bounds(rows)}
+    assert statistics.outputs == {"conv": bounds(hidden), "linear": bounds(out)}
+    assert list(statistics.grams) == ["linear"]
+    assert statistics.grams["linear"].dtype == torch.float64
+    torch.testing.assert_close(statistics.grams["linear"], rows.double().T @ rows.double(), atol=1e-4, rtol=1e-5)
+
+
+def test_statistics_of_the_first_layer_of_a_net_are_those_of_its_patches() -> None:
+    seen = images(3, seed=0)
+    statistics = gather_statistics(tiny_graph(), seen)
+    rows = F.unfold(torch.cat(seen), 16, stride=16).transpose(1, 2).reshape(-1, 768).double()
+    torch.testing.assert_close(statistics.grams["stem.embed"], rows.T @ rows)
+    assert statistics.inputs["stem.embed"] == (float(rows.min()), float(rows.max()))
+    assert set(statistics.inputs) == set(statistics.outputs) == set(statistics.grams) == set(layers_of(tiny_graph()))
+
+
+def test_a_batch_counts_as_its_images() -> None:
+    graph, seen = tiny_graph(), images(4, seed=0)
+    one_by_one, together = gather_statistics(graph, seen), gather_statistics(graph, [torch.cat(seen)])
+    for name, gram in one_by_one.grams.items():
+        torch.testing.assert_close(together.grams[name], gram, atol=1e-3, rtol=1e-4)
+        assert together.inputs[name] == pytest.approx(one_by_one.inputs[name], abs=1e-4)
+        assert together.outputs[name] == pytest.approx(one_by_one.outputs[name], abs=1e-4)
+
+
+def test_nothing_watches_the_graph_afterwards() -> None:
+    graph = tiny_graph()
+    gather_statistics(graph, images(1, seed=0))
+    assert not any(module._forward_hooks for module in graph.modules())
+
+
+def test_nothing_watches_the_graph_after_an_image_that_does_not_fit() -> None:
+    graph = tiny_graph()
+    with pytest.raises(RuntimeError):
+        gather_statistics(graph, [torch.zeros(1, 3, 48, 48)])
+    assert not any(module._forward_hooks for module in graph.modules())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_quantizing_replaces_the_plan_s_layers_in_a_copy(mode: Int8Mode) -> None:
+    graph, image = tiny_graph(), images(1, seed=5)[0]
+    statistics = gather_statistics(graph, images(2, seed=0))
+    plan = plan_int8(graph, mode).without(frozenset({"head.heads.0"}))
+    with torch.no_grad():
+        before = graph(image)[0]
+        quantized = quantize(graph, plan, statistics)
+        assert torch.equal(graph(image)[0], before)
+        after = quantized(image)[0]
+    assert not torch.equal(after, before)
+    assert set(layers_of(quantized)) == set(layers_of(graph)) - plan.layers
+    for name in plan.layers:
+        kinds = [type(module) for module in quantized.get_submodule(name).children()]
+        assert kinds == ([DynamicInput, Int8Weights] if mode == "dynamic" else [StaticRange, Int8Weights, StaticRange])
+
+
+def test_the_copy_shares_no_weight_with_the_graph() -> None:
+    graph = tiny_graph()
+    quantized = quantize(graph, plan_int8(graph, "dynamic"))
+    own = {tensor.data_ptr() for tensor in (*graph.parameters(), *graph.buffers())}
+    assert own.isdisjoint(tensor.data_ptr() for tensor in (*quantized.parameters(), *quantized.buffers()))
+
+
+def test_statistics_decide_how_weights_are_rounded() -> None:
+    graph = tiny_graph()
+    plan = Int8Plan("dynamic", frozenset({"blocks.1.fc1"}))
+    with_statistics = quantize(graph, plan, gather_statistics(graph, images(4, seed=0)))
+    without = quantize(graph, plan)
+    codes = [net.get_submodule("blocks.1.fc1.1").get_buffer("weight") for net in (with_statistics, without)]
+    assert not torch.equal(*codes)
+
+
+@pytest.mark.parametrize("graph", [tiny_graph, lvvit_graph], ids=["deit", "lvvit"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_quantized_net_follows_its_float_net(graph: Callable[[], StaticToFe], mode: Int8Mode) -> None:
+    net = graph()
+    quantized = quantize(net, plan_int8(net, mode), gather_statistics(net, images(8, seed=0)))
+    wanted, found = [], []
+    with torch.no_grad():
+        for image in images(8, seed=1):
+            wanted.append(net(image)[0])
+            found.append(quantized(image)[0])
+    signal, noise = torch.cat(wanted).square().sum(), (torch.cat(wanted) - torch.cat(found)).square().sum()
+    assert 10 * float(torch.log10(signal / noise)) > 18

@@ -1,0 +1,64 @@
+"""Scaling the residual stream changes no output and evens out its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from converters.smoothing import loudest_normalised, smooth_residual
+from converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.backbones import TokenCounts
+from tofe_edge.tofe import ToFe
+
+COUNTS = TokenCounts((9, 5, 3))
+FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s"]
+
+
+def images(model: ToFe, count: int) -> list[Tensor]:
+    size = model.backbone.spec.image_size
+    return list(torch.randn(count, 1, 3, size, size, generator=torch.Generator().manual_seed(3)))
+
+
+def graph_with_a_loud_channel(model: ToFe) -> StaticToFe:
+    """The residual stream's channel 5 much louder than the others, from the stem on."""
+    graph = build_static_graph(model, COUNTS)
+    position = graph.stem.position
+    assert isinstance(position, Tensor)
+    position[..., 5] += 5.0
+    return graph
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_outputs_and_selections_stay_the_same(tiny_tofe: Callable[..., ToFe], name: str, strength: float) -> None:
+    model = tiny_tofe(name)
+    graph, inputs = build_static_graph(model, COUNTS), images(model, 4)
+    loudness = torch.rand(model.backbone.spec.dim, generator=torch.Generator().manual_seed(0)) + 0.1
+    smoothed = smooth_residual(graph, loudness, strength)
+    with torch.no_grad():
+        for image in inputs:
+            logits, *orders = graph(image)
+            found, *found_orders = smoothed(image)
+            torch.testing.assert_close(found, logits, atol=2e-5, rtol=2e-5)
+            assert all(torch.equal(a, b) for a, b in zip(found_orders, orders, strict=True))
+
+
+def test_the_loud_channel_is_found_and_made_quieter(tiny_tofe: Callable[..., ToFe]) -> None:
+    model = tiny_tofe()
+    graph, inputs = graph_with_a_loud_channel(model), images(model, 4)
+    before = loudest_normalised(graph, inputs)
+    after = loudest_normalised(smooth_residual(graph, before), inputs)
+    assert int(before.argmax()) == 5
+    assert float(after[5] / after.median()) < 0.7 * float(before[5] / before.median())
+
+
+def test_the_graph_it_is_given_is_left_alone(tiny_tofe: Callable[..., ToFe]) -> None:
+    model = tiny_tofe()
+    graph = build_static_graph(model, COUNTS)
+    before = {name: value.clone() for name, value in graph.state_dict().items()}
+    smooth_residual(graph, torch.linspace(0.1, 5.0, model.backbone.spec.dim))
+    assert all(torch.equal(value, before[name]) for name, value in graph.state_dict().items())
+    assert not any(norm._forward_hooks for norm in graph.modules())
