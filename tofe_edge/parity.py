@@ -21,10 +21,16 @@ class Gates:
     min_snr_db: float
     min_top1_agreement: float
     min_kept_overlap: float
+    skips_near_ties: bool = False
+    """Leave out images on which the reference holds two tokens at the cut less than ``NEAR_TIE`` apart."""
 
 
-FP32_GATES = Gates(min_snr_db=60.0, min_top1_agreement=1.0, min_kept_overlap=1.0)
-"""Same arithmetic in another order: about 1e-6 of the logits, never another token or class."""
+NEAR_TIE = 1e-5
+"""Of scores of order 1: fp32 in another order moves them by up to some 1e-6, and then either token is the right one. Of
+64 validation images one has a gap of 2e-8 at a cut."""
+
+FP32_GATES = Gates(min_snr_db=60.0, min_top1_agreement=1.0, min_kept_overlap=1.0, skips_near_ties=True)
+"""Same arithmetic in another order: about 1e-6 of the logits, never another token or class but by a near tie."""
 
 FP16_GATES = Gates(min_snr_db=35.0, min_top1_agreement=0.99, min_kept_overlap=0.98)
 """35 dB is the PSNR gate of Apple's own converters of diffusion models."""
@@ -64,6 +70,8 @@ class Parity:
     kept_overlap: tuple[float, ...]
     """Per stage: mean share of the reference's kept tokens that the artifact keeps too."""
     failures: tuple[str, ...] = field(default=())
+    near_ties: int = 0
+    """Images left out of the gated figures because either of two tokens may be kept."""
 
     @property
     def passed(self) -> bool:
@@ -81,6 +89,7 @@ class Parity:
             "decided_agreement": self.decided_agreement,
             "snr_db": self.snr_db if math.isfinite(self.snr_db) else None,
             "kept_overlap": list(self.kept_overlap),
+            "near_ties": self.near_ties,
             "passed": self.passed,
             "failures": list(self.failures),
         }
@@ -105,6 +114,11 @@ def compare(
         raise InputError(
             "parity: reference and artifact differ in their number of classes; is it another checkpoint's artifact?"
         )
+    accuracy = [_accuracy(np.stack([one.logits for one in side]), labels) for side in (reference, artifact)]
+    images = len(reference)
+    if gates.skips_near_ties and any(one.margin >= NEAR_TIE for one in reference):
+        clear = [pair for pair in zip(reference, artifact) if pair[0].margin >= NEAR_TIE]
+        reference, artifact = zip(*clear)
     wanted = np.stack([prediction.logits for prediction in reference])
     found = np.stack([prediction.logits for prediction in artifact])
     same = wanted.argmax(1) == found.argmax(1)
@@ -116,10 +130,11 @@ def compare(
     snr = snr_db(wanted, found)
     failures = _failures(same, decided, snr, overlap, gates)
     return Parity(
-        images=len(reference),
+        images=images,
         top1_agreement=float(same.mean()),
-        top1_reference=_accuracy(wanted, labels),
-        top1_artifact=_accuracy(found, labels),
+        top1_reference=accuracy[0],
+        top1_artifact=accuracy[1],
+        near_ties=images - len(reference),
         decided_images=int(decided.sum()),
         decided_agreement=float(same[decided].mean()) if decided.any() else 1.0,
         snr_db=snr,

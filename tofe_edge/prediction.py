@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ class Prediction:
 
     logits: npt.NDArray[np.float32]
     kept: tuple[npt.NDArray[np.int64], ...]
+    margin: float = math.inf
+    """Least difference, over stages, between the score of the last kept token and that of the first frozen one;
+    infinite where it is not known."""
 
 
 Predictor = Callable[[npt.NDArray[np.float32]], Prediction]

@@ -104,4 +104,7 @@ def pick_device(name: str) -> torch.device:
 def _split(inference: Inference) -> list[Prediction]:
     logits = inference.logits.float().cpu().numpy()
     kept = [index.cpu().numpy() for index in inference.kept]
-    return [Prediction(row, tuple(index[number] for index in kept)) for number, row in enumerate(logits)]
+    margins = torch.stack([margin.float().cpu() for margin in inference.margins]).amin(0).tolist()
+    return [
+        Prediction(row, tuple(index[number] for index in kept), margins[number]) for number, row in enumerate(logits)
+    ]

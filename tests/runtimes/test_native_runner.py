@@ -44,7 +44,7 @@ TINY_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8-static")
 """Lowering is what these tests spend their time on; dynamic int8 is left to the full-size test."""
 COUNTS = TokenCounts((9, 5, 3))
 SIZE = 64
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8-dynamic", "int8-static")
+FULL_SIZE_PRECISIONS: tuple[Precision, ...] = ("int8-dynamic",)
 INPUT_BYTES = 3 * SIZE * SIZE * 4
 
 
@@ -431,7 +431,7 @@ def test_the_tiny_net_agrees_between_x86_and_arm(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", FULL_SIZE_PRECISIONS)
 def test_the_shipped_net_agrees_between_x86_and_arm(host: Path, arm: Arm, tmp_path: Path, precision: Precision) -> None:
     checkpoint = next(one for one in shipped_checkpoints() if one.name == "tofe_deit_tiny_063")
     photographs = load_photographs(checkpoint.preprocessing).pixels
@@ -448,7 +448,7 @@ def test_the_shipped_net_agrees_between_x86_and_arm(host: Path, arm: Arm, tmp_pa
     path = tmp_path / "shipped.pte"
     path.write_bytes(convert(request).program)
     assert checkpoint.token_counts is not None
-    pixels = photographs[::8]
+    pixels = photographs[::16]
     for image in pixels[:2]:
         assert content(run(host, path, image.tobytes())) == in_python(path, torch.from_numpy(image))
     agreement = compare(host, arm, path, pixels, checkpoint.token_counts.kept)

