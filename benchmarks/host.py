@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -52,3 +53,10 @@ def is_pinned() -> bool:
 def facts() -> dict[str, str]:
     """Processor, system and Python."""
     return {"processor": processor(), "system": platform.system(), "python": platform.python_version()}
+
+
+def command(module: str, argv: Sequence[str]) -> str:
+    """The call as a reader would repeat it: files by their names, for a folder of one machine says nothing to others."""
+    prefix = ["taskset", "-c", ",".join(map(str, usable_cores()))] if is_pinned() else []
+    words = [Path(word).name if os.sep in word else word for word in argv]
+    return shlex.join([*prefix, "python", "-m", module, *words])

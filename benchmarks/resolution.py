@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -202,13 +200,6 @@ def parse_sizes(text: str) -> list[int]:
     return sorted(map(int, parts))
 
 
-def _command(argv: Sequence[str]) -> str:
-    """The call as a reader would repeat it: files by their names, for a folder of one machine says nothing to others."""
-    prefix = ["taskset", "-c", ",".join(map(str, host.usable_cores()))] if host.is_pinned() else []
-    words = [Path(word).name if os.sep in word else word for word in argv]
-    return shlex.join([*prefix, "python", "-m", "benchmarks.resolution", *words])
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -225,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 2 for a wrong argument."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        path = run(parser().parse_args(words), _command(words))
+        path = run(parser().parse_args(words), host.command("benchmarks.resolution", words))
     except TofeEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -185,14 +183,6 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _command(argv: Sequence[str]) -> str:
-    """The call as a reader would repeat it: files by their names, for a folder of one machine says nothing to others."""
-    cores = ",".join(map(str, host.usable_cores()))
-    prefix = ["taskset", "-c", cores] if host.is_pinned() else []
-    words = [Path(word).name if os.sep in word else word for word in argv]
-    return shlex.join([*prefix, "python", "-m", "benchmarks.runtimes", *words])
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; 2 for a wrong argument."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        path = run(parser().parse_args(words), _command(words))
+        path = run(parser().parse_args(words), host.command("benchmarks.runtimes", words))
     except TofeEdgeError as error:
         _say(f"error: {error}")
         return error.exit_code

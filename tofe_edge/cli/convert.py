@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tofe_edge.cli.converted import describe, to_json
 from tofe_edge.cli.options import (
     add_checkpoint,
     open_checkpoint,
@@ -17,7 +18,7 @@ from tofe_edge.cli.options import (
     positive_int,
     require,
 )
-from tofe_edge.cli.output import emit, facts
+from tofe_edge.cli.output import emit
 from tofe_edge.cli.select import add_budget, choose_for
 from tofe_edge.errors import GateError
 from tofe_edge.files import workshop, write_bytes
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from converters.pipeline import Calibration
     from profiles import DeviceProfile
-    from tofe_edge.artifact import Artifact, Manifest
+    from tofe_edge.artifact import Artifact
     from tofe_edge.checkpoint import Checkpoint
     from tofe_edge.inputs import Inputs
     from tofe_edge.parity import Parity
@@ -132,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
         # Both files are complete; two renames within one folder put them in place.
         draft.path.replace(artifact.path)
         draft.manifest_path.replace(artifact.manifest_path)
-    emit(args.json, _to_json(artifact, settings, parity), _describe(artifact, settings, parity, samples))
+    reason = settings.reason
+    emit(args.json, to_json(artifact, reason, parity), describe(artifact, reason, parity, samples.source))
     return 0
 
 
@@ -226,7 +228,7 @@ def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibrat
         if settings.precision != "int8":
             return None, load_photographs(spec)
         # Other crops than those of the check. Two photographs are enough to round weights by: with them the shipped
-        # net agrees with fp32 on 96.3 % of 1300 images, without on 95.2 %.
+        # net's logits are 17.7 dB from fp32 on 1300 images, without 16.4, with 256 training images 17.6.
         crops = load_photographs(spec, _CALIBRATION_SEED)
         return Calibration(tuple(map(_dense, crops.pixels)), None), load_photographs(spec)
     require(settings.precision == "int8", f"--calibration serves int8; leave it out for {settings.precision}")
@@ -281,72 +283,3 @@ def _lower(args: argparse.Namespace, settings: Settings, calibration: Calibratio
     write_bytes(path, conversion.program)
     write_manifest(path, conversion.manifest)
     return open_artifact(path)
-
-
-def _to_json(artifact: Artifact, settings: Settings, parity: Parity) -> dict[str, Any]:
-    manifest = artifact.manifest
-    return {
-        "artifact": str(artifact.path),
-        "manifest": str(artifact.manifest_path),
-        "checkpoint": manifest.checkpoint,
-        "token_counts": manifest.token_counts,
-        "gmacs": manifest.gmacs,
-        "size_bytes": manifest.size_bytes,
-        "delegates": manifest.delegates,
-        "fallback_ops": manifest.fallback_ops,
-        "target": manifest.target,
-        "precision": manifest.precision,
-        "int8_mode": manifest.int8_mode,
-        "fp32_layers": manifest.fp32_layers,
-        "methods": {name: asdict(method) for name, method in manifest.methods.items()},
-        "batch": manifest.batch,
-        "selection": manifest.selection,
-        "quantization": manifest.quantization,
-        "profile": manifest.profile,
-        "reason": settings.reason,
-        "parity": parity.to_json(),
-    }
-
-
-def _describe(artifact: Artifact, settings: Settings, parity: Parity, samples: Inputs) -> str:
-    manifest = artifact.manifest
-    fallback = ", ".join(f"{count} {name}" for name, count in manifest.fallback_ops.items()) or "none"
-    tokens = ", ".join(map(str, manifest.token_counts)) if manifest.token_counts else "all (dense)"
-    mode = f" ({manifest.int8_mode})" if manifest.int8_mode else ""
-    overlap = ", ".join(f"{value:.1%}" for value in parity.kept_overlap)
-    return facts(
-        [
-            ("checkpoint", f"{manifest.checkpoint}: {settings.reason}"),
-            ("tokens kept", f"{tokens} of {manifest.patch_tokens} per stage, {manifest.gmacs:.3f} GMACs"),
-            ("precision", f"{manifest.precision}{mode}, {manifest.size_bytes / 1e6:.2f} MB"),
-            ("delegates", f"{manifest.delegates}; operators outside: {fallback}"),
-            (
-                "parity",
-                f"agreement on {parity.decided_images} decided images {parity.decided_agreement:.1%}, SNR {parity.snr_db:.1f} dB "
-                f"({parity.images} {samples.source})",
-            ),
-            *([("kept overlap", f"{overlap} a stage")] if overlap else []),
-            *_describe_int8(manifest),
-            *(
-                ("method", f"{method.name}: {method.gmacs:.3f} GMACs")
-                for method in (manifest.methods.values() if manifest.further_methods else ())
-            ),
-            ("wrote", artifact.path),
-            ("", artifact.manifest_path),
-        ]
-    )
-
-
-def _describe_int8(manifest: Manifest) -> list[tuple[str, str]]:
-    if manifest.quantization is None:
-        return []
-    cost, reasons = manifest.quantization["cost"], manifest.quantization["fp32_because"]
-    drop = "" if cost["drop"] is None else f"{cost['drop']:.2f} points, "
-    return [
-        (
-            "int8 cost",
-            f"{drop}SNR {cost['snr_db']:.1f} dB; with the tokens of fp32 {cost['snr_db_same_tokens']:.1f} dB "
-            f"({cost['images']} calibration images)",
-        ),
-        *(("stays in fp32", f"{name}: {reason}") for name, reason in reasons.items()),
-    ]

@@ -1,0 +1,87 @@
+"""What ``tofe-edge convert`` says about the artifact that it made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tofe_edge.cli.output import facts
+
+if TYPE_CHECKING:
+    from tofe_edge.artifact import Artifact, Manifest
+    from tofe_edge.parity import Parity
+
+
+def to_json(artifact: Artifact, reason: str, parity: Parity) -> dict[str, Any]:
+    """The document of ``tofe-edge convert --json``; ``reason`` says why this checkpoint."""
+    manifest = artifact.manifest
+    return {
+        "artifact": str(artifact.path),
+        "manifest": str(artifact.manifest_path),
+        "checkpoint": manifest.checkpoint,
+        "token_counts": manifest.token_counts,
+        "gmacs": manifest.gmacs,
+        "size_bytes": manifest.size_bytes,
+        "delegates": manifest.delegates,
+        "fallback_ops": manifest.fallback_ops,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "int8_mode": manifest.int8_mode,
+        "fp32_layers": manifest.fp32_layers,
+        "methods": {name: asdict(method) for name, method in manifest.methods.items()},
+        "batch": manifest.batch,
+        "selection": manifest.selection,
+        "quantization": manifest.quantization,
+        "profile": manifest.profile,
+        "reason": reason,
+        "parity": parity.to_json(),
+    }
+
+
+def describe(artifact: Artifact, reason: str, parity: Parity, source: str) -> str:
+    """The same for people; ``source`` names the images of the parity check."""
+    manifest = artifact.manifest
+    fallback = ", ".join(f"{count} {name}" for name, count in manifest.fallback_ops.items()) or "none"
+    tokens = ", ".join(map(str, manifest.token_counts)) if manifest.token_counts else "all (dense)"
+    mode = f" ({manifest.int8_mode})" if manifest.int8_mode else ""
+    overlap = ", ".join(f"{value:.1%}" for value in parity.kept_overlap)
+    return facts(
+        [
+            ("checkpoint", f"{manifest.checkpoint}: {reason}"),
+            ("tokens kept", f"{tokens} of {manifest.patch_tokens} per stage, {manifest.gmacs:.3f} GMACs"),
+            ("precision", f"{manifest.precision}{mode}, {manifest.size_bytes / 1e6:.2f} MB"),
+            ("delegates", f"{manifest.delegates}; operators outside: {fallback}"),
+            (
+                "parity",
+                f"agreement on {parity.decided_images} decided images {parity.decided_agreement:.1%}, SNR {parity.snr_db:.1f} dB "
+                f"({parity.images} {source})",
+            ),
+            *([("kept overlap", f"{overlap} a stage")] if overlap else []),
+            *_describe_int8(manifest),
+            *(
+                ("method", f"{method.name}: {method.gmacs:.3f} GMACs")
+                for method in (manifest.methods.values() if manifest.further_methods else ())
+            ),
+            ("wrote", artifact.path),
+            ("", artifact.manifest_path),
+        ]
+    )
+
+
+def _describe_int8(manifest: Manifest) -> list[tuple[str, str]]:
+    if manifest.quantization is None:
+        return []
+    cost, reasons = manifest.quantization["cost"], manifest.quantization["fp32_because"]
+    drop = "" if cost["drop"] is None else f"{cost['drop']:.2f} points, "
+    return [
+        (
+            "int8 cost",
+            f"{drop}SNR {_decibels(cost['snr_db'])}; with the tokens of fp32 {_decibels(cost['snr_db_same_tokens'])} "
+            f"({cost['images']} calibration images)",
+        ),
+        *(("stays in fp32", f"{name}: {reason}") for name, reason in reasons.items()),
+    ]
+
+
+def _decibels(value: float | None) -> str:
+    return "without end" if value is None else f"{value:.1f} dB"
