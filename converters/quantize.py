@@ -99,7 +99,8 @@ def quantize(graph: StaticToFe, plan: Int8Plan, statistics: Statistics | None = 
         raise InputError("static int8 needs calibration images; give a folder with --calibration")
     quantized = copy.deepcopy(graph)
     for name, layer in layers_of(graph).items():
-        if name in plan.layers:
+        # A layer that no image reached has no range: an approximator, where every token is kept.
+        if name in plan.layers and (plan.mode == "dynamic" or statistics is None or name in statistics.inputs):
             quantized.set_submodule(name, int8_layer(name, layer, plan.mode, statistics))
     return quantized
 

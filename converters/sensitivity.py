@@ -123,8 +123,9 @@ def layer_noise(
     wanted = _run(graph, images, selections).logits
     layers = layers_of(graph)
     noise: dict[str, float] = {}
-    with progress_bar("sensitivity", total=len(plan.layers), unit="layer") as bar:
-        for name in sorted(plan.layers):
+    reached = sorted(plan.layers & statistics.inputs.keys())
+    with progress_bar("sensitivity", total=len(reached), unit="layer") as bar:
+        for name in reached:
             graph.set_submodule(name, int8_layer(name, layers[name], plan.mode, statistics))
             try:
                 found = _run(graph, images, selections).logits

@@ -260,7 +260,7 @@ def test_an_accuracy_drop_needs_labels(
         (["--int8-mode", "static"], "static int8 needs calibration images; give a folder with --calibration"),
         (["--max-accuracy-drop", 1], "--max-accuracy-drop is held on images; give a folder with --calibration"),
         (["--elastic", 100, "--precision", "fp32"], "--elastic 100: the nearest that deit_tiny_patch16_224 reaches"),
-        (["--elastic", "0.0016,1e-9", "--precision", "fp32"], "budget of 1e-09 GMACs: the nearest that deit_tiny"),
+        (["--elastic", "0.0016,1e-9", "--precision", "fp32"], "--elastic 1e-09: the nearest that deit_tiny"),
         (["--image-size", 50], "image size 50 does not fit deit_tiny_patch16_224: it must be a multiple of 16"),
         (["--image-size", 16], "from 32 to 1024; try 32"),
         (["--image-size", 10**9], "from 32 to 1024; try 1024"),

@@ -16,6 +16,7 @@ from converters.quantize import Int8Mode, Int8Plan, gather_statistics, layers_of
 from converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import InputError
+from tofe_edge.tofe import ToFe
 
 MODES: list[Int8Mode] = ["dynamic", "static"]
 
@@ -163,3 +164,14 @@ def test_a_quantized_net_follows_its_float_net(graph: Callable[[], StaticToFe], 
             found.append(quantized(image)[0])
     signal, noise = torch.cat(wanted).square().sum(), (torch.cat(wanted) - torch.cat(found)).square().sum()
     assert 10 * float(torch.log10(signal / noise)) > 18
+
+
+def test_static_int8_leaves_out_layers_that_no_image_reaches(tiny_tofe: Callable[..., ToFe]) -> None:
+    """Approximators where every token is kept: they have no range, and no place in the graph."""
+    graph = build_static_graph(tiny_tofe(), TokenCounts((16, 16, 16)))
+    generator = torch.Generator().manual_seed(0)
+    statistics = gather_statistics(graph, [torch.randn(1, 3, 64, 64, generator=generator)])
+    quantized = quantize(graph, plan_int8(graph, "static"), statistics)
+    left = set(layers_of(quantized))
+    assert {name for name in layers_of(graph) if name.startswith("approximators.")} <= left
+    assert not any(name.startswith("blocks.") for name in left)
