@@ -104,9 +104,10 @@ def calibration_inputs(folder: Path | None, preprocessing: Preprocessing) -> tup
     """At most 32 inputs to calibrate static int8 with, and where they are from."""
     if folder is None:
         inputs = load_photographs(preprocessing)
-    else:
-        inputs = load_unlabelled(folder, preprocessing, CALIBRATION_IMAGES)
-    return _contiguous(inputs.pixels), inputs.source
+        return _contiguous(inputs.pixels), inputs.source
+    inputs = load_unlabelled(folder, preprocessing, CALIBRATION_IMAGES)
+    # The folder's name alone: where it is on one machine says nothing to others.
+    return _contiguous(inputs.pixels), f"images of {folder.name}"
 
 
 def check_inputs(preprocessing: Preprocessing) -> tuple[Pixels, ...]:
