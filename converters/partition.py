@@ -16,7 +16,6 @@ from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec, PartitionResult
 from executorch.exir.backend.utils import tag_constant_data
-from torch._export.utils import is_buffer, is_lifted_tensor_constant, is_param
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -98,23 +97,7 @@ def _levels(program: ExportedProgram, groups: list[list[Node]]) -> dict[Node, in
             elif needed + 1 > outside.get(node, 0):
                 outside[node] = needed + 1
                 changed = True
-    # What is computed from constants alone goes to its first user, or it would make a delegate of its own.
-    constant: set[Node] = {
-        node for node in program.graph.nodes if node.op == "placeholder" and _is_constant(program, node)
-    }
-    for node in program.graph.nodes:
-        if node in group_of and constant.issuperset(node.all_input_nodes):
-            constant.add(node)
-    for node in reversed(list(program.graph.nodes)):
-        if node in group_of and node in constant:
-            users = [group_level[group_of[user]] for user in node.users if user in group_of]
-            if len(users) == len(node.users):
-                group_level[group_of[node]] = max(group_level[group_of[node]], min(users))
     return {node: group_level[index] for node, index in group_of.items()}
-
-
-def _is_constant(program: ExportedProgram, node: Node) -> bool:
-    return is_param(program, node) or is_buffer(program, node) or is_lifted_tensor_constant(program, node)
 
 
 def _needs_passes(node: Node) -> bool:

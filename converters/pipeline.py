@@ -55,7 +55,7 @@ class ConvertRequest:
     int8_mode: Int8Mode = "dynamic"
     calibration: Calibration | None = None
     max_accuracy_drop: float | None = None
-    """In points of top-1 on the calibration images; layers go back to fp32 until it is met. ``None``: all in int8."""
+    """In points, see ``Int8Cost.drop``; layers go back to fp32 until it is met. ``None``: all in int8, cost not measured."""
     further_gmacs: tuple[float, ...] = ()
     """Budgets that the program offers as further methods."""
     batch: int = 1

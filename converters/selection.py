@@ -2,7 +2,8 @@
 scores are equal. Among equals ranks take the first, as the reference does; topk takes any (it is PyTorch's and
 ExecuTorch's partial sort), which fp32 scores of a trained selector do not bring up.
 
-``select_by_topk`` takes four small operators a stage that no delegate takes (topk, add, view, index_select).
+``select_by_topk`` takes two small operators a stage that no delegate takes (topk, index_select; for a batch also the
+offsets of its images).
 ``select_by_rank`` takes none: ranks are counted by comparing all pairs, and tokens are moved by a product with a
 permutation matrix. Which one is faster depends on the target: XNNPACK runs on the same cores as the portable
 operators, an accelerator has to hand tokens back to the CPU and fetch them again.
@@ -29,7 +30,7 @@ def select_by_topk(scores: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, 
     batch, total, dim = tokens.shape
     if batch == 1:
         order = torch.topk(scores.view(total), count).indices
-        # view, not unsqueeze: XNNPACK takes no unsqueeze_copy, which would be a fifth operator outside.
+        # view, not unsqueeze: XNNPACK takes no unsqueeze_copy, which would be one more operator outside.
         return order, torch.index_select(tokens.view(total, dim), 0, order).view(1, count, dim)
     order = torch.topk(scores, count, dim=1).indices
     first = torch.arange(0, batch * total, total).view(batch, 1)

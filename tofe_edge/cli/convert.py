@@ -209,7 +209,7 @@ def _budgets(text: str) -> tuple[float, ...]:
 
 
 def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibration | None, Inputs]:
-    """What int8 may look at (nothing without ``--calibration``) and the images, others, that the result is checked on."""
+    """What int8 may look at (sample photographs without ``--calibration``) and other images to check the result on."""
     from converters.pipeline import Calibration
     from tofe_edge.inputs import load_photographs, load_unlabelled
 
