@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from converters.lowered import Lowered, LoweredMethod
 from tofe_edge.quiet import quiet
-
-
-@dataclass(frozen=True)
-class LoweredMethod:
-    """What is known of one method of a program."""
-
-    delegates: int
-    """XNNPACK subgraphs: one a stage."""
-    fallback_ops: dict[str, int]
-    """Operators outside them, with their numbers."""
-    planned_memory_bytes: int
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """An ExecuTorch program and what is known of its methods."""
-
-    program: bytes
-    methods: dict[str, LoweredMethod]
 
 
 def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Lowered:

@@ -1,17 +1,20 @@
-"""One call from a checkpoint to an exported program and its manifest."""
+"""One call from a checkpoint to an exported model and its manifest."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from converters import executorch
-from converters.quantize import Int8Mode, gather_statistics, layers_of, plan_int8, quantize
+from converters import coreml, executorch
+from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
+from converters.coreml_package import About, unique_labels
+from converters.lowered import Lowered, LoweredMethod
+from converters.quantize import gather_statistics, layers_of, plan_int8, quantize
+from converters.request import PALETTE_BITS, Calibration, ConvertRequest, CoreMlRequest
 from converters.selection import select_by_rank, select_by_topk
 from converters.sensitivity import MixedPlan, choose_layers
 from converters.smoothing import loudest_normalised, smooth_residual
@@ -19,13 +22,19 @@ from converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge import __version__
 from tofe_edge.artifact import DEFAULT_METHOD, Manifest, Method
 from tofe_edge.backbones import Backbone, TokenCounts
-from tofe_edge.checkpoint import Checkpoint, load_model
+from tofe_edge.checkpoint import load_model
+from tofe_edge.coreml_names import function_name
 from tofe_edge.errors import InputError
+from tofe_edge.files import Content, fingerprint
 from tofe_edge.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.preprocessing import Preprocessing, denormalize
 from tofe_edge.resolution import at_image_size
 from tofe_edge.training.counts import fit_counts
 
-_LIBRARIES = ("torch", "executorch", "torchao", "timm")
+_LIBRARIES = {
+    "executorch": ("torch", "executorch", "torchao", "timm"),
+    "coreml": ("torch", "coremltools", "timm"),
+}
 _BUDGET_TOLERANCE = 0.05
 """Share by which a further budget may be missed: counts are whole tokens, and kept in the checkpoint's proportions."""
 
@@ -34,42 +43,22 @@ _SMOOTHING_IMAGES = 16
 
 _SELECTIONS = {"topk": select_by_topk, "rank": select_by_rank}
 
-
-@dataclass(frozen=True)
-class Calibration:
-    """Inputs ``(1, 3, H, W)`` that int8 may look at, and their classes where known."""
-
-    images: tuple[torch.Tensor, ...]
-    labels: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class ConvertRequest:
-    """What to make."""
-
-    checkpoint: Checkpoint
-    target: str
-    precision: str
-    profile: str | None
-    file_name: str
-    int8_mode: Int8Mode = "dynamic"
-    calibration: Calibration | None = None
-    max_accuracy_drop: float | None = None
-    """In points, see ``Int8Cost.drop``; layers go back to fp32 until it is met. ``None``: all in int8, cost not measured."""
-    further_gmacs: tuple[float, ...] = ()
-    """Budgets that the program offers as further methods."""
-    batch: int = 1
-    image_size: int | None = None
-    """Side of the input; ``None`` is the checkpoint's."""
-    selection: Literal["topk", "rank"] = "topk"
+Budgets = Mapping[str, TokenCounts | None]
+"""Token counts by method name, the default first; ``None`` for the dense net."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """The exported program and the manifest that goes beside it."""
+    """The exported model and the manifest that goes beside it."""
 
-    program: bytes
+    content: Content
     manifest: Manifest
+
+    @property
+    def program(self) -> bytes:
+        """The content of a model that is one file."""
+        assert isinstance(self.content, bytes), "a package is a folder"
+        return self.content
 
 
 def convert(request: ConvertRequest) -> Conversion:
@@ -78,30 +67,119 @@ def convert(request: ConvertRequest) -> Conversion:
     Raises:
         InputError: the target or precision is not available, a budget does not fit, or the net cannot be rewritten.
     """
-    _check(request)
+    request.check()
     checkpoint = request.checkpoint
     model, counts, preprocessing = load_model(checkpoint), checkpoint.token_counts, checkpoint.preprocessing
     if request.image_size is not None and request.image_size != preprocessing.image_size:
         resized = at_image_size(model, counts, preprocessing, request.image_size)
         model, counts, preprocessing = resized.model, resized.counts, resized.preprocessing
     spec = model.backbone.spec
-    graph = build_static_graph(model, counts, _SELECTIONS[request.selection])
     budgets = _budgets(spec, counts, request.further_gmacs)
+    graph = build_static_graph(model, counts, _SELECTIONS[request.selection])
+    if request.coreml is not None:
+        request = _in_pixels(request, preprocessing)
+        graph = _native(graph, request, preprocessing, spec)
     graph, mixed = _quantized(graph, request)
-    lowered = executorch.lower(
-        {name: graph if kept is None else graph.with_counts(kept.kept) for name, kept in budgets.items()},
-        (request.batch, 3, spec.image_size, spec.image_size),
+    lowered = _lower(graph, budgets, request, spec)
+    return Conversion(lowered.content, _manifest(request, spec, graph, budgets, lowered, mixed, preprocessing))
+
+
+def _in_pixels(request: ConvertRequest, preprocessing: Preprocessing) -> ConvertRequest:
+    """The request with calibration inputs as the graph takes them."""
+    assert request.coreml is not None
+    if request.calibration is None or request.coreml.io == "tensor":
+        return request
+    images = tuple(torch.from_numpy(denormalize(image.numpy(), preprocessing)) for image in request.calibration.images)
+    return replace(request, calibration=Calibration(images, request.calibration.labels))
+
+
+def _native(graph: StaticToFe, request: ConvertRequest, preprocessing: Preprocessing, spec: Backbone) -> StaticToFe:
+    assert request.coreml is not None
+    select = NativeRankSelection(spec.patch_tokens) if request.selection == "rank" else native_topk
+    return native_graph(graph, select, preprocessing if request.coreml.io == "image" else None)
+
+
+def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, MixedPlan | None]:
+    if not request.quantizes:
+        return graph, None
+    native = request.target == "coreml"
+    bits = PALETTE_BITS.get(request.precision)
+    plan = plan_int8(graph, request.int8_mode if bits is None else "weights", quantizes_outputs=not native)
+    plan = replace(plan, palette_bits=bits)
+    if request.calibration is None:
+        return quantize(graph, plan), None
+    images = request.calibration.images
+    if not native:
+        graph = smooth_residual(graph, loudest_normalised(graph, images[:_SMOOTHING_IMAGES]))
+    statistics = gather_statistics(graph, images)
+    mixed = None
+    if request.max_accuracy_drop is not None:
+        mixed = choose_layers(graph, plan, statistics, images, request.calibration.labels, request.max_accuracy_drop)
+        plan = mixed.plan
+    return quantize(graph, plan, statistics), mixed
+
+
+def _lower(graph: StaticToFe, budgets: Budgets, request: ConvertRequest, spec: Backbone) -> Lowered:
+    methods = {name: graph if kept is None else graph.with_counts(kept.kept) for name, kept in budgets.items()}
+    shape = (request.batch, 3, spec.image_size, spec.image_size)
+    if request.coreml is None:
+        return executorch.lower(methods, shape)
+    return coreml.lower(methods, shape, _coreml_options(request, request.coreml, budgets, spec))
+
+
+def _coreml_options(
+    request: ConvertRequest, wanted: CoreMlRequest, budgets: Budgets, spec: Backbone
+) -> coreml.CoreMlOptions:
+    checkpoint, default = request.checkpoint, budgets[DEFAULT_METHOD]
+    kept = {function_name(name): counts.kept for name, counts in budgets.items() if counts is not None}
+    notes = {
+        "tofe_edge.checkpoint": checkpoint.name,
+        "tofe_edge.checkpoint_sha256": checkpoint.sha256(),
+        "tofe_edge.backbone": spec.name,
+        "tofe_edge.precision": request.precision,
+        "tofe_edge.version": __version__,
+        **{f"tofe_edge.kept_tokens.{name}": ",".join(map(str, tokens)) for name, tokens in kept.items()},
+    }
+    tokens = "" if default is None else f", {', '.join(map(str, default.kept))} of {spec.patch_tokens} patches kept"
+    about = About(
+        title=f"{checkpoint.name}: image classifier, {len(checkpoint.classes.names)} classes{tokens}",
+        author=wanted.author,
+        license=wanted.license,
+        version=__version__,
+        stages=0 if default is None else len(default.kept),
+        patch_tokens=spec.patch_tokens,
+        metadata=notes,
     )
+    return coreml.CoreMlOptions(
+        deployment_target=wanted.deployment_target,
+        precision="fp32" if request.precision == "fp32" else "fp16",
+        about=about,
+        labels=unique_labels(checkpoint.classes.names, checkpoint.classes.ids) if wanted.io == "image" else None,
+        float32_selectors=wanted.float32_selectors,
+        palettes=request.precision in PALETTE_BITS,
+    )
+
+
+def _manifest(
+    request: ConvertRequest,
+    spec: Backbone,
+    graph: StaticToFe,
+    budgets: Budgets,
+    lowered: Lowered,
+    mixed: MixedPlan | None,
+    preprocessing: Preprocessing,
+) -> Manifest:
+    checkpoint, coreml_request = request.checkpoint, request.coreml
     default, *further = (_describe(spec, name, budgets[name], lowered.methods[name]) for name in budgets)
-    int8 = request.precision == "int8"
-    manifest = Manifest(
+    dense, found = budgets[DEFAULT_METHOD] is None, fingerprint(lowered.content)
+    return Manifest(
         artifact=request.file_name,
-        sha256=hashlib.sha256(lowered.program).hexdigest(),
-        size_bytes=len(lowered.program),
+        sha256=found.sha256,
+        size_bytes=found.size_bytes,
         target=request.target,
-        backend="xnnpack",
+        backend="coreml" if coreml_request else "xnnpack",
         precision=request.precision,
-        int8_mode=request.int8_mode if int8 else None,
+        int8_mode=request.int8_mode if request.precision == "int8" else None,
         checkpoint=checkpoint.name,
         checkpoint_sha256=checkpoint.sha256(),
         backbone=spec.name,
@@ -113,47 +191,20 @@ def convert(request: ConvertRequest) -> Conversion:
         planned_memory_bytes=default.planned_memory_bytes,
         further_methods=further,
         batch=request.batch,
-        selection=request.selection if counts else None,
-        stage_blocks=list(spec.stage_lengths()) if counts else [spec.depth],
+        selection=None if dense else request.selection,
+        layout=coreml_request.layout if coreml_request else "tokens_first",
+        io=coreml_request.io if coreml_request else "tensor",
+        deployment_target=coreml_request.deployment_target if coreml_request else None,
+        stage_blocks=[spec.depth] if dense else list(spec.stage_lengths()),
         patch_tokens=spec.patch_tokens,
-        fp32_layers=sorted(layers_of(graph)) if int8 else [],
+        fp32_layers=sorted(layers_of(graph)) if request.quantizes else [],
         quantization=_report(mixed),
         preprocessing=preprocessing,
         class_names=list(checkpoint.classes.names),
         class_ids=list(checkpoint.classes.ids),
         parity=None,
-        versions=_versions(_LIBRARIES),
+        versions={**{name: metadata.version(name) for name in _LIBRARIES[request.target]}, "tofe-edge": __version__},
     )
-    return Conversion(lowered.program, manifest)
-
-
-def _check(request: ConvertRequest) -> None:
-    if request.target != "executorch":
-        raise InputError(f"target {request.target!r} is not available in this version; use --target executorch")
-    if request.precision not in ("fp32", "int8"):
-        raise InputError(
-            f"precision {request.precision!r}: XNNPACK computes GELU in fp32 alone; use --precision int8 or fp32"
-        )
-    if request.further_gmacs and request.checkpoint.token_counts is None:
-        raise InputError(f"{request.checkpoint.name}: a dense model has one budget; leave --elastic out")
-    if request.batch < 1:
-        raise InputError(f"batch must be at least 1, not {request.batch}")
-
-
-def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, MixedPlan | None]:
-    if request.precision != "int8":
-        return graph, None
-    plan = plan_int8(graph, request.int8_mode)
-    if request.calibration is None:
-        return quantize(graph, plan), None
-    images = request.calibration.images
-    graph = smooth_residual(graph, loudest_normalised(graph, images[:_SMOOTHING_IMAGES]))
-    statistics = gather_statistics(graph, images)
-    mixed = None
-    if request.max_accuracy_drop is not None:
-        mixed = choose_layers(graph, plan, statistics, images, request.calibration.labels, request.max_accuracy_drop)
-        plan = mixed.plan
-    return quantize(graph, plan, statistics), mixed
 
 
 def _report(mixed: MixedPlan | None) -> dict[str, Any] | None:
@@ -163,7 +214,7 @@ def _report(mixed: MixedPlan | None) -> dict[str, Any] | None:
 
 
 def _budgets(spec: Backbone, counts: TokenCounts | None, further: Sequence[float]) -> dict[str, TokenCounts | None]:
-    """Token counts by method name, the default first, then from the largest to the smallest."""
+    """The default first, then from the largest to the smallest."""
     found: dict[str, TokenCounts | None] = {DEFAULT_METHOD: counts}
     if counts is None:
         return found
@@ -183,7 +234,7 @@ def _budgets(spec: Backbone, counts: TokenCounts | None, further: Sequence[float
     return found
 
 
-def _describe(spec: Backbone, name: str, counts: TokenCounts | None, lowered: executorch.LoweredMethod) -> Method:
+def _describe(spec: Backbone, name: str, counts: TokenCounts | None, lowered: LoweredMethod) -> Method:
     macs = dense_macs(spec) if counts is None else tofe_macs(spec, counts.kept)
     return Method(
         name=name,
@@ -193,7 +244,3 @@ def _describe(spec: Backbone, name: str, counts: TokenCounts | None, lowered: ex
         fallback_ops=lowered.fallback_ops,
         planned_memory_bytes=lowered.planned_memory_bytes,
     )
-
-
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    return {**{name: metadata.version(name) for name in names}, "tofe-edge": __version__}

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from converters.int8 import DynamicInput, Int8Weights, StaticRange
+from converters.palettes import PaletteWeights, to_palette
 from converters.rounding import round_to_nearest, round_with_gram
 from converters.static_graph import StaticToFe
 from tofe_edge.errors import InputError
 
-Int8Mode = Literal["dynamic", "static"]
+Int8Mode = Literal["dynamic", "static", "weights"]
+"""Ranges of a layer's inputs: each token's own, or fixed on calibration images; or inputs are not quantized at all."""
 
 SELECTORS = "selectors."
 """Their layers stay in fp32: their scores decide which tokens are kept, and a rounding there moves whole tokens in
@@ -40,10 +42,14 @@ class Int8Plan:
     mode: Int8Mode
     layers: frozenset[str]
     """Module paths."""
+    quantizes_outputs: bool = True
+    """Static mode: XNNPACK computes in int8 between two quantizers, Core ML behind one, and rounds once less."""
+    palette_bits: int | None = None
+    """Weights mode: palettes of this many bits in place of int8."""
 
     def without(self, layers: frozenset[str]) -> Int8Plan:
         """The plan with these layers left in fp32."""
-        return Int8Plan(self.mode, self.layers - layers)
+        return replace(self, layers=self.layers - layers)
 
 
 def layers_of(graph: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -51,11 +57,11 @@ def layers_of(graph: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     return {name: layer for name, layer in graph.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
 
 
-def plan_int8(graph: nn.Module, mode: Int8Mode) -> Int8Plan:
-    """Every Linear (and, static, every convolution) but those of the selectors."""
+def plan_int8(graph: nn.Module, mode: Int8Mode, quantizes_outputs: bool = True) -> Int8Plan:
+    """Every Linear (and, but for dynamic mode, every convolution) but those of the selectors."""
     kinds = (nn.Linear,) if mode == "dynamic" else (nn.Linear, nn.Conv2d)
     names = (name for name, layer in layers_of(graph).items() if isinstance(layer, kinds))
-    return Int8Plan(mode, frozenset(name for name in names if not name.startswith(SELECTORS)))
+    return Int8Plan(mode, frozenset(name for name in names if not name.startswith(SELECTORS)), quantizes_outputs)
 
 
 def gather_statistics(graph: StaticToFe, images: Sequence[Tensor]) -> Statistics:
@@ -100,23 +106,34 @@ def quantize(graph: StaticToFe, plan: Int8Plan, statistics: Statistics | None = 
     quantized = copy.deepcopy(graph)
     for name, layer in layers_of(graph).items():
         # A layer that no image reached has no range: an approximator, where every token is kept.
-        if name in plan.layers and (plan.mode == "dynamic" or statistics is None or name in statistics.inputs):
-            quantized.set_submodule(name, int8_layer(name, layer, plan.mode, statistics))
+        if name in plan.layers and (plan.mode != "static" or statistics is None or name in statistics.inputs):
+            quantized.set_submodule(name, int8_layer(name, layer, plan, statistics))
     return quantized
 
 
 def int8_layer(
-    name: str, layer: nn.Linear | nn.Conv2d, mode: Int8Mode, statistics: Statistics | None = None
+    name: str, layer: nn.Linear | nn.Conv2d, plan: Int8Plan, statistics: Statistics | None = None
 ) -> nn.Sequential:
-    """One layer in int8, with the quantizers around it that its mode needs."""
+    """One layer in int8, with the quantizers around it that the plan's mode needs."""
     gram = statistics.grams.get(name) if statistics else None
+    if plan.palette_bits is not None:
+        return nn.Sequential(_palette_layer(layer, plan.palette_bits, gram))
     codes, scale = round_to_nearest(layer.weight) if gram is None else round_with_gram(layer.weight, gram)
     bias = None if layer.bias is None else layer.bias.detach().clone()
     weights = Int8Weights(codes, scale, bias, layer if isinstance(layer, nn.Conv2d) else None)
-    if mode == "dynamic":
+    if plan.mode == "weights":
+        return nn.Sequential(weights)
+    if plan.mode == "dynamic":
         return nn.Sequential(DynamicInput(), weights)
     assert statistics is not None, "checked by quantize()"
-    return nn.Sequential(StaticRange(*statistics.inputs[name]), weights, StaticRange(*statistics.outputs[name]))
+    outputs = [StaticRange(*statistics.outputs[name])] if plan.quantizes_outputs else []
+    return nn.Sequential(StaticRange(*statistics.inputs[name]), weights, *outputs)
+
+
+def _palette_layer(layer: nn.Linear | nn.Conv2d, bits: int, gram: Tensor | None) -> PaletteWeights:
+    weight = to_palette(layer.weight, bits, None if gram is None else gram.diagonal())
+    bias = None if layer.bias is None else layer.bias.detach().clone()
+    return PaletteWeights(weight, bias, layer if isinstance(layer, nn.Conv2d) else None)
 
 
 def _widen(seen: tuple[float, float] | None, values: Tensor) -> tuple[float, float]:

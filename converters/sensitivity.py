@@ -126,7 +126,7 @@ def layer_noise(
     reached = sorted(plan.layers & statistics.inputs.keys())
     with progress_bar("sensitivity", total=len(reached), unit="layer") as bar:
         for name in reached:
-            graph.set_submodule(name, int8_layer(name, layers[name], plan.mode, statistics))
+            graph.set_submodule(name, int8_layer(name, layers[name], plan, statistics))
             try:
                 found = _run(graph, images, selections).logits
             finally:

@@ -23,6 +23,7 @@ ACCELERATOR_KINDS = ("gpu", "npu", "dsp")
 ACCELERATOR_PRECISIONS = ("fp32", "fp16", "int8", "unstated")
 PRECISIONS = ("fp32", "fp16", "int8")
 BACKENDS_BY_TARGET = {"executorch": ("xnnpack",), "coreml": ("coreml",)}
+DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -102,6 +103,8 @@ class ProfileDefaults:
     precision: str
     threads: int
     """CPU threads, at most the number of big cores."""
+    deployment_target: str | None
+    """Core ML: the oldest system that is to load the model, by its name for iOS (iOS17 is macOS 14 too), where stated."""
 
 
 @dataclass(frozen=True)
@@ -219,15 +222,19 @@ def _accelerator(field: Field) -> Accelerator:
 
 
 def _defaults(field: Field, cpu: Cpu) -> ProfileDefaults:
-    fields = field.mapping(("target", "backend", "precision", "threads"))
+    fields = field.mapping(("target", "backend", "precision", "threads"), optional=("deployment_target",))
     target = fields["target"].choice(tuple(BACKENDS_BY_TARGET))
     threads = fields["threads"].count()
     big_cores = sum(cluster.cores for cluster in cpu.clusters if cluster.kind == "big")
     if threads > big_cores:
         raise fields["threads"].error(f"{threads} is more than the big cores; use at most {big_cores}")
+    system = fields.get("deployment_target")
+    if system is not None and target != "coreml":
+        raise system.error("belongs to target coreml alone; remove it")
     return ProfileDefaults(
         target=target,
         backend=fields["backend"].choice(BACKENDS_BY_TARGET[target]),
         precision=fields["precision"].choice(PRECISIONS),
         threads=threads,
+        deployment_target=system.choice(DEPLOYMENT_TARGETS) if system else None,
     )

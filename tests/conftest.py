@@ -79,6 +79,9 @@ def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
         further_methods=[],
         batch=1,
         selection="topk",
+        layout="tokens_first",
+        io="tensor",
+        deployment_target=None,
         quantization=None,
         preprocessing=checkpoint.preprocessing,
         class_names=list(checkpoint.classes.names),
@@ -147,7 +150,8 @@ def _saved(path: Path, counts: TokenCounts | None) -> Checkpoint:
 def elastic_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
     """The tiny checkpoint in fp32 with a larger and a smaller budget beside its own, for batches of 3."""
     # Here, because most tests need no exporter.
-    from converters.pipeline import ConvertRequest, convert
+    from converters.pipeline import convert
+    from converters.request import ConvertRequest
 
     path = tmp_path_factory.mktemp("elastic") / "tiny-elastic.pte"
     request = ConvertRequest(

@@ -45,6 +45,9 @@ def manifest_for(content: bytes) -> Manifest:
         further_methods=[Method("forward_5_3_1", [5, 3, 1], 0.25, 2, {"aten.sort.stable": 3}, 2048)],
         batch=1,
         selection="topk",
+        layout="tokens_first",
+        io="tensor",
+        deployment_target=None,
         quantization=None,
         preprocessing=Preprocessing(64, 0.9, "bicubic", IMAGENET_MEAN, IMAGENET_STD),
         class_names=["cat", "hound"],
@@ -102,7 +105,8 @@ def test_the_manifest_of_a_dotted_name_stands_beside_it() -> None:
 def test_a_missing_model_file_and_a_folder_are_refused(artifact: Artifact, tmp_path: Path) -> None:
     artifact.path.unlink()
     assert "no such model file" in refused_model(artifact)
-    assert "no such model file" in refused(tmp_path, lambda: open_artifact(tmp_path))
+    manifest_path_of(tmp_path).write_text("{}")
+    assert "only a .mlpackage model is a folder" in refused(tmp_path, lambda: open_artifact(tmp_path))
 
 
 def test_a_missing_manifest_is_refused(artifact: Artifact) -> None:
@@ -139,7 +143,7 @@ def test_a_manifest_that_is_no_json_is_refused(artifact: Artifact, content: byte
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "null", "7", '"text"', "{}", '{"schema": 1}', '{"schema": 3}', '{"schema": "2"}']
+    "content", ["[]", "null", "7", '"text"', "{}", '{"schema": 1}', '{"schema": 2}', '{"schema": "3"}']
 )
 def test_a_manifest_of_another_schema_is_refused(artifact: Artifact, content: str) -> None:
     artifact.manifest_path.write_text(content, encoding="utf-8")
@@ -193,7 +197,7 @@ def test_a_manifest_with_an_impossible_value_is_refused(artifact: Artifact, key:
 
 def test_a_manifest_of_the_first_schema_says_what_to_do(artifact: Artifact) -> None:
     change(artifact, lambda document: document.update(schema=1))
-    assert "manifest schema 1 is not 2; convert the model again" in refused_manifest(artifact)
+    assert "manifest schema 1 is not 3; convert the model again" in refused_manifest(artifact)
 
 
 @pytest.mark.parametrize("batch", [0, -1])
@@ -209,7 +213,8 @@ BAD_METHODS: dict[str, Any] = {
     "list": list(GOOD_METHOD.values()),
     **{f"without {key}": {k: v for k, v in GOOD_METHOD.items() if k != key} for key in GOOD_METHOD},
     "unknown key": {**GOOD_METHOD, "extra": 1},
-    **{f"{key} of the wrong type": {**GOOD_METHOD, key: None} for key in GOOD_METHOD},
+    **{f"{key} of the wrong type": {**GOOD_METHOD, key: []} for key in GOOD_METHOD if key != "token_counts"},
+    "no tokens": {**GOOD_METHOD, "token_counts": None},
     **{f"{key} true": {**GOOD_METHOD, key: True} for key in GOOD_METHOD},
     "negative tokens": {**GOOD_METHOD, "token_counts": [5, -3, 1]},
     "broken tokens": {**GOOD_METHOD, "token_counts": [5, 2.5, 1]},

@@ -74,7 +74,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "newer file": (lambda path: path.write_bytes(PROGRAM_BYTES + b"more"), "cut short or the manifest is stale"),
     "empty manifest": (lambda path: manifest_path_of(path).write_bytes(b""), "model.json: cannot be read as JSON"),
     "binary manifest": (lambda path: manifest_path_of(path).write_bytes(b"\xff\xfe"), "cannot be read as JSON"),
-    "manifest of another version": (lambda path: edit(path, schema=99), "manifest schema 99 is not 2"),
+    "manifest of another version": (lambda path: edit(path, schema=99), "manifest schema 99 is not 3"),
     "manifest with an unknown key": (lambda path: edit(path, extra=1), "manifest key 'extra' is unknown"),
     "manifest with a wrong type": (
         lambda path: edit(path, size_bytes="9"),

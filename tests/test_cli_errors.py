@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import converters.pipeline
 import profiles
 import tofe_edge.cli.parity
+from converters.request import ConvertRequest
 from tofe_edge import zoo
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
@@ -71,7 +72,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Checkpoint) -> Non
 def instant_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversion without the minutes of lowering: always the same bytes."""
 
-    def fake(request: converters.pipeline.ConvertRequest) -> converters.pipeline.Conversion:
+    def fake(request: ConvertRequest) -> converters.pipeline.Conversion:
         manifest = manifest_for(request.checkpoint, request.file_name, PROGRAM_BYTES)
         return converters.pipeline.Conversion(PROGRAM_BYTES, manifest)
 
@@ -153,12 +154,34 @@ def test_an_unknown_backbone_offers_near_names(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "coreml"], "target 'coreml' is not available in this version; use --target executorch"),
         (
             ["--precision", "fp16"],
-            "precision 'fp16': XNNPACK computes GELU in fp32 alone; use --precision int8 or fp32",
+            "precision 'fp16' for executorch: XNNPACK computes GELU in fp32 alone; use one of fp32, int8",
         ),
-        (["--precision", "fp32", "--calibration", "."], "--calibration serves int8; leave it out for fp32"),
+        (["--int8-mode", "weights"], "--int8-mode weights for executorch: use one of dynamic, static"),
+        (["--io", "image"], "--io is for Core ML; add --target coreml"),
+        (["--float32-selectors"], "--float32-selectors is for Core ML; add --target coreml"),
+        (
+            ["--target", "coreml", "--int8-mode", "dynamic"],
+            "--int8-mode dynamic for coreml: use one of weights, static",
+        ),
+        (["--target", "coreml", "--batch", "2"], "a Core ML package takes one image a run"),
+        (
+            ["--target", "coreml", "--deployment-target", "iOS7"],
+            "--deployment-target 'iOS7' is not one of iOS16, iOS17, iOS18, iOS26",
+        ),
+        (
+            ["--target", "coreml", "--elastic", "0.001"],
+            "several budgets in one package need iOS18, not iOS17; add --deployment-target iOS18",
+        ),
+        (
+            ["--target", "coreml", "--int8-mode", "static", "--calibration", ".", "--deployment-target", "iOS16"],
+            "int8 activations need iOS17, not iOS16; add --deployment-target iOS17",
+        ),
+        (
+            ["--precision", "fp32", "--calibration", "."],
+            "--calibration serves int8 and palettes; leave it out for fp32",
+        ),
         (["--calibration", "no/such/folder"], "no/such/folder: does not exist; give a folder of images"),
     ],
 )

@@ -15,6 +15,7 @@ from conftest import manifest_for
 from PIL import Image
 
 import converters.pipeline
+from converters.request import ConvertRequest
 from tofe_edge.artifact import manifest_path_of, write_manifest
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
@@ -179,7 +180,7 @@ def test_a_method_that_fails_its_gates_keeps_all_from_being_written(
     *_, last = elastic_artifact.manifest.further_methods
     wrong = replace(last, token_counts=[count + 1 for count in last.token_counts])
 
-    def fake(request: converters.pipeline.ConvertRequest) -> converters.pipeline.Conversion:
+    def fake(request: ConvertRequest) -> converters.pipeline.Conversion:
         others = elastic_artifact.manifest.further_methods[:-1]
         stated = replace(elastic_artifact.manifest, artifact=request.file_name, further_methods=[*others, wrong])
         return converters.pipeline.Conversion(elastic_artifact.path.read_bytes(), stated)

@@ -11,7 +11,7 @@ from tofe_edge import budget
 from tofe_edge.backbones import create_host
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
-from tofe_edge.cli.convert import Settings, artifact_name
+from tofe_edge.cli.convert_options import Settings
 from tofe_edge.errors import InputError
 from tofe_edge.training.config import TrainingConfig
 
@@ -44,24 +44,45 @@ def test_a_name_too_long_for_the_file_system_is_one_line(command: str, capsys: p
     assert only_line(capsys).startswith("tofe-edge: error:")
 
 
+def settings(
+    checkpoint: Checkpoint,
+    target: Literal["executorch", "coreml"] = "executorch",
+    precision: str = "int8",
+    mode: Literal["dynamic", "static", "weights"] = "dynamic",
+    profile: str | None = None,
+) -> Settings:
+    return Settings(checkpoint, "", target, precision, profile, mode, "topk", "iOS17")
+
+
 @pytest.mark.parametrize(
-    ("precision", "mode", "ending"),
-    [("int8", "dynamic", "-int8"), ("int8", "static", "-int8_static"), ("fp32", "static", "-fp32")],
+    ("target", "precision", "mode", "ending"),
+    [
+        ("executorch", "int8", "dynamic", "-int8.pte"),
+        ("executorch", "int8", "static", "-int8_static.pte"),
+        ("executorch", "fp32", "static", "-fp32.pte"),
+        ("coreml", "int8", "weights", "-int8.mlpackage"),
+        ("coreml", "int8", "static", "-int8_static.mlpackage"),
+        ("coreml", "pal6", "weights", "-pal6.mlpackage"),
+    ],
 )
-def test_static_and_dynamic_artifacts_do_not_share_a_name(
-    tiny_checkpoint: Checkpoint, precision: str, mode: Literal["dynamic", "static"], ending: str
+def test_artifacts_that_differ_do_not_share_a_name(
+    tiny_checkpoint: Checkpoint,
+    target: Literal["executorch", "coreml"],
+    precision: str,
+    mode: Literal["dynamic", "static", "weights"],
+    ending: str,
 ) -> None:
-    settings = Settings(tiny_checkpoint, "", "executorch", precision, "jetson_orin", mode)
-    assert artifact_name(settings).endswith("-jetson_orin" + ending)
+    found = settings(tiny_checkpoint, target, precision, mode, "jetson_orin").file_name
+    assert found.endswith("-jetson_orin" + ending)
 
 
 def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoint: Checkpoint) -> None:
     from dataclasses import replace
 
     hostile = replace(tiny_checkpoint, name="../../etc/$(reboot) \n; x" + "y" * 300)
-    name = artifact_name(Settings(hostile, "", "executorch", "int8", None, "dynamic"))
+    name = settings(hostile).file_name
     assert Path(name).name == name
-    assert len(name) <= 150
+    assert len(name) <= 160
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 

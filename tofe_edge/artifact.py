@@ -1,4 +1,4 @@
-"""The artifact: an exported model file and its manifest, ``NAME.pte`` and ``NAME.json``."""
+"""The artifact: an exported model and its manifest, ``NAME.pte`` or ``NAME.mlpackage`` (a folder) and ``NAME.json``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from tofe_edge.errors import InputError
-from tofe_edge.files import sha256_of, write_json
+from tofe_edge.files import fingerprint_of, size_of, write_json
 from tofe_edge.preprocessing import Preprocessing
 
-SCHEMA = 2
-PRECISIONS = ("fp32", "fp16", "int8")
+SCHEMA = 3
+PRECISIONS = ("fp32", "fp16", "int8", "pal6", "pal4")
+"""``pal6`` and ``pal4``: weights as 6- or 4-bit numbers of the entries of a palette, one a layer, computed in fp16."""
 
+IOS = ("tensor", "image")
+PACKAGE_SUFFIX = ".mlpackage"
 
 DEFAULT_METHOD = "forward"
 """The method that a program runs unless it is asked for another one."""
@@ -30,7 +33,8 @@ class Method:
     delegates: int
     fallback_ops: dict[str, int]
     """Operators that no delegate took, with their numbers."""
-    planned_memory_bytes: int
+    planned_memory_bytes: int | None
+    """``None`` where the device plans it when it loads the model."""
 
     @classmethod
     def from_json(cls, document: Any) -> Method:
@@ -41,7 +45,9 @@ class Method:
             and isinstance(fields["token_counts"], list)
             and type(fields["gmacs"]) in (int, float)
             and isinstance(fields["fallback_ops"], dict)
-            and all(type(fields[key]) is int and fields[key] >= 0 for key in ("delegates", "planned_memory_bytes"))
+            and type(fields["delegates"]) is int
+            and (fields["planned_memory_bytes"] is None or type(fields["planned_memory_bytes"]) is int)
+            and all((fields[key] or 0) >= 0 for key in ("delegates", "planned_memory_bytes"))
             and all(type(item) is int and item >= 0 for item in _items(fields["token_counts"]))
             and all(type(item) is int and item >= 0 for item in _items(fields["fallback_ops"]))
         )
@@ -62,7 +68,7 @@ class Manifest:
     backend: str
     precision: str
     int8_mode: str | None
-    """``dynamic`` or ``static`` where precision is int8."""
+    """Where precision is int8: ``dynamic`` or ``static`` ranges of activations, or int8 for ``weights`` alone."""
     checkpoint: str
     checkpoint_sha256: str
     backbone: str
@@ -78,13 +84,20 @@ class Manifest:
     """Operators that no delegate took, with their numbers."""
     fp32_layers: list[str]
     """Layers with weights that int8 left in fp32."""
-    planned_memory_bytes: int
+    planned_memory_bytes: int | None
+    """``None`` where the device plans it when it loads the model."""
     further_methods: list[Method]
     """Other budgets in the same program, from the largest to the smallest."""
     batch: int
     """Images of one run."""
     selection: str | None
     """How tokens are put in order: ``topk`` or ``rank``."""
+    layout: str
+    """``tokens_first`` or ``channels_first``: the order of axes that the graph computes in."""
+    io: str
+    """``tensor``: normalised pixels in, logits out. ``image``: an image in, a class with probabilities out."""
+    deployment_target: str | None
+    """The oldest system that loads a Core ML model, by its name for iOS."""
     quantization: dict[str, Any] | None
     """What int8 cost on the calibration images, and why layers are in fp32."""
     preprocessing: Preprocessing
@@ -149,6 +162,8 @@ class Manifest:
             raise InputError(f"manifest key 'precision' is not one of {', '.join(PRECISIONS)}")
         if not fields["class_names"] or len(fields["class_names"]) != len(fields["class_ids"]):
             raise InputError("manifest keys 'class_names' and 'class_ids' must be of equal length and not empty")
+        if fields["io"] not in IOS:
+            raise InputError(f"manifest key 'io' is not one of {', '.join(IOS)}")
         if fields["batch"] < 1:
             raise InputError("manifest key 'batch' must be at least 1")
         fields["further_methods"] = [Method.from_json(entry) for entry in fields["further_methods"]]
@@ -168,15 +183,16 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "artifact": (str,), "sha256": (str,), "size_bytes": (int,), "target": (str,), "backend": (str,), "precision": (str,),
     "int8_mode": (str, _NONE), "checkpoint": (str,), "checkpoint_sha256": (str,), "backbone": (str,), "profile": (str, _NONE),
     "token_counts": (list, _NONE), "stage_blocks": (list,), "patch_tokens": (int,), "gmacs": (int, float), "delegates": (int,),
-    "fallback_ops": (dict,), "fp32_layers": (list,), "planned_memory_bytes": (int,), "preprocessing": (dict,),
-    "further_methods": (list,), "batch": (int,), "selection": (str, _NONE), "quantization": (dict, _NONE),
+    "fallback_ops": (dict,), "fp32_layers": (list,), "planned_memory_bytes": (int, _NONE), "preprocessing": (dict,),
+    "further_methods": (list,), "batch": (int,), "selection": (str, _NONE), "layout": (str,), "io": (str,),
+    "deployment_target": (str, _NONE), "quantization": (dict, _NONE),
     "class_names": (list,), "class_ids": (list,), "parity": (dict, _NONE), "versions": (dict,),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model file whose manifest has been read and whose size and checksum agree with it."""
+    """A model whose manifest has been read and whose size and checksum agree with it."""
 
     path: Path
     manifest: Manifest
@@ -202,8 +218,10 @@ def open_artifact(path: Path) -> Artifact:
     Raises:
         InputError: the file or its manifest is missing, damaged, or they do not belong together.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such model file; `tofe-edge convert` makes one")
+    if path.is_dir() != (path.suffix == PACKAGE_SUFFIX):
+        raise InputError(f"{path}: only a {PACKAGE_SUFFIX} model is a folder; convert the model again")
     manifest_path = manifest_path_of(path)
     if not manifest_path.is_file():
         raise InputError(
@@ -217,13 +235,13 @@ def open_artifact(path: Path) -> Artifact:
         manifest = Manifest.from_json(document)
     except InputError as error:
         raise InputError(f"{manifest_path}: {error}") from error
-    size = path.stat().st_size
+    size = size_of(path)
     if size != manifest.size_bytes:
         raise InputError(
             f"{path}: has {size} bytes where its manifest says {manifest.size_bytes}; it is cut short or the manifest is stale: "
             "convert the model again"
         )
-    if sha256_of(path) != manifest.sha256:
+    if fingerprint_of(path).sha256 != manifest.sha256:
         raise InputError(
             f"{path}: its checksum is not the manifest's; it is damaged or the manifest is stale: convert the model again"
         )

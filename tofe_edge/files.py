@@ -6,15 +6,23 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tofe_edge.errors import InputError
 
+Content = bytes | Mapping[str, bytes]
+"""What a model is stored as: one file, or a folder of files by their path in it, with ``/``."""
+
 _PIECE = 1 << 20
+_NOT_OURS = (".DS_Store",)
+"""Files that a file manager leaves in folders it shows."""
+
 _FULL_OR_IN_THE_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EISDIR)
 
 
@@ -32,6 +40,68 @@ def sha256_of(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """How many bytes, and their SHA-256; of a folder, over path, size and content of its files in the order of their paths."""
+
+    size_bytes: int
+    sha256: str
+
+
+def fingerprint(content: Content) -> Fingerprint:
+    """The fingerprint of what is about to be written."""
+    if isinstance(content, bytes):
+        return Fingerprint(len(content), hashlib.sha256(content).hexdigest())
+    sums = {name: hashlib.sha256(part).hexdigest() for name, part in content.items()}
+    return _of_folder({name: Fingerprint(len(part), sums[name]) for name, part in content.items()})
+
+
+def fingerprint_of(path: Path) -> Fingerprint:
+    """The fingerprint of a file or folder.
+
+    Raises:
+        InputError: it cannot be read, or holds what is neither a file nor a folder.
+    """
+    if not path.is_dir():
+        return Fingerprint(size_of(path), sha256_of(path))
+    files = _files_in(path)
+    return _of_folder({name: Fingerprint(size_of(file), sha256_of(file)) for name, file in files.items()})
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder. Raises :class:`InputError` where it cannot be read."""
+    if path.is_dir():
+        return sum(size_of(file) for file in _files_in(path).values())
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise InputError(f"{path}: is no plain file; a model's folder holds nothing else")
+        found.update(
+            {
+                (Path(parent) / name).relative_to(folder).as_posix(): Path(parent) / name
+                for name in files
+                if name not in _NOT_OURS
+            }
+        )
+    return found
+
+
+def _of_folder(files: Mapping[str, Fingerprint]) -> Fingerprint:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{files[name].size_bytes}\0{files[name].sha256}\n".encode("utf-8", "surrogateescape"))
+    return Fingerprint(sum(file.size_bytes for file in files.values()), digest.hexdigest())
 
 
 def write_atomically(path: Path, produce: Callable[[Path], None]) -> None:
@@ -100,6 +170,30 @@ def workshop(folder: Path) -> Iterator[Path]:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` atomically. Raises :class:`InputError` as :func:`write_atomically`."""
     write_atomically(path, lambda temporary: _write_bytes(temporary, content))
+
+
+def write_content(path: Path, content: Content) -> None:
+    """Write a file, or a folder that is not there yet, for :func:`put_in_place`. Raises as :func:`write_bytes`."""
+    if isinstance(content, bytes):
+        write_bytes(path, content)
+        return
+    for name, part in content.items():
+        write_bytes(path / name, part)
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Rename a finished file or folder to ``path``, in the same file system, in place of what is there.
+
+    A folder cannot replace another in one step: the old one is moved beside the draft first, so that an
+    interruption leaves the old one, the new one, or (for a moment) none, never a mixture.
+    """
+    if path.is_dir():
+        retired = draft.with_name(f"{draft.name}.replaced")
+        path.replace(retired)
+        draft.replace(path)
+        shutil.rmtree(retired, ignore_errors=True)
+    else:
+        draft.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -49,7 +49,7 @@ MIN_IMAGES_FOR_RATE = 100
 photographs the shipped int8 model agrees on 75 %, on 200 validation images on 96.5 %, with the same SNR. A small sample
 shows whether a program is right (SNR, kept tokens); how often int8 changes a class takes a real one (--data)."""
 
-GATES = {"fp32": FP32_GATES, "fp16": FP16_GATES, "int8": INT8_GATES}
+GATES = {"fp32": FP32_GATES, "fp16": FP16_GATES, "int8": INT8_GATES, "pal6": INT8_GATES, "pal4": INT8_GATES}
 
 
 @dataclass(frozen=True)

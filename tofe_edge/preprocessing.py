@@ -177,6 +177,13 @@ def normalize(pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray
     return values
 
 
+def denormalize(values: npt.NDArray[np.float32], spec: Preprocessing) -> npt.NDArray[np.float32]:
+    """The pixels, whole numbers from 0 to 255 as float32, that :func:`normalize` made these inputs ``(..., 3, H, W)`` of."""
+    mean, std = (np.array(triple, np.float64)[:, None, None] for triple in (spec.mean, spec.std))
+    pixels: npt.NDArray[np.float32] = np.rint((values * std + mean) * 255).clip(0, 255).astype(np.float32)
+    return pixels
+
+
 def preprocess(image: Image.Image, spec: Preprocessing) -> npt.NDArray[np.float32]:
     """The model input for one RGB image: float32, (1, 3, image_size, image_size), C-contiguous.
 

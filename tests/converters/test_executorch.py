@@ -148,7 +148,8 @@ def test_int8_makes_the_program_smaller(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["fp32", "dense"])
 def test_planned_memory_covers_the_input_and_not_the_weights(kind: str) -> None:
     lowered = export(kind).lowered
-    assert 4 * 3 * 64 * 64 <= lowered.methods["forward"].planned_memory_bytes < len(lowered.program)
+    planned = lowered.methods["forward"].planned_memory_bytes
+    assert planned is not None and 4 * 3 * 64 * 64 <= planned < len(lowered.program)
 
 
 def test_further_methods_share_the_weights() -> None:

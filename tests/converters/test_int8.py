@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from converters.int8 import DynamicInput, Int8Weights, StaticRange
-from converters.quantize import Int8Mode, Statistics, int8_layer
+from converters.quantize import Int8Mode, Int8Plan, Statistics, int8_layer
 from tofe_edge.parity import snr_db
 
 SEEDS = st.integers(0, 2**16)
@@ -103,6 +103,10 @@ def statistics_of(layer: nn.Linear | nn.Conv2d, x: Tensor, gram: bool) -> Statis
     )
 
 
+def plan(mode: Int8Mode) -> Int8Plan:
+    return Int8Plan(mode, frozenset({"layer"}))
+
+
 # Measured: 40 dB dynamic, 36 to 38 dB static.
 @pytest.mark.parametrize(
     ("kind", "mode", "gram"),
@@ -114,11 +118,13 @@ def statistics_of(layer: nn.Linear | nn.Conv2d, x: Tensor, gram: bool) -> Statis
         ("linear without bias", "dynamic", True),
         ("linear without bias", "static", False),
         ("convolution", "static", False),
+        ("linear", "weights", True),
+        ("convolution", "weights", False),
     ],
 )
 def test_a_layer_in_int8_is_close_to_its_float_layer(kind: str, mode: Int8Mode, gram: bool) -> None:
     layer, x = a_layer(kind)
-    quantized = int8_layer("layer", layer, mode, statistics_of(layer, x, gram))
+    quantized = int8_layer("layer", layer, plan(mode), statistics_of(layer, x, gram))
     with torch.no_grad():
         snr = snr_db(layer(x).numpy(), quantized(x).numpy())
     assert 32 < snr < 60, "closer than int8 can be: was it quantized?"
@@ -130,13 +136,13 @@ def test_a_layer_in_int8_is_close_to_its_float_layer(kind: str, mode: Int8Mode, 
 def test_an_int8_layer_shares_nothing_with_its_float_layer() -> None:
     layer, x = a_layer("linear")
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    for buffer in int8_layer("layer", layer, "static", statistics_of(layer, x, gram=True)).buffers():
+    for buffer in int8_layer("layer", layer, plan("static"), statistics_of(layer, x, gram=True)).buffers():
         buffer.fill_(1)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
 def test_static_mode_clips_inputs_that_calibration_never_saw() -> None:
     layer, x = a_layer("linear")
-    quantized = int8_layer("layer", layer, "static", statistics_of(layer, x, gram=False))
+    quantized = int8_layer("layer", layer, plan("static"), statistics_of(layer, x, gram=False))
     with torch.no_grad():
         assert torch.equal(quantized(100 * x.sign()), quantized(1000 * x.sign()))

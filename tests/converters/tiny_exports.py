@@ -12,7 +12,8 @@ import torch
 from conftest import make_tiny_tofe
 from torch import Tensor, nn
 
-from converters.executorch import Lowered, lower
+from converters.executorch import lower
+from converters.lowered import Lowered
 from converters.partition import LINEAR_PASS_ONLY, LevelPartitioner
 from converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
 from converters.selection import Select, select_by_rank, select_by_topk

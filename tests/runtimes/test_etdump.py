@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from converters.pipeline import ConvertRequest, convert
+from converters.pipeline import convert
+from converters.request import ConvertRequest
 from runtimes.etdump import Breakdown, Event, TimeShare, break_down, operator_times, stage_names, stage_times
 from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
 from tofe_edge.checkpoint import Checkpoint
@@ -41,6 +42,9 @@ def manifest(
         further_methods=[],
         batch=1,
         selection=selection,
+        layout="tokens_first",
+        io="tensor",
+        deployment_target=None,
         quantization=None,
         preprocessing=Preprocessing(64, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         class_names=[],

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from converters.executorch import lower
-from converters.pipeline import Calibration, ConvertRequest, convert
+from converters.pipeline import convert
 from converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
+from converters.request import Calibration, ConvertRequest
 from converters.static_graph import build_static_graph
 from runtimes.native_output import swallow_native_stderr
 from runtimes.native_runner import BAD_FILE, BAD_INPUT, WRONG_CALL, NativeResult, build, run

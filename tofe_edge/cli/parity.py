@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "parity", help="compare a converted model with the PyTorch reference"
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte file with its manifest beside it")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte or .mlpackage with its manifest beside it")
     parser.add_argument(
         "--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the reference runs (default: auto)"
     )
@@ -91,13 +91,13 @@ def check(
     method: str = "forward",
 ) -> Parity:
     """Run artifact and reference on the same inputs and compare them with the gates of the artifact's precision."""
-    from runtimes.executorch import load
+    from runtimes.loading import load_model
     from tofe_edge.backbones import TokenCounts
     from tofe_edge.parity import GATES, compare
     from tofe_edge.progress import progress_bar
     from tofe_edge.reference import load_reference
 
-    model = load(artifact, threads, method)
+    model = load_model(artifact, threads, method)
     kept = model.method.token_counts
     reference = load_reference(
         checkpoint,

@@ -64,7 +64,10 @@ def _describe(profile: DeviceProfile) -> str:
         for unit in peaks.accelerators
     ]
     defaults = profile.defaults
-    rows.append(("defaults", f"{defaults.target}/{defaults.backend}, {defaults.precision}, {defaults.threads} threads"))
+    system = f", {defaults.deployment_target} or later" if defaults.deployment_target else ""
+    rows.append(
+        ("defaults", f"{defaults.target}/{defaults.backend}, {defaults.precision}, {defaults.threads} threads{system}")
+    )
     rows.append(("budget", _quantity(profile.budget.gmacs, "GMACs")))
     return facts(rows)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Declare the command."""
     parser: argparse.ArgumentParser = commands.add_parser("run", help="classify images with a converted model")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte file with its manifest beside it")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte or .mlpackage with its manifest beside it")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM")
     parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads (default: 1)")
     add_method(parser)
@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Classify every image; none is classified unless all can be read."""
     from runtimes.elastic import load_elastic
-    from runtimes.executorch import load
+    from runtimes.loading import load_model
     from tofe_edge.artifact import open_artifact
     from tofe_edge.inputs import load_image
     from tofe_edge.prediction import top_classes
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     inputs = [load_image(path, manifest.preprocessing) for path in args.images]
     model: Callable[[npt.NDArray[np.float32]], Prediction]
     if args.deadline_ms is None:
-        model = load(artifact, args.threads, args.method)
+        model = load_model(artifact, args.threads, args.method)
     else:
         require(args.method == "forward", "--deadline-ms chooses the method itself; leave --method out")
         model = load_elastic(artifact, args.threads, args.deadline_ms)

@@ -1,0 +1,106 @@
+"""What to convert, and into what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from converters.quantize import Int8Mode
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import InputError
+
+Target = Literal["executorch", "coreml"]
+Selection = Literal["topk", "rank"]
+Layout = Literal["tokens_first", "channels_first"]
+
+DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+"""By Core ML's names, the oldest first; macOS 13, 14, 15 and 26 load the same packages."""
+
+PALETTE_BITS = {"pal6": 6, "pal4": 4}
+
+_PRECISIONS = {"executorch": ("fp32", "int8"), "coreml": ("fp32", "fp16", "int8", "pal6", "pal4")}
+_INT8_MODES = {"executorch": ("dynamic", "static"), "coreml": ("weights", "static")}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Inputs ``(1, 3, H, W)`` that quantization may look at, and their classes where known."""
+
+    images: tuple[torch.Tensor, ...]
+    labels: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class CoreMlRequest:
+    """What only a Core ML package has."""
+
+    deployment_target: str
+    io: Literal["image", "tensor"] = "image"
+    layout: Layout = "tokens_first"
+    float32_selectors: bool = False
+    author: str = ""
+    license: str = ""
+
+
+@dataclass(frozen=True)
+class ConvertRequest:
+    """What to make."""
+
+    checkpoint: Checkpoint
+    target: Target
+    precision: str
+    profile: str | None
+    file_name: str
+    int8_mode: Int8Mode = "dynamic"
+    """Read where the precision is int8."""
+    calibration: Calibration | None = None
+    max_accuracy_drop: float | None = None
+    """In points, see ``Int8Cost.drop``; layers go back to float until it is met. ``None``: all quantized, cost not measured."""
+    further_gmacs: tuple[float, ...] = ()
+    """Budgets that the model offers as further methods."""
+    batch: int = 1
+    image_size: int | None = None
+    """Side of the input; ``None`` is the checkpoint's."""
+    selection: Selection = "topk"
+    coreml: CoreMlRequest | None = None
+    """Set where the target is ``coreml``."""
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether weights are stored in less than 16 bits."""
+        return self.precision == "int8" or self.precision in PALETTE_BITS
+
+    def check(self) -> ConvertRequest:
+        """This request. Raises :class:`InputError` where the target does not have what it asks for."""
+        precisions, modes = _PRECISIONS[self.target], _INT8_MODES[self.target]
+        if self.precision not in precisions:
+            reason = "XNNPACK computes GELU in fp32 alone; " if self.target == "executorch" else ""
+            raise InputError(
+                f"precision {self.precision!r} for {self.target}: {reason}use one of {', '.join(precisions)}"
+            )
+        if self.precision == "int8" and self.int8_mode not in modes:
+            raise InputError(f"--int8-mode {self.int8_mode} for {self.target}: use one of {', '.join(modes)}")
+        if self.further_gmacs and self.checkpoint.token_counts is None:
+            raise InputError(f"{self.checkpoint.name}: a dense model has one budget; leave --elastic out")
+        if self.batch < 1:
+            raise InputError(f"batch must be at least 1, not {self.batch}")
+        if self.target == "coreml" and self.batch > 1:
+            raise InputError(
+                "--batch: a Core ML package takes one image a run; hand it several with MLArrayBatchProvider"
+            )
+        if self.coreml is not None:
+            self._check_system(self.coreml.deployment_target)
+        assert (self.coreml is not None) == (self.target == "coreml"), "options of Core ML belong to its target"
+        return self
+
+    def _check_system(self, target: str) -> None:
+        if target not in DEPLOYMENT_TARGETS:
+            raise InputError(f"--deployment-target {target!r} is not one of {', '.join(DEPLOYMENT_TARGETS)}")
+        needs = {"several budgets in one package": "iOS18"} if self.further_gmacs else {}
+        if (self.precision, self.int8_mode) == ("int8", "static"):
+            needs["int8 activations"] = "iOS17"
+        for what, needed in needs.items():
+            if DEPLOYMENT_TARGETS.index(target) < DEPLOYMENT_TARGETS.index(needed):
+                raise InputError(f"{what} need {needed}, not {target}; add --deployment-target {needed}")

@@ -1,0 +1,25 @@
+"""Running Core ML ML Programs (``.mlpackage``) on any operating system, with PyTorch as compute.
+
+The program is read from its protobuf and weight files directly; nothing of Core ML is needed.
+See ``docs/coreml-executor.md``.
+"""
+
+from runtimes.mil.operation import Operation, Result
+from runtimes.mil.operators import OPERATORS
+from runtimes.mil.package import Metadata, MlPackage, open_package
+from runtimes.mil.program import Output, Program, load_program
+from runtimes.mil.signature import Feature, Function
+
+__all__ = [
+    "OPERATORS",
+    "Feature",
+    "Function",
+    "Metadata",
+    "MlPackage",
+    "Operation",
+    "Output",
+    "Program",
+    "Result",
+    "load_program",
+    "open_package",
+]

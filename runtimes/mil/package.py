@@ -1,0 +1,148 @@
+"""Opening a ``.mlpackage``: reading it and checking all of it that can be checked without running it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from runtimes.mil.manifest import find_model, shown
+from runtimes.mil.signature import Function, read_signature
+from runtimes.mil.values import check_value, tensor_type
+from runtimes.mil.weights import WeightFiles
+from runtimes.native_output import swallow_native_stderr
+from tofe_edge.errors import InputError
+from tofe_edge.quiet import quiet
+
+_MAIN = "main"
+_DEEPEST_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the author says about a package; empty strings where they said nothing."""
+
+    author: str
+    license: str
+    version: str
+    short_description: str
+    user_defined: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class MlPackage:
+    """A checked package.
+
+    Attributes:
+        path: its folder.
+        spec: the protobuf ``CoreML.Specification.Model``.
+        specification_version: 6 for iOS 15, 7 for iOS 16, 8 for iOS 17, 9 for iOS 18.
+        functions: name -> signature.
+        default_function: the one that an app gets if it asks for none.
+        metadata: author, licence and the like.
+        weights: its weight files.
+    """
+
+    path: Path
+    spec: Any = field(repr=False)
+    specification_version: int
+    functions: Mapping[str, Function]
+    default_function: str
+    metadata: Metadata
+    weights: WeightFiles
+
+
+def open_package(path: Path) -> MlPackage:
+    """Open and check a ``.mlpackage`` folder: manifest, protobuf, declared types and every tensor in its weight files.
+
+    Raises:
+        InputError: it is no folder, or anything in it is missing, cut, contradictory, outside the folder, or no ML
+            Program. No other error, whatever the files contain.
+    """
+    model = find_model(path)
+    spec = _parse(path, model)
+    weights = WeightFiles(path, model.parent)
+    for name, function in spec.mlProgram.functions.items():
+        for block in function.block_specializations.values():
+            _check_block(block, weights, 0)
+        if not function.opset:
+            raise InputError(f"{path}: function {shown(name)} has no opset; convert the model again")
+    functions = _signatures(path, spec)
+    default = spec.description.defaultFunctionName or (_MAIN if _MAIN in functions else next(iter(functions)))
+    if default not in functions:
+        raise InputError(f"{path}: its default function {shown(default)} is missing; convert the model again")
+    said = spec.description.metadata
+    metadata = Metadata(
+        said.author,
+        said.license,
+        said.versionString,
+        said.shortDescription,
+        MappingProxyType(dict(said.userDefined)),
+    )
+    return MlPackage(path, spec, spec.specificationVersion, functions, default, metadata, weights)
+
+
+@functools.cache
+def _model_class() -> Any:
+    """The protobuf class; coremltools takes seconds to import and warns of everything it does without."""
+    with quiet(), swallow_native_stderr():
+        from coremltools.proto import Model_pb2
+    return Model_pb2.Model
+
+
+def _parse(package: Path, model: Path) -> Any:
+    from google.protobuf.message import DecodeError
+
+    spec = _model_class()()
+    try:
+        spec.ParseFromString(model.read_bytes())
+    except OSError as error:
+        raise InputError(f"{package}: {model.name} cannot be read ({error.strerror or error})") from error
+    except (DecodeError, RecursionError, ValueError, MemoryError) as error:
+        raise InputError(f"{package}: {model.name} is cut or no Core ML model; copy or convert it again") from error
+    form = spec.WhichOneof("Type")
+    if form != "mlProgram":
+        raise InputError(
+            f"{package}: {model.name} holds {form or 'no model'}, not an ML Program; convert with convert_to='mlprogram'"
+        )
+    if not spec.mlProgram.functions:
+        raise InputError(f"{package}: {model.name} has no functions; convert the model again")
+    return spec
+
+
+def _signatures(package: Path, spec: Any) -> Mapping[str, Function]:
+    descriptions = {function.name: function for function in spec.description.functions} or {_MAIN: spec.description}
+    functions = spec.mlProgram.functions
+    if set(descriptions) != set(functions):
+        raise InputError(
+            f"{package}: has the functions {shown(sorted(functions))}, but describes {shown(sorted(descriptions))};"
+            " convert the model again"
+        )
+    return MappingProxyType(
+        {name: read_signature(name, functions[name], descriptions[name], package) for name in descriptions}
+    )
+
+
+def _check_block(block: Any, weights: WeightFiles, depth: int) -> None:
+    if depth > _DEEPEST_BLOCK:
+        raise InputError(f"{weights.package}: blocks are nested too deeply; convert the model again")
+    for operation in block.operations:
+        for value in _constants(operation):
+            check_value(value, weights)
+        for result in operation.outputs:
+            if result.type.WhichOneof("type") == "tensorType":
+                tensor_type(result.type, weights.package)
+        for inner in operation.blocks:
+            _check_block(inner, weights, depth + 1)
+
+
+def _constants(operation: Any) -> Iterator[Any]:
+    """Every constant written into an operation."""
+    yield from operation.attributes.values()
+    for argument in operation.inputs.values():
+        for binding in argument.arguments:
+            if binding.WhichOneof("binding") == "value":
+                yield binding.value

@@ -1,0 +1,148 @@
+"""Running one function of a package."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from runtimes.mil.datatypes import BY_NAME
+from runtimes.mil.inputs import read_inputs
+from runtimes.mil.loading import load_steps
+from runtimes.mil.manifest import shown
+from runtimes.mil.operation import Operation
+from runtimes.mil.package import MlPackage
+from runtimes.mil.preparation import Step
+from runtimes.mil.signature import Function, function_block
+from tofe_edge.errors import InputError
+
+Output = np.ndarray | str | int | dict[str, float] | dict[int, float]
+"""A tensor in its declared type, a class label, or label -> score; labels are numbers where the package has numbers."""
+
+Observer = Callable[[Operation, str, torch.Tensor], torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A loaded function.
+
+    Attributes:
+        package, function: where it comes from.
+        compute: ``declared``, or ``fp32`` if declared half precision is ignored.
+        operations: all its operations, constants included, in the order of the file.
+    """
+
+    package: MlPackage
+    function: Function
+    compute: Literal["declared", "fp32"]
+    operations: tuple[Operation, ...] = field(repr=False)
+    _steps: tuple[Step, ...] = field(repr=False)
+    _constants: Mapping[str, Any] = field(repr=False)
+
+    def run(self, inputs: Mapping[str, np.ndarray], observe: Observer | None = None) -> dict[str, Output]:
+        """The outputs for one set of inputs.
+
+        Args:
+            inputs: by name, in the declared shape and type. An image is ``(1, C, H, W)`` with values 0..255 in the
+                package's colour order, or uint8 ``(H, W, 3)`` in RGB, or ``(H, W)`` where it is gray.
+            observe: called with the operation, the name and the value of every tensor that is computed, in order; a
+                tensor that it returns takes the value's place. Half precision comes as float32 tensors of rounded
+                numbers. Values must not be changed in place.
+
+        Raises:
+            InputError: an input is not what the program takes, or the program is wrong: a result is not what it
+                declares, or cannot be computed.
+        """
+        names = [feature.name for feature in self.function.outputs]
+        values = self._execute(inputs, names, observe)
+        return {name: self._exported(name, values[name]) for name in names}
+
+    def values(self, inputs: Mapping[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
+        """Tensors by name, constants and intermediate ones too, in their declared types.
+
+        Raises:
+            InputError: as :meth:`run`, or there is no such tensor.
+        """
+        unknown = [name for name in names if self._declared.get(name, "dictionary") in ("dictionary", "string")]
+        if unknown:
+            raise InputError(f"{self._where}: has no tensor {shown(unknown[0])}; Program.operations has the names")
+        values = self._execute(inputs, names, None)
+        found = {name: self._exported(name, values[name]) for name in names}
+        return {name: value if isinstance(value, np.ndarray) else np.array(value) for name, value in found.items()}
+
+    @property
+    def _where(self) -> str:
+        return f"{self.package.path}: function {shown(self.function.name)}"
+
+    def _execute(
+        self, inputs: Mapping[str, np.ndarray], wanted: Collection[str], observe: Observer | None
+    ) -> dict[str, Any]:
+        """Run all steps that ``wanted`` needs; those values are still there afterwards."""
+        where, kept = self._where, frozenset(wanted)
+        values = dict(self._constants)
+        values.update(read_inputs(self.function.inputs, inputs, self.compute == "declared", where))
+        open_names = set(kept - values.keys())
+        with torch.no_grad():
+            for step in self._steps:
+                if not open_names and observe is None:
+                    break
+                results = step.compute(values, where)
+                for result, slot, value in zip(step.operation.outputs, step.slots, results):
+                    if observe is not None and slot is not None and isinstance(value, torch.Tensor):
+                        replaced = observe(step.operation, result.name, value)
+                        value = value if replaced is None else slot.replace(replaced, f"{where}: what observe gave")
+                    values[result.name] = value
+                    open_names.discard(result.name)
+                for name in step.last:
+                    if name not in kept:
+                        del values[name]
+        return values
+
+    def _exported(self, name: str, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        kind = BY_NAME[self._declared[name]]
+        if kind.name == "fp16" and self.compute == "fp32":
+            return value.numpy().copy()
+        return value.numpy().astype(kind.array)
+
+    @functools.cached_property
+    def _declared(self) -> dict[str, str]:
+        results = [result for operation in self.operations for result in operation.outputs]
+        return {each.name: each.dtype for each in [*self.function.inputs, *results]}
+
+
+def load_program(
+    package: MlPackage, function: str | None = None, *, compute: Literal["declared", "fp32"] = "declared"
+) -> Program:
+    """Prepare one function of a package; what can be computed without inputs is computed here.
+
+    Every operator is computed in float32 (integers as integers) and its result rounded to the type that the program
+    declares.
+
+    Args:
+        function: its name; the package's default if None.
+        compute: ``fp32`` ignores declared half precision, of intermediate values as of inputs and outputs; constants
+            stay the numbers that they are.
+
+    Raises:
+        InputError: there is no such function, an operator is not known, or the program contradicts itself.
+    """
+    name = package.default_function if function is None else function
+    signature = package.functions.get(name)
+    if signature is None:
+        raise InputError(f"{package.path}: has no function {shown(name)}, only {shown(sorted(package.functions))}")
+    if compute not in ("declared", "fp32"):
+        raise InputError(f"compute is 'declared' or 'fp32', not {shown(compute)}")
+    for feature in signature.inputs:
+        if -1 in feature.shape or feature.kind not in ("tensor", "image"):
+            raise InputError(
+                f"{package.path}: input {shown(feature.name)} has no fixed shape; convert the model for one shape"
+            )
+    block = function_block(package.spec.mlProgram.functions[name], name, package.path)
+    operations, steps, constants = load_steps(package, signature, block, compute == "declared")
+    return Program(package, signature, compute, operations, steps, constants)

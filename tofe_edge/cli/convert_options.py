@@ -1,0 +1,210 @@
+"""What ``tofe-edge convert`` is asked for: its options, and what they come to with a profile's defaults."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tofe_edge.cli.options import add_checkpoint, open_checkpoint, open_profile, positive_float, positive_int, require
+from tofe_edge.cli.select import add_budget, choose_for
+
+if TYPE_CHECKING:
+    from converters.quantize import Int8Mode
+    from converters.request import Layout, Selection, Target
+    from profiles import DeviceProfile
+    from tofe_edge.checkpoint import Checkpoint
+
+_CALIBRATION_IMAGES = 256
+_DEPLOYMENT_TARGET = "iOS17"
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to build, after defaults of profile and command line have been settled."""
+
+    checkpoint: Checkpoint
+    reason: str
+    target: Target
+    precision: str
+    profile: str | None
+    int8_mode: Int8Mode
+    """Read where the precision is int8."""
+    selection: Selection
+    deployment_target: str
+    """The rest is read where the target is Core ML."""
+    io: Literal["image", "tensor"] = "image"
+    layout: Layout = "tokens_first"
+    variant: tuple[str, ...] = ()
+    """What else makes the artifact differ from the profile's plain one; part of its name."""
+
+    @property
+    def file_name(self) -> str:
+        """``checkpoint-profile-precision-variant``, reduced to characters that are safe in any file name."""
+        plain = {"executorch": "dynamic", "coreml": "weights"}[self.target]
+        changed = self.precision == "int8" and self.int8_mode != plain
+        precision = f"int8_{self.int8_mode}" if changed else self.precision
+        parts = [self.checkpoint.name, self.profile, precision, *self.variant]
+        stem = _UNSAFE.sub("_", "-".join(part for part in parts if part))[:150].lstrip(".-")
+        return stem + {"executorch": ".pte", "coreml": ".mlpackage"}[self.target]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    add_budget(parser)
+    add_checkpoint(parser)
+    parser.add_argument("--target", choices=("executorch", "coreml"), help="default: the profile's, else executorch")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8", "pal6", "pal4"),
+        help="pal6, pal4: weights from palettes of 64 or 16 values, Core ML alone (default: the profile's, else int8)",
+    )
+    parser.add_argument(
+        "--int8-mode",
+        choices=("dynamic", "static", "weights"),
+        help="ranges of activations: per token as it runs, or fixed on calibration images; or weights alone "
+        "(default: dynamic for executorch, weights for coreml)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="images for int8: weights are rounded with regard to them, and --max-accuracy-drop is held on them "
+        "(default: crops of two sample photographs, no drop)",
+    )
+    parser.add_argument(
+        "--calibration-images",
+        type=positive_int,
+        default=_CALIBRATION_IMAGES,
+        metavar="N",
+        help=f"how many of them (default: {_CALIBRATION_IMAGES})",
+    )
+    parser.add_argument(
+        "--max-accuracy-drop",
+        type=positive_float,
+        metavar="POINTS",
+        help="top-1 that int8 may cost on the calibration images; the most sensitive layers stay in float for it "
+        "(default: 0.5 where there are images)",
+    )
+    parser.add_argument(
+        "--elastic",
+        type=_budgets,
+        default=(),
+        metavar="G[,G...]",
+        help="further budgets in GMACs, as methods of the same model that share its weights",
+    )
+    parser.add_argument("--batch", type=positive_int, default=1, metavar="N", help="images a run (default: 1)")
+    parser.add_argument(
+        "--image-size", type=positive_int, metavar="PX", help="side of the input (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--selection",
+        choices=("topk", "rank"),
+        help="topk and gather, or ranks and one-hot products, which every accelerator takes "
+        "(default: topk; rank for Core ML devices with a Neural Engine)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="output folder (default: out)")
+    _add_coreml_options(parser.add_argument_group("Core ML"))
+
+
+def _add_coreml_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--io",
+        choices=("image", "tensor"),
+        help="image: an image in, a class with probabilities out; tensor: normalised pixels in, logits out "
+        "(default: image)",
+    )
+    group.add_argument(
+        "--deployment-target",
+        metavar="iOS17",
+        help="the oldest system to load the model: iOS16, iOS17, iOS18, iOS26, for macOS 13, 14, 15, 26 too "
+        "(default: the profile's, else iOS17)",
+    )
+    group.add_argument(
+        "--layout",
+        choices=("tokens_first", "channels_first"),
+        help="order of axes; channels_first is Apple's advice for the Neural Engine (default: tokens_first)",
+    )
+    group.add_argument("--float32-selectors", action="store_true", help="score tokens in fp32 in an fp16 model")
+    group.add_argument("--author", default="", metavar="TEXT", help="shown by Xcode")
+    group.add_argument("--license", default="", metavar="TEXT", help="shown by Xcode")
+
+
+def settle(args: argparse.Namespace) -> Settings:
+    """Options and the profile's defaults together. Raises :class:`InputError`."""
+    profile = open_profile(args.profile) if args.profile else None
+    if args.checkpoint:
+        checkpoint, reason = open_checkpoint(args.checkpoint, args.backbone), "named with --checkpoint"
+        _warn_over_budget(checkpoint, profile, args.max_gmacs)
+    else:
+        require(
+            args.backbone is None, "--backbone names the net of plain dense weights; give their file with --checkpoint"
+        )
+        choice = choose_for(profile, args.max_gmacs)
+        checkpoint, reason = choice.checkpoint, choice.reason
+    defaults = profile.defaults if profile else None
+    target = _target(args.target or (defaults.target if defaults else "executorch"))
+    if target != "coreml":
+        for option in ("io", "deployment_target", "layout", "float32_selectors", "author", "license"):
+            require(not getattr(args, option), f"--{option.replace('_', '-')} is for Core ML; add --target coreml")
+    usual = _usual_selection(target, profile)
+    return Settings(
+        checkpoint,
+        reason,
+        target=target,
+        precision=args.precision or (defaults.precision if defaults else "int8"),
+        profile=profile.name if profile else None,
+        int8_mode=args.int8_mode or ("weights" if target == "coreml" else "dynamic"),
+        selection=args.selection or usual,
+        deployment_target=args.deployment_target or (defaults and defaults.deployment_target) or _DEPLOYMENT_TARGET,
+        io=args.io or ("image" if target == "coreml" else "tensor"),
+        layout=args.layout or "tokens_first",
+        variant=_variant(args, usual),
+    )
+
+
+def _target(name: str) -> Target:
+    return "coreml" if name == "coreml" else "executorch"
+
+
+def _usual_selection(target: Target, profile: DeviceProfile | None) -> Selection:
+    """topk and gather leave the Neural Engine, and tokens then travel to the CPU and back at each selection."""
+    if target == "executorch":
+        return "topk"
+    return "rank" if profile is None or any(unit.kind == "npu" for unit in profile.peaks.accelerators) else "topk"
+
+
+def _variant(args: argparse.Namespace, usual_selection: Selection) -> tuple[str, ...]:
+    parts = (
+        "elastic" if args.elastic else "",
+        f"batch{args.batch}" if args.batch > 1 else "",
+        f"{args.image_size}px" if args.image_size else "",
+        args.selection if args.selection not in (None, usual_selection) else "",
+        "tensor" if args.io == "tensor" else "",
+        "channels_first" if args.layout == "channels_first" else "",
+        "fp32_selectors" if args.float32_selectors else "",
+    )
+    return tuple(filter(None, parts))
+
+
+def _warn_over_budget(checkpoint: Checkpoint, profile: DeviceProfile | None, max_gmacs: float | None) -> None:
+    from tofe_edge.budget import TOLERANCE
+
+    limit = max_gmacs or (profile.budget.gmacs.value if profile else None)
+    if limit is not None and checkpoint.gmacs > limit * (1 + TOLERANCE):
+        print(
+            f"tofe-edge: warning: {checkpoint.name} needs {checkpoint.gmacs:.2f} GMACs, over the budget of {limit:.2f}",
+            file=sys.stderr,
+        )
+
+
+def _budgets(text: str) -> tuple[float, ...]:
+    """An argparse type: numbers of GMACs, separated by commas."""
+    try:
+        return tuple(positive_float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GMACs such as 0.5,0.4") from error
