@@ -81,7 +81,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         "manifest key 'size_bytes' has the wrong type",
     ),
     "manifest with a wrong preprocessing": (lambda path: edit(path, preprocessing={}), "preprocessing: key"),
-    "Core ML model": (lambda path: edit(path, target="coreml"), "is a model for coreml"),
+    "Core ML model": (lambda path: edit(path, target="coreml"), "is of a model for coreml"),
 }
 
 

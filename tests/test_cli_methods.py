@@ -294,7 +294,7 @@ def test_a_dense_model_has_no_further_budgets(tiny_dense_checkpoint: Checkpoint,
         ("--image-size", "-48", "-48 is not at least 1"),
         ("--max-accuracy-drop", "0", "0 is not a number greater than 0"),
         ("--selection", "random", "invalid choice: 'random' (choose from 'topk', 'rank')"),
-        ("--int8-mode", "mixed", "invalid choice: 'mixed' (choose from 'dynamic', 'static')"),
+        ("--int8-mode", "mixed", "invalid choice: 'mixed' (choose from 'dynamic', 'static', 'weights')"),
     ],
 )
 def test_a_bad_value_names_its_option(

@@ -235,6 +235,8 @@ def open_artifact(path: Path) -> Artifact:
         manifest = Manifest.from_json(document)
     except InputError as error:
         raise InputError(f"{manifest_path}: {error}") from error
+    if (manifest.target == "coreml") != path.is_dir():
+        raise InputError(f"{path}: its manifest is of a model for {manifest.target}; convert the model again")
     size = size_of(path)
     if size != manifest.size_bytes:
         raise InputError(

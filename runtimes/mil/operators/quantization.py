@@ -59,7 +59,8 @@ def constexpr_lut_to_dense(
     ``(*blocks, entries, vector)``, with a table for each block of indices; vectors lie along ``vector_axis``.
     """
     if shape is not None:
-        kind = DataType("index", (lut.numel() - 1).bit_length(), np.uint8, torch.uint8)
+        bits = (lut.numel() - 1).bit_length()
+        kind = DataType(f"uint{bits}", bits, np.uint8, torch.uint8)
         codes = unpack(indices.numpy(), kind, math.prod(shape))
         return lut[torch.from_numpy(codes).long()].reshape(shape)
     blocks = lut.shape[: indices.dim()]

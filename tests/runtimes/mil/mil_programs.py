@@ -17,6 +17,9 @@ from tofe_edge.quiet import quiet
 
 Arrays = np.ndarray | list[np.ndarray]
 
+_SPARSE = ("constexpr_lut_to_sparse", "constexpr_sparse_blockwise_shift_scale")
+"""Their result, a mask and elements, can only go into another operator."""
+
 
 @functools.cache
 def coremltools() -> Any:
@@ -91,6 +94,8 @@ def save_cases(path: Path, cases: Sequence[Case], ios: int) -> tuple[dict[str, n
             }
             produced = getattr(mb, each.operator)(**arguments, **each.constants)
             results = produced if isinstance(produced, list | tuple) else [produced]
+            if each.operator in _SPARSE:
+                results = [mb.constexpr_sparse_to_dense(nonzero_data=results[1], mask=results[0])]
             draft.outputs.append([_output(mb, result) for result in results])
         return [result for results in draft.outputs for result in results]
 

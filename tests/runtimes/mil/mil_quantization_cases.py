@@ -177,7 +177,7 @@ def _lut_sparse(rng: Rng) -> Case:
     return case(
         "constexpr_lut_to_sparse",
         {},
-        [wide, _looked_up(codes, tables, times, vector, axis)[wide]],
+        np.where(wide, _looked_up(codes, tables, times, vector, axis), 0),
         18,
         indices_mask=typed(mask, "uint1"),
         indices_nonzero_data=typed(codes[mask], f"uint{bits}"),
@@ -195,7 +195,7 @@ def _sparse_blockwise(rng: Rng) -> Case:
     return case(
         "constexpr_sparse_blockwise_shift_scale",
         {},
-        [mask, dense[mask]],
+        np.where(mask, dense, 0),
         18,
         data_mask=typed(mask, "uint1"),
         nonzero_data=codes[mask].astype(np.int8),
