@@ -12,7 +12,7 @@ from typing import Any
 
 from tofe_edge.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
 
-_NAMESPACE = uuid.UUID("5c0d3a54-8f0e-5f5e-9d8a-2f3f6f0b7b11")
+NAMESPACE = uuid.UUID("5c0d3a54-8f0e-5f5e-9d8a-2f3f6f0b7b11")
 """Of this project: identifiers follow from the content and are not drawn."""
 
 _MODEL = "com.apple.CoreML/model.mlmodel"
@@ -110,4 +110,4 @@ def package_files(spec: Any, weights: bytes) -> dict[str, bytes]:
 
 
 def _identifier(path: str, content: bytes) -> str:
-    return str(uuid.uuid5(_NAMESPACE, f"{path} {hashlib.sha256(content).hexdigest()}")).upper()
+    return str(uuid.uuid5(NAMESPACE, f"{path} {hashlib.sha256(content).hexdigest()}")).upper()

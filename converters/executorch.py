@@ -42,7 +42,7 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Low
         found = {
             name: LoweredMethod(
                 delegates=info.num_delegated_subgraphs,
-                fallback_ops=_fallback_ops(info),
+                fallback_ops=fallback_ops(info),
                 planned_memory_bytes=int(sum(plans[name].non_const_buffer_sizes)),
             )
             for name, info in infos.items()
@@ -50,7 +50,8 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Low
         return Lowered(bytes(executable.buffer), found)
 
 
-def _fallback_ops(info: Any) -> dict[str, int]:
+def fallback_ops(info: Any) -> dict[str, int]:
+    """Operators outside of delegates with their numbers, from ExecuTorch's delegation info."""
     table = info.get_operator_delegation_dataframe()
     return {
         str(row.op_type).removeprefix("aten_").removesuffix("_default"): int(row.occurrences_in_non_delegated_graphs)

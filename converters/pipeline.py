@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from converters import coreml, executorch
+from converters import coreml, coreml_delegate, executorch
 from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
 from converters.coreml_package import About, unique_labels
 from converters.lowered import Lowered, LoweredMethod
@@ -31,10 +31,9 @@ from tofe_edge.preprocessing import Preprocessing, denormalize
 from tofe_edge.resolution import at_image_size
 from tofe_edge.training.counts import fit_counts
 
-_LIBRARIES = {
-    "executorch": ("torch", "executorch", "torchao", "timm"),
-    "coreml": ("torch", "coremltools", "timm"),
-}
+_LIBRARIES = {"executorch": ("executorch", "torchao"), "coreml": ("coremltools",)}
+"""What makes the artifact, by target and backend, beside what makes the graph."""
+
 _BUDGET_TOLERANCE = 0.05
 """Share by which a further budget may be missed: counts are whole tokens, and kept in the checkpoint's proportions."""
 
@@ -102,7 +101,7 @@ def _native(graph: StaticToFe, request: ConvertRequest, preprocessing: Preproces
 def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, MixedPlan | None]:
     if not request.quantizes:
         return graph, None
-    native = request.target == "coreml"
+    native = request.coreml is not None
     bits = PALETTE_BITS.get(request.precision)
     plan = plan_int8(graph, request.int8_mode if bits is None else "weights", quantizes_outputs=not native)
     plan = replace(plan, palette_bits=bits)
@@ -124,6 +123,9 @@ def _lower(graph: StaticToFe, budgets: Budgets, request: ConvertRequest, spec: B
     shape = (request.batch, 3, spec.image_size, spec.image_size)
     if request.coreml is None:
         return executorch.lower(methods, shape)
+    if request.delegated:
+        precision: Literal["fp32", "fp16"] = "fp32" if request.precision == "fp32" else "fp16"
+        return coreml_delegate.lower(methods, shape, request.coreml.deployment_target, precision)
     return coreml.lower(methods, shape, _coreml_options(request, request.coreml, budgets, spec))
 
 
@@ -203,8 +205,13 @@ def _manifest(
         class_names=list(checkpoint.classes.names),
         class_ids=list(checkpoint.classes.ids),
         parity=None,
-        versions={**{name: metadata.version(name) for name in _LIBRARIES[request.target]}, "tofe-edge": __version__},
+        versions=_versions(request),
     )
+
+
+def _versions(request: ConvertRequest) -> dict[str, str]:
+    used = {"torch", "timm", *_LIBRARIES[request.target], *(_LIBRARIES["coreml"] if request.coreml else ())}
+    return {**{name: metadata.version(name) for name in sorted(used)}, "tofe-edge": __version__}
 
 
 def _report(mixed: MixedPlan | None) -> dict[str, Any] | None:

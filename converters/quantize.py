@@ -131,7 +131,7 @@ def int8_layer(
 
 
 def _palette_layer(layer: nn.Linear | nn.Conv2d, bits: int, gram: Tensor | None) -> PaletteWeights:
-    weight = to_palette(layer.weight, bits, None if gram is None else gram.diagonal())
+    weight = to_palette(layer.weight, bits, gram)
     bias = None if layer.bias is None else layer.bias.detach().clone()
     return PaletteWeights(weight, bias, layer if isinstance(layer, nn.Conv2d) else None)
 

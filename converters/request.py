@@ -65,7 +65,12 @@ class ConvertRequest:
     """Side of the input; ``None`` is the checkpoint's."""
     selection: Selection = "topk"
     coreml: CoreMlRequest | None = None
-    """Set where the target is ``coreml``."""
+    """Set where the target is ``coreml``, or ExecuTorch hands the net to Core ML."""
+
+    @property
+    def delegated(self) -> bool:
+        """Whether Core ML computes within an ExecuTorch program."""
+        return self.target == "executorch" and self.coreml is not None
 
     @property
     def quantizes(self) -> bool:
@@ -74,26 +79,39 @@ class ConvertRequest:
 
     def check(self) -> ConvertRequest:
         """This request. Raises :class:`InputError` where the target does not have what it asks for."""
-        precisions, modes = _PRECISIONS[self.target], _INT8_MODES[self.target]
+        computes_on = "coreml" if self.coreml else "executorch"
+        precisions, modes = _PRECISIONS[computes_on], _INT8_MODES[computes_on]
         if self.precision not in precisions:
-            reason = "XNNPACK computes GELU in fp32 alone; " if self.target == "executorch" else ""
+            reason = "" if self.coreml else "XNNPACK computes GELU in fp32 alone; "
             raise InputError(
-                f"precision {self.precision!r} for {self.target}: {reason}use one of {', '.join(precisions)}"
+                f"precision {self.precision!r} for {computes_on}: {reason}use one of {', '.join(precisions)}"
             )
         if self.precision == "int8" and self.int8_mode not in modes:
-            raise InputError(f"--int8-mode {self.int8_mode} for {self.target}: use one of {', '.join(modes)}")
+            raise InputError(f"--int8-mode {self.int8_mode} for {computes_on}: use one of {', '.join(modes)}")
         if self.further_gmacs and self.checkpoint.token_counts is None:
             raise InputError(f"{self.checkpoint.name}: a dense model has one budget; leave --elastic out")
         if self.batch < 1:
             raise InputError(f"batch must be at least 1, not {self.batch}")
+        if self.delegated:
+            self._check_delegated()
         if self.target == "coreml" and self.batch > 1:
             raise InputError(
                 "--batch: a Core ML package takes one image a run; hand it several with MLArrayBatchProvider"
             )
         if self.coreml is not None:
             self._check_system(self.coreml.deployment_target)
-        assert (self.coreml is not None) == (self.target == "coreml"), "options of Core ML belong to its target"
+        assert self.coreml is not None or self.target != "coreml", "a package needs the options of Core ML"
         return self
+
+    def _check_delegated(self) -> None:
+        """ExecuTorch converts the net itself, and stores each method with weights of its own."""
+        assert self.coreml is not None
+        if self.further_gmacs:
+            raise InputError("--elastic: with --backend coreml each budget stores all weights; use --target coreml")
+        if self.precision in PALETTE_BITS or self.batch > 1 or self.coreml.float32_selectors:
+            raise InputError(
+                "--backend coreml takes one image a run, no palettes and no --float32-selectors; use --target coreml"
+            )
 
     def _check_system(self, target: str) -> None:
         if target not in DEPLOYMENT_TARGETS:

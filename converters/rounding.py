@@ -8,6 +8,8 @@ small is the error of the layer's output, not of its weights. On the shipped net
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -32,30 +34,44 @@ def round_to_nearest(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def round_with_gram(weight: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
     """Weight ``(out, in)`` to int8 and scales ``(out,)``, given the sum ``(in, in)`` of x xT over inputs x."""
+    scale = _best_scale(weight.detach().double(), _loudness(gram))
+    values = round_compensated(weight, gram, lambda column: (column / scale).round().clamp(-LIMIT, LIMIT) * scale)
+    return (values / scale[:, None]).round().to(torch.int8), scale.float()
+
+
+def round_compensated(weight: Tensor, gram: Tensor, nearest: Callable[[Tensor], Tensor]) -> Tensor:
+    """Weight ``(out, in)`` in values that ``nearest`` gives for a column ``(out,)``, in float64.
+
+    What rounding a column leaves over goes to the columns that are still to be rounded.
+    """
     weight, gram = weight.detach().double().clone(), gram.double().clone()
-    silent = gram.diagonal() == 0
-    gram[silent, silent] = gram.diagonal().mean().clamp(min=1e-30)
-    scale = _best_scale(weight, gram.diagonal())
+    gram.diagonal().copy_(_loudness(gram))
     # Columns with the loudest inputs first: what they leave over still finds columns to go to.
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     weight, gram = weight[:, order], gram[order][:, order]
     gram = gram + torch.eye(len(gram), dtype=gram.dtype) * (_DAMPING * gram.diagonal().mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     spread = torch.linalg.cholesky(inverse, upper=True)
-    codes = torch.zeros_like(weight)
+    rounded = torch.zeros_like(weight)
     columns = weight.shape[1]
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
         errors = weight.new_zeros(len(weight), stop - start)
         for column in range(start, stop):
-            code = (weight[:, column] / scale).round().clamp(-LIMIT, LIMIT)
-            codes[:, column] = code
-            error = (weight[:, column] - code * scale) / spread[column, column]
+            value = nearest(weight[:, column])
+            rounded[:, column] = value
+            error = (weight[:, column] - value) / spread[column, column]
             errors[:, column - start] = error
             weight[:, column:stop] -= error[:, None] * spread[None, column, column:stop]
         # What the block leaves over reaches the columns behind it in one product: 25 s become 2 for a Linear of 3072 inputs.
         weight[:, stop:] -= errors @ spread[start:stop, stop:]
-    return codes[:, torch.argsort(order)].to(torch.int8), scale.float()
+    return rounded[:, torch.argsort(order)]
+
+
+def _loudness(gram: Tensor) -> Tensor:
+    """Power of each input; those that were silent count as the average one."""
+    power = gram.diagonal().double()
+    return torch.where(power == 0, power.mean().clamp(min=1e-30), power)
 
 
 def _best_scale(weight: Tensor, loudness: Tensor) -> Tensor:

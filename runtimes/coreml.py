@@ -86,8 +86,8 @@ def load(
         InputError: the artifact is no Core ML package, is damaged, or has no such method.
         DeviceError: Core ML cannot load it.
     """
-    if artifact.manifest.target != "coreml":
-        raise InputError(f"{artifact.path}: is a model for {artifact.manifest.target}, not a Core ML package")
+    if artifact.manifest.backend != "coreml":
+        raise InputError(f"{artifact.path}: is a model for {artifact.manifest.backend}, not for Core ML")
     chosen = artifact.manifest.method(method)
     by_executor = not has_core_ml() if executor is None else executor
     begun = time.perf_counter()
@@ -102,8 +102,11 @@ def has_core_ml() -> bool:
 
 
 def _executor(artifact: Artifact, method: str) -> Engine:
+    from runtimes.coreml_delegate import delegate_engine
     from runtimes.mil import load_program, open_package
 
+    if artifact.manifest.target == "executorch":
+        return delegate_engine(artifact)
     program = load_program(open_package(artifact.path), function_name(method))
     return lambda pixels: program.run({IMAGE: pixels})
 

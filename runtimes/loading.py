@@ -41,10 +41,10 @@ def load_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -
         InputError: the artifact is damaged, or has no such method.
         DeviceError: the runtime cannot load it.
     """
-    if artifact.manifest.target == "coreml":
-        from runtimes import coreml
+    from runtimes import coreml, executorch
 
+    by_executorch = artifact.manifest.target == "executorch"
+    if artifact.manifest.backend == "coreml" and not (by_executorch and coreml.has_core_ml()):
         return coreml.load(artifact, method)
-    from runtimes import executorch
 
     return executorch.load(artifact, threads, method)

@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_nothing_behind(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("instant_conversion")
 def test_a_failed_parity_gate_is_exit_code_1_and_writes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, (1.0, 1.0, 1.0), ("logits SNR 3.0 dB is under 60 dB",))
+    failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, 20.0, (1.0, 1.0, 1.0), ("logits SNR 3.0 dB is under 60 dB",))
     monkeypatch.setattr(tofe_edge.cli.parity, "check", lambda *arguments, **options: failed)
     line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32", code=1)
     assert "not written, it differs from the reference: logits SNR 3.0 dB is under 60 dB" in line

@@ -51,7 +51,8 @@ def settings(
     mode: Literal["dynamic", "static", "weights"] = "dynamic",
     profile: str | None = None,
 ) -> Settings:
-    return Settings(checkpoint, "", target, precision, profile, mode, "topk", "iOS17")
+    backend: Literal["xnnpack", "coreml"] = "coreml" if target == "coreml" else "xnnpack"
+    return Settings(checkpoint, "", target, backend, precision, profile, mode, "topk", "iOS17")
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def _request(args: argparse.Namespace, settings: Settings) -> ConvertRequest:
         batch=args.batch,
         image_size=args.image_size,
         selection=settings.selection,
-        coreml=_coreml_request(args, settings) if settings.target == "coreml" else None,
+        coreml=_coreml_request(args, settings) if settings.backend == "coreml" else None,
     )
 
 

@@ -30,6 +30,7 @@ class Settings:
     checkpoint: Checkpoint
     reason: str
     target: Target
+    backend: Literal["xnnpack", "coreml"]
     precision: str
     profile: str | None
     int8_mode: Int8Mode
@@ -45,7 +46,7 @@ class Settings:
     @property
     def file_name(self) -> str:
         """``checkpoint-profile-precision-variant``, reduced to characters that are safe in any file name."""
-        plain = {"executorch": "dynamic", "coreml": "weights"}[self.target]
+        plain = {"xnnpack": "dynamic", "coreml": "weights"}[self.backend]
         changed = self.precision == "int8" and self.int8_mode != plain
         precision = f"int8_{self.int8_mode}" if changed else self.precision
         parts = [self.checkpoint.name, self.profile, precision, *self.variant]
@@ -58,6 +59,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_budget(parser)
     add_checkpoint(parser)
     parser.add_argument("--target", choices=("executorch", "coreml"), help="default: the profile's, else executorch")
+    parser.add_argument(
+        "--backend",
+        choices=("xnnpack", "coreml"),
+        help="what an ExecuTorch program computes with (default: xnnpack)",
+    )
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8", "pal6", "pal4"),
@@ -148,17 +154,24 @@ def settle(args: argparse.Namespace) -> Settings:
         checkpoint, reason = choice.checkpoint, choice.reason
     defaults = profile.defaults if profile else None
     target = _target(args.target or (defaults.target if defaults else "executorch"))
-    if target != "coreml":
+    require(target == "executorch" or args.backend != "xnnpack", "--backend xnnpack needs --target executorch")
+    backend: Literal["xnnpack", "coreml"] = "coreml" if "coreml" in (target, args.backend) else "xnnpack"
+    if backend != "coreml":
         for option in ("io", "deployment_target", "layout", "float32_selectors", "author", "license"):
             require(not getattr(args, option), f"--{option.replace('_', '-')} is for Core ML; add --target coreml")
-    usual = _usual_selection(target, profile)
+    require(
+        target == "coreml" or not (args.io == "image" or args.author or args.license),
+        "--io image, --author and --license describe a Core ML package; add --target coreml",
+    )
+    usual = _usual_selection(backend, profile)
     return Settings(
         checkpoint,
         reason,
         target=target,
+        backend=backend,
         precision=args.precision or (defaults.precision if defaults else "int8"),
         profile=profile.name if profile else None,
-        int8_mode=args.int8_mode or ("weights" if target == "coreml" else "dynamic"),
+        int8_mode=args.int8_mode or ("weights" if backend == "coreml" else "dynamic"),
         selection=args.selection or usual,
         deployment_target=args.deployment_target or (defaults and defaults.deployment_target) or _DEPLOYMENT_TARGET,
         io=args.io or ("image" if target == "coreml" else "tensor"),
@@ -171,20 +184,21 @@ def _target(name: str) -> Target:
     return "coreml" if name == "coreml" else "executorch"
 
 
-def _usual_selection(target: Target, profile: DeviceProfile | None) -> Selection:
+def _usual_selection(backend: str, profile: DeviceProfile | None) -> Selection:
     """topk and gather leave the Neural Engine, and tokens then travel to the CPU and back at each selection."""
-    if target == "executorch":
+    if backend == "xnnpack":
         return "topk"
     return "rank" if profile is None or any(unit.kind == "npu" for unit in profile.peaks.accelerators) else "topk"
 
 
 def _variant(args: argparse.Namespace, usual_selection: Selection) -> tuple[str, ...]:
     parts = (
+        "coreml" if args.backend == "coreml" and args.target != "coreml" else "",
         "elastic" if args.elastic else "",
         f"batch{args.batch}" if args.batch > 1 else "",
         f"{args.image_size}px" if args.image_size else "",
         args.selection if args.selection not in (None, usual_selection) else "",
-        "tensor" if args.io == "tensor" else "",
+        "tensor" if args.io == "tensor" and args.backend != "coreml" else "",
         "channels_first" if args.layout == "channels_first" else "",
         "fp32_selectors" if args.float32_selectors else "",
     )

@@ -1,0 +1,287 @@
+"""What a Core ML package computes, and a forecast of what leaves the Neural Engine.
+
+Counts are exact: they follow from the program's shapes. Placement is a forecast: only Core ML on a device decides, and
+Apple publishes no list. :mod:`runtimes.coreml_device` asks Core ML itself, on a Mac.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from runtimes.mil import Feature, Operation, Result
+from tofe_edge.coreml_names import token_order
+from tofe_edge.errors import InputError
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of every value by its name."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one operation needs.
+
+    Attributes:
+        operation: not a constant.
+        macs: multiply-accumulates; 0 for all but products and convolutions, as in :mod:`tofe_edge.macs`.
+        weight_bytes: stored bytes of constants that no earlier operation needs. What a file stores once under
+            several names counts for each.
+        stage: selections that it comes after, from 0.
+    """
+
+    operation: Operation
+    macs: int
+    weight_bytes: int
+    stage: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """Costs of several operations together."""
+
+    name: str
+    count: int
+    macs: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that is reported to keep an operation off the Neural Engine.
+
+    Attributes:
+        applies: whether it does, by the operation and the types of the values that it gets from others.
+        reason: why, in a line.
+        source: who says so, in public.
+    """
+
+    applies: Callable[[Operation, Collection[str]], bool]
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Operations of one type that are forecast to leave the Neural Engine, for one reason."""
+
+    operator: str
+    count: int
+    macs: int
+    reason: str
+    source: str
+
+
+NO_LIST = "apple/coremltools issue 1780"
+"""Where Apple says that there is no list: placement changes with device, system and the sizes of tensors."""
+
+_PLANS = "roboflow/rf-detr pull request 1495 (MLComputePlan, M3 Pro, macOS 27)"
+_HARDWARE = "sbryngelson/ane-guide, appendix A (M1, M2, M5)"
+_GATHER = "hollance/neural-engine, unsupported layers; apple/coremltools issue 1103"
+_TYPED = "coremltools guide, typed execution; " + _PLANS
+_CLASSIFY = "coremltools reference, MIL operator classify"
+_LAYOUT = "machinelearning.apple.com/research/neural-engine-transformers"
+
+_LACKING = (
+    "gru",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "lstm",
+    "mod",
+    "non_zero",
+    "one_hot",
+    "reduce_prod",
+    "rnn",
+)
+_TILES = (2, 3, 4, 8)
+_MOST_AXES = 4
+
+
+def _named(*types: str) -> Callable[[Operation, Collection[str]], bool]:
+    return lambda operation, given: operation.type in types
+
+
+def _scatters(operation: Operation, given: Collection[str]) -> bool:
+    return operation.type.startswith("scatter")
+
+
+def _tiles_oddly(operation: Operation, given: Collection[str]) -> bool:
+    factors = operation.parameters.get("reps")
+    known = isinstance(factors, list) and all(factor in (1, *_TILES) for factor in factors)
+    return operation.type == "tile" and not known
+
+
+def _in_float32(operation: Operation, given: Collection[str]) -> bool:
+    """Not ``cast``: the way in and out of half precision is one."""
+    types = {*given, *(result.dtype for result in operation.outputs)}
+    return operation.type != "cast" and bool(types & {"fp32", "fp64"})
+
+
+def _in_integers(operation: Operation, given: Collection[str]) -> bool:
+    types = {*given, *(result.dtype for result in operation.outputs)}
+    return bool(types & {"int32", "int64", "uint32", "uint64"})
+
+
+def _has_many_axes(operation: Operation, given: Collection[str]) -> bool:
+    return any(len(result.shape) > _MOST_AXES for result in operation.outputs)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(_named("topk"), "Core ML planned it on the CPU", _PLANS),
+    Rule(_named("argsort"), "sorts, as topk does; the M1's engine lacks it", _HARDWARE),
+    Rule(_named("gather_along_axis"), "Core ML planned it on the CPU, behind topk", _PLANS),
+    Rule(_named("gather", "gather_nd"), "reported to run on the CPU", _GATHER),
+    Rule(_scatters, "the engine has no such operator", _HARDWARE),
+    Rule(_tiles_oddly, "the engine repeats by 2, 3, 4 and 8 alone", _HARDWARE),
+    Rule(_named(*_LACKING), "the engine has no such operator", _HARDWARE),
+    Rule(_named("classify"), "makes a text and a dictionary, no tensors", _CLASSIFY),
+    Rule(_in_float32, "computes in float32, the engine in float16 alone", _TYPED),
+    Rule(_in_integers, "has whole numbers; Core ML planned what reads topk's on the CPU", _PLANS),
+    Rule(_has_many_axes, "has five axes or more; Apple advises four, (B, C, 1, S)", _LAYOUT),
+)
+"""Of several that apply, the first counts."""
+
+
+def costs(operations: Sequence[Operation], inputs: Iterable[Feature] = ()) -> list[Cost]:
+    """What each operation needs, constants left out, in the order of the program.
+
+    Args:
+        operations: of one function, :attr:`runtimes.mil.Program.operations`.
+        inputs: of that function.
+
+    Raises:
+        InputError: a product has a shape that is open or not written down.
+    """
+    shapes = {value.name: value.shape for value in _values(operations, inputs)}
+    weights = _first_uses(operations)
+    stages = _stages(operations)
+    return [
+        Cost(operation, macs_of(operation, shapes), weights[operation.name], stages[operation.name])
+        for operation in operations
+        if not operation.constant
+    ]
+
+
+def by_operator(found: Sequence[Cost]) -> list[Share]:
+    """Sums by type of operator, most MACs first, then by number."""
+    kinds: dict[str, list[Cost]] = {}
+    for cost in found:
+        kinds.setdefault(cost.operation.type, []).append(cost)
+    shares = [_share(kind, those) for kind, those in kinds.items()]
+    return sorted(shares, key=lambda share: (-share.macs, -share.count, share.name))
+
+
+def by_stage(found: Sequence[Cost], names: Sequence[str]) -> list[Share]:
+    """Sums by stage. Scoring and putting in order count for the stage before a selection, moving tokens for the next.
+
+    Args:
+        names: of the stages, such as :func:`runtimes.etdump.stage_names` gives.
+    """
+    return [_share(name, [cost for cost in found if cost.stage == stage]) for stage, name in enumerate(names)]
+
+
+def in_total(found: Sequence[Cost]) -> Share:
+    """The sum of all."""
+    return _share("total", found)
+
+
+def forecast(found: Sequence[Cost], inputs: Iterable[Feature] = ()) -> list[Departure]:
+    """What is forecast to leave the Neural Engine, by operator and reason, in the order of :data:`RULES`.
+
+    Whatever no rule names is taken to stay. Core ML may still run it elsewhere, small models as a whole.
+    """
+    types = {value.name: value.dtype for value in _values([cost.operation for cost in found], inputs)}
+    leaving: dict[tuple[int, str], list[Cost]] = {}
+    for cost in found:
+        given = {types[name] for names in cost.operation.inputs.values() for name in names if name in types}
+        for number, rule in enumerate(RULES):
+            if rule.applies(cost.operation, given):
+                leaving.setdefault((number, cost.operation.type), []).append(cost)
+                break
+    return [
+        Departure(kind, len(those), sum(cost.macs for cost in those), RULES[number].reason, RULES[number].source)
+        for (number, kind), those in sorted(leaving.items(), key=lambda item: item[0])
+    ]
+
+
+def macs_of(operation: Operation, shapes: Shapes) -> int:
+    """Multiply-accumulates of one operation.
+
+    Raises:
+        InputError: they depend on a shape that is open or not written down.
+    """
+
+    def given(parameter: str, index: int = 0) -> tuple[int, ...]:
+        names = operation.inputs.get(parameter, ())
+        return _fixed(shapes.get(names[index]) if index < len(names) else None, operation, parameter)
+
+    def result() -> tuple[int, ...]:
+        return _fixed(operation.outputs[0].shape, operation, "its result")
+
+    match operation.type:
+        case "linear":
+            return math.prod(result()) * given("x")[-1]
+        case "conv":  # weights are (out, in / groups, kernel...)
+            return math.prod(result()) * math.prod(given("weight")[1:])
+        case "matmul":
+            left = given("x")
+            transposed = bool(operation.parameters.get("transpose_x", False)) and len(left) > 1
+            return math.prod(result()) * left[-2 if transposed else -1]
+        case "einsum":  # every letter is a loop
+            words = str(operation.parameters["equation"]).replace(" ", "").split("->")[0].split(",")
+            sizes = {
+                letter: size for place, word in enumerate(words) for letter, size in zip(word, given("values", place))
+            }
+            return math.prod(sizes.values())
+        case "scaled_dot_product_attention":  # query (..., L, E), key (..., S, E), result (..., L, V): two products
+            keys, width = given("key")[-2:]
+            return math.prod(result()[:-1]) * keys * (width + result()[-1])
+    return 0
+
+
+def _fixed(shape: tuple[int, ...] | None, operation: Operation, what: str) -> tuple[int, ...]:
+    if shape is None or min(shape, default=1) < 0:
+        raise InputError(
+            f"{operation.type} {operation.name!r}: the shape of {what} is not known; convert the model again"
+        )
+    return shape
+
+
+def _share(name: str, found: Sequence[Cost]) -> Share:
+    return Share(name, len(found), sum(cost.macs for cost in found), sum(cost.weight_bytes for cost in found))
+
+
+def _values(operations: Iterable[Operation], inputs: Iterable[Feature]) -> list[Feature | Result]:
+    return [*inputs, *(result for operation in operations for result in operation.outputs)]
+
+
+def _first_uses(operations: Sequence[Operation]) -> dict[str, int]:
+    """Stored bytes by operation, each constant with the first operation that needs it; 0 for constants."""
+    made = {result.name: operation for operation in operations if operation.constant for result in operation.outputs}
+    taken: set[str] = set()
+
+    def take(operation: Operation) -> int:
+        used = {name: made[name] for names in operation.inputs.values() for name in names if name in made}
+        own = operation.weight_bytes - sum(constant.weight_bytes for constant in used.values())
+        new = {name: constant for name, constant in used.items() if name not in taken}
+        taken.update(new)
+        return own + sum(take(constant) for constant in new.values())
+
+    return {operation.name: 0 if operation.constant else take(operation) for operation in operations}
+
+
+def _stages(operations: Sequence[Operation]) -> dict[str, int]:
+    """How many selections each operation comes after: an earlier selection's order does not depend on it."""
+    makers = {result.name: operation for operation in operations for result in operation.outputs}
+    stages: dict[str, int] = {}
+    selections = 0
+    while token_order(selections + 1) in makers:
+        waiting = [makers[token_order(selections + 1)]]
+        while waiting:
+            operation = waiting.pop()
+            if operation.name not in stages:
+                stages[operation.name] = selections
+                waiting += [makers[name] for names in operation.inputs.values() for name in names if name in makers]
+        selections += 1
+    return {operation.name: stages.get(operation.name, selections) for operation in operations}
