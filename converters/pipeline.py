@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from converters import coreml, coreml_delegate, executorch
+from converters.channels_first import ChannelsFirstToFe, channels_first
 from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
 from converters.coreml_package import About, unique_labels
 from converters.lowered import Lowered, LoweredMethod
@@ -79,7 +80,10 @@ def convert(request: ConvertRequest) -> Conversion:
         request = _in_pixels(request, preprocessing)
         graph = _native(graph, request, preprocessing, spec)
     graph, mixed = _quantized(graph, request)
-    lowered = _lower(graph, budgets, request, spec)
+    channels_wanted = request.coreml is not None and request.coreml.layout == "channels_first"
+    # Last: it moves quantized weights as they are.
+    final = channels_first(graph) if channels_wanted else graph
+    lowered = _lower(final, budgets, request, spec)
     return Conversion(lowered.content, _manifest(request, spec, graph, budgets, lowered, mixed, preprocessing))
 
 
@@ -118,7 +122,7 @@ def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, 
     return quantize(graph, plan, statistics), mixed
 
 
-def _lower(graph: StaticToFe, budgets: Budgets, request: ConvertRequest, spec: Backbone) -> Lowered:
+def _lower(graph: StaticToFe | ChannelsFirstToFe, budgets: Budgets, request: ConvertRequest, spec: Backbone) -> Lowered:
     methods = {name: graph if kept is None else graph.with_counts(kept.kept) for name, kept in budgets.items()}
     shape = (request.batch, 3, spec.image_size, spec.image_size)
     if request.coreml is None:

@@ -134,6 +134,11 @@ def _placement(compiled: str, compute_units: ComputeUnits, function: str) -> tup
         key = kind, UNKNOWN if usage is None else _device_name(usage.preferred_compute_device)
         counts[key] += 1
         shares[key] += 0.0 if cost is None else float(cost.weight)
+    if all(device == UNKNOWN for _, device in counts):
+        raise DeviceError(
+            f"Core ML's compute plan says nothing of function {function!r}; coremltools asks for the default one alone, "
+            "docs/coreml.md shows how to ask for others"
+        )
     found = [Placement(kind, device, counts[kind, device], shares[kind, device]) for kind, device in counts]
     return tuple(sorted(found, key=lambda part: (-part.share, part.operator, part.device)))
 

@@ -175,8 +175,8 @@ def test_an_unknown_backbone_offers_near_names(bench: Bench) -> None:
             "several budgets in one package need iOS18, not iOS17; add --deployment-target iOS18",
         ),
         (
-            ["--target", "coreml", "--int8-mode", "static", "--calibration", ".", "--deployment-target", "iOS16"],
-            "int8 activations need iOS17, not iOS16; add --deployment-target iOS17",
+            ["--target", "coreml", "--deployment-target", "iOS16"],
+            "int8 weights need iOS17, not iOS16; add --deployment-target iOS17",
         ),
         (
             ["--precision", "fp32", "--calibration", "."],

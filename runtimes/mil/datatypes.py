@@ -83,13 +83,15 @@ def unpack(stored: np.ndarray, kind: DataType, count: int) -> np.ndarray:
     if len(stored) < stored_bytes(kind, count):
         raise ValueError(f"{len(stored)} bytes for {count} elements of {kind.name}")
     if kind.bits >= 8:
-        return stored.view(kind.array)[:count]
+        whole: np.ndarray = stored.view(kind.array)[:count]
+        return whole
     bits = np.unpackbits(stored, bitorder="little", count=count * kind.bits).reshape(count, kind.bits)
     places = 1 << np.arange(kind.bits, dtype=np.int16)
     numbers = (bits * places).sum(axis=1)
     if kind.signed:
         numbers = np.where(numbers >= 1 << (kind.bits - 1), numbers - (1 << kind.bits), numbers)
-    return numbers.astype(kind.array)
+    unpacked: np.ndarray = numbers.astype(kind.array)
+    return unpacked
 
 
 def hold(array: np.ndarray, kind: DataType) -> torch.Tensor:

@@ -58,7 +58,7 @@ class _Reader:
         self.steps: list[Step] = []
         self.constants: dict[str, Any] = {}
         self._types: dict[str, str] = {}
-        self._stored: dict[str, int] = {}
+        self._stored: dict[str, dict[object, int]] = {}
 
     def declare(self, name: str, kind: str) -> None:
         if not name or name in self._types:
@@ -85,7 +85,7 @@ class _Reader:
             MappingProxyType(_names(arguments)),
             MappingProxyType(_small(arguments, self.constants)),
             results,
-            stored,
+            sum(stored.values()),
             constant,
         )
         for result in results:
@@ -110,11 +110,12 @@ class _Reader:
         for result, value in zip(results, step.compute(self.constants, self.where)):
             self.constants[result.name] = value
 
-    def _arguments(self, written: Any) -> tuple[dict[str, list[Any]], int]:
-        """Parameter -> named values and constants, and the stored bytes of the constants among them."""
+    def _arguments(self, written: Any) -> tuple[dict[str, list[Any]], dict[object, int]]:
+        """Parameter -> named values and constants; and where a constant among them is written -> its stored bytes."""
         weights = self.package.weights
         arguments: dict[str, list[Any]] = {}
         stored: dict[object, int] = {}
+        place = len(self.operations)
         literals = {key: [value] for key, value in written.attributes.items() if key != "name"}
         for parameter, argument in written.inputs.items():
             literals.pop(parameter, None)
@@ -122,16 +123,16 @@ class _Reader:
             for binding in argument.arguments:
                 if binding.WhichOneof("binding") == "name":
                     self.check_known(binding.name)
-                    stored[binding.name] = self._stored.get(binding.name, 0)
+                    stored.update(self._stored.get(binding.name, {}))
                     given.append(Named(binding.name))
                 else:
                     given.append(read_value(binding.value, weights))
-                    stored[parameter, len(given)] = check_value(binding.value, weights)
+                    stored[place, parameter, len(given)] = check_value(binding.value, weights)
             arguments[parameter] = given
         for key, values in literals.items():
             arguments[key] = [read_value(value, weights) for value in values]
-            stored[key, 0] = sum(check_value(value, weights) for value in values)
-        return arguments, sum(stored.values())
+            stored[place, key, 0] = sum(check_value(value, weights) for value in values)
+        return arguments, stored
 
     def _declared(self, declared: Any) -> tuple[DataType, tuple[int, ...]] | None:
         if declared.WhichOneof("type") != "tensorType":

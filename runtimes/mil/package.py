@@ -65,11 +65,9 @@ def open_package(path: Path) -> MlPackage:
     model = find_model(path)
     spec = _parse(path, model)
     weights = WeightFiles(path, model.parent)
-    for name, function in spec.mlProgram.functions.items():
+    for function in spec.mlProgram.functions.values():
         for block in function.block_specializations.values():
             _check_block(block, weights, 0)
-        if not function.opset:
-            raise InputError(f"{path}: function {shown(name)} has no opset; convert the model again")
     functions = _signatures(path, spec)
     default = spec.description.defaultFunctionName or (_MAIN if _MAIN in functions else next(iter(functions)))
     if default not in functions:
@@ -94,7 +92,7 @@ def _model_class() -> Any:
 
 
 def _parse(package: Path, model: Path) -> Any:
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     spec = _model_class()()
     try:

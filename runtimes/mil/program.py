@@ -112,8 +112,9 @@ class Program:
 
     @functools.cached_property
     def _declared(self) -> dict[str, str]:
-        results = [result for operation in self.operations for result in operation.outputs]
-        return {each.name: each.dtype for each in [*self.function.inputs, *results]}
+        declared = {feature.name: feature.dtype for feature in self.function.inputs}
+        declared.update({each.name: each.dtype for operation in self.operations for each in operation.outputs})
+        return declared
 
 
 def load_program(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tofe_edge.cli.options import require
@@ -23,14 +24,11 @@ def run(args: argparse.Namespace, artifact: Artifact) -> int:
     require(args.threads is None, "--threads is for .pte models; Core ML has its own threads, see --compute-units")
     from runtimes.coreml import has_core_ml
 
-    method = artifact.manifest.method(args.method)
-    document, text = _counted(artifact, method)
-    document["model"] = str(args.model)
+    document, text = _counted(artifact, artifact.manifest.method(args.method))
     if has_core_ml():
         measured, found = _measured(artifact, args)
-        document.update(measured)
-        text = f"{text}\n\n{found}"
-    emit(args.json, document, text)
+        document, text = document | measured, f"{text}\n\n{found}"
+    emit(args.json, {"model": str(args.model), **document}, text)
     return 0
 
 
@@ -51,15 +49,14 @@ def _counted(artifact: Artifact, method: Method) -> tuple[dict[str, Any], str]:
     stages = coreml_forecast.by_stage(costs, stage_names(artifact.manifest))
     leaving = coreml_forecast.forecast(costs, inputs)
     document: dict[str, Any] = {
-        "model": "",
         "method": method.name,
         "gmacs": method.gmacs,
         "graph_gmacs": total.macs / 1e9,
         "size_bytes": artifact.manifest.size_bytes,
         "weight_bytes": total.weight_bytes,
-        "operators": [_share(share) for share in operators],
-        "stages": [_share(share) for share in stages],
-        "forecast": [_departure(departure) for departure in leaving],
+        "operators": [asdict(share) for share in operators],
+        "stages": [asdict(share) for share in stages],
+        "forecast": [asdict(departure) for departure in leaving],
         "measured": False,
     }
     gone = sum(departure.count for departure in leaving)
@@ -85,20 +82,6 @@ def _latency_fact() -> list[tuple[str, str]]:
     return (
         [] if has_core_ml() else [("latency", "not measured: that needs a Mac; what is below is counts and a forecast")]
     )
-
-
-def _share(share: Share) -> dict[str, Any]:
-    return {"name": share.name, "count": share.count, "macs": share.macs, "weight_bytes": share.weight_bytes}
-
-
-def _departure(departure: Departure) -> dict[str, Any]:
-    return {
-        "operator": departure.operator,
-        "count": departure.count,
-        "macs": departure.macs,
-        "reason": departure.reason,
-        "source": departure.source,
-    }
 
 
 def _row(share: Share) -> list[str]:
@@ -162,10 +145,7 @@ def _measured(artifact: Artifact, args: argparse.Namespace) -> tuple[dict[str, A
         "runs": args.runs,
         "warm_up_runs": WARM_UP_RUNS,
         "by_compute_units": [_timed(one) for one in timed],
-        "placement": [
-            {"operator": part.operator, "device": part.device, "count": part.count, "share": part.share}
-            for part in placement
-        ],
+        "placement": [asdict(part) for part in placement],
     }
     rows = [
         [one.compute_units, *(f"{value:.2f}" for value in one.latency.to_json().values()), f"{one.load_ms:.0f}"]

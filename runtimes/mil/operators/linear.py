@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtimes.mil.operators.shape import bounded
 from runtimes.mil.operators.window import pads, with_pads
 
 _CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -40,7 +41,8 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     scores = query @ key.mT * query.shape[-1] ** -0.5
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
-    return scores.softmax(-1) @ value
+    attended: Tensor = scores.softmax(-1) @ value
+    return attended
 
 
 def conv(
@@ -57,7 +59,8 @@ def conv(
     dimensions = x.dim() - 2
     strides, dilations = strides or (1,) * dimensions, dilations or (1,) * dimensions
     kernel = [(size - 1) * dilation + 1 for size, dilation in zip(weight.shape[2:], dilations)]
-    around = pads(pad_type, pad, list(x.shape[2:]), kernel, strides)
+    around = pads(pad_type, pad, x.shape, kernel, strides)
+    bounded([*x.shape[:2], *(size + before + after for size, (before, after) in zip(x.shape[2:], around))])
     if all(before == after for before, after in around):
         padding: list[int] = [before for before, _ in around]
     else:
@@ -83,6 +86,8 @@ def conv_transpose(
     """
     dimensions = x.dim() - 2
     strides, dilations = strides or (1,) * dimensions, dilations or (1,) * dimensions
+    extents = [(kernel - 1) * dilation + 1 for kernel, dilation in zip(weight.shape[2:], dilations)]
+    bounded([x.shape[0], weight.shape[1], *((n - 1) * s + k for n, s, k in zip(x.shape[2:], strides, extents))])
     full = _TRANSPOSED[dimensions](x, weight, None, strides, 0, 0, groups, dilations)
     for axis in range(dimensions):
         size, before, after = full.shape[axis + 2], 0, 0

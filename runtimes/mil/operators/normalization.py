@@ -54,9 +54,10 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
     return F.local_response_norm(x, size, alpha, beta, k)
 
 
-def _normalised(x: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
+def _normalised(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
     centred = x - x.mean(axes, keepdim=True)
-    return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + epsilon)
+    variance = centred.square().mean(axes, keepdim=True)
+    return centred * torch.rsqrt(variance + epsilon)
 
 
 def _of_axes(x: Tensor, axes: Sequence[int]) -> list[int]:

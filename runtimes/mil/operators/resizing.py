@@ -17,7 +17,7 @@ def grid(size: int, wanted: int, sampling_mode: str) -> Tensor:
 
     Source: coremltools' documentation of ``resize_bilinear``.
     """
-    steps = torch.arange(bounded([wanted])[0], dtype=torch.float64)
+    steps = torch.arange(wanted, dtype=torch.float64)
     if sampling_mode == "ALIGN_CORNERS" and wanted == 1:
         points = steps + (size - 1) / 2
     elif sampling_mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
@@ -33,7 +33,9 @@ def grid(size: int, wanted: int, sampling_mode: str) -> Tensor:
     return points.clamp(0, size - 1)
 
 
-def _linear(x: Tensor, axis: int, points: Tensor) -> Tensor:
+def _linear(x: Tensor, axis: int, wanted: int, sampling_mode: str) -> Tensor:
+    _check(x, axis, wanted)
+    points = grid(x.shape[axis], wanted, sampling_mode)
     left = points.floor().long()
     right = (left + 1).clamp_max(x.shape[axis] - 1)
     part = (points - left).to(x.dtype).reshape(-1, *[1] * (-axis - 1))
@@ -41,17 +43,22 @@ def _linear(x: Tensor, axis: int, points: Tensor) -> Tensor:
 
 
 def _nearest(x: Tensor, axis: int, wanted: int) -> Tensor:
+    _check(x, axis, wanted)
     size = x.shape[axis]
     # In whole numbers: 5 * (3 / 5) is below 3 in floating point.
-    return x.index_select(axis, torch.arange(bounded([wanted])[0]) * size // wanted)
+    return x.index_select(axis, torch.arange(wanted) * size // wanted)
+
+
+def _check(x: Tensor, axis: int, wanted: int) -> None:
+    bounded([*x.shape[:axis], wanted, *x.shape[x.dim() + axis + 1 :]])
 
 
 def resize_bilinear(
     x: Tensor, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: str = "DEFAULT"
 ) -> Tensor:
     """Linear interpolation to a given size."""
-    rows = _linear(x, -2, grid(x.shape[-2], target_size_height, sampling_mode))
-    return _linear(rows, -1, grid(x.shape[-1], target_size_width, sampling_mode))
+    rows = _linear(x, -2, target_size_height, sampling_mode)
+    return _linear(rows, -1, target_size_width, sampling_mode)
 
 
 def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
@@ -92,7 +99,7 @@ def resize(
     for axis in range(-resized_dims, 0):
         wanted = shape[axis] or x.shape[axis]
         if interpolation_mode == "LINEAR":
-            x = _linear(x, axis, grid(x.shape[axis], wanted, sampling_mode))
+            x = _linear(x, axis, wanted, sampling_mode)
         elif interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode == "DEFAULT":
             x = _nearest(x, axis, wanted)
         else:

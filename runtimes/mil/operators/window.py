@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtimes.mil.operators.shape import bounded
+
 _MAX: Mapping[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE: Mapping[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -18,13 +20,14 @@ Pads = list[tuple[int, int]]
 
 
 def pads(
-    pad_type: str, pad: Sequence[int] | None, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int]
+    pad_type: str, pad: Sequence[int] | None, shape: Sequence[int], kernel: Sequence[int], strides: Sequence[int]
 ) -> Pads:
-    """What MIL's ``pad_type`` means; ``kernel`` has the dilated sizes.
+    """What MIL's ``pad_type`` means for an input ``(N, C, *D)``; ``kernel`` has the dilated sizes.
 
     ``same`` gives ceil(size / stride) windows; what cannot be shared evenly goes to the end, with ``same_lower`` to
     the start.
     """
+    sizes = shape[2:]
     if pad_type == "valid":
         return [(0, 0)] * len(sizes)
     if pad_type == "custom":
@@ -43,7 +46,10 @@ def pads(
 def with_pads(x: Tensor, around: Pads, value: float) -> Tensor:
     """Pad the spatial dimensions with a value."""
     flat = [size for sides in reversed(around) for size in sides]
-    return F.pad(x, flat, value=value) if any(flat) else x
+    if not any(flat):
+        return x
+    bounded([*x.shape[:2], *(size + before + after for size, (before, after) in zip(x.shape[2:], around))])
+    return F.pad(x, flat, value=value)
 
 
 def _overhang(around: Pads, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> Pads:
@@ -69,7 +75,7 @@ def max_pool(
 ) -> Tensor:
     """Largest element of each window; padding never wins."""
     strides = strides or (1,) * len(kernel_sizes)
-    around = pads(pad_type, pad, list(x.shape[2:]), kernel_sizes, strides)
+    around = pads(pad_type, pad, x.shape, kernel_sizes, strides)
     over = _overhang(around, x.shape[2:], kernel_sizes, strides) if ceil_mode else []
     x = with_pads(with_pads(x, around, -torch.inf), over, -torch.inf)
     return _MAX[len(kernel_sizes)](x, kernel_sizes, strides)
@@ -86,7 +92,7 @@ def avg_pool(
 ) -> Tensor:
     """Mean of each window. Padding counts as zeros unless excluded; what ``ceil_mode`` adds never counts."""
     strides = strides or (1,) * len(kernel_sizes)
-    around = pads(pad_type, pad, list(x.shape[2:]), kernel_sizes, strides)
+    around = pads(pad_type, pad, x.shape, kernel_sizes, strides)
     over = _overhang(around, x.shape[2:], kernel_sizes, strides) if ceil_mode else []
     mean = _AVERAGE[len(kernel_sizes)]
     counted = with_pads(torch.ones_like(x[:1, :1]), around, float(not exclude_padding_from_average))
@@ -104,7 +110,7 @@ def l2_pool(
 ) -> Tensor:
     """Square root of the sum of squares of each window."""
     strides = strides or (1,) * len(kernel_sizes)
-    around = pads(pad_type, pad, list(x.shape[2:]), kernel_sizes, strides)
+    around = pads(pad_type, pad, x.shape, kernel_sizes, strides)
     over = _overhang(around, x.shape[2:], kernel_sizes, strides) if ceil_mode else []
     squares = with_pads(with_pads(x.square(), around, 0.0), over, 0.0)
     return (_AVERAGE[len(kernel_sizes)](squares, kernel_sizes, strides) * math.prod(kernel_sizes)).sqrt()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mil_elementwise_cases import Maker, floats, pick, sizes
 from mil_programs import Case, case
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import special
+from scipy import special  # type: ignore[import-untyped]
 
 Rng = np.random.Generator
 Pads = list[tuple[int, int]]
@@ -142,7 +142,7 @@ def _conv_transpose(rng: Rng) -> Case:
                     column : column + (size - 1) * strides + 1 : strides,
                 ] += product
     full += bias[:, None, None]
-    common = {"weight": weight, "bias": bias, "strides": [strides, strides], "groups": groups}
+    common: dict[str, Any] = {"weight": weight, "bias": bias, "strides": [strides, strides], "groups": groups}
     if rng.random() < 0.5:
         return case("conv_transpose", {"x": x}, full, **common, pad_type="valid")
     return case("conv_transpose", {"x": x}, full[:, :, 1:, :-1], **common, pad_type="custom", pad=[1, 0, 0, 1])
@@ -152,9 +152,8 @@ def _conv_transpose_output(rng: Rng) -> Case:
     """PyTorch's output_padding, which coremltools writes as output_shape."""
     x, weight, bias = floats(rng, 1, 2, 4, 5), floats(rng, 2, 3, 3, 3), floats(rng, 3)
     extra = int(rng.integers(0, 2))
-    expected = F.conv_transpose2d(
-        *(torch.from_numpy(each) for each in (x, weight, bias)), stride=2, padding=1, output_padding=extra
-    )
+    tensors = [torch.from_numpy(each) for each in (x, weight, bias)]
+    expected = F.conv_transpose2d(tensors[0], tensors[1], tensors[2], stride=2, padding=1, output_padding=extra)
     return case(
         "conv_transpose",
         {"x": x},
@@ -194,7 +193,7 @@ def _pool_ceil(rng: Rng) -> Case:
     """Against PyTorch's own ceil_mode."""
     kernel, x = int(rng.integers(2, 4)), floats(rng, 1, 2, *rng.integers(5, 10, 2))
     stride, pad = int(rng.integers(1, kernel + 1)), int(rng.integers(0, kernel // 2 + 1))
-    common = {
+    common: dict[str, Any] = {
         "kernel_sizes": [kernel] * 2,
         "strides": [stride] * 2,
         "pad_type": "custom",
@@ -209,7 +208,7 @@ def _pool_ceil(rng: Rng) -> Case:
     return case("avg_pool", {"x": x}, expected, exclude_padding_from_average=excluded, **common)
 
 
-def _scale(rng: Rng, channels: int) -> dict[str, np.ndarray]:
+def _scale(rng: Rng, channels: int) -> dict[str, Any]:
     return {"gamma": floats(rng, channels), "beta": floats(rng, channels)} if rng.random() < 0.7 else {}
 
 
@@ -238,7 +237,7 @@ def _layer_norm(rng: Rng) -> Case:
     wide = x.astype(np.float64)
     centred = wide - wide.mean(over, keepdims=True)
     expected = centred / np.sqrt((centred**2).mean(over, keepdims=True) + 1e-3)
-    scale = {}
+    scale: dict[str, Any] = {}
     if rng.random() < 0.7:
         scale = {"gamma": floats(rng, *shape), "beta": floats(rng, *shape)}
         spread = [x.shape[axis] if axis in over else 1 for axis in range(4)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from mil_programs import Case, case
-from scipy import special
+from scipy import special  # type: ignore[import-untyped]
 
 Maker = Callable[[np.random.Generator], Case]
 
@@ -52,7 +52,9 @@ def _parametric(
 ) -> Maker:
     def make(rng: np.random.Generator) -> Case:
         x = floats(rng, *sizes(rng, 3), low=-4, high=4)
-        numbers = {each: np.float32(value) for each, value in zip(names, np.sort(rng.uniform(low, high, len(names))))}
+        numbers: dict[str, Any] = {
+            each: np.float32(value) for each, value in zip(names, np.sort(rng.uniform(low, high, len(names))))
+        }
         return case(name, {"x": x}, oracle(x.astype(np.float64), *numbers.values()), **numbers)
 
     return make

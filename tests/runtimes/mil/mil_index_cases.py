@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mil_elementwise_cases import Maker, floats, pick, sizes
 from mil_programs import Case, case
-from scipy import special
+from scipy import special  # type: ignore[import-untyped]
 
 Rng = np.random.Generator
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +143,7 @@ def save_program(
         with Function(placeholders, opset_version=target) as function:
             function.set_outputs(build(mb, function.inputs))
         program.add_function("main", function)
+        gc.freeze()  # coremltools collects garbage in every conversion: most of the time, with PyTorch loaded
         model = ct.convert(
             program,
             convert_to="mlprogram",
@@ -152,6 +153,7 @@ def save_program(
             pass_pipeline=ct.PassPipeline.EMPTY,
             **options,
         )
+        gc.unfreeze()
         model.save(str(path))
 
 
@@ -170,8 +172,3 @@ def convert_module(
             skip_model_load=True,
             **options,
         )
-
-
-def replaced(each: Case, **changes: Any) -> Case:
-    """``dataclasses.replace``, typed."""
-    return dataclasses.replace(each, **changes)

@@ -36,7 +36,7 @@ def _quantize(rng: Rng) -> Case:
     x = np.round(x * 2) / 2  # halves, too
     axis = pick(rng, None, 0, -2)
     count = () if axis is None else (x.shape[axis],)
-    scale = np.float32(2.0) ** rng.integers(-3, 2, count)
+    scale: Any = np.float32(2.0) ** rng.integers(-3, 2, count)
     zero = rng.integers(0, 20, count).astype(kind)
     spread = [slice(None) if axis is not None and index == axis % 3 else None for index in range(3)]
     along = (lambda each: each) if axis is None else (lambda each: each[tuple(spread)])
@@ -62,8 +62,10 @@ def _dequantize(rng: Rng) -> Case:
 
 def _affine(rng: Rng) -> Case:
     codes, axis = rng.integers(-128, 128, (4, 5, 3)).astype(np.int8), int(rng.integers(-3, 3))
+    scale: Any
+    zero: Any
     if rng.random() < 0.3:
-        scale, zero = np.float32(0.25), np.int8(-7)
+        scale, zero = np.array(0.25, np.float32), np.array(-7, np.int8)
         expected = (codes.astype(np.float64) - zero) * scale
     else:
         scale, zero = floats(rng, codes.shape[axis]), rng.integers(-9, 9, codes.shape[axis]).astype(np.int8)
@@ -91,7 +93,7 @@ def _blockwise(rng: Rng) -> Case:
     for at in np.ndindex(codes.shape):
         block = tuple(index // size for index, size in zip(at, times))
         expected[at] = (codes[at] - (offset[block] if use_offset else 0)) * scale[block]
-    optional = {"offset": typed(offset, kind)} if use_offset else {}
+    optional: dict[str, Any] = {"offset": typed(offset, kind)} if use_offset else {}
     return case("constexpr_blockwise_shift_scale", {}, expected, 18, data=typed(codes, kind), scale=scale, **optional)
 
 
@@ -130,7 +132,7 @@ def _looked_up(codes: np.ndarray, tables: np.ndarray, times: list[int], vector: 
 def _lut_blocks(rng: Rng) -> Case:
     bits, times, codes, tables, vector = _lut_tables(rng)
     axis = int(rng.integers(0, 2))
-    optional = {"vector_axis": np.int32(axis)} if vector > 1 else {}
+    optional: dict[str, Any] = {"vector_axis": np.int32(axis)} if vector > 1 else {}
     return case(
         "constexpr_lut_to_dense",
         {},
@@ -173,7 +175,7 @@ def _lut_sparse(rng: Rng) -> Case:
     mask = rng.random(codes.shape) < 0.5
     mask.flat[0] = True
     wide = np.repeat(mask, vector, axis)
-    optional = {"vector_axis": np.int32(axis)} if vector > 1 else {}
+    optional: dict[str, Any] = {"vector_axis": np.int32(axis)} if vector > 1 else {}
     return case(
         "constexpr_lut_to_sparse",
         {},

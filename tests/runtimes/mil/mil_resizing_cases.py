@@ -33,7 +33,10 @@ def _grid(size: int, wanted: int, mode: str) -> np.ndarray:
 def _interpolated(x: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
     for axis, wanted in ((-2, height), (-1, width)):
         points, size = _grid(x.shape[axis], wanted, mode), x.shape[axis]
-        x = np.apply_along_axis(lambda line, at=points, n=size: np.interp(at, np.arange(n), line), axis, x)
+        lines = np.moveaxis(x, axis, -1).reshape(-1, size)
+        sampled = np.stack([np.interp(points, np.arange(size), line) for line in lines])
+        others = np.moveaxis(x, axis, -1).shape[:-1]
+        x = np.moveaxis(sampled.reshape(*others, wanted), -1, axis)
     return x
 
 

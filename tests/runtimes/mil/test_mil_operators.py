@@ -18,6 +18,7 @@ from mil_quantization_cases import QUANTIZATION_CASES
 from mil_resizing_cases import RESIZING_CASES
 
 from runtimes.mil import OPERATORS, load_program, open_package
+from runtimes.mil.operators import OPERATORS_BY_KIND
 
 KINDS: dict[str, dict[str, Maker]] = {
     "elementwise": ELEMENTWISE_CASES,
@@ -36,7 +37,7 @@ ELSEWHERE = {"classify"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=6, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), ios=st.sampled_from([16, 17, 18]))
 def test_results_are_those_of_the_definition(kind: str, seed: int, ios: int) -> None:
     rng = np.random.default_rng(seed)
@@ -57,6 +58,14 @@ def test_results_are_those_of_the_definition(kind: str, seed: int, ios: int) -> 
 def test_every_operator_has_a_case() -> None:
     tested = {label.split(" (")[0] for cases in KINDS.values() for label in cases}
     assert set(OPERATORS) - {each for label in tested for each in label.split(", ")} == ELSEWHERE
+
+
+def test_the_document_lists_every_operator() -> None:
+    document = Path(__file__).parents[3] / "docs" / "coreml-executor.md"
+    rows = [
+        f"| {kind} | {', '.join(f'`{name}`' for name in sorted(table))} |" for kind, table in OPERATORS_BY_KIND.items()
+    ]
+    assert [line for line in document.read_text().splitlines() if line.startswith("| ")][1:] == rows
 
 
 def _assert_close(actual: np.ndarray, expected: np.ndarray, what: str) -> None:

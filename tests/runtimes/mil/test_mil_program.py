@@ -1,0 +1,206 @@
+"""Running: precision, observation, intermediate values, operations, and calls that are wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mil_programs import save_program
+
+from runtimes.mil import Operation, Program, load_program, open_package
+from tofe_edge.errors import InputError
+
+X = np.random.default_rng(0).uniform(-2, 2, (2, 5, 8)).astype(np.float32)
+WEIGHT = np.random.default_rng(1).uniform(-1, 1, (6, 8)).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def half_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """linear, gelu, transpose, topk in half precision."""
+    path = tmp_path_factory.mktemp("half") / "half.mlpackage"
+
+    def build(mb: Any, given: Any) -> list[Any]:
+        x = mb.cast(x=given["x"], dtype="fp16", name="halved")
+        x = mb.gelu(x=mb.linear(x=x, weight=WEIGHT, name="product"), name="active")
+        values, indices = mb.topk(x=mb.transpose(x=x, perm=[0, 2, 1], name="turned"), k=2, axis=1, name="best")
+        return [
+            mb.add(x=values, y=np.float16(1), name="sum"),
+            mb.identity(x=indices, name="places"),
+            mb.identity(x=x, name="all"),
+        ]
+
+    save_program(path, {"x": X}, build)
+    return path
+
+
+@pytest.fixture(scope="module")
+def half(half_path: Path) -> Program:
+    return load_program(open_package(half_path))
+
+
+def _rounded(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float16).astype(np.float64)
+
+
+def test_every_result_is_rounded_once_to_half_precision(half: Program) -> None:
+    given = half.values({"x": X}, ["halved", "product", "active", "best_0", "sum"])
+    assert {array.dtype for array in given.values()} == {np.dtype(np.float16)}
+    assert np.array_equal(given["halved"], X.astype(np.float16))
+    product = _rounded(X) @ WEIGHT.astype(np.float64).T
+    # Accumulated in float32: at most one step of half precision away from the rounded exact sum.
+    assert np.abs(given["product"].astype(np.float64) - product).max() <= np.spacing(np.float16(np.abs(product).max()))
+    active = torch.nn.functional.gelu(torch.from_numpy(given["product"]).float()).half().numpy()
+    assert np.array_equal(given["active"], active)
+    assert np.array_equal(given["sum"], (given["best_0"].astype(np.float32) + 1).astype(np.float16))
+
+
+def test_fp32_ignores_declared_half_precision(half_path: Path) -> None:
+    program = load_program(open_package(half_path), compute="fp32")
+    outputs = program.run({"x": X})
+    exact = torch.nn.functional.gelu(torch.from_numpy(X).double() @ torch.from_numpy(WEIGHT).double().T)
+    every = outputs["all"]
+    assert isinstance(every, np.ndarray) and every.dtype == np.float32
+    np.testing.assert_allclose(every, exact, 1e-5, 1e-6)
+
+
+@settings(max_examples=20, derandomize=True)
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=80, max_size=80))
+def test_rounding_is_that_of_ieee_754(half: Program, numbers: list[float]) -> None:
+    x = np.array(numbers, np.float32).reshape(X.shape)
+    with np.errstate(over="ignore"):
+        expected = x.astype(np.float16)
+    assert np.array_equal(half.values({"x": x}, ["halved"])["halved"], expected)
+
+
+def test_observer_sees_every_result_and_may_replace_it(half: Program) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def observe(operation: Operation, name: str, value: torch.Tensor) -> torch.Tensor | None:
+        seen.append((operation.type, name))
+        return torch.full_like(value, 1 / 3) if name == "turned" else None
+
+    outputs = half.run({"x": X}, observe)
+    assert seen == [
+        ("cast", "halved"),
+        ("linear", "product"),
+        ("gelu", "active"),
+        ("transpose", "turned"),
+        ("topk", "best_0"),
+        ("topk", "best_1"),
+        ("add", "sum"),
+        ("identity", "places"),
+        ("identity", "all"),
+    ]
+    total = np.asarray(outputs["sum"])
+    # What was put in is rounded to half precision like any result.
+    assert np.array_equal(total, np.full_like(total, np.float16(np.float32(np.float16(1 / 3)) + 1)))
+    assert np.array_equal(
+        np.asarray(outputs["places"]), np.broadcast_to(np.array([0, 1])[:, None], (2, 2, 5))
+    )  # ties: lowest first
+
+
+def test_observer_that_gives_another_shape(half: Program) -> None:
+    message = refused(half.package.path, lambda: half.run({"x": X}, lambda *_: torch.zeros(3)))
+    assert "what observe gave: 'halved' has the shape [3]" in message
+
+
+def test_values_are_the_outputs_and_constants_too(half: Program) -> None:
+    outputs = half.run({"x": X})
+    names = ["sum", "places", _weight_name(half), "x"]
+    given = half.values({"x": X}, names)
+    assert np.array_equal(given["sum"], np.asarray(outputs["sum"]))
+    assert np.array_equal(given[names[2]], WEIGHT)
+    assert np.array_equal(given["x"], X)
+    assert "no tensor 'nothing'" in refused(half.package.path, lambda: half.values({"x": X}, ["nothing"]))
+
+
+def _weight_name(program: Program) -> str:
+    (linear,) = [each for each in program.operations if each.type == "linear"]
+    return linear.inputs["weight"][0]
+
+
+def test_operations(half: Program) -> None:
+    by_type = {operation.type: operation for operation in half.operations}
+    linear, topk = by_type["linear"], by_type["topk"]
+    assert linear.name == "product" and linear.inputs["x"] == ("halved",) and not linear.constant
+    assert [(result.dtype, result.shape) for result in linear.outputs] == [("fp16", (2, 5, 6))]
+    assert linear.weight_bytes == WEIGHT.nbytes
+    assert topk.weight_bytes == 0 and topk.parameters["k"] == 2 and topk.parameters["axis"] == 1
+    assert [result.dtype for result in topk.outputs] == ["fp16", "int32"]
+    assert all(operation.constant == (operation.type == "const") for operation in half.operations)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        linear.name = "other"  # type: ignore[misc]
+
+
+def test_intermediate_values_are_freed(half: Program) -> None:
+    kept = half._execute({"x": X}, ["sum", "all"], None)
+    assert {"sum", "all"} <= set(kept) and not {"halved", "product", "turned", "best_0", "best_1"} & set(kept)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({}, "takes the inputs 'x' fp32 (2, 5, 8), not"),
+        ({"x": X, "y": X}, "takes the inputs 'x' fp32"),
+        ({"x": X[0]}, "takes 'x' fp32 (2, 5, 8), not float32 (5, 8)"),
+        ({"x": X.astype(np.int32)}, "not int32"),
+        ({"x": X.astype(np.float64)}, "not float64"),
+        ({"x": X.tolist()}, "as a numpy array, not list"),
+    ],
+)
+def test_inputs_that_do_not_fit(half: Program, inputs: Any, said: str) -> None:
+    assert said in refused(half.package.path, lambda: half.run(inputs))
+
+
+def test_strided_and_half_inputs_are_read_right(half: Program) -> None:
+    backwards = np.ascontiguousarray(X[:, ::-1])[:, ::-1]
+    expected = half.values({"x": X}, ["all"])["all"]
+    for same in (backwards, X.astype(np.float16)):
+        assert np.array_equal(half.values({"x": same}, ["all"])["all"], expected)
+
+
+def test_unknown_function_and_compute(half: Program) -> None:
+    assert "no function 'other', only" in refused(half.package.path, lambda: load_program(half.package, "other"))
+    with pytest.raises(InputError, match="'declared' or 'fp32'"):
+        load_program(half.package, compute="fp64")  # type: ignore[arg-type]
+
+
+def test_all_missing_operators_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "missing.mlpackage"
+
+    def build(mb: Any, given: Any) -> list[Any]:
+        return [
+            mb.random_normal(shape=np.array([2, 2], np.int32), name="noise"),
+            mb.space_to_batch(x=given["x"], block_shape=[2, 2], paddings=[[0, 0], [0, 0]], name="blocks"),
+            mb.relu(x=given["x"]),
+        ]
+
+    save_program(path, {"x": np.zeros((1, 2, 4, 4), np.float32)}, build)
+    message = refused(path, lambda: load_program(open_package(path)))
+    assert "'random_normal' (value 'noise'), 'space_to_batch' (value 'blocks')" in message
+
+
+def test_importing_the_package_does_not_import_coremltools() -> None:
+    script = "import sys, runtimes.mil; print('coremltools' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_control_flow_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "branch.mlpackage"
+
+    def build(mb: Any, given: Any) -> list[Any]:
+        positive = mb.squeeze(x=mb.greater(x=given["x"], y=np.float32(0)))
+        return [mb.cond(pred=positive, _true_fn=lambda: mb.exp(x=given["x"]), _false_fn=lambda: mb.relu(x=given["x"]))]
+
+    save_program(path, {"x": np.zeros(1, np.float32)}, build)
+    assert "lacks: 'cond'" in refused(path, lambda: load_program(open_package(path)))

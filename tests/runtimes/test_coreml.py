@@ -1,0 +1,216 @@
+"""Artifacts for Core ML run by the executor: what they predict, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import refused
+
+from converters.pipeline import convert
+from converters.request import Calibration, ConvertRequest, CoreMlRequest
+from runtimes import coreml
+from runtimes.loading import load_model
+from tofe_edge.artifact import Artifact, open_artifact, write_manifest
+from tofe_edge.backbones import TokenCounts
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.files import write_content
+from tofe_edge.parity import FP32_GATES, INT8_GATES, compare
+from tofe_edge.preprocessing import normalize
+from tofe_edge.reference import load_reference
+
+FURTHER = (0.0016, 0.002)
+
+
+def make(checkpoint: Checkpoint, folder: Path, request: ConvertRequest) -> Artifact:
+    conversion = convert(request)
+    path = folder / request.file_name
+    write_content(path, conversion.content)
+    write_manifest(path, conversion.manifest)
+    return open_artifact(path)
+
+
+def request_for(
+    checkpoint: Checkpoint, precision: str = "fp32", io: str = "image", target: str = "iOS17"
+) -> ConvertRequest:
+    wanted = CoreMlRequest(target, "image" if io == "image" else "tensor")
+    return ConvertRequest(
+        checkpoint, "coreml", precision, None, "tiny.mlpackage", "weights", selection="rank", coreml=wanted
+    )
+
+
+def pictures(checkpoint: Checkpoint, count: int = 24) -> list[np.ndarray]:
+    """Model inputs made of whole pixels, as every image gives them."""
+    spec, generator = checkpoint.preprocessing, np.random.default_rng(0)
+    size = (spec.image_size, spec.image_size, 3)
+    return [normalize(generator.integers(0, 256, size, np.uint8), spec)[None] for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("coreml")
+
+
+@pytest.fixture(scope="module")
+def image_artifact(folder: Path, tiny_checkpoint: Checkpoint) -> Artifact:
+    return make(tiny_checkpoint, folder, request_for(tiny_checkpoint))
+
+
+@pytest.mark.parametrize("io", ["image", "tensor"])
+def test_an_fp32_package_predicts_what_the_reference_predicts(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, io: str
+) -> None:
+    artifact = make(tiny_checkpoint, tmp_path, request_for(tiny_checkpoint, io=io))
+    assert (artifact.manifest.io, artifact.manifest.backend, artifact.manifest.deployment_target) == (
+        io,
+        "coreml",
+        "iOS17",
+    )
+    model, reference = load_model(artifact, 1), load_reference(tiny_checkpoint, "batch", "cpu")
+    inputs = pictures(tiny_checkpoint)
+    found = [model(pixels) for pixels in inputs]
+    result = compare([reference(pixels) for pixels in inputs], found, None, FP32_GATES)
+    assert result.passed, result.failures
+    assert result.kept_overlap == (1.0, 1.0, 1.0)
+
+
+def test_int8_by_calibration_on_pixels_passes_its_gates(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    inputs = pictures(tiny_checkpoint)
+    calibration = Calibration(tuple(torch.from_numpy(pixels) for pixels in inputs[:8]), None)
+    request = replace(request_for(tiny_checkpoint, "int8"), calibration=calibration)
+    artifact = make(tiny_checkpoint, tmp_path, request)
+    assert all(name.startswith("selectors.") for name in artifact.manifest.fp32_layers)
+    model, reference = load_model(artifact, 1), load_reference(tiny_checkpoint, "batch", "cpu")
+    found = [model(pixels) for pixels in inputs]
+    result = compare([reference(pixels) for pixels in inputs], found, None, INT8_GATES)
+    assert result.snr_db > 10, result
+
+
+@pytest.fixture(scope="module")
+def elastic(folder: Path, tiny_checkpoint: Checkpoint) -> Artifact:
+    request = replace(
+        request_for(tiny_checkpoint, target="iOS18"), further_gmacs=FURTHER, file_name="elastic.mlpackage"
+    )
+    return make(tiny_checkpoint, folder, request)
+
+
+def test_every_method_of_an_elastic_package_predicts_as_its_reference(
+    elastic: Artifact, tiny_checkpoint: Checkpoint
+) -> None:
+    assert len(elastic.manifest.methods) == 3
+    pixels = pictures(tiny_checkpoint, 1)[0]
+    for name, method in elastic.manifest.methods.items():
+        assert method.token_counts is not None
+        counts = TokenCounts(tuple(method.token_counts))
+        reference = load_reference(tiny_checkpoint, "batch", "cpu", counts=counts)
+        found, wanted = load_model(elastic, 1, name)(pixels), reference(pixels)
+        assert np.allclose(found.logits, wanted.logits, atol=1e-4)
+        assert [set(a) for a in found.kept] == [set(b) for b in wanted.kept]
+
+
+@pytest.fixture(scope="module")
+def delegated(folder: Path, tiny_checkpoint: Checkpoint) -> Artifact:
+    request = replace(request_for(tiny_checkpoint, io="tensor"), target="executorch", file_name="tiny.pte")
+    return make(tiny_checkpoint, folder, request)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="ExecuTorch runs it itself there")
+def test_a_program_delegated_to_core_ml_predicts_what_the_reference_predicts(
+    delegated: Artifact, tiny_checkpoint: Checkpoint
+) -> None:
+    manifest = delegated.manifest
+    assert (manifest.target, manifest.backend, manifest.delegates, manifest.fallback_ops) == (
+        "executorch",
+        "coreml",
+        1,
+        {},
+    )
+    model, reference = load_model(delegated, 1), load_reference(tiny_checkpoint, "batch", "cpu")
+    inputs = pictures(tiny_checkpoint, 4)
+    result = compare([reference(pixels) for pixels in inputs], [model(pixels) for pixels in inputs], None, FP32_GATES)
+    assert result.passed, result.failures
+
+
+def test_delegated_programs_are_the_same_each_time(
+    delegated: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    request = replace(request_for(tiny_checkpoint, io="tensor"), target="executorch", file_name="tiny.pte")
+    assert make(tiny_checkpoint, tmp_path, request).path.read_bytes() == delegated.path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["shape", "dtype"])
+def test_a_wrong_input_is_refused(image_artifact: Artifact, kind: str) -> None:
+    shape = (1, 3, 32, 32) if kind == "shape" else (1, 3, 64, 64)
+    pixels = np.zeros(shape, np.float32 if kind == "shape" else np.float64)
+    with pytest.raises(InputError, match=r"takes float32 \(1, 3, 64, 64\)"):
+        load_model(image_artifact, 1)(pixels)
+
+
+def test_an_unknown_method_is_refused(elastic: Artifact) -> None:
+    with pytest.raises(InputError, match="has no method 'backward'; it has forward, forward_"):
+        load_model(elastic, 1, "backward")
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("Data/com.apple.CoreML/weights/weight.bin", "gone", "bytes where its manifest says"),
+        ("Data/com.apple.CoreML/weights/weight.bin", "cut", "bytes where its manifest says"),
+        ("Data/com.apple.CoreML/model.mlmodel", "flipped", "its checksum is not the manifest's"),
+        ("Manifest.json", "renamed", "its checksum is not the manifest's"),
+        ("Data/extra", "added", "bytes where its manifest says"),
+        ("Data/link", "linked", "is no plain file"),
+    ],
+)
+def test_a_damaged_package_is_refused(
+    image_artifact: Artifact, tmp_path: Path, file: str, spoil: str, message: str
+) -> None:
+    path = tmp_path / "tiny.mlpackage"
+    shutil.copytree(image_artifact.path, path)
+    shutil.copy(image_artifact.manifest_path, tmp_path)
+    target = path / file
+    if spoil == "gone":
+        target.unlink()
+    elif spoil == "cut":
+        target.write_bytes(target.read_bytes()[:-1])
+    elif spoil == "flipped":
+        content = bytearray(target.read_bytes())
+        content[len(content) // 2] ^= 1
+        target.write_bytes(bytes(content))
+    elif spoil == "renamed":
+        target.rename(path / "manifest.json")
+    elif spoil == "linked":
+        target.symlink_to("/etc/passwd")
+    else:
+        target.write_bytes(b"1")
+    line = (
+        refused(path, lambda: open_artifact(path))
+        if spoil != "linked"
+        else refused(target, lambda: open_artifact(path))
+    )
+    assert message in line
+
+
+def test_what_a_file_manager_leaves_behind_is_no_damage(image_artifact: Artifact, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.mlpackage"
+    shutil.copytree(image_artifact.path, path)
+    shutil.copy(image_artifact.manifest_path, tmp_path)
+    (path / "Data" / ".DS_Store").write_bytes(b"1")
+    assert open_artifact(path).manifest == image_artifact.manifest
+
+
+def test_a_model_for_xnnpack_is_not_loaded_as_a_package(elastic_artifact: Artifact) -> None:
+    with pytest.raises(InputError, match="is a model for xnnpack, not for Core ML"):
+        coreml.load(elastic_artifact)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there it is loaded")
+def test_core_ml_itself_is_refused_where_there_is_none(image_artifact: Artifact) -> None:
+    with pytest.raises(DeviceError, match="Core ML runs on macOS alone"):
+        coreml.load(image_artifact, executor=False)

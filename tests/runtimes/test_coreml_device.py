@@ -1,0 +1,191 @@
+"""Timing and placement by Core ML against a stub of coremltools, whose interface is held to the real one's."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import manifest_for
+from coreml_stub import (
+    COMPILED,
+    Block,
+    Cost,
+    Function,
+    Model,
+    Operation,
+    Plan,
+    Program,
+    Structure,
+    Units,
+    Usage,
+    pretend,
+)
+from PIL import Image
+
+from runtimes import coreml
+from runtimes.coreml_device import UNKNOWN, Placement, time_on_device
+from tofe_edge.artifact import Artifact
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.quiet import quiet
+
+with quiet():
+    import coremltools as ct
+    from coremltools.models import compute_device, compute_plan
+
+_STUBBED = (
+    (Model, ct.models.MLModel, ("__init__", "predict", "get_compiled_model_path")),
+    (
+        Plan,
+        compute_plan.MLComputePlan,
+        (
+            "load_from_path",
+            "get_compute_device_usage_for_mlprogram_operation",
+            "get_estimated_cost_for_mlprogram_operation",
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("stub", "real", "name"), [(stub, real, name) for stub, real, names in _STUBBED for name in names]
+)
+def test_the_stub_takes_what_coremltools_takes(stub: type, real: type, name: str) -> None:
+    mine, theirs = (inspect.signature(getattr(kind, name)).parameters for kind in (stub, real))
+    assert [(key, value.kind) for key, value in mine.items()] == [(key, value.kind) for key, value in theirs.items()]
+    required = [
+        [key for key, value in each.items() if value.default is inspect.Parameter.empty] for each in (mine, theirs)
+    ]
+    assert required[0] == required[1]
+
+
+@pytest.mark.parametrize(
+    ("stub", "real"),
+    [
+        (Usage, compute_plan.MLComputePlanDeviceUsage),
+        (Cost, compute_plan.MLComputePlanCost),
+        (Operation, compute_plan.MLModelStructureProgramOperation),
+        (Block, compute_plan.MLModelStructureProgramBlock),
+        (Function, compute_plan.MLModelStructureProgramFunction),
+        (Program, compute_plan.MLModelStructureProgram),
+        (Structure, compute_plan.MLModelStructure),
+    ],
+)
+def test_the_stub_holds_what_coremltools_holds(stub: type[Any], real: type[Any]) -> None:
+    private = {"answer", "__proxy__"}
+    assert {field.name for field in fields(stub)} - private == {field.name for field in fields(real)} - private
+
+
+def test_the_stub_has_coremltools_other_names() -> None:
+    assert isinstance(inspect.getattr_static(compute_plan.MLComputePlan, "model_structure"), property)
+    assert {unit.name for unit in Units} == {unit.name for unit in ct.ComputeUnit}
+    assert {units.upper() for units in coreml.COMPUTE_UNITS} == {unit.name for unit in Units}
+    for name in ("MLCPUComputeDevice", "MLGPUComputeDevice", "MLNeuralEngineComputeDevice"):
+        assert issubclass(getattr(compute_device, name), compute_device.MLComputeDevice)
+
+
+@pytest.fixture
+def artifact(tiny_checkpoint: Checkpoint, tmp_path: Path) -> Artifact:
+    """A package by its manifest, with two methods."""
+    manifest = manifest_for(tiny_checkpoint, "tiny.mlpackage", b"")
+    other = replace(manifest.methods["forward"], name="forward_2_1_1")
+    manifest = replace(manifest, target="coreml", backend="coreml", io="image", further_methods=[other])
+    return Artifact(tmp_path / "tiny.mlpackage", manifest)
+
+
+@pytest.fixture
+def mac(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A Mac with the stub."""
+    pretend(monkeypatch)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("mac")
+def test_predictions_are_timed_on_one_image(artifact: Artifact) -> None:
+    timed = time_on_device(artifact, "forward", "cpu_and_ne", runs=3)
+    assert Model.made == {
+        "model": str(artifact.path),
+        "compute_units": Units.CPU_AND_NE,
+        "function_name": "main",
+    }
+    assert len(timed.latency.samples_ms) == 3 < len(Model.given)
+    assert all(given is Model.given[0] for given in Model.given)
+    assert isinstance(Model.given[0], Image.Image) and Model.given[0].size == (64, 64)
+    assert timed.load_ms >= 0 and timed.compute_units == "cpu_and_ne"
+
+
+@pytest.mark.usefixtures("mac")
+def test_a_tensor_package_gets_a_tensor_and_one_budget_no_function_name(artifact: Artifact) -> None:
+    artifact = replace(artifact, manifest=replace(artifact.manifest, io="tensor", further_methods=[]))
+    time_on_device(artifact, "forward", "all", runs=1)
+    assert (Model.given[0].shape, str(Model.given[0].dtype)) == ((1, 3, 64, 64), "float32")
+    assert Model.made["function_name"] is None
+
+
+@pytest.mark.usefixtures("mac")
+def test_placement_sums_by_operator_and_device(artifact: Artifact) -> None:
+    placement = time_on_device(artifact, "forward", "all", runs=1).placement()
+    assert Plan.asked == (COMPILED, Units.ALL)
+    assert placement == (
+        Placement("linear", "ne", 2, 0.75),
+        Placement("linear", "gpu", 1, 0.125),
+        Placement("topk", "cpu", 1, 0.0625),
+        Placement("classify", UNKNOWN, 1, 0.0),
+        Placement("gather", "cpu", 1, 0.0),
+    )
+    further = time_on_device(artifact, "forward_2_1_1", "all", runs=1)
+    assert Model.made["function_name"] == "forward_2_1_1"
+    assert further.placement() == (Placement("linear", "ne", 1, 1.0),)
+
+
+@pytest.mark.parametrize(
+    "structure", [Structure(None, None, None), Structure(None, Program({}), None)], ids=["no program", "no function"]
+)
+def test_a_plan_without_the_function_is_a_device_error(
+    structure: Structure, artifact: Artifact, mac: pytest.MonkeyPatch
+) -> None:
+    mac.setattr(Plan, "structure", structure)
+    timed = time_on_device(artifact, "forward", "all", runs=1)
+    with pytest.raises(DeviceError, match="has no function 'main'"):
+        timed.placement()
+
+
+def test_a_plan_that_says_nothing_is_a_device_error(artifact: Artifact, mac: pytest.MonkeyPatch) -> None:
+    mac.setattr(Plan, "get_compute_device_usage_for_mlprogram_operation", lambda self, operation: None)
+    timed = time_on_device(artifact, "forward_2_1_1", "all", runs=1)
+    with pytest.raises(DeviceError, match="says nothing of function 'forward_2_1_1'; coremltools asks for the default"):
+        timed.placement()
+
+
+def test_what_core_ml_raises_is_a_device_error(artifact: Artifact, mac: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such luck")
+
+    timed = time_on_device(artifact, "forward", "all", runs=1)
+    mac.setattr(Plan, "load_from_path", broken)
+    with pytest.raises(DeviceError, match=r"needs macOS 14.4 \(no such luck\)"):
+        timed.placement()
+    mac.setattr(Model, "predict", broken)
+    with pytest.raises(DeviceError, match=r"tiny.mlpackage: Core ML failed to run it \(no such luck\)"):
+        time_on_device(artifact, "forward", "all", runs=1)
+    mac.setattr(Model, "__init__", broken)
+    with pytest.raises(DeviceError, match=r"tiny.mlpackage: Core ML cannot load it \(no such luck\)"):
+        time_on_device(artifact, "forward", "all", runs=1)
+
+
+def test_elsewhere_it_says_what_it_needs(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreml, "has_core_ml", lambda: False)
+    with pytest.raises(DeviceError, match="Core ML runs on macOS alone"):
+        time_on_device(artifact, "forward", "all", runs=1)
+
+
+@pytest.mark.usefixtures("mac")
+def test_other_models_and_unknown_methods_are_refused(artifact: Artifact) -> None:
+    with pytest.raises(InputError, match="has no method 'nope'; it has forward, forward_2_1_1"):
+        time_on_device(artifact, "nope", "all", runs=1)
+    other = replace(artifact, manifest=replace(artifact.manifest, target="executorch"))
+    with pytest.raises(InputError, match="a model for executorch, not a Core ML package"):
+        time_on_device(other, "forward", "all", runs=1)
