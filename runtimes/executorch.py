@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,9 +117,14 @@ def check_program(artifact: Artifact) -> None:
 
     Raises:
         InputError: the target in the manifest or the magic bytes are not ExecuTorch's.
+        DeviceError: its delegate is Core ML, and this is no Mac.
     """
     if artifact.manifest.target != "executorch":
         raise InputError(f"{artifact.path}: is a model for {artifact.manifest.target}, which this runtime does not run")
+    if artifact.manifest.backend == "coreml" and sys.platform != "darwin":
+        raise DeviceError(
+            f"{artifact.path}: its delegate is Core ML, which runs on macOS and iOS alone; `tofe-edge parity` checks it here"
+        )
     with artifact.path.open("rb") as handle:
         head = handle.read(8)
     if head[_MAGIC] != _MAGIC_BYTES:

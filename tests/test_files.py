@@ -15,7 +15,19 @@ import pytest
 from conftest import refused
 
 from tofe_edge.errors import InputError
-from tofe_edge.files import sha256_of, workshop, write_atomically, write_bytes, write_json
+from tofe_edge.files import (
+    Content,
+    fingerprint,
+    fingerprint_of,
+    put_in_place,
+    sha256_of,
+    size_of,
+    workshop,
+    write_atomically,
+    write_bytes,
+    write_content,
+    write_json,
+)
 
 
 class UnforeseenError(Exception):
@@ -202,3 +214,44 @@ def test_checksums_are_sha256_at_any_size(tmp_path: Path, size: int) -> None:
 
 def test_the_checksum_of_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path / "no", lambda: sha256_of(tmp_path / "no"))
+
+
+@pytest.mark.parametrize("content", [b"one file", {"a": b"1", "b/c": b"", "b/d.bin": bytes(5000)}])
+def test_what_is_written_has_the_fingerprint_of_what_was_to_be_written(tmp_path: Path, content: Content) -> None:
+    path = tmp_path / "model"
+    write_content(path, content)
+    assert fingerprint_of(path) == fingerprint(content)
+    assert size_of(path) == fingerprint(content).size_bytes
+
+
+def test_a_folders_fingerprint_tells_names_contents_and_places_apart() -> None:
+    folders: list[Content] = [
+        {"a": b"1", "b": b"2"}, {"a": b"2", "b": b"1"}, {"a": b"1", "c": b"2"}, {"a": b"12", "b": b""}, {"a": b"1"}, {"b/a": b"1"}
+    ]  # fmt: skip
+    assert len({fingerprint(folder) for folder in folders}) == len(folders)
+    assert fingerprint({"a": b"1", "b": b"2"}) == fingerprint({"b": b"2", "a": b"1"})
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file", "a folder"])
+def test_a_finished_folder_takes_the_place_of_what_was_there(tmp_path: Path, there: str) -> None:
+    draft, path = tmp_path / "draft", tmp_path / "model"
+    write_content(draft, {"new": b"1"})
+    if there == "a folder":
+        write_content(path, {"old": b"1", "deep/old": b"2"})
+    elif there == "a file":
+        path.write_bytes(b"old")
+    if there == "a file":
+        with pytest.raises(OSError):  # noqa: PT011  (which one depends on the system)
+            put_in_place(draft, path)
+        assert path.read_bytes() == b"old"
+    else:
+        put_in_place(draft, path)
+        assert names(path) == ["new"]
+        assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_with_a_link_has_no_fingerprint(tmp_path: Path) -> None:
+    write_content(tmp_path / "model", {"a": b"1"})
+    link = tmp_path / "model" / "link"
+    link.symlink_to("/etc/passwd")
+    assert "is no plain file" in refused(link, lambda: fingerprint_of(tmp_path / "model"))

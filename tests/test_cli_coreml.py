@@ -1,0 +1,125 @@
+"""``tofe-edge`` with Core ML packages, through its real entry point and the real converter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tofe_edge.artifact import open_artifact
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.cli import main
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    code = main([*map(str, arguments), "--json"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out)
+
+
+def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> list[object]:
+    return ["convert", "--checkpoint", checkpoint.path, "--target", "coreml", "--out", out, *arguments]
+
+
+def test_convert_run_and_parity_of_a_package(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    made = run_json(capsys, *convert(tiny_checkpoint, out, "--precision", "fp32", "--author", "A. Author"))
+    path = Path(made["artifact"])
+    assert path == out / "tiny-fp32.mlpackage"
+    assert sorted(child.name for child in out.iterdir()) == ["tiny-fp32.json", "tiny-fp32.mlpackage"]
+    assert made["size_bytes"] == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    assert (made["target"], made["selection"], made["delegates"], made["fallback_ops"]) == ("coreml", "rank", 1, {})
+    assert made["parity"]["passed"] and made["parity"]["psnr_db"] > 60
+    manifest = open_artifact(path).manifest
+    assert (manifest.io, manifest.layout, manifest.deployment_target) == ("image", "tokens_first", "iOS17")
+    assert {"coremltools", "torch", "timm", "tofe-edge"} == set(manifest.versions)
+
+    image = image_folder / "0" / "0.png"
+    (ranked,) = run_json(capsys, "run", path, image)
+    assert len(ranked["top5"]) == 5 and ranked["kept"] == [9, 5, 3]
+    checked = run_json(
+        capsys, "parity", path, "--data", image_folder, "--checkpoint", tiny_checkpoint.path, "--device", "cpu"
+    )
+    assert checked["images"] == 6 and checked["top1_agreement"] == 1.0
+
+
+def test_converting_again_replaces_the_package(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = convert(tiny_checkpoint, tmp_path, "--precision", "fp32", "--io", "tensor")
+    first = run_json(capsys, *arguments)
+    leftover = Path(first["artifact"]) / "Data" / "leftover"
+    leftover.write_text("of an older version")
+    second = run_json(capsys, *arguments)
+    assert second == first
+    assert not leftover.exists()
+    assert open_artifact(Path(second["artifact"])).manifest.io == "tensor"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run_json(
+        capsys, "convert", "--profile", "iphone_16", "--checkpoint", tiny_checkpoint.path, "--out", tmp_path,
+        "--precision", "fp16", "--elastic", "0.0016", "--layout", "channels_first",
+    )  # fmt: skip
+    manifest = open_artifact(Path(made["artifact"])).manifest
+    assert Path(made["artifact"]).name == "tiny-iphone_16-fp16-elastic-channels_first.mlpackage"
+    assert (manifest.deployment_target, manifest.layout, len(manifest.methods)) == ("iOS18", "channels_first", 2)
+
+
+def test_an_executorch_program_with_core_ml_inside(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run_json(
+        capsys,
+        "convert",
+        "--checkpoint",
+        tiny_checkpoint.path,
+        "--out",
+        tmp_path,
+        "--precision",
+        "fp16",
+        "--backend",
+        "coreml",
+    )
+    path = Path(made["artifact"])
+    assert path.name == "tiny-fp16-coreml.pte"
+    assert (made["delegates"], made["fallback_ops"]) == (1, {})
+    assert main(["profile", str(path)]) == 3
+    assert "its delegate is Core ML, which runs on macOS and iOS alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--elastic", "0.0016"],
+            "--elastic: with --backend coreml each budget stores all weights; use --target coreml",
+        ),
+        (["--precision", "pal6"], "--backend coreml takes one image a run, no palettes and no --float32-selectors"),
+        (["--author", "A"], "--io image, --author and --license describe a Core ML package; add --target coreml"),
+    ],
+)
+def test_what_a_delegate_does_not_have_is_refused(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    call = [
+        "convert",
+        "--checkpoint",
+        str(tiny_checkpoint.path),
+        "--backend",
+        "coreml",
+        "--out",
+        str(tmp_path),
+        *arguments,
+    ]
+    assert main(call) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
