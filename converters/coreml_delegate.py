@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from converters.coreml_package import NAMESPACE, package_files
-from converters.executorch import fallback_ops
-from converters.lowered import Lowered, LoweredMethod
+from converters.executorch import finished
+from converters.lowered import Lowered
 from tofe_edge.files import write_content
 from tofe_edge.quiet import quiet
 
@@ -35,7 +35,6 @@ def lower(
         import coremltools as ct
         from executorch.backends.apple.coreml.compiler import CoreMLBackend
         from executorch.backends.apple.coreml.partition import CoreMLPartitioner
-        from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
 
         options = CoreMLBackend.generate_compile_specs(
@@ -50,18 +49,7 @@ def lower(
             edge = to_edge_transform_and_lower(
                 programs, partitioner={name: [CoreMLPartitioner(compile_specs=options)] for name in programs}
             )
-        infos = {name: get_delegation_info(edge.exported_program(name).graph_module) for name in programs}
-        executable = edge.to_executorch()
-        plans = {plan.name: plan for plan in executable.executorch_program.execution_plan}
-        found = {
-            name: LoweredMethod(
-                delegates=info.num_delegated_subgraphs,
-                fallback_ops=fallback_ops(info),
-                planned_memory_bytes=int(sum(plans[name].non_const_buffer_sizes)),
-            )
-            for name, info in infos.items()
-        }
-        return Lowered(bytes(executable.buffer), found)
+        return finished(edge, list(programs))
 
 
 @contextmanager

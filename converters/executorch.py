@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Low
     """
     with quiet():
         from executorch.backends.transforms.remove_clone_ops import RemoveCloneOpsTransform
-        from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
 
         from converters.partition import LevelPartitioner
@@ -36,22 +35,28 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Low
             transform_passes=[RemoveCloneOpsTransform()],
             partitioner={name: [LevelPartitioner()] for name in programs},
         )
-        infos = {name: get_delegation_info(edge.exported_program(name).graph_module) for name in programs}
-        executable = edge.to_executorch()
-        plans = {plan.name: plan for plan in executable.executorch_program.execution_plan}
-        found = {
-            name: LoweredMethod(
-                delegates=info.num_delegated_subgraphs,
-                fallback_ops=fallback_ops(info),
-                planned_memory_bytes=int(sum(plans[name].non_const_buffer_sizes)),
-            )
-            for name, info in infos.items()
-        }
-        return Lowered(bytes(executable.buffer), found)
+        return finished(edge, list(programs))
 
 
-def fallback_ops(info: Any) -> dict[str, int]:
-    """Operators outside of delegates with their numbers, from ExecuTorch's delegation info."""
+def finished(edge: Any, names: Sequence[str]) -> Lowered:
+    """The program of a lowered edge module with these methods."""
+    from executorch.devtools.backend_debug import get_delegation_info
+
+    infos = {name: get_delegation_info(edge.exported_program(name).graph_module) for name in names}
+    executable = edge.to_executorch()
+    plans = {plan.name: plan for plan in executable.executorch_program.execution_plan}
+    found = {
+        name: LoweredMethod(
+            delegates=info.num_delegated_subgraphs,
+            fallback_ops=_fallback_ops(info),
+            planned_memory_bytes=int(sum(plans[name].non_const_buffer_sizes)),
+        )
+        for name, info in infos.items()
+    }
+    return Lowered(bytes(executable.buffer), found)
+
+
+def _fallback_ops(info: Any) -> dict[str, int]:
     table = info.get_operator_delegation_dataframe()
     return {
         str(row.op_type).removeprefix("aten_").removesuffix("_default"): int(row.occurrences_in_non_delegated_graphs)

@@ -1,8 +1,10 @@
-"""Model inputs from images: a labelled folder, plain files, or the sample photographs where nothing else is given."""
+"""Model inputs from images: a stream of any length, or in memory for the small sets of calibration and checks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +12,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tofe_edge.dataset import find_samples, sample_evenly
+from tofe_edge.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.errors import InputError
-from tofe_edge.images import list_images, read_image
+from tofe_edge.images import list_images
 from tofe_edge.preprocessing import Preprocessing, preprocess, random_crop_views
 from tofe_edge.progress import progress_bar
 
 _VIEWS_PER_PHOTOGRAPH = 16
+_AHEAD = 16
+_UNKNOWN = -1
+"""The label of an image without one."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A sample and its input ``(1, 3, H, W)`` float32, or ``None`` and the one-line reason why it cannot be read."""
+
+    sample: Sample
+    pixels: npt.NDArray[np.float32] | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,43 +49,46 @@ def load_image(path: Path, spec: Preprocessing) -> npt.NDArray[np.float32]:
     Raises:
         InputError: it cannot be read or prepared; the message names the file.
     """
-    image = read_image(path)
-    try:
-        return preprocess(image, spec)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return _prepare(Sample(path, _UNKNOWN), spec)
+
+
+def read_inputs(samples: Sequence[Sample], spec: Preprocessing) -> Generator[Loaded]:
+    """Read samples in their order, a few of them ahead of who asks; corrupt ones come too, with the reason.
+
+    Never are more than ``_AHEAD + 1`` inputs alive that have not been handed out.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-images") as pool:
+        waiting: deque[Future[Loaded]] = deque()
+        for sample in samples:
+            waiting.append(pool.submit(_load, sample, spec))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def none_usable(source: Path, unreadable: int, reason: str) -> InputError:
+    """The error for data of which not one image can be read."""
+    return InputError(f"{source}: none of its {unreadable} images can be used (first: {reason})")
 
 
 def load_folder(
-    folder: Path, class_ids: Sequence[str], spec: Preprocessing, limit: int | None, seed: int = 0
+    source: Path, class_ids: Sequence[str], spec: Preprocessing, limit: int | None, seed: int = 0
 ) -> Inputs:
-    """Read (at most ``limit``, evenly over classes) images of an ImageNet-style folder.
+    """Read (at most ``limit``, evenly over classes) images of a labelled data source (see ``find_samples``) into memory.
 
     Files that cannot be read are left out and listed.
 
     Raises:
-        InputError: there are no images, their folders are no classes of the model, or none can be read.
+        InputError: there are no images, their labels are no classes of the model, or none can be read.
     """
-    pixels, labels, unreadable, reason = [], [], [], ""
-    samples = sample_evenly(find_samples(folder, class_ids), limit, seed)
-    with progress_bar("reading images", total=len(samples), unit="image") as bar:
-        for sample in samples:
-            try:
-                pixels.append(load_image(sample.path, spec))
-                labels.append(sample.label)
-            except InputError as error:
-                reason = reason or str(error)
-                unreadable.append(sample.path)
-            bar.update(1)
-    if not pixels:
-        raise InputError(f"{folder}: none of its {len(unreadable)} images can be used (first: {reason})")
-    return Inputs(tuple(pixels), tuple(labels), tuple(unreadable), str(folder))
+    return _gather(source, sample_evenly(find_samples(source, class_ids), limit, seed), spec, str(source))
 
 
 def load_unlabelled(
     folder: Path, spec: Preprocessing, limit: int, seed: int = 0, class_ids: Sequence[str] = ()
 ) -> Inputs:
-    """Read a seeded selection of at most ``limit`` images from anywhere under ``folder``, in random order.
+    """Read a seeded selection of at most ``limit`` images from anywhere under ``folder``, in random order, into memory.
 
     Args:
         class_ids: where every image stands in a folder named after one of these, it is labelled with it; else, and
@@ -80,23 +97,12 @@ def load_unlabelled(
     Raises:
         InputError: there are no images, or none can be read.
     """
-    paths = list_images(folder)
     index = {identifier: position for position, identifier in enumerate(class_ids)}
-    labelled = all(path.parent.name in index for path in paths)
-    chosen = np.random.default_rng(seed).permutation(len(paths))[:limit]
-    pixels, labels, unreadable, reason = [], [], [], ""
-    with progress_bar("reading images", total=len(chosen), unit="image") as bar:
-        for position in chosen:
-            try:
-                pixels.append(load_image(paths[position], spec))
-                labels.append(index[paths[position].parent.name] if labelled else -1)
-            except InputError as error:
-                reason = reason or str(error)
-                unreadable.append(paths[position])
-            bar.update(1)
-    if not pixels:
-        raise InputError(f"{folder}: none of its {len(unreadable)} images can be used (first: {reason})")
-    return Inputs(tuple(pixels), tuple(labels) if labelled else None, tuple(unreadable), f"images of {folder}")
+    samples = [Sample(path, index.get(path.parent.name, _UNKNOWN)) for path in list_images(folder)]
+    if any(sample.label == _UNKNOWN for sample in samples):
+        samples = [Sample(sample.path, _UNKNOWN) for sample in samples]
+    chosen = [samples[position] for position in np.random.default_rng(seed).permutation(len(samples))[:limit]]
+    return _gather(folder, chosen, spec, f"images of {folder}")
 
 
 def load_photographs(spec: Preprocessing, seed: int = 0) -> Inputs:
@@ -116,3 +122,35 @@ def load_photographs(spec: Preprocessing, seed: int = 0) -> Inputs:
         view for photograph in photographs for view in random_crop_views(photograph, _VIEWS_PER_PHOTOGRAPH, spec, seed)
     ]
     return Inputs(tuple(views), None, (), "crops of scikit-learn's sample photographs")
+
+
+def _prepare(sample: Sample, spec: Preprocessing) -> npt.NDArray[np.float32]:
+    image = sample.read()
+    try:
+        return preprocess(image, spec)
+    except InputError as error:
+        raise InputError(f"{sample.location}: {error}") from error
+
+
+def _load(sample: Sample, spec: Preprocessing) -> Loaded:
+    try:
+        return Loaded(sample, _prepare(sample, spec))
+    except InputError as error:
+        return Loaded(sample, None, str(error))
+
+
+def _gather(source: Path, samples: Sequence[Sample], spec: Preprocessing, name: str) -> Inputs:
+    """Everything in memory; labels unless the samples have none."""
+    pixels, labels, unreadable, reason = [], [], [], ""
+    with progress_bar("reading images", total=len(samples), unit="image") as bar:
+        for loaded in read_inputs(samples, spec):
+            if loaded.pixels is None:
+                reason = reason or loaded.reason
+                unreadable.append(loaded.sample.location)
+            else:
+                pixels.append(loaded.pixels)
+                labels.append(loaded.sample.label)
+            bar.update(1)
+    if not pixels:
+        raise none_usable(source, len(unreadable), reason)
+    return Inputs(tuple(pixels), tuple(labels) if _UNKNOWN not in labels else None, tuple(unreadable), name)

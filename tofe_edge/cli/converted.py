@@ -79,7 +79,7 @@ def _describe_int8(manifest: Manifest) -> list[tuple[str, str]]:
             f"{drop}SNR {_decibels(cost['snr_db'])}; with the tokens of fp32 {_decibels(cost['snr_db_same_tokens'])} "
             f"({cost['images']} calibration images)",
         ),
-        *(("stays in fp32", f"{name}: {reason}") for name, reason in reasons.items()),
+        *(("stays in float", f"{name}: {reason}") for name, reason in reasons.items()),
     ]
 
 

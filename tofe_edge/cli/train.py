@@ -52,10 +52,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="DIR[:REPEATS]",
-        help="training images: DIR/<class id>/<image>; may be repeated",
+        help="training images: DIR/<class id>/<image> or a .csv of path,label; may be repeated",
     )
     parser.add_argument(
-        "--validation", type=Path, metavar="DIR", help="labelled images on which accuracy is measured at the end"
+        "--validation",
+        type=Path,
+        metavar="DATA",
+        help="labelled images on which accuracy is measured at the end: as evaluate --data",
     )
     parser.add_argument(
         "--validation-resize", choices=("short_side", "none"), default="short_side", help="as evaluate --resize"

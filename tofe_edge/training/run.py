@@ -10,11 +10,10 @@ import torch
 
 from tofe_edge.backbones import TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, read_tensors, save
-from tofe_edge.dataset import sample_evenly
+from tofe_edge.dataset import find_samples, sample_evenly
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation import Evaluation, evaluate
+from tofe_edge.evaluation import Evaluation, evaluate_samples
 from tofe_edge.files import workshop
-from tofe_edge.inputs import load_folder
 from tofe_edge.reference import Mode, Reference, pick_device
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
@@ -61,11 +60,14 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     model, classes = ToFe(host), default_classes(host.spec.classes)
     sources = tuple(Source.parse(text) for text in request.data)
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
+    _require_files(data)
     dense = _accuracy(request, model, None, classes)
     result = train(model, data, config, request.out, device)
     measured = measure_counts(model, data.held_out or sample_evenly(data.train, 256), config.seed)
     fitted = fit_counts(measured.means, host.spec, config.target_gmacs)
     record = {**_record(request, config, data, result, measured), "counts_scaled_by": round(fitted.factor, 3)}
+    if dense is not None and dense.unreadable:
+        record["warnings"].append(f"{len(dense.unreadable)} validation images could not be read and are not counted")
     header = describe(request.name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
     saved = save(request.out, model, header)
     if dense is None:
@@ -86,13 +88,21 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     return save(request.out, model, replace(header, accuracy=accuracy))
 
 
+def _require_files(data: TrainingSet) -> None:
+    """Batches are read from files: drawn at random, for every epoch anew."""
+    for sample in (*data.held_out, *data.train):
+        if sample.member is not None:
+            raise InputError(f"{sample.path}: training takes no tar shards; unpack it to a folder and give that")
+
+
 def _accuracy(request: TrainingRequest, model: ToFe, counts: TokenCounts | None, classes: Classes) -> Evaluation | None:
     if request.validation is None:
         return None
     spec = replace(model.backbone.preprocessing, resize=request.validation_resize)
-    inputs = load_folder(request.validation, classes.ids, spec, limit=None)
+    samples = sample_evenly(find_samples(request.validation, classes.ids), limit=None)
     mode: Mode = "dense" if counts is None else "batch"
-    return evaluate(Reference(model.eval(), counts, mode, torch.device("cpu")), inputs)
+    reference = Reference(model.eval(), counts, mode, torch.device("cpu"))
+    return evaluate_samples(reference, request.validation, samples, spec)
 
 
 def _record(
