@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -104,7 +103,7 @@ def evaluate_samples(
     loaded = read_inputs(samples, spec)
     unreadable: list[Path] = []
     reason = ""
-    with closing(loaded), progress_bar("evaluating", total=len(samples), unit="image") as bar:
+    with progress_bar("evaluating", total=len(samples), unit="image") as bar:
         while some := list(islice(loaded, batch)):
             pixels = [item.pixels for item in some if item.pixels is not None]
             labels = [item.sample.label for item in some if item.pixels is not None]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from tofe_edge.preprocessing import Preprocessing, preprocess, random_crop_views
 from tofe_edge.progress import progress_bar
 
 _VIEWS_PER_PHOTOGRAPH = 16
-_AHEAD = 16
 _UNKNOWN = -1
 """The label of an image without one."""
 
@@ -52,19 +49,11 @@ def load_image(path: Path, spec: Preprocessing) -> npt.NDArray[np.float32]:
     return _prepare(Sample(path, _UNKNOWN), spec)
 
 
-def read_inputs(samples: Sequence[Sample], spec: Preprocessing) -> Generator[Loaded]:
-    """Read samples in their order, a few of them ahead of who asks; corrupt ones come too, with the reason.
-
-    Never are more than ``_AHEAD + 1`` inputs alive that have not been handed out.
-    """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-images") as pool:
-        waiting: deque[Future[Loaded]] = deque()
-        for sample in samples:
-            waiting.append(pool.submit(_load, sample, spec))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def read_inputs(samples: Iterable[Sample], spec: Preprocessing) -> Iterator[Loaded]:
+    """Read samples in their order, each when it is asked for; corrupt ones come too, with the reason."""
+    # No thread reads ahead: a 500 x 375 JPEG takes 3.5 ms of CPU time and the smallest net 19 ms on the same cores;
+    # with 16 images ahead, evaluation of 320 took 22 to 32 s on two cores, without 21 to 25 s.
+    return (_load(sample, spec) for sample in samples)
 
 
 def none_usable(source: Path, unreadable: int, reason: str) -> InputError:
