@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any, Literal
 
 import torch
 
 from converters import coreml, coreml_delegate, executorch
+from converters.attribution import LayerNoise, layer_noise_of
 from converters.channels_first import ChannelsFirstToFe, channels_first
 from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
 from converters.coreml_package import About, unique_labels
@@ -17,7 +18,7 @@ from converters.lowered import Lowered, LoweredMethod
 from converters.quantize import gather_statistics, layers_of, plan_int8, quantize
 from converters.request import PALETTE_BITS, Calibration, ConvertRequest, CoreMlRequest
 from converters.selection import select_by_rank, select_by_topk
-from converters.sensitivity import MixedPlan, choose_layers
+from converters.sensitivity import MixedPlan, choose_layers, measure_cost
 from converters.smoothing import loudest_normalised, smooth_residual
 from converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge import __version__
@@ -40,6 +41,15 @@ _BUDGET_TOLERANCE = 0.05
 
 _SMOOTHING_IMAGES = 16
 """Enough to tell the loud channels of the residual stream: they are the same in every image."""
+
+_COST_IMAGES = 16
+"""On which the cost of int8 is reported where no accuracy drop is held on all of them."""
+
+_LAYER_IMAGES = 4
+"""Enough for the noise of each layer, a mean over thousands of numbers an image."""
+
+_SILENT_DB = 200.0
+"""Stands for a layer without any noise: JSON has no infinity."""
 
 _SELECTIONS = {"topk": select_by_topk, "rank": select_by_rank}
 
@@ -79,12 +89,12 @@ def convert(request: ConvertRequest) -> Conversion:
     if request.coreml is not None:
         request = _in_pixels(request, preprocessing)
         graph = _native(graph, request, preprocessing, spec)
-    graph, mixed = _quantized(graph, request)
+    graph, report = _quantized(graph, request)
     channels_wanted = request.coreml is not None and request.coreml.layout == "channels_first"
     # Last: it moves quantized weights as they are.
     final = channels_first(graph) if channels_wanted else graph
     lowered = _lower(final, budgets, request, spec)
-    return Conversion(lowered.content, _manifest(request, spec, graph, budgets, lowered, mixed, preprocessing))
+    return Conversion(lowered.content, _manifest(request, spec, graph, budgets, lowered, report, preprocessing))
 
 
 def _in_pixels(request: ConvertRequest, preprocessing: Preprocessing) -> ConvertRequest:
@@ -102,7 +112,8 @@ def _native(graph: StaticToFe, request: ConvertRequest, preprocessing: Preproces
     return native_graph(graph, select, preprocessing if request.coreml.io == "image" else None)
 
 
-def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, MixedPlan | None]:
+def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, dict[str, Any] | None]:
+    """The graph to lower, and what quantization cost where there are images to tell by."""
     if not request.quantizes:
         return graph, None
     native = request.coreml is not None
@@ -111,15 +122,21 @@ def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, 
     plan = replace(plan, palette_bits=bits)
     if request.calibration is None:
         return quantize(graph, plan), None
-    images = request.calibration.images
+    images, labels = request.calibration.images, request.calibration.labels
     if not native:
         graph = smooth_residual(graph, loudest_normalised(graph, images[:_SMOOTHING_IMAGES]))
     statistics = gather_statistics(graph, images)
     mixed = None
     if request.max_accuracy_drop is not None:
-        mixed = choose_layers(graph, plan, statistics, images, request.calibration.labels, request.max_accuracy_drop)
+        mixed = choose_layers(graph, plan, statistics, images, labels, request.max_accuracy_drop)
         plan = mixed.plan
-    return quantize(graph, plan, statistics), mixed
+    quantized = quantize(graph, plan, statistics)
+    if mixed is None:
+        shown = images[:_COST_IMAGES]
+        cost = measure_cost(graph, quantized, shown, labels and labels[: len(shown)])
+        mixed = MixedPlan(plan, cost, cost, {})
+    layers = layer_noise_of(graph, quantized, plan, images[:_LAYER_IMAGES])
+    return quantized, _report(mixed, layers)
 
 
 def _lower(graph: StaticToFe | ChannelsFirstToFe, budgets: Budgets, request: ConvertRequest, spec: Backbone) -> Lowered:
@@ -172,7 +189,7 @@ def _manifest(
     graph: StaticToFe,
     budgets: Budgets,
     lowered: Lowered,
-    mixed: MixedPlan | None,
+    report: dict[str, Any] | None,
     preprocessing: Preprocessing,
 ) -> Manifest:
     checkpoint, coreml_request = request.checkpoint, request.coreml
@@ -204,7 +221,7 @@ def _manifest(
         stage_blocks=[spec.depth] if dense else list(spec.stage_lengths()),
         patch_tokens=spec.patch_tokens,
         fp32_layers=sorted(layers_of(graph)) if request.quantizes else [],
-        quantization=_report(mixed),
+        quantization=report,
         preprocessing=preprocessing,
         class_names=list(checkpoint.classes.names),
         class_ids=list(checkpoint.classes.ids),
@@ -218,10 +235,16 @@ def _versions(request: ConvertRequest) -> dict[str, str]:
     return {**{name: metadata.version(name) for name in sorted(used)}, "tofe-edge": __version__}
 
 
-def _report(mixed: MixedPlan | None) -> dict[str, Any] | None:
-    if mixed is None:
-        return None
-    return {"cost": mixed.cost.to_json(), "all_int8": mixed.all_int8.to_json(), "fp32_because": mixed.reasons}
+def _report(mixed: MixedPlan, layers: Mapping[str, LayerNoise]) -> dict[str, Any]:
+    return {
+        "cost": mixed.cost.to_json(),
+        "all_int8": mixed.all_int8.to_json(),
+        "fp32_because": mixed.reasons,
+        "layers": {
+            name: {key: round(min(value, _SILENT_DB), 2) for key, value in asdict(noise).items()}
+            for name, noise in layers.items()
+        },
+    }
 
 
 def _budgets(spec: Backbone, counts: TokenCounts | None, further: Sequence[float]) -> dict[str, TokenCounts | None]:

@@ -93,10 +93,7 @@ def choose_layers(
     wanted = _run(graph, images)
 
     def cost_of(candidate: Int8Plan) -> Int8Cost:
-        quantized = quantize(graph, candidate, statistics)
-        found = _run(quantized, images)
-        forced = _run(quantized, images, wanted.selections)
-        return _compare(wanted, found, forced, graph.kept, labels)
+        return _cost(wanted, quantize(graph, candidate, statistics), images, labels)
 
     all_int8 = cost = cost_of(plan)
     reasons: dict[str, str] = {}
@@ -110,6 +107,18 @@ def choose_layers(
             plan = plan.without(frozenset(returned))
             cost = cost_of(plan)
     return MixedPlan(plan, cost, all_int8, reasons)
+
+
+def measure_cost(
+    graph: StaticToFe, quantized: StaticToFe, images: Sequence[Tensor], labels: Sequence[int] | None
+) -> Int8Cost:
+    """What a quantized graph costs on calibration inputs ``(1, 3, H, W)``."""
+    return _cost(_run(graph, images), quantized, images, labels)
+
+
+def _cost(wanted: _Outputs, quantized: StaticToFe, images: Sequence[Tensor], labels: Sequence[int] | None) -> Int8Cost:
+    found = _run(quantized, images)
+    return _compare(wanted, found, _run(quantized, images, wanted.selections), quantized.kept, labels)
 
 
 def layer_noise(

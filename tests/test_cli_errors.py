@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 
 import converters.pipeline
 import profiles
-import tofe_edge.cli.parity
+import tofe_edge.cli.checking
 from converters.request import ConvertRequest
 from tofe_edge import zoo
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
-from tofe_edge.parity import Parity
+from tofe_edge.cli.checking import Checked
+from tofe_edge.parity import GateResult, Parity
 
 PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(300_000)
 """Has ExecuTorch's magic and is no program."""
@@ -245,7 +246,9 @@ def test_a_full_disk_leaves_nothing_behind(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("instant_conversion")
 def test_a_failed_parity_gate_is_exit_code_1_and_writes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, 20.0, (1.0, 1.0, 1.0), ("logits SNR 3.0 dB is under 60 dB",))
-    monkeypatch.setattr(tofe_edge.cli.parity, "check", lambda *arguments, **options: failed)
+    gate = GateResult("logits SNR", "logits SNR 3.0 dB is under 60 dB", False)
+    failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, 20.0, (1.0, 1.0, 1.0), (gate,))
+    checked = Checked(failed, (), None, (), (), "cpu")
+    monkeypatch.setattr(tofe_edge.cli.checking, "check", lambda *arguments, **options: checked)
     line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32", code=1)
     assert "not written, it differs from the reference: logits SNR 3.0 dB is under 60 dB" in line

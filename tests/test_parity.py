@@ -261,7 +261,7 @@ def _with_the_best_two_swapped(prediction: Prediction) -> Prediction:
 
 def test_a_near_tie_may_go_either_way_in_fp32_and_nowhere_else() -> None:
     def prediction(scale: float, kept: list[int], margin: float) -> Prediction:
-        return Prediction(np.array([scale, 0.0], np.float32), (np.array(kept, np.int64),), margin)
+        return Prediction(np.array([scale, 0.0], np.float32), (np.array(kept, np.int64),), (margin,))
 
     clear, tied = prediction(1.0, [1, 2], 0.5), prediction(1.0, [1, 2], 1e-8)
     moved = prediction(0.9, [1, 3], 0.5)
@@ -274,6 +274,6 @@ def test_a_near_tie_may_go_either_way_in_fp32_and_nowhere_else() -> None:
 
 
 def test_with_near_ties_alone_nothing_is_left_out() -> None:
-    tied = Prediction(np.array([1.0, 0.0], np.float32), (np.array([1, 2], np.int64),), 1e-8)
+    tied = Prediction(np.array([1.0, 0.0], np.float32), (np.array([1, 2], np.int64),), (1e-8,))
     moved = Prediction(np.array([0.9, 0.0], np.float32), (np.array([1, 3], np.int64),))
     assert not compare([tied], [moved], None, FP32_GATES).passed

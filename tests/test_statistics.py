@@ -70,12 +70,16 @@ def test_wilson_agrees_with_scipy(case: tuple[int, int], confidence: float) -> N
 def test_wilson_holds_the_rate_mirrors_and_widens(case: tuple[int, int], one: float, other: float) -> None:
     hits, total = case
     narrow, wide = (proportion_interval(hits, total, confidence) for confidence in sorted((one, other)))
-    assert 0 <= wide.low <= narrow.low <= narrow.estimate <= narrow.high <= wide.high <= 1
+    assert 0 <= narrow.low <= narrow.estimate <= narrow.high <= 1
+    assert 0 <= wide.low <= narrow.low + 1e-15 and narrow.high - 1e-15 <= wide.high <= 1
     mirrored = proportion_interval(total - hits, total, narrow.confidence)
     assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((narrow.low, narrow.high), abs=1e-12)
 
 
 def test_wilson_at_its_ends() -> None:
+    for hits in range(1, 300):  # so narrow that rounding alone might put the rate outside
+        thin = proportion_interval(hits, 300, 10.0 ** -(1 + hits % 20))
+        assert thin.low <= thin.estimate <= thin.high
     assert proportion_interval(0, 10).low == 0.0
     assert proportion_interval(10, 10).high == 1.0
     assert proportion_interval(1, 1).low == pytest.approx(0.20654, abs=1e-5)
@@ -317,6 +321,7 @@ def test_sample_size_is_the_formula_of_connor() -> None:
     z_a, z_b = stats.norm.ppf(0.975), stats.norm.ppf(0.8)
     wanted = ((z_a * 0.05**0.5 + z_b * (0.05 - 0.005**2) ** 0.5) / 0.005) ** 2
     assert sample_size_for(0.5, 0.05) == math.ceil(wanted) == 15_696
+    assert sample_size_for(100 * (1 + 5e-10), 1.0) == 4
     assert sample_size_for(1.1, 0.011) < sample_size_for(1.1, 0.02)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,11 @@ import numpy.typing as npt
 
 from tofe_edge.errors import InputError
 from tofe_edge.prediction import Prediction
+
+MIN_IMAGES_FOR_RATE = 100
+"""Below this agreement is reported and not gated: a few borderline images would decide it. On 32 crops of two
+photographs the shipped int8 model agrees on 75 %, on 200 validation images on 96.5 %, with the same SNR. A small sample
+shows whether a program is right (SNR, kept tokens); how often int8 changes a class takes a real one (--data)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,10 @@ class Gates:
     min_top1_agreement: float
     min_kept_overlap: float
     min_psnr_db: float = -math.inf
+    max_drop: float | None = None
+    """Points of top-1 accuracy that the artifact may have less than the reference; ``None`` is not gated."""
+    min_images_for_rate: int = MIN_IMAGES_FOR_RATE
+    """Fewer images do not gate agreement."""
     skips_near_ties: bool = False
     """Leave out images on which the reference holds two tokens at the cut less than ``NEAR_TIE`` apart."""
 
@@ -46,12 +55,16 @@ DECIDED_MARGIN = 0.1
 """Closer than 10 points of probability, rounding may turn the top class: of 15 int8 changes seen on 232 images of
 a half-trained net, 13 were closer."""
 
-MIN_IMAGES_FOR_RATE = 100
-"""Below this agreement is reported and not gated: a few borderline images would decide it. On 32 crops of two
-photographs the shipped int8 model agrees on 75 %, on 200 validation images on 96.5 %, with the same SNR. A small sample
-shows whether a program is right (SNR, kept tokens); how often int8 changes a class takes a real one (--data)."""
-
 GATES = {"fp32": FP32_GATES, "fp16": FP16_GATES, "int8": INT8_GATES, "pal6": INT8_GATES, "pal4": INT8_GATES}
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate: what was asked, and whether it was reached."""
+
+    name: str
+    message: str
+    passed: bool
 
 
 @dataclass(frozen=True)
@@ -73,14 +86,24 @@ class Parity:
     """The same with the square of the largest reference logit in place of their power."""
     kept_overlap: tuple[float, ...]
     """Per stage: mean share of the reference's kept tokens that the artifact keeps too."""
-    failures: tuple[str, ...] = field(default=())
+    gates: tuple[GateResult, ...] = ()
     near_ties: int = 0
     """Images left out of the gated figures because either of two tokens may be kept."""
 
     @property
     def passed(self) -> bool:
         """Whether every gate was reached."""
-        return not self.failures
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all logits of the artifact are numbers."""
+        return self.snr_db > -math.inf
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What was not reached, in words."""
+        return tuple(gate.message for gate in self.gates if not gate.passed)
 
     def to_json(self) -> dict[str, Any]:
         """The stable keys of ``tofe-edge parity --json``; an infinite SNR becomes ``null``."""
@@ -133,7 +156,7 @@ def compare(
         for stage in range(stages)
     )
     snr, psnr = snr_db(wanted, found), psnr_db(wanted, found)
-    failures = _failures(same, decided, snr, psnr, overlap, gates)
+    drop = None if accuracy[0] is None or accuracy[1] is None else 100 * (accuracy[0] - accuracy[1])
     return Parity(
         images=images,
         top1_agreement=float(same.mean()),
@@ -145,7 +168,11 @@ def compare(
         snr_db=snr,
         psnr_db=psnr,
         kept_overlap=overlap,
-        failures=failures,
+        gates=(
+            *_rate_gates(same, decided, gates),
+            *_distance_gates(snr, psnr, overlap, gates),
+            *_drop_gate(drop, gates),
+        ),
     )
 
 
@@ -162,7 +189,11 @@ def snr_db(wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> f
     if not np.isfinite(found).all():
         return -math.inf
     noise = float(np.square(wanted.astype(np.float64) - found).sum())
-    signal = float(np.square(wanted.astype(np.float64)).sum())
+    return snr_of_powers(float(np.square(wanted.astype(np.float64)).sum()), noise)
+
+
+def snr_of_powers(signal: float, noise: float) -> float:
+    """``10 log10(signal / noise)``; infinite without noise, minus infinite without signal."""
     if noise == 0.0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal else -math.inf
@@ -184,23 +215,40 @@ def _accuracy(logits: npt.NDArray[np.float32], labels: Sequence[int] | None) -> 
     return None if labels is None else float((logits.argmax(1) == np.asarray(labels)).mean())
 
 
-def _failures(
-    same: npt.NDArray[np.bool_],
-    decided: npt.NDArray[np.bool_],
-    snr: float,
-    psnr: float,
-    overlap: Sequence[float],
-    gates: Gates,
-) -> tuple[str, ...]:
-    failures = []
+def _rate_gates(same: npt.NDArray[np.bool_], decided: npt.NDArray[np.bool_], gates: Gates) -> list[GateResult]:
+    results = []
     for name, group in (("all images", same), ("decided images", same[decided])):
-        if len(group) >= MIN_IMAGES_FOR_RATE and group.mean() < gates.min_top1_agreement:
-            failures.append(f"top-1 agreement on {name} {group.mean():.1%} is under {gates.min_top1_agreement:.0%}")
-    if not snr >= gates.min_snr_db:
-        failures.append(f"logits SNR {snr:.1f} dB is under {gates.min_snr_db:.0f} dB")
-    if not psnr >= gates.min_psnr_db:
-        failures.append(f"logits PSNR {psnr:.1f} dB is under {gates.min_psnr_db:.0f} dB")
+        if len(group) >= gates.min_images_for_rate:
+            rate, wanted = float(group.mean()), gates.min_top1_agreement
+            message = f"top-1 agreement on {name} {rate:.1%} {_side(rate >= wanted)} {100 * wanted:g}%"
+            results.append(GateResult(f"top-1 agreement on {name}", message, rate >= wanted))
+    return results
+
+
+def _distance_gates(snr: float, psnr: float, overlap: Sequence[float], gates: Gates) -> list[GateResult]:
+    results = []
+    for name, value, wanted in (("SNR", snr, gates.min_snr_db), ("PSNR", psnr, gates.min_psnr_db)):
+        if math.isfinite(wanted):
+            passed = value >= wanted
+            results.append(
+                GateResult(f"logits {name}", f"logits {name} {value:.1f} dB {_side(passed)} {wanted:.0f} dB", passed)
+            )
     for stage, value in enumerate(overlap, start=1):
-        if value < gates.min_kept_overlap - 1e-9:
-            failures.append(f"kept-token overlap of stage {stage} {value:.1%} is under {gates.min_kept_overlap:.0%}")
-    return tuple(failures)
+        passed = value >= gates.min_kept_overlap - 1e-9
+        name = f"kept-token overlap of stage {stage}"
+        results.append(GateResult(name, f"{name} {value:.1%} {_side(passed)} {gates.min_kept_overlap:.0%}", passed))
+    return results
+
+
+def _drop_gate(drop: float | None, gates: Gates) -> list[GateResult]:
+    if gates.max_drop is None:
+        return []
+    if drop is None:
+        raise InputError("a drop of accuracy can be gated on labelled images alone; give some with --data")
+    passed = drop <= gates.max_drop + 1e-9
+    word = "within" if passed else "over"
+    return [GateResult("top-1 drop", f"top-1 drop {drop:.2f} points is {word} {gates.max_drop:g}", passed)]
+
+
+def _side(passed: bool) -> str:
+    return "reaches" if passed else "is under"

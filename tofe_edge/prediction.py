@@ -16,9 +16,13 @@ class Prediction:
 
     logits: npt.NDArray[np.float32]
     kept: tuple[npt.NDArray[np.int64], ...]
-    margin: float = math.inf
-    """Least difference, over stages, between the score of the last kept token and that of the first frozen one;
-    infinite where it is not known."""
+    margins: tuple[float, ...] = ()
+    """Per stage: the score of the last kept token less that of the first frozen one; empty where they are not known."""
+
+    @property
+    def margin(self) -> float:
+        """The least of them; infinite where they are not known."""
+        return min(self.margins, default=math.inf)
 
 
 Predictor = Callable[[npt.NDArray[np.float32]], Prediction]

@@ -14,6 +14,7 @@ from tofe_edge.backbones import TokenCounts
 from tofe_edge.checkpoint import Checkpoint, load_model
 from tofe_edge.errors import InputError
 from tofe_edge.prediction import Prediction
+from tofe_edge.preprocessing import Preprocessing
 from tofe_edge.resolution import at_image_size
 from tofe_edge.tofe import Inference, ToFe
 
@@ -29,6 +30,8 @@ class Reference:
     counts: TokenCounts | None
     mode: Mode
     device: torch.device
+    preprocessing: Preprocessing
+    """How the checkpoint says that its inputs are made."""
 
     def predict(self, pixels: Array) -> list[Prediction]:
         """Predict a batch ``(B, 3, H, W)`` float32."""
@@ -78,13 +81,13 @@ def load_reference(
     # TF32 rounds products to 10 bits: enough to move a token across the cut.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    model, own_counts = load_model(checkpoint), checkpoint.token_counts
+    model, own_counts, preprocessing = load_model(checkpoint), checkpoint.token_counts, checkpoint.preprocessing
     if image_size is not None and image_size != checkpoint.preprocessing.image_size:
         resized = at_image_size(model, own_counts, checkpoint.preprocessing, image_size)
-        model, own_counts = resized.model, resized.counts
+        model, own_counts, preprocessing = resized.model, resized.counts, resized.preprocessing
     if counts is not None:
         own_counts = counts.check(model.backbone.spec)
-    return Reference(model.to(target), own_counts, mode, target)
+    return Reference(model.to(target), own_counts, mode, target, preprocessing)
 
 
 def pick_device(name: str) -> torch.device:
@@ -104,7 +107,8 @@ def pick_device(name: str) -> torch.device:
 def _split(inference: Inference) -> list[Prediction]:
     logits = inference.logits.float().cpu().numpy()
     kept = [index.cpu().numpy() for index in inference.kept]
-    margins = torch.stack([margin.float().cpu() for margin in inference.margins]).amin(0).tolist()
+    margins = torch.stack([margin.float().cpu() for margin in inference.margins], dim=1).tolist()
     return [
-        Prediction(row, tuple(index[number] for index in kept), margins[number]) for number, row in enumerate(logits)
+        Prediction(row, tuple(index[number] for index in kept), tuple(margins[number]))
+        for number, row in enumerate(logits)
     ]

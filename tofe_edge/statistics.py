@@ -111,8 +111,8 @@ def proportion_interval(hits: int, total: int, confidence: float = 0.95) -> Inte
     rate, scale = hits / total, 1 + z * z / total
     centre = (rate + z * z / (2 * total)) / scale
     half = z * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total)) / scale
-    low = min(rate, centre - half) if hits else 0.0  # rounding must neither leave 1e-18 nor put the rate outside
-    high = max(rate, centre + half) if hits < total else 1.0
+    low = centre - half if hits else 0.0  # where rounding would leave 1e-18
+    high = centre + half if hits < total else 1.0
     return Interval(rate, low, high, confidence)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Convert; nothing is left in the output folder unless the result passes its parity gates."""
     from tofe_edge.artifact import Artifact, with_parity, write_manifest
+    from tofe_edge.golden import golden_path_of
 
     settings = settle(args)
     request = _request(args, settings).check()
@@ -51,12 +53,15 @@ def run(args: argparse.Namespace) -> int:
         draft = _lower(replace(request, calibration=calibration), folder / file_name)
         bar.update(1)
         bar.set_description("checking against the reference")
-        parity = _check_methods(draft, settings.checkpoint, samples)
-        manifest = with_parity(draft.manifest, {**parity.to_json(), "source": samples.source})
+        parities = _check_methods(draft, settings.checkpoint, samples, args.waive is not None)
+        parity = next(iter(parities.values()))
+        manifest = with_parity(draft.manifest, _parity_record(parities, samples.source, args.waive))
         write_manifest(draft.path, manifest)
+        golden = _write_golden(draft, settings.checkpoint)
         bar.update(1)
         artifact = Artifact(args.out / file_name, manifest)
-        # Both are complete; two renames within one file system put them in place.
+        # All are complete; renames within one file system put them in place.
+        put_in_place(golden, golden_path_of(artifact.path))
         put_in_place(draft.path, artifact.path)
         put_in_place(draft.manifest_path, artifact.manifest_path)
     reason = settings.reason
@@ -64,16 +69,38 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs) -> Parity:
-    """Parity of the default method; raises :class:`GateError` where any method fails its gates."""
-    from tofe_edge.cli.parity import check
+def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs, waived: bool) -> dict[str, Parity]:
+    """Parity of each method; raises :class:`GateError` where one fails its gates and that is not waived."""
+    from tofe_edge.cli.checking import InMemory, check
 
-    parities = {name: check(draft, checkpoint, samples, method=name) for name in draft.manifest.methods}
+    parities = {
+        name: check(draft, checkpoint, InMemory(samples), method=name).parity for name in draft.manifest.methods
+    }
     for name, parity in parities.items():
-        if not parity.passed:
+        if not parity.passed and not waived:
             which = f"{draft.path.name}, method {name}" if draft.manifest.further_methods else draft.path.name
             raise GateError(f"{which}: not written, it differs from the reference: {'; '.join(parity.failures)}")
-    return next(iter(parities.values()))
+    return parities
+
+
+def _write_golden(draft: Artifact, checkpoint: Checkpoint) -> Path:
+    """Inputs and what the artifact makes of them here, for whoever wants to know whether it does so elsewhere."""
+    from runtimes.loading import load_model
+    from tofe_edge.golden import golden_path_of, make_golden
+
+    path = golden_path_of(draft.path)
+    write_content(path, make_golden(draft, lambda method: load_model(draft, 1, method), checkpoint).content())
+    return path
+
+
+def _parity_record(parities: Mapping[str, Parity], source: str, waiver: str | None) -> dict[str, Any]:
+    """What the manifest keeps: parity of the default method, and what was waived of any, with the reason given."""
+    default, *_ = parities.values()
+    record: dict[str, Any] = {**default.to_json(), "source": source}
+    failures = [f"{name}: {failure}" for name, parity in parities.items() for failure in parity.failures]
+    if failures and waiver is not None:
+        record["waiver"] = {"text": waiver, "failures": failures}
+    return record
 
 
 def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibration | None, Inputs]:

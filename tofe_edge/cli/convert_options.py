@@ -113,6 +113,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="topk and gather, or ranks and one-hot products, which every accelerator takes "
         "(default: topk; rank for Core ML devices with a Neural Engine)",
     )
+    parser.add_argument(
+        "--waive",
+        metavar="TEXT",
+        help="write the model even where it fails its parity gates; the failures and this reason go into the manifest",
+    )
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="output folder (default: out)")
     _add_coreml_options(parser.add_argument_group("Core ML"))
 

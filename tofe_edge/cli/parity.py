@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.options import add_checkpoint, add_data, add_method, open_checkpoint, positive_int, preprocessing_for
-from tofe_edge.cli.output import emit, facts
+from tofe_edge.cli.options import add_checkpoint, add_data, add_method, open_checkpoint, positive_float, positive_int
+from tofe_edge.cli.output import emit
 from tofe_edge.errors import InputError
 
 if TYPE_CHECKING:
     from tofe_edge.artifact import Artifact
     from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.inputs import Inputs
-    from tofe_edge.parity import Parity
+    from tofe_edge.cli.checking import Checked, InMemory, Streamed
+    from tofe_edge.parity import Gates
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -31,31 +34,116 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     add_method(parser)
     add_checkpoint(parser)
-    add_data(parser, "labelled images: DIR/<class id>/<image> (default: crops of two sample photographs)")
+    add_data(
+        parser, "labelled images: DIR/<class id>/<image>, a CSV file or tar shards (default: crops of two photographs)"
+    )
+    parser.add_argument(
+        "--max-drop", type=_points, metavar="POINTS", help="fail where top-1 falls by more; needs --data"
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=_per_cent,
+        metavar="PERCENT",
+        help="fail where fewer top-1 classes agree, on however few images (default: by precision, from 100 images on)",
+    )
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the gates as JUnit-XML")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with the statistics and the worst images"
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print; exit code 1 where a gate fails."""
+    from tofe_edge.analysis import analyse
     from tofe_edge.artifact import open_artifact
-    from tofe_edge.inputs import load_folder, load_photographs
+    from tofe_edge.cli.checking import check
+    from tofe_edge.cli.parity_output import describe, to_json
 
+    begun = time.perf_counter()
     artifact = open_artifact(args.model)
     checkpoint = find_reference(artifact, args.checkpoint, args.backbone)
-    spec = preprocessing_for(artifact.manifest.preprocessing, args)
-    if args.data is not None:
-        inputs = load_folder(args.data, artifact.manifest.class_ids, spec, args.limit)
-    else:
-        inputs = load_photographs(spec)
-    result = check(artifact, checkpoint, inputs, args.device, args.threads, args.method)
-    document = {
-        **result.to_json(),
-        "model": str(args.model),
-        "source": inputs.source,
-        "unreadable": [str(p) for p in inputs.unreadable],
-    }
-    emit(args.json, document, describe(result, inputs))
-    return 0 if result.passed else 1
+    pictures = _pictures(args, artifact, checkpoint)
+    checked = check(
+        artifact,
+        checkpoint,
+        pictures,
+        device=args.device,
+        threads=args.threads,
+        method=args.method,
+        adjust=_adjustment(args),
+    )
+    parity, unreadable = checked.parity, getattr(pictures, "unreadable", [])
+    analysis = None
+    if parity.finite:
+        analysis = analyse(checked.reference, checked.artifact, checked.labels, checked.names)
+    if args.junit is not None:
+        _write_junit(args.junit, str(args.model), checked, time.perf_counter() - begun)
+    if args.html is not None:
+        from tofe_edge.parity_page import write_page
+
+        write_page(
+            args.html, artifact.manifest, parity, analysis, pictures.source, lambda name: _thumbnail(pictures, name)
+        )
+    document = to_json(str(args.model), pictures.source, unreadable, checked, analysis, artifact.manifest)
+    emit(args.json, document, describe(pictures.source, unreadable, checked, analysis, artifact.manifest))
+    return 0 if parity.passed else 1
+
+
+def _pictures(args: argparse.Namespace, artifact: Artifact, checkpoint: Checkpoint) -> InMemory | Streamed:
+    from tofe_edge.cli.checking import InMemory, Streamed
+    from tofe_edge.cli.options import preprocessing_for
+    from tofe_edge.dataset import find_samples, sample_evenly
+    from tofe_edge.inputs import load_photographs
+
+    if args.data is None:
+        return InMemory(load_photographs(preprocessing_for(artifact.manifest.preprocessing, args)))
+    # Labels by the checkpoint's classes: those of the manifest are among the things that are checked.
+    samples = sample_evenly(find_samples(args.data, checkpoint.classes.ids), args.limit)
+    return Streamed(str(args.data), samples, args.resize)
+
+
+def _adjustment(args: argparse.Namespace) -> Callable[[Gates], Gates]:
+    def adjusted(gates: Gates) -> Gates:
+        if args.min_agreement is not None:
+            # Whoever names a rate wants it gated, however few the images.
+            gates = replace(gates, min_top1_agreement=args.min_agreement, min_images_for_rate=1)
+        return gates if args.max_drop is None else replace(gates, max_drop=args.max_drop)
+
+    return adjusted
+
+
+def _thumbnail(pictures: InMemory | Streamed, name: str) -> bytes | None:
+    """A small JPEG of an image of the data; ``None`` where there is no file to show."""
+    from tofe_edge.cli.checking import Streamed
+
+    return pictures.thumbnail(name) if isinstance(pictures, Streamed) else None
+
+
+def _write_junit(path: Path, model: str, checked: Checked, seconds: float) -> None:
+    from tofe_edge.files import write_bytes
+    from tofe_edge.junit import Case, junit_xml
+
+    cases = [Case(gate.name, gate.passed, gate.message, 0.0) for gate in checked.parity.gates]
+    if cases:
+        cases[0] = replace(cases[0], seconds=seconds)
+    write_bytes(path, junit_xml(f"parity of {model}", cases).encode())
+
+
+def _points(text: str) -> float:
+    """An argparse type: a number of points of accuracy, zero allowed."""
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of points from 0 to 100")
+    return value
+
+
+def _per_cent(text: str) -> float:
+    """An argparse type: 0 < per cent <= 100, as a share."""
+    value = positive_float(text) / 100
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a percentage of at most 100")
+    return value
 
 
 def find_reference(artifact: Artifact, name: str | None, backbone: str | None) -> Checkpoint:
@@ -80,59 +168,3 @@ def find_reference(artifact: Artifact, name: str | None, backbone: str | None) -
             f"{checkpoint.path}: is not the checkpoint that {artifact.path} was made from ({manifest.checkpoint!r})"
         )
     return checkpoint
-
-
-def check(
-    artifact: Artifact,
-    checkpoint: Checkpoint,
-    inputs: Inputs,
-    device: str = "auto",
-    threads: int = 1,
-    method: str = "forward",
-) -> Parity:
-    """Run artifact and reference on the same inputs and compare them with the gates of the artifact's precision."""
-    from runtimes.loading import load_model
-    from tofe_edge.backbones import TokenCounts
-    from tofe_edge.parity import GATES, compare
-    from tofe_edge.progress import progress_bar
-    from tofe_edge.reference import load_reference
-
-    model = load_model(artifact, threads, method)
-    kept = model.method.token_counts
-    reference = load_reference(
-        checkpoint,
-        "dense" if kept is None else "batch",
-        device,
-        counts=None if kept is None else TokenCounts(tuple(kept)),
-        image_size=artifact.manifest.preprocessing.image_size,
-    )
-    with progress_bar("parity", total=2 * len(inputs.pixels), unit="image") as bar:
-        found = []
-        for pixels in inputs.pixels:
-            found.append(model(pixels))
-            bar.update(1)
-        wanted = []
-        for prediction in reference.predict_all(inputs.pixels):
-            wanted.append(prediction)
-            bar.update(1)
-    return compare(wanted, found, inputs.labels, GATES[artifact.manifest.precision])
-
-
-def describe(result: Parity, inputs: Inputs) -> str:
-    """Facts for people, the verdict last."""
-    unreadable = f" ({len(inputs.unreadable)} unreadable left out)" if inputs.unreadable else ""
-    ties = f", {result.near_ties} with tied tokens not gated" if result.near_ties else ""
-    rows = [
-        ("images", f"{result.images} from {inputs.source}{unreadable}{ties}"),
-        (
-            "top-1 agreement",
-            f"{result.top1_agreement:.1%} (on {result.decided_images} decided images {result.decided_agreement:.1%})",
-        ),
-        ("logits SNR", f"{result.snr_db:.1f} dB"),
-    ]
-    if result.kept_overlap:
-        rows.append(("kept tokens", "overlap a stage: " + ", ".join(f"{value:.1%}" for value in result.kept_overlap)))
-    if result.top1_reference is not None and result.top1_artifact is not None:
-        rows.append(("top-1", f"{result.top1_artifact:.1%}, reference {result.top1_reference:.1%}"))
-    rows.append(("gates", "passed" if result.passed else "FAILED: " + "; ".join(result.failures)))
-    return facts(rows)

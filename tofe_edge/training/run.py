@@ -101,7 +101,7 @@ def _accuracy(request: TrainingRequest, model: ToFe, counts: TokenCounts | None,
     spec = replace(model.backbone.preprocessing, resize=request.validation_resize)
     samples = sample_evenly(find_samples(request.validation, classes.ids), limit=None)
     mode: Mode = "dense" if counts is None else "batch"
-    reference = Reference(model.eval(), counts, mode, torch.device("cpu"))
+    reference = Reference(model.eval(), counts, mode, torch.device("cpu"), model.backbone.preprocessing)
     return evaluate_samples(reference, request.validation, samples, spec)
 
 
