@@ -57,6 +57,7 @@ def describe(artifact: Artifact, reason: str, parity: Parity, source: str) -> st
                 f"({parity.images} {source})",
             ),
             *([("kept overlap", f"{overlap} a stage")] if overlap else []),
+            *([] if parity.passed else [("waived", "; ".join(parity.failures))]),
             *_describe_int8(manifest),
             *(
                 ("method", f"{method.name}: {method.gmacs:.3f} GMACs")
