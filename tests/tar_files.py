@@ -13,12 +13,14 @@ FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarf
 
 
 def png(colour: int = 0) -> bytes:
+    """A PNG of 5 x 4 pixels, all of them this red."""
     target = io.BytesIO()
     Image.new("RGB", (5, 4), (colour, 0, 0)).save(target, "PNG")
     return target.getvalue()
 
 
 def link(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    """A member of any type without content."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
     return info
@@ -28,6 +30,7 @@ Part = tuple[str, bytes] | tarfile.TarInfo
 
 
 def tar(parts: Sequence[Part], form: int = tarfile.PAX_FORMAT) -> bytes:
+    """An archive of files ``(name, content)`` and members without content; surrogates in names become bytes."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w", format=form, errors="surrogateescape") as archive:
         for part in parts:

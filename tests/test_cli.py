@@ -22,6 +22,7 @@ from tofe_edge import zoo
 from tofe_edge.backbones import Host, create_host
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
+from tofe_edge.golden import golden_path_of
 from tofe_edge.training import run as training_run
 
 PROGRAM = [sys.executable, "-m", "tofe_edge"]
@@ -81,7 +82,7 @@ def in_process(capsys: pytest.CaptureFixture[str], *arguments: object) -> Finish
     return Finished(code, captured.out, captured.err)
 
 
-def test_convert_writes_a_model_and_its_manifest_and_nothing_else(
+def test_convert_writes_a_model_its_manifest_and_golden_vectors_and_nothing_else(
     converted: Finished, out_folder: Path, tiny_checkpoint: Checkpoint
 ) -> None:
     document = converted.json()
@@ -93,7 +94,8 @@ def test_convert_writes_a_model_and_its_manifest_and_nothing_else(
     assert document["token_counts"] == [9, 5, 3]
     assert document["delegates"] == 4
     assert document["parity"]["passed"] is True
-    assert sorted(out_folder.iterdir()) == sorted([Path(document["artifact"]), Path(document["manifest"])])
+    written = [Path(document["artifact"]), Path(document["manifest"]), golden_path_of(Path(document["artifact"]))]
+    assert sorted(out_folder.iterdir()) == sorted(written)
     assert Path(document["artifact"]).stat().st_size == document["size_bytes"]
     manifest = json.loads(Path(document["manifest"]).read_text())
     assert manifest["parity"]["passed"] is True

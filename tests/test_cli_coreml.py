@@ -31,7 +31,8 @@ def test_convert_run_and_parity_of_a_package(
     made = run_json(capsys, *convert(tiny_checkpoint, out, "--precision", "fp32", "--author", "A. Author"))
     path = Path(made["artifact"])
     assert path == out / "tiny-fp32.mlpackage"
-    assert sorted(child.name for child in out.iterdir()) == ["tiny-fp32.json", "tiny-fp32.mlpackage"]
+    names = ["tiny-fp32.golden", "tiny-fp32.json", "tiny-fp32.mlpackage"]
+    assert sorted(child.name for child in out.iterdir()) == names
     assert made["size_bytes"] == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     assert (made["target"], made["selection"], made["delegates"], made["fallback_ops"]) == ("coreml", "rank", 1, {})
     assert made["parity"]["passed"] and made["parity"]["psnr_db"] > 60
@@ -59,7 +60,7 @@ def test_converting_again_replaces_the_package(
     assert second == first
     assert not leftover.exists()
     assert open_artifact(Path(second["artifact"])).manifest.io == "tensor"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(

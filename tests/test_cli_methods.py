@@ -19,6 +19,7 @@ from converters.request import ConvertRequest
 from tofe_edge.artifact import manifest_path_of, write_manifest
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
+from tofe_edge.golden import golden_path_of
 
 PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(4096)
 """Has ExecuTorch's magic and is no program."""
@@ -73,7 +74,7 @@ def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> Path:
     call = ["convert", "--checkpoint", checkpoint.path, *arguments, "--out", out]
     assert main([str(argument) for argument in call]) == 0
     (model,) = out.glob("*.pte")
-    assert sorted(out.iterdir()) == [manifest_path_of(model), model]
+    assert sorted(out.iterdir()) == [golden_path_of(model), manifest_path_of(model), model]
     return model
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -309,17 +308,16 @@ def copy_of(artifact: Artifact, folder: Path, content: bytes) -> Artifact:
 
 
 def spoilt_weight(program: bytes) -> bytes:
-    """The same with the highest byte of one weight turned over, in the middle of the first 64 plausible floats of the
-    file's second half: it is 2^64 times larger or smaller."""
+    """The same with one bit of one weight's highest byte turned over: it is 2^128 times larger. The weight stands among
+    64 floats that look like weights, in the file's second half."""
     start = len(program) // 8 * 4
-    values = np.frombuffer(program, np.float32, (len(program) - start) // 4, start)
-    plausible = (np.abs(values) > 1e-4) & (np.abs(values) < 10)
-    runs = np.convolve(plausible, np.ones(64), "valid")
-    position = start + 4 * (int(runs.argmax()) + 32)
-    assert runs.max() == 64
+    values = np.frombuffer(program, "<f4", (len(program) - start) // 4, start)
+    plausible = (np.abs(values) > 1e-4) & (np.abs(values) < 1)
+    together = np.convolve(plausible, np.ones(64), "valid")
+    assert together.max() == 64
+    position = start + 4 * (int(together.argmax()) + 32)
     spoilt = bytearray(program)
-    spoilt[position + 3] ^= 0x20
-    assert struct.unpack_from("<f", spoilt, position) != struct.unpack_from("<f", program, position)
+    spoilt[position + 3] ^= 0x40
     return bytes(spoilt)
 
 

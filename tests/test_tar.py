@@ -29,7 +29,6 @@ def find(shard: Path, content: bytes) -> list[Sample]:
 
 WHOLE = tar([(f"{IDS[0]}/a.png", png(1)), (f"{IDS[1]}/b.png", b"x" * 2000)])
 
-
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty (0 bytes)"),
     "no tar": (b"path,label\n" * 100, "is not a tar archive"),
