@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -77,7 +78,7 @@ def _convert(graph: nn.Module, input_shape: tuple[int, ...], options: CoreMlOpti
     if options.labels is not None:
         given = ct.ImageType(name=IMAGE, shape=input_shape, color_layout=ct.colorlayout.RGB)
     else:
-        given = ct.TensorType(name=IMAGE, shape=input_shape)
+        given = ct.TensorType(name=IMAGE, shape=input_shape, dtype=np.float32)
     outputs = [ct.TensorType(name=name) for name in names]
     target = getattr(ct.target, options.deployment_target)
     built = ct.convert(

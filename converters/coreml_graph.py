@@ -75,8 +75,8 @@ class PixelInput(nn.Module):
 class NativeRankSelection(nn.Module):
     """Selection by ranks with comparisons; the first comes first among equals. For one image.
 
-    Comparisons, sums and products run on the Neural Engine, topk and gather do not. All numbers are whole and below
-    2048, so float16 holds them.
+    Comparisons, sums and products run on the Neural Engine, topk and gather do not. All numbers are whole; up to 2048
+    tokens float16 holds them.
     """
 
     def __init__(self, total: int) -> None:

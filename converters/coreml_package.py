@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tofe_edge.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
+from tofe_edge.errors import InputError
 
 NAMESPACE = uuid.UUID("5c0d3a54-8f0e-5f5e-9d8a-2f3f6f0b7b11")
 """Of this project: identifiers follow from the content and are not drawn."""
@@ -75,9 +76,28 @@ def _texts(about: About, image_size: int) -> dict[str, str]:
 
 
 def unique_labels(names: Sequence[str], identifiers: Sequence[str]) -> tuple[str, ...]:
-    """Class names; those that several classes share (ImageNet has two cranes) with the class identifier behind them."""
+    """Class names; those that several classes share (ImageNet has two cranes) with the class identifier behind them.
+
+    Raises:
+        InputError: two classes share name and identifier, or the result of another, or a name is empty or not text.
+    """
     counts = Counter(names)
-    return tuple(name if counts[name] == 1 else f"{name} ({key})" for name, key in zip(names, identifiers))
+    labels = tuple(name if counts[name] == 1 else f"{name} ({key})" for name, key in zip(names, identifiers))
+    for label, number in Counter(labels).items():
+        check_text(label, "a class name")
+        if number > 1 or not label.strip():
+            raise InputError(
+                f"class {label!r} of the checkpoint is empty or there twice; Core ML needs one name a class"
+            )
+    return labels
+
+
+def check_text(text: str, what: str) -> None:
+    """Raises :class:`InputError` for text that UTF-8 cannot store."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what}, {text!r}, cannot be stored as UTF-8; use other characters") from error
 
 
 def package_files(spec: Any, weights: bytes) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from converters import coreml, coreml_delegate, executorch
 from converters.attribution import LayerNoise, layer_noise_of
 from converters.channels_first import ChannelsFirstToFe, channels_first
 from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
-from converters.coreml_package import About, unique_labels
+from converters.coreml_package import About, check_text, unique_labels
 from converters.lowered import Lowered, LoweredMethod
 from converters.quantize import gather_statistics, layers_of, plan_int8, quantize
 from converters.request import PALETTE_BITS, Calibration, ConvertRequest, CoreMlRequest
@@ -84,6 +84,8 @@ def convert(request: ConvertRequest) -> Conversion:
         resized = at_image_size(model, counts, preprocessing, request.image_size)
         model, counts, preprocessing = resized.model, resized.counts, resized.preprocessing
     spec = model.backbone.spec
+    if counts is not None:
+        request.check_tokens(spec.patch_tokens)
     budgets = _budgets(spec, counts, request.further_gmacs)
     graph = build_static_graph(model, counts, _SELECTIONS[request.selection])
     if request.coreml is not None:
@@ -154,6 +156,8 @@ def _coreml_options(
     request: ConvertRequest, wanted: CoreMlRequest, budgets: Budgets, spec: Backbone
 ) -> coreml.CoreMlOptions:
     checkpoint, default = request.checkpoint, budgets[DEFAULT_METHOD]
+    check_text(wanted.author, "--author")
+    check_text(wanted.license, "--license")
     kept = {function_name(name): counts.kept for name, counts in budgets.items() if counts is not None}
     notes = {
         "tofe_edge.checkpoint": checkpoint.name,

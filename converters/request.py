@@ -20,6 +20,8 @@ DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 
 PALETTE_BITS = {"pal6": 6, "pal4": 4}
 
+_EXACT_IN_FLOAT16 = 2048
+
 _PRECISIONS = {"executorch": ("fp32", "int8"), "coreml": ("fp32", "fp16", "int8", "pal6", "pal4")}
 _INT8_MODES = {"executorch": ("dynamic", "static"), "coreml": ("weights", "static")}
 
@@ -94,7 +96,7 @@ class ConvertRequest:
             raise InputError(f"batch must be at least 1, not {self.batch}")
         if self.delegated:
             self._check_delegated()
-        if self.target == "coreml" and self.batch > 1:
+        if self.coreml is not None and self.batch > 1:
             raise InputError(
                 "--batch: a Core ML package takes one image a run; hand it several with MLArrayBatchProvider"
             )
@@ -103,15 +105,22 @@ class ConvertRequest:
         assert self.coreml is not None or self.target != "coreml", "a package needs the options of Core ML"
         return self
 
+    def check_tokens(self, patch_tokens: int) -> None:
+        """Refuse ranks that the computation cannot count. Raises :class:`InputError`."""
+        halves = self.coreml is not None and self.precision != "fp32"
+        if halves and self.selection == "rank" and patch_tokens > _EXACT_IN_FLOAT16:
+            raise InputError(
+                f"{patch_tokens} tokens cannot be ranked: float16 counts to {_EXACT_IN_FLOAT16}; use --selection topk or "
+                "--precision fp32"
+            )
+
     def _check_delegated(self) -> None:
         """ExecuTorch converts the net itself, and stores each method with weights of its own."""
         assert self.coreml is not None
         if self.further_gmacs:
             raise InputError("--elastic: with --backend coreml each budget stores all weights; use --target coreml")
-        if self.precision in PALETTE_BITS or self.batch > 1 or self.coreml.float32_selectors:
-            raise InputError(
-                "--backend coreml takes one image a run, no palettes and no --float32-selectors; use --target coreml"
-            )
+        if self.precision in PALETTE_BITS or self.coreml.float32_selectors:
+            raise InputError("--backend coreml has no palettes and no --float32-selectors; use --target coreml")
 
     def _check_system(self, target: str) -> None:
         if target not in DEPLOYMENT_TARGETS:

@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from runtimes.coreml_checks import check_classification, check_interface, class_labels, read_logits, read_orders
+from runtimes.coreml_engine import Engine, Loaded
 from tofe_edge.artifact import DEFAULT_METHOD, Artifact, Method
-from tofe_edge.coreml_names import IMAGE, LOGITS, function_name, token_order
+from tofe_edge.coreml_names import IMAGE, function_name
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.prediction import Prediction
 from tofe_edge.preprocessing import denormalize
@@ -26,14 +28,6 @@ EXECUTOR = "executor"
 CORE_ML = "Core ML"
 
 
-class Engine(Protocol):
-    """What runs a function of a package."""
-
-    def __call__(self, pixels: npt.NDArray[np.float32]) -> Mapping[str, Any]:
-        """Outputs by name for the input ``(1, 3, H, W)`` that the package takes."""
-        ...
-
-
 @dataclass(frozen=True)
 class CoreMlModel:
     """A loaded method of a package. Calling it with a normalised input ``(1, 3, H, W)`` gives a :class:`Prediction`."""
@@ -43,7 +37,7 @@ class CoreMlModel:
     method: Method
     engine: str
     """``Core ML``, or ``executor`` for the project's own."""
-    _engine: Engine
+    _loaded: Loaded
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> Prediction:
         return self.predict([pixels])[0]
@@ -52,7 +46,7 @@ class CoreMlModel:
         """Classify normalised inputs ``(1, 3, H, W)``, one after the other.
 
         Raises:
-            InputError: an input has the wrong shape.
+            InputError: an input has the wrong shape, or outputs contradict each other.
             DeviceError: Core ML reports an error.
         """
         return [self._predict(pixels) for pixels in images]
@@ -66,11 +60,12 @@ class CoreMlModel:
             )
         if manifest.io == "image":
             pixels = denormalize(pixels, manifest.preprocessing)
-        outputs = self._engine(np.ascontiguousarray(pixels))
-        kept = self.method.token_counts or []
-        orders = [np.asarray(outputs[token_order(stage)]).reshape(-1) for stage in range(1, len(kept) + 1)]
-        logits = np.asarray(outputs[LOGITS], dtype=np.float32).reshape(-1)
-        return Prediction(logits, tuple(compose_selections([np.rint(order) for order in orders], kept)))
+        outputs = self._loaded.engine(np.ascontiguousarray(pixels))
+        orders = read_orders(self.artifact, self.method, outputs)
+        logits = read_logits(self.artifact, outputs)
+        if manifest.io == "image":
+            check_classification(self.artifact, self._loaded.labels or (), logits, outputs)
+        return Prediction(logits, tuple(compose_selections(orders, self.method.token_counts or [])))
 
 
 def load(
@@ -83,7 +78,7 @@ def load(
         executor: run by the project's own executor; default: where there is no Core ML.
 
     Raises:
-        InputError: the artifact is no Core ML package, is damaged, or has no such method.
+        InputError: the artifact is no Core ML package, is damaged, has no such method, or is not what its manifest says.
         DeviceError: Core ML cannot load it.
     """
     if artifact.manifest.backend != "coreml":
@@ -91,9 +86,10 @@ def load(
     chosen = artifact.manifest.method(method)
     by_executor = not has_core_ml() if executor is None else executor
     begun = time.perf_counter()
-    engine = _executor(artifact, method) if by_executor else _core_ml(artifact, method, compute_units)
+    loaded = _executor(artifact, method) if by_executor else _core_ml(artifact, method, compute_units)
     load_ms = (time.perf_counter() - begun) * 1e3
-    return CoreMlModel(artifact, load_ms, chosen, EXECUTOR if by_executor else CORE_ML, engine)
+    check_interface(artifact, chosen, loaded)
+    return CoreMlModel(artifact, load_ms, chosen, EXECUTOR if by_executor else CORE_ML, loaded)
 
 
 def has_core_ml() -> bool:
@@ -101,18 +97,29 @@ def has_core_ml() -> bool:
     return sys.platform == "darwin"
 
 
-def _executor(artifact: Artifact, method: str) -> Engine:
-    from runtimes.coreml_delegate import delegate_engine
+def _executor(artifact: Artifact, method: str) -> Loaded:
+    from runtimes.coreml_delegate import load_delegate
     from runtimes.mil import load_program, open_package
 
     if artifact.manifest.target == "executorch":
-        return delegate_engine(artifact)
+        return load_delegate(artifact)
     program = load_program(open_package(artifact.path), function_name(method))
-    return lambda pixels: program.run({IMAGE: pixels})
+    labels = class_labels(program.package, program.function)
+    return Loaded(lambda pixels: program.run({IMAGE: pixels}), program.function, labels)
 
 
-def _core_ml(artifact: Artifact, method: str, compute_units: ComputeUnits) -> Engine:
-    model = load_core_ml(artifact, method, compute_units)
+def _core_ml(artifact: Artifact, method: str, compute_units: ComputeUnits) -> Loaded:
+    from runtimes.mil import open_package
+
+    engine = _core_ml_engine(artifact, load_core_ml(artifact, method, compute_units))
+    package = open_package(artifact.path)
+    function = package.functions.get(function_name(method))
+    if function is None:
+        raise InputError(f"{artifact.path}: has no function {function_name(method)!r}; convert the model again")
+    return Loaded(engine, function, class_labels(package, function))
+
+
+def _core_ml_engine(artifact: Artifact, model: Any) -> Engine:
     as_image = artifact.manifest.io == "image"
 
     def run(pixels: npt.NDArray[np.float32]) -> Mapping[str, Any]:

@@ -6,61 +6,96 @@ The delegate is an ordinary package inside of the program: it is taken out and r
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.coreml import Engine
+from runtimes.coreml_blob import read_blob
+from runtimes.coreml_engine import Loaded
 from tofe_edge.artifact import Artifact
-from tofe_edge.coreml_names import LOGITS, token_order
-from tofe_edge.errors import DeviceError
+from tofe_edge.coreml_names import IMAGE, LOGITS, token_order
+from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.files import write_content
 from tofe_edge.quiet import quiet
 
 _DELEGATE = "CoreMLBackend"
+_PACKAGE = "model.mlpackage"
 
 
-def delegate_engine(artifact: Artifact) -> Engine:
-    """An engine for the program's only delegate.
+def load_delegate(artifact: Artifact) -> Loaded:
+    """An engine for the program's only delegate, with the names that a package's inputs and outputs have.
 
     Raises:
         DeviceError: the program does more than call one Core ML delegate.
-        InputError: the package in it is damaged.
+        InputError: it or the package in it is damaged.
     """
     from runtimes.mil import load_program, open_package
 
-    with tempfile.TemporaryDirectory(prefix="tofe-edge-") as scratch:
-        package, places = _take_out(artifact, Path(scratch))
-        program = load_program(open_package(package))
-    (given,) = (feature.name for feature in program.function.inputs)
-    own_names = [program.function.outputs[place].name for place in places]
-    known = [LOGITS, *(token_order(stage) for stage in range(1, len(own_names)))]
+    blob, places = _take_out(artifact)
+    with tempfile.TemporaryDirectory(prefix="tofe-edge-") as scratch, _inside(artifact, Path(scratch)):
+        files = read_blob(blob)
+        write_content(Path(scratch), {name: files[name] for name in files if name.startswith(f"{_PACKAGE}/")})
+        program = load_program(open_package(Path(scratch, _PACKAGE)))
+    function = program.function
+    if len(function.inputs) != 1 or max(places) >= len(function.outputs):
+        raise _damaged(artifact, "its call and the package in it differ")
+    given, own = function.inputs[0], [function.outputs[place] for place in places]
+    known = [LOGITS, *(token_order(stage) for stage in range(1, len(own)))]
 
     def run(pixels: npt.NDArray[np.float32]) -> Mapping[str, Any]:
-        outputs = program.run({given: pixels})
-        return {name: outputs[own] for name, own in zip(known, own_names)}
+        with _inside(artifact, Path(scratch)):
+            outputs = program.run({given.name: pixels})
+        return {name: outputs[feature.name] for name, feature in zip(known, own)}
 
-    return run
+    renamed = (replace(feature, name=name) for name, feature in zip(known, own))
+    return Loaded(run, replace(function, inputs=(replace(given, name=IMAGE),), outputs=tuple(renamed)), None)
 
 
-def _take_out(artifact: Artifact, folder: Path) -> tuple[Path, list[int]]:
-    """The package, and for each output of the program its place among those of the package."""
+@contextmanager
+def _inside(artifact: Artifact, scratch: Path) -> Iterator[None]:
+    """Errors name the program, and not the folder that the package in it was unpacked into."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error).replace(str(scratch / _PACKAGE), _PACKAGE)
+        raise InputError(f"{artifact.path}: {message}") from error
+
+
+def _take_out(artifact: Artifact) -> tuple[bytes, list[int]]:
+    """The delegate's data, and for each output of the program its place among those of the package."""
+    try:
+        content = artifact.path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{artifact.path}: cannot be read ({error.strerror or error})") from error
     with quiet():
-        from executorch.backends.apple.coreml import executorchcoreml
         from executorch.exir._serialize._program import deserialize_pte_binary
 
-        file = deserialize_pte_binary(artifact.path.read_bytes())
-        (plan,) = file.program.execution_plan
-        (chain,) = plan.chains
-        if [delegate.id for delegate in plan.delegates] != [_DELEGATE] or len(chain.instructions) != 1:
-            raise DeviceError(
-                f"{artifact.path}: does more than call one Core ML delegate; it runs on macOS and iOS alone"
-            )
-        data = bytes(file.program.backend_delegate_data[plan.delegates[0].processed.index].data)
-        executorchcoreml.unflatten_directory_contents(data, str(folder.resolve()))
-    # The call names its inputs first and then its outputs, as they leave the package.
-    results = chain.instructions[0].instr_args.args[len(plan.inputs) :]
-    (package,) = folder.glob("*/model.mlpackage")
-    return package, [results.index(value) for value in plan.outputs]
+        try:
+            program = deserialize_pte_binary(content).program
+            (plan,) = program.execution_plan
+            (chain,) = plan.chains
+            if [delegate.id for delegate in plan.delegates] != [_DELEGATE] or len(chain.instructions) != 1:
+                raise DeviceError(
+                    f"{artifact.path}: does more than call one Core ML delegate; it runs on macOS and iOS alone"
+                )
+            # The call names its inputs first and then its outputs, as they leave the package.
+            results = chain.instructions[0].instr_args.args[len(plan.inputs) :]
+            places = [results.index(value) for value in plan.outputs]
+            data = bytes(program.backend_delegate_data[plan.delegates[0].processed.index].data)
+        except DeviceError:
+            raise
+        except Exception as error:
+            # The reader follows whatever offsets it finds: any error of Python's can come of that.
+            raise _damaged(artifact, "it is cut or no ExecuTorch program") from error
+    if not places:
+        raise _damaged(artifact, "it has no outputs")
+    return data, places
+
+
+def _damaged(artifact: Artifact, what: str) -> InputError:
+    return InputError(f"{artifact.path}: is damaged ({what}); copy or convert the model again")

@@ -38,7 +38,7 @@ def test_accuracy_is_of_the_side_it_is_named_after() -> None:
     ]
     assert accuracy.top1_reference.estimate == pytest.approx(right[0].mean()) == pytest.approx(0.75)
     assert accuracy.top1_artifact.estimate == pytest.approx(right[1].mean())
-    assert accuracy.difference == bootstrap_difference(*right)
+    assert accuracy.difference == bootstrap_difference(right[0], right[1])
     assert accuracy.mcnemar.lost == int((right[0] & ~right[1]).sum()) > 0
     assert accuracy.calibration_reference.accuracy == pytest.approx(0.75)
     assert accuracy.images_to_see_half_a_point is not None and accuracy.images_to_see_half_a_point > IMAGES

@@ -30,8 +30,8 @@ def test_convert_run_and_parity_of_a_package(
     out = tmp_path / "out"
     made = run_json(capsys, *convert(tiny_checkpoint, out, "--precision", "fp32", "--author", "A. Author"))
     path = Path(made["artifact"])
-    assert path == out / "tiny-fp32.mlpackage"
-    names = ["tiny-fp32.golden", "tiny-fp32.json", "tiny-fp32.mlpackage"]
+    assert path == out / "tiny-fp32-coreml.mlpackage"
+    names = ["tiny-fp32-coreml.golden", "tiny-fp32-coreml.json", "tiny-fp32-coreml.mlpackage"]
     assert sorted(child.name for child in out.iterdir()) == names
     assert made["size_bytes"] == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     assert (made["target"], made["selection"], made["delegates"], made["fallback_ops"]) == ("coreml", "rank", 1, {})
@@ -91,7 +91,7 @@ def test_an_executorch_program_with_core_ml_inside(
         "coreml",
     )
     path = Path(made["artifact"])
-    assert path.name == "tiny-fp16-coreml.pte"
+    assert path.name == "tiny-fp16-coreml_delegate.pte"
     assert (made["delegates"], made["fallback_ops"]) == (1, {})
     assert main(["profile", str(path)]) == 3
     assert "its delegate is Core ML, which runs on macOS and iOS alone" in capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_an_executorch_program_with_core_ml_inside(
             ["--elastic", "0.0016"],
             "--elastic: with --backend coreml each budget stores all weights; use --target coreml",
         ),
-        (["--precision", "pal6"], "--backend coreml takes one image a run, no palettes and no --float32-selectors"),
+        (["--precision", "pal6"], "--backend coreml has no palettes and no --float32-selectors; use --target coreml"),
         (["--author", "A"], "--io image, --author and --license describe a Core ML package; add --target coreml"),
     ],
 )
@@ -124,3 +124,27 @@ def test_what_a_delegate_does_not_have_is_refused(
     assert main(call) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_more_tokens_than_float16_counts_are_refused_before_any_work(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = convert(tiny_checkpoint, tmp_path, "--precision", "fp16", "--image-size", "768")
+    assert main([str(word) for word in call]) == 2
+    assert "2304 tokens cannot be ranked: float16 counts to 2048; use --selection topk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".mlpackage", ".json", ".golden"])
+def test_what_is_in_the_way_is_found_first_and_left_alone(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    place = tmp_path / f"tiny-fp16-coreml{suffix}"
+    if suffix == ".json":
+        place.mkdir()
+        (place / "precious").write_text("mine")
+    else:
+        place.write_text("mine")
+    assert main([str(word) for word in convert(tiny_checkpoint, tmp_path, "--precision", "fp16")]) == 2
+    assert f"{place}: is a f" in capsys.readouterr().err
+    assert (place / "precious" if suffix == ".json" else place).read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [place]

@@ -8,10 +8,11 @@ from typing import Literal
 import pytest
 
 from tofe_edge import budget
+from tofe_edge.artifact import manifest_path_of
 from tofe_edge.backbones import create_host
 from tofe_edge.checkpoint import Checkpoint
-from tofe_edge.cli import main
-from tofe_edge.cli.convert_options import Settings
+from tofe_edge.cli import build_parser, main
+from tofe_edge.cli.convert_options import Settings, settle
 from tofe_edge.errors import InputError
 from tofe_edge.training.config import TrainingConfig
 
@@ -55,26 +56,33 @@ def settings(
     return Settings(checkpoint, "", target, backend, precision, profile, mode, "topk", "iOS17")
 
 
-@pytest.mark.parametrize(
-    ("target", "precision", "mode", "ending"),
-    [
-        ("executorch", "int8", "dynamic", "-int8.pte"),
-        ("executorch", "int8", "static", "-int8_static.pte"),
-        ("executorch", "fp32", "static", "-fp32.pte"),
-        ("coreml", "int8", "weights", "-int8.mlpackage"),
-        ("coreml", "int8", "static", "-int8_static.mlpackage"),
-        ("coreml", "pal6", "weights", "-pal6.mlpackage"),
-    ],
-)
-def test_artifacts_that_differ_do_not_share_a_name(
-    tiny_checkpoint: Checkpoint,
-    target: Literal["executorch", "coreml"],
-    precision: str,
-    mode: Literal["dynamic", "static", "weights"],
-    ending: str,
-) -> None:
-    found = settings(tiny_checkpoint, target, precision, mode, "jetson_orin").file_name
-    assert found.endswith("-jetson_orin" + ending)
+def test_artifacts_that_differ_share_neither_name_nor_manifest(tiny_checkpoint: Checkpoint) -> None:
+    parser = build_parser()
+    targets = [["--target", "executorch"], ["--target", "coreml"], ["--target", "executorch", "--backend", "coreml"]]
+    kinds = [["--precision", "fp32"], ["--precision", "int8"], ["--precision", "int8", "--int8-mode", "static"]]
+    apple = [
+        ["--io", "tensor"],
+        ["--layout", "channels_first"],
+        ["--deployment-target", "iOS16"],
+        ["--float32-selectors"],
+    ]
+    calls = [[*target, *kind, *rest] for target in targets for kind in kinds for rest in ([], ["--image-size", "96"])]
+    calls += [[*targets[1], "--precision", "fp16", *option] for option in ([], *apple)]
+    for profile in ([], ["--profile", "iphone_15"], ["--profile", "jetson_orin"]):
+        names = [
+            settle(parser.parse_args(["convert", "--checkpoint", str(tiny_checkpoint.path), *profile, *call])).file_name
+            for call in calls
+        ]
+        manifests = {manifest_path_of(Path(name)) for name in names}
+        assert len(manifests) == len(calls), sorted(names)
+        suffixes = {Path(name).suffix for name, call in zip(names, calls) if call[1] == "coreml"}
+        assert suffixes == {".mlpackage"}
+
+
+@pytest.mark.parametrize("profile", ["iphone_15", "jetson_orin"])
+def test_what_the_profile_asks_for_has_the_plain_name(tiny_checkpoint: Checkpoint, profile: str) -> None:
+    call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--profile", profile]
+    assert Path(settle(build_parser().parse_args(call)).file_name).stem == f"tiny-{profile}-int8"
 
 
 def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoint: Checkpoint) -> None:

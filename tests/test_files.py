@@ -241,8 +241,7 @@ def test_a_finished_folder_takes_the_place_of_what_was_there(tmp_path: Path, the
     elif there == "a file":
         path.write_bytes(b"old")
     if there == "a file":
-        with pytest.raises(OSError):  # noqa: PT011  (which one depends on the system)
-            put_in_place(draft, path)
+        assert "is a file where a folder should go" in refused(path, lambda: put_in_place(draft, path))
         assert path.read_bytes() == b"old"
     else:
         put_in_place(draft, path)
@@ -255,3 +254,30 @@ def test_a_folder_with_a_link_has_no_fingerprint(tmp_path: Path) -> None:
     link = tmp_path / "model" / "link"
     link.symlink_to("/etc/passwd")
     assert "is no plain file" in refused(link, lambda: fingerprint_of(tmp_path / "model"))
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    draft, path = tmp_path / "draft", tmp_path / "model.json"
+    write_content(draft, b"{}")
+    write_content(path, {"precious": b"1"})
+    assert "is a folder where a file should go" in refused(path, lambda: put_in_place(draft, path))
+    assert names(path) == ["precious"]
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_be_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft, path = tmp_path / "draft", tmp_path / "model"
+    write_content(draft, {"new": b"1"})
+    write_content(path, {"old": b"1"})
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if self == draft:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        put_in_place(draft, path)
+    assert names(path) == ["old"]

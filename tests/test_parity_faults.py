@@ -148,7 +148,7 @@ def test_one_corrupted_scale_of_an_int8_weight_fails(
 ) -> None:
     graph = build_static_graph(load_model(tiny_checkpoint), tiny_checkpoint.token_counts)
     quantized = quantize(graph, plan_int8(graph, "dynamic"))
-    weights = quantized.blocks[1].fc2[1]
+    weights = quantized.get_submodule("blocks.1.fc2.1")
     assert isinstance(weights, Int8Weights)
     # The lowest bit of the exponent's upper half: what one flipped bit can do to a float.
     weights.scale[5] *= 2.0**8

@@ -20,10 +20,10 @@ Content = bytes | Mapping[str, bytes]
 """What a model is stored as: one file, or a folder of files by their path in it, with ``/``."""
 
 _PIECE = 1 << 20
-_NOT_OURS = (".DS_Store",)
-"""Files that a file manager leaves in folders it shows."""
+_NOT_OURS = (".DS_Store", "._")
+"""Beginnings of the names of files that macOS leaves in folders that it shows or copies."""
 
-_FULL_OR_IN_THE_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EISDIR)
+_FULL_OR_IN_THE_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY)
 
 
 def sha256_of(path: Path) -> str:
@@ -91,7 +91,7 @@ def _files_in(folder: Path) -> dict[str, Path]:
             {
                 (Path(parent) / name).relative_to(folder).as_posix(): Path(parent) / name
                 for name in files
-                if name not in _NOT_OURS
+                if not name.startswith(_NOT_OURS)
             }
         )
     return found
@@ -184,16 +184,36 @@ def write_content(path: Path, content: Content) -> None:
 def put_in_place(draft: Path, path: Path) -> None:
     """Rename a finished file or folder to ``path``, in the same file system, in place of what is there.
 
-    A folder cannot replace another in one step: the old one is moved beside the draft first, so that an
-    interruption leaves the old one, the new one, or (for a moment) none, never a mixture.
+    A folder cannot replace another in one step: the old one is moved beside the draft first, and back should the
+    second step fail, so that there is the old one or the new one, never a mixture.
+
+    Raises:
+        InputError: a file is where a folder should go, or the other way round.
     """
-    if path.is_dir():
-        retired = draft.with_name(f"{draft.name}.replaced")
-        path.replace(retired)
+    check_place(path, draft.is_dir())
+    if not path.is_dir():
         draft.replace(path)
-        shutil.rmtree(retired, ignore_errors=True)
-    else:
+        return
+    retired = draft.with_name(f"{draft.name}.replaced")
+    path.replace(retired)
+    try:
         draft.replace(path)
+    except BaseException:
+        retired.replace(path)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def check_place(path: Path, folder: bool) -> None:
+    """Refuse to put a file where a folder is, or a folder where a file is: what is there may be somebody's work.
+
+    Raises:
+        InputError: there is something of the other kind.
+    """
+    if path.is_dir() and not folder:
+        raise InputError(f"{path}: is a folder where a file should go; move it away or choose another --out")
+    if folder and path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file where a folder should go; move it away or choose another --out")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -91,7 +91,20 @@ def read_image(path: Path) -> Image.Image:
     """
     _require_regular_file(path)
     try:
-        with path.open("rb") as handle, _quiet_pillow():
+        with path.open("rb") as handle:
+            return decode_image(handle, path)
+    except OSError as error:
+        raise _refusal(path, f"cannot be read ({_reason(error)}); copy or export it again") from error
+
+
+def decode_image(handle: BinaryIO, path: Path) -> Image.Image:
+    """Decode an open file by the rules of :func:`read_image`; ``path`` names it in messages.
+
+    Raises:
+        InputError: as :func:`read_image`, of the content.
+    """
+    try:
+        with _quiet_pillow():
             return _decode(handle, path)
     except InputError:
         raise

@@ -6,11 +6,10 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from tofe_edge import images
 from tofe_edge.errors import InputError
-from tofe_edge.images import IMAGE_SUFFIXES
+from tofe_edge.images import IMAGE_SUFFIXES, decode_image
 from tofe_edge.labels import ClassMap, shown
 from tofe_edge.tar import Member, list_members, read_member
 
@@ -69,18 +68,11 @@ def read_shard_image(shard: Path, member: Member) -> Image.Image:
     Raises:
         InputError: it has more than 64 MiB, or cannot be decoded.
     """
-    where = shard / member.name
     try:
         content = read_member(shard, member, _MAX_IMAGE)
-        with images._quiet_pillow():
-            return images._decode(io.BytesIO(content), where)
-    except InputError:
-        raise
-    except UnidentifiedImageError as error:
-        raise images._refusal(where, f"is not an image this program reads; give {images._FORMAT_NAMES}") from error
-    except Exception as error:
-        # As in read_image: damaged files make the decoders raise nearly anything.
-        raise images._refusal(where, f"is damaged, truncated or too large ({error}); export it again") from error
+    except OSError as error:
+        raise InputError(f"{shard}: cannot be read ({error.strerror or error}); check its permissions") from error
+    return decode_image(io.BytesIO(content), shard / member.name)
 
 
 def _visible(shard: Path) -> Iterator[tuple[Member, str]]:

@@ -18,7 +18,8 @@ def test_every_quantized_layer_has_both_figures_in_the_order_of_the_graph() -> N
     plan = plan_int8(graph, "dynamic")
     noise = layer_noise_of(graph, quantize(graph, plan, gather_statistics(graph, seen)), plan, seen)
     assert noise.keys() == plan.layers
-    assert list(noise)[0] == "stem.embed" and list(noise)[-1].startswith("head.")
+    order = list(noise)
+    assert order[0] == "stem.embed" and order[-1].startswith("head.")
     assert all(25 < layer.own_snr_db < 70 for layer in noise.values())
     # The first layer was given nothing that was rounded; those behind it were.
     assert noise["stem.embed"].reached_snr_db == pytest.approx(noise["stem.embed"].own_snr_db)
@@ -31,7 +32,7 @@ def test_a_damaged_layer_is_found() -> None:
     graph, seen = tiny_graph(), images(2, seed=1)
     plan = plan_int8(graph, "dynamic")
     damaged = quantize(graph, plan)
-    weights = damaged.blocks[2].fc1[1]
+    weights = damaged.get_submodule("blocks.2.fc1.1")
     assert isinstance(weights, Int8Weights)
     weights.scale[3] *= 32
     noise = layer_noise_of(graph, damaged, plan, seen)

@@ -20,6 +20,7 @@ from tiny_packages import ABOUT, LABELS, SHAPE, graph_of, made, options, pixels,
 from converters.coreml import lower
 from converters.coreml_package import unique_labels
 from runtimes.mil import Program
+from tofe_edge.errors import InputError
 from tofe_edge.parity import snr_db
 
 QUANTIZED = {
@@ -156,6 +157,21 @@ def outputs_equal(one: Mapping[str, object], other: Mapping[str, object]) -> boo
 
 def test_classes_of_one_name_are_told_apart() -> None:
     assert unique_labels(["crane", "dog", "crane"], ["n1", "n2", "n3"]) == ("crane (n1)", "dog", "crane (n3)")
+
+
+@pytest.mark.parametrize(
+    ("names", "identifiers"),
+    [(["a", "a", "a (1)"], ["1", "2", "1"]), (["a", "a"], ["1", "1"]), (["a", ""], ["1", "2"])],
+)
+def test_classes_that_cannot_be_told_apart_are_refused(names: list[str], identifiers: list[str]) -> None:
+    with pytest.raises(InputError, match="is empty or there twice"):
+        unique_labels(names, identifiers)
+
+
+@pytest.mark.parametrize("kind", ["fp16", "weights"])
+def test_tensors_go_in_as_float32(kind: str) -> None:
+    (given,) = made(kind).program().function.inputs
+    assert given.dtype == "fp32"
 
 
 @pytest.mark.parametrize("kind", ["weights,image", "fp16"])

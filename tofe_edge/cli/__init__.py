@@ -20,7 +20,7 @@ _NOT_RUN = 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a gate failed, 2 wrong input, 3 a device or runtime failed."""
-    parsed = _parser().parse_args(arguments)
+    parsed = build_parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     code = _NOT_RUN
@@ -59,7 +59,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
     parser = argparse.ArgumentParser(
         prog="tofe-edge",
         description="Edge inference for ToFe vision transformers: a device profile in, a measured and checked model out.",

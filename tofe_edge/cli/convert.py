@@ -13,7 +13,7 @@ from tofe_edge.cli.converted import describe, to_json
 from tofe_edge.cli.options import require
 from tofe_edge.cli.output import emit
 from tofe_edge.errors import GateError
-from tofe_edge.files import put_in_place, workshop, write_content
+from tofe_edge.files import check_place, put_in_place, workshop, write_content
 from tofe_edge.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -40,12 +40,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Convert; nothing is left in the output folder unless the result passes its parity gates."""
-    from tofe_edge.artifact import Artifact, with_parity, write_manifest
+    from tofe_edge.artifact import Artifact, manifest_path_of, with_parity, write_manifest
     from tofe_edge.golden import golden_path_of
 
     settings = settle(args)
     request = _request(args, settings).check()
     file_name = settings.file_name
+    places = {args.out / file_name: settings.target == "coreml"}
+    places |= {golden_path_of(args.out / file_name): True, manifest_path_of(args.out / file_name): False}
+    for place, is_folder in places.items():
+        check_place(place, is_folder)
     with workshop(args.out) as folder, progress_bar("reading images", total=3, unit="step") as bar:
         calibration, samples = _read_images(args, settings)
         bar.update(1)

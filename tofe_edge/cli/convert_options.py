@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _CALIBRATION_IMAGES = 256
 _DEPLOYMENT_TARGET = "iOS17"
+_OWN_BACKENDS = {"executorch": "xnnpack", "coreml": "coreml"}
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -67,7 +68,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8", "pal6", "pal4"),
-        help="pal6, pal4: weights from palettes of 64 or 16 values, Core ML alone (default: the profile's, else int8)",
+        help="for Core ML alone fp16, and pal6 and pal4: weights from palettes of 64 or 16 values "
+        "(default: the profile's, else int8)",
     )
     parser.add_argument(
         "--int8-mode",
@@ -79,7 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="images for int8: weights are rounded with regard to them, and --max-accuracy-drop is held on them "
+        help="images for int8 and palettes: weights are rounded with regard to them, and --max-accuracy-drop is held on them "
         "(default: crops of two sample photographs, no drop)",
     )
     parser.add_argument(
@@ -93,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--max-accuracy-drop",
         type=positive_float,
         metavar="POINTS",
-        help="top-1 that int8 may cost on the calibration images; the most sensitive layers stay in float for it "
+        help="top-1 that int8 or palettes may cost on the calibration images; the most sensitive layers stay in float for it "
         "(default: 0.5 where there are images)",
     )
     parser.add_argument(
@@ -163,13 +165,18 @@ def settle(args: argparse.Namespace) -> Settings:
     backend: Literal["xnnpack", "coreml"] = "coreml" if "coreml" in (target, args.backend) else "xnnpack"
     if backend != "coreml":
         for option in ("io", "deployment_target", "layout", "float32_selectors", "author", "license"):
-            require(not getattr(args, option), f"--{option.replace('_', '-')} is for Core ML; add --target coreml")
+            require(
+                getattr(args, option) in (None, "", False),
+                f"--{option.replace('_', '-')} is for Core ML; add --target coreml",
+            )
     require(
         target == "coreml" or not (args.io == "image" or args.author or args.license),
         "--io image, --author and --license describe a Core ML package; add --target coreml",
     )
-    usual = _usual_selection(backend, profile)
-    return Settings(
+    own_target = defaults.target if defaults else "executorch"
+    own_system = (defaults and defaults.deployment_target) or _DEPLOYMENT_TARGET
+    own_selection = _usual_selection(backend, profile)
+    settled = Settings(
         checkpoint,
         reason,
         target=target,
@@ -177,11 +184,41 @@ def settle(args: argparse.Namespace) -> Settings:
         precision=args.precision or (defaults.precision if defaults else "int8"),
         profile=profile.name if profile else None,
         int8_mode=args.int8_mode or ("weights" if backend == "coreml" else "dynamic"),
-        selection=args.selection or usual,
-        deployment_target=args.deployment_target or (defaults and defaults.deployment_target) or _DEPLOYMENT_TARGET,
+        selection=args.selection or own_selection,
+        deployment_target=own_system if args.deployment_target is None else args.deployment_target,
         io=args.io or ("image" if target == "coreml" else "tensor"),
         layout=args.layout or "tokens_first",
-        variant=_variant(args, usual),
+    )
+    variant = (
+        _name_of_target(settled) if (target, backend) != (own_target, _OWN_BACKENDS[own_target]) else "",
+        *_shape_variant(args),
+        settled.selection if settled.selection != own_selection else "",
+        *(_coreml_variant(args, settled, own_system) if backend == "coreml" else ()),
+    )
+    return replace(settled, variant=tuple(filter(None, variant)))
+
+
+def _name_of_target(settings: Settings) -> str:
+    """What tells an artifact from the one that the profile asks for: manifests stand beside both under one stem."""
+    if settings.target == settings.backend:
+        return settings.target
+    return "xnnpack" if settings.backend == "xnnpack" else "coreml_delegate"
+
+
+def _shape_variant(args: argparse.Namespace) -> tuple[str, ...]:
+    return (
+        "elastic" if args.elastic else "",
+        f"batch{args.batch}" if args.batch > 1 else "",
+        f"{args.image_size}px" if args.image_size else "",
+    )
+
+
+def _coreml_variant(args: argparse.Namespace, settings: Settings, own_system: str) -> tuple[str, ...]:
+    return (
+        "tensor" if settings.target == "coreml" and settings.io == "tensor" else "",
+        "channels_first" if settings.layout == "channels_first" else "",
+        "fp32_selectors" if args.float32_selectors else "",
+        settings.deployment_target if settings.deployment_target != own_system else "",
     )
 
 
@@ -194,20 +231,6 @@ def _usual_selection(backend: str, profile: DeviceProfile | None) -> Selection:
     if backend == "xnnpack":
         return "topk"
     return "rank" if profile is None or any(unit.kind == "npu" for unit in profile.peaks.accelerators) else "topk"
-
-
-def _variant(args: argparse.Namespace, usual_selection: Selection) -> tuple[str, ...]:
-    parts = (
-        "coreml" if args.backend == "coreml" and args.target != "coreml" else "",
-        "elastic" if args.elastic else "",
-        f"batch{args.batch}" if args.batch > 1 else "",
-        f"{args.image_size}px" if args.image_size else "",
-        args.selection if args.selection not in (None, usual_selection) else "",
-        "tensor" if args.io == "tensor" and args.backend != "coreml" else "",
-        "channels_first" if args.layout == "channels_first" else "",
-        "fp32_selectors" if args.float32_selectors else "",
-    )
-    return tuple(filter(None, parts))
 
 
 def _warn_over_budget(checkpoint: Checkpoint, profile: DeviceProfile | None, max_gmacs: float | None) -> None:

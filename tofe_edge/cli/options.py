@@ -45,7 +45,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
     """``--data``, ``--limit`` and ``--resize``."""
-    parser.add_argument("--data", type=Path, metavar="DIR", help=help_text)
+    parser.add_argument("--data", type=Path, metavar="DATA", help=help_text)
     parser.add_argument("--limit", type=positive_int, metavar="N", help="use N images, spread evenly over the classes")
     parser.add_argument(
         "--resize",

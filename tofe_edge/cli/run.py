@@ -69,6 +69,10 @@ def _classify(args: argparse.Namespace) -> int:
     if args.deadline_ms is None:
         model = load_model(artifact, args.threads, args.method or DEFAULT_METHOD)
     else:
+        require(
+            manifest.backend == "xnnpack",
+            f"{artifact.path}: --deadline-ms is for models that XNNPACK runs; choose a budget with --method",
+        )
         model = load_elastic(artifact, args.threads, args.deadline_ms)
     document, blocks = [], []
     for path, pixels in zip(args.images, inputs):

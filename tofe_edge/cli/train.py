@@ -51,8 +51,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--data",
         action="append",
         required=True,
-        metavar="DIR[:REPEATS]",
-        help="training images: DIR/<class id>/<image> or a .csv of path,label; may be repeated",
+        metavar="DATA[:REPEATS]",
+        help="training images: as evaluate --data; may be repeated",
     )
     parser.add_argument(
         "--validation",

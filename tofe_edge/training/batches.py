@@ -14,13 +14,12 @@ from torch import Tensor
 
 from tofe_edge.dataset import Sample, find_samples
 from tofe_edge.errors import InputError
-from tofe_edge.images import read_image
 from tofe_edge.preprocessing import Preprocessing, normalize, random_resized_crop
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of training images, each of them seen ``repeats`` times an epoch."""
+    """A folder, table or shards of training images, each of them seen ``repeats`` times an epoch."""
 
     folder: Path
     repeats: int = 1
@@ -94,9 +93,9 @@ def _batch(
     unreadable: list[Path] = []
     for sample in _drawn(samples, batch_size, step, seed):
         try:
-            image = read_image(sample.path)
+            image = sample.read()
         except InputError:
-            unreadable.append(sample.path)
+            unreadable.append(sample.location)
             continue
         crop = random_resized_crop(image, preprocessing.image_size, generator, (crop_scale, 1.0))
         images.append(normalize(np.asarray(crop), preprocessing))

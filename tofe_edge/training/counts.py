@@ -14,7 +14,6 @@ from torch import Tensor
 from tofe_edge.backbones import Backbone, TokenCounts
 from tofe_edge.dataset import Sample
 from tofe_edge.errors import InputError
-from tofe_edge.images import read_image
 from tofe_edge.macs import gmacs, tofe_macs
 from tofe_edge.preprocessing import preprocess
 from tofe_edge.progress import progress_bar
@@ -59,7 +58,7 @@ def measure_counts(model: ToFe, samples: Sequence[Sample], seed: int = 0) -> Mea
             arrays = []
             for sample in samples[start : start + _BATCH]:
                 try:
-                    arrays.append(preprocess(read_image(sample.path), model.backbone.preprocessing))
+                    arrays.append(preprocess(sample.read(), model.backbone.preprocessing))
                 except InputError:
                     continue
             if arrays:

@@ -60,7 +60,6 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     model, classes = ToFe(host), default_classes(host.spec.classes)
     sources = tuple(Source.parse(text) for text in request.data)
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
-    _require_files(data)
     dense = _accuracy(request, model, None, classes)
     result = train(model, data, config, request.out, device)
     measured = measure_counts(model, data.held_out or sample_evenly(data.train, 256), config.seed)
@@ -86,13 +85,6 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
         "mode": "batch",
     }
     return save(request.out, model, replace(header, accuracy=accuracy))
-
-
-def _require_files(data: TrainingSet) -> None:
-    """Batches are read from files: drawn at random, for every epoch anew."""
-    for sample in (*data.held_out, *data.train):
-        if sample.member is not None:
-            raise InputError(f"{sample.path}: training takes no tar shards; unpack it to a folder and give that")
 
 
 def _accuracy(request: TrainingRequest, model: ToFe, counts: TokenCounts | None, classes: Classes) -> Evaluation | None:

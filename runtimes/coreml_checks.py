@@ -1,0 +1,168 @@
+"""What an app reads of a Core ML package, held to the manifest and to the logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtimes.mil.manifest import shown
+from tofe_edge.artifact import Artifact, Manifest, Method
+from tofe_edge.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
+from tofe_edge.errors import DeviceError, InputError
+
+if TYPE_CHECKING:
+    from runtimes.coreml_engine import Loaded
+    from runtimes.mil import Function, MlPackage
+
+_PROBABILITY_ERROR = 2e-2
+_ROUNDING = 2.0**-9
+"""Of a half-precision number, relative, twice: logits nearer to each other may change places."""
+
+
+def class_labels(package: MlPackage, function: Function) -> tuple[object, ...] | None:
+    """The labels that a package gives the classes, in their order; ``None`` where it is no classifier.
+
+    Raises:
+        InputError: it does not say them.
+    """
+    from runtimes.mil.signature import function_block
+    from runtimes.mil.values import read_value
+
+    block = function_block(package.spec.mlProgram.functions[function.name], function.name, package.path)
+    constants = {result.name: each for each in block.operations if each.type == "const" for result in each.outputs}
+    for operation in block.operations:
+        if operation.type != "classify":
+            continue
+        arguments = operation.inputs["classes"].arguments if "classes" in operation.inputs else []
+        values = [
+            constants[argument.name].attributes["val"] if argument.name in constants else argument.value
+            for argument in arguments
+        ]
+        read = [read_value(value, package.weights) for value in values if value.HasField("type")]
+        labels = read[0] if len(read) == 1 else None
+        if not isinstance(labels, list):
+            raise InputError(f"{package.path}: its classes have no list of labels; convert the model again")
+        return tuple(labels)
+    return None
+
+
+def order_sizes(manifest: Manifest, method: Method) -> list[int]:
+    """How many tokens each selection lists: all patches, and the last one those that are kept."""
+    kept = method.token_counts or []
+    return [manifest.patch_tokens] * (len(kept) - 1) + kept[-1:]
+
+
+def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
+    """Compare inputs, outputs and labels of a function with the manifest.
+
+    Raises:
+        InputError: they differ.
+    """
+    manifest = artifact.manifest
+    as_image, size = manifest.io == "image", manifest.preprocessing.image_size
+    wanted = (IMAGE, "image" if as_image else "tensor", (1, 3, size, size), "RGB" if as_image else None)
+    given = [(each.name, each.kind, each.shape, each.color) for each in loaded.function.inputs]
+    if given != [wanted]:
+        raise _differ(artifact, f"it takes {shown(given)}, not {shown([wanted])}")
+    sizes = {LOGITS: len(manifest.class_names)}
+    sizes.update({token_order(stage): count for stage, count in enumerate(order_sizes(manifest, method), 1)})
+    outputs = {each.name: each for each in loaded.function.outputs}
+    names = {*sizes, *((LABEL, PROBABILITIES) if as_image else ())}
+    if outputs.keys() != names:
+        odd = min(outputs.keys() ^ names)
+        raise _differ(artifact, f"{'it has the' if odd in outputs else 'it lacks the'} output {shown(odd)}")
+    for name, count in sizes.items():
+        shape = outputs[name].shape
+        if outputs[name].kind != "tensor" or not shape or not math.prod(shape) == shape[-1] == count:
+            raise _differ(artifact, f"{name} has the shape {shown(list(shape))}, not {[1, count]}")
+    if as_image:
+        _check_labels(artifact, loaded.labels or ())
+
+
+def _check_labels(artifact: Artifact, labels: Sequence[object]) -> None:
+    """Each label is the name of its class, with the class identifier behind it where several have that name."""
+    names, identifiers = artifact.manifest.class_names, artifact.manifest.class_ids
+    if len(labels) != len(names):
+        raise _differ(artifact, f"it has {len(labels)} labels, not {len(names)}")
+    for number, (label, name, identifier) in enumerate(zip(labels, names, identifiers)):
+        if label not in (name, f"{name} ({identifier})"):
+            raise _differ(artifact, f"it calls class {number} {shown(label)}, not {shown(name)}")
+        if label in labels[:number]:
+            raise _differ(artifact, f"it calls class {number} {shown(label)}, as it does another one")
+
+
+def read_orders(
+    artifact: Artifact, method: Method, outputs: Mapping[str, Any]
+) -> list[npt.NDArray[np.floating[Any] | np.signedinteger[Any]]]:
+    """The selections of one run.
+
+    Raises:
+        InputError: one lists what is no patch.
+        DeviceError: one is missing.
+    """
+    orders = []
+    for stage, size in enumerate(order_sizes(artifact.manifest, method), 1):
+        name, tokens = token_order(stage), artifact.manifest.patch_tokens
+        order = np.rint(np.asarray(_output(artifact, outputs, name)).reshape(-1))
+        if order.size != size or not bool(((order >= 0) & (order < tokens)).all()):
+            raise InputError(
+                f"{artifact.path}: {name} does not list {size} of the {tokens} patches; convert the model again"
+            )
+        orders.append(order)
+    return orders
+
+
+def read_logits(artifact: Artifact, outputs: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The logits of one run. Raises :class:`DeviceError` where there are none, or not one a class."""
+    logits = np.asarray(_output(artifact, outputs, LOGITS), dtype=np.float32).reshape(-1)
+    if logits.size != len(artifact.manifest.class_names):
+        raise DeviceError(f"{artifact.path}: gave {logits.size} logits; restart, or update the system")
+    return logits
+
+
+def check_classification(
+    artifact: Artifact, labels: Sequence[object], logits: npt.NDArray[np.float32], outputs: Mapping[str, Any]
+) -> None:
+    """Compare the class and the probabilities that an app reads with the logits. Where those overflow nothing is known.
+
+    Raises:
+        InputError: they differ.
+        DeviceError: they are missing.
+    """
+    label, by_label = _output(artifact, outputs, LABEL), _output(artifact, outputs, PROBABILITIES)
+    if not np.isfinite(logits).all():
+        return
+    names = artifact.manifest.class_names
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    softmax = exponentials / exponentials.sum()
+    found = np.array([by_label.get(each, np.nan) for each in labels], np.float64)
+    for number in np.flatnonzero(~(np.abs(found - softmax) <= _PROBABILITY_ERROR))[:1]:
+        raise _contradicts(
+            artifact,
+            f"{PROBABILITIES} gives class {number} {shown(names[number])} {found[number]:.3g}, "
+            f"but its logits {softmax[number]:.3g}",
+        )
+    best, named = int(logits.argmax()), labels.index(label) if label in labels else None
+    near = _ROUNDING * (1 + float(np.abs(logits).max()))
+    if named is None or logits[best] - logits[named] > near or found[named] < found.max() * (1 - _ROUNDING):
+        raise _contradicts(
+            artifact, f"{LABEL} is {shown(label)}, but its logits are best for class {best} {shown(names[best])}"
+        )
+
+
+def _output(artifact: Artifact, outputs: Mapping[str, Any], name: str) -> Any:
+    if name not in outputs:
+        raise DeviceError(f"{artifact.path}: gave no {name}; restart, or update the system")
+    return outputs[name]
+
+
+def _differ(artifact: Artifact, what: str) -> InputError:
+    return InputError(f"{artifact.path}: its manifest and the package differ ({what}); convert the model again")
+
+
+def _contradicts(artifact: Artifact, what: str) -> InputError:
+    return InputError(f"{artifact.path}: contradicts itself ({what}); convert the model again")
