@@ -8,15 +8,13 @@ from typing import Literal
 import torch
 
 from converters.quantize import Int8Mode
+from profiles.schema import DEPLOYMENT_TARGETS
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
 
 Target = Literal["executorch", "coreml"]
 Selection = Literal["topk", "rank"]
 Layout = Literal["tokens_first", "channels_first"]
-
-DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
-"""By Core ML's names, the oldest first; macOS 13, 14, 15 and 26 load the same packages."""
 
 PALETTE_BITS = {"pal6": 6, "pal4": 4}
 
@@ -101,6 +99,8 @@ class ConvertRequest:
                 "--batch: a Core ML package takes one image a run; hand it several with MLArrayBatchProvider"
             )
         if self.coreml is not None:
+            if self.coreml.float32_selectors and self.precision == "fp32":
+                raise InputError("--float32-selectors: at --precision fp32 everything is; leave it out")
             self._check_system(self.coreml.deployment_target)
         assert self.coreml is not None or self.target != "coreml", "a package needs the options of Core ML"
         return self

@@ -24,6 +24,7 @@ ACCELERATOR_PRECISIONS = ("fp32", "fp16", "int8", "unstated")
 PRECISIONS = ("fp32", "fp16", "int8")
 BACKENDS_BY_TARGET = {"executorch": ("xnnpack",), "coreml": ("coreml",)}
 DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+"""By Core ML's names, the oldest first; macOS 13, 14, 15 and 26 load the same packages."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 

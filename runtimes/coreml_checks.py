@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.mil.manifest import shown
 from tofe_edge.artifact import Artifact, Manifest, Method
 from tofe_edge.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
 from tofe_edge.errors import DeviceError, InputError
@@ -67,18 +66,18 @@ def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
     wanted = (IMAGE, "image" if as_image else "tensor", (1, 3, size, size), "RGB" if as_image else None)
     given = [(each.name, each.kind, each.shape, each.color) for each in loaded.function.inputs]
     if given != [wanted]:
-        raise _differ(artifact, f"it takes {shown(given)}, not {shown([wanted])}")
+        raise _differ(artifact, f"it takes {_shown(given)}, not {_shown([wanted])}")
     sizes = {LOGITS: len(manifest.class_names)}
     sizes.update({token_order(stage): count for stage, count in enumerate(order_sizes(manifest, method), 1)})
     outputs = {each.name: each for each in loaded.function.outputs}
     names = {*sizes, *((LABEL, PROBABILITIES) if as_image else ())}
     if outputs.keys() != names:
         odd = min(outputs.keys() ^ names)
-        raise _differ(artifact, f"{'it has the' if odd in outputs else 'it lacks the'} output {shown(odd)}")
+        raise _differ(artifact, f"{'it has the' if odd in outputs else 'it lacks the'} output {_shown(odd)}")
     for name, count in sizes.items():
         shape = outputs[name].shape
         if outputs[name].kind != "tensor" or not shape or not math.prod(shape) == shape[-1] == count:
-            raise _differ(artifact, f"{name} has the shape {shown(list(shape))}, not {[1, count]}")
+            raise _differ(artifact, f"{name} has the shape {_shown(list(shape))}, not {[1, count]}")
     if as_image:
         _check_labels(artifact, loaded.labels or ())
 
@@ -88,11 +87,13 @@ def _check_labels(artifact: Artifact, labels: Sequence[object]) -> None:
     names, identifiers = artifact.manifest.class_names, artifact.manifest.class_ids
     if len(labels) != len(names):
         raise _differ(artifact, f"it has {len(labels)} labels, not {len(names)}")
+    seen: set[object] = set()
     for number, (label, name, identifier) in enumerate(zip(labels, names, identifiers)):
         if label not in (name, f"{name} ({identifier})"):
-            raise _differ(artifact, f"it calls class {number} {shown(label)}, not {shown(name)}")
-        if label in labels[:number]:
-            raise _differ(artifact, f"it calls class {number} {shown(label)}, as it does another one")
+            raise _differ(artifact, f"it calls class {number} {_shown(label)}, not {_shown(name)}")
+        if label in seen:
+            raise _differ(artifact, f"it calls class {number} {_shown(label)}, as it does another one")
+        seen.add(label)
 
 
 def read_orders(
@@ -143,14 +144,14 @@ def check_classification(
     for number in np.flatnonzero(~(np.abs(found - softmax) <= _PROBABILITY_ERROR))[:1]:
         raise _contradicts(
             artifact,
-            f"{PROBABILITIES} gives class {number} {shown(names[number])} {found[number]:.3g}, "
+            f"{PROBABILITIES} gives class {number} {_shown(names[number])} {found[number]:.3g}, "
             f"but its logits {softmax[number]:.3g}",
         )
     best, named = int(logits.argmax()), labels.index(label) if label in labels else None
     near = _ROUNDING * (1 + float(np.abs(logits).max()))
     if named is None or logits[best] - logits[named] > near or found[named] < found.max() * (1 - _ROUNDING):
         raise _contradicts(
-            artifact, f"{LABEL} is {shown(label)}, but its logits are best for class {best} {shown(names[best])}"
+            artifact, f"{LABEL} is {_shown(label)}, but its logits are best for class {best} {_shown(names[best])}"
         )
 
 
@@ -158,6 +159,13 @@ def _output(artifact: Artifact, outputs: Mapping[str, Any], name: str) -> Any:
     if name not in outputs:
         raise DeviceError(f"{artifact.path}: gave no {name}; restart, or update the system")
     return outputs[name]
+
+
+def _shown(text: object) -> str:
+    # Importing the executor takes seconds, and most programs have no error.
+    from runtimes.mil.manifest import shown
+
+    return shown(text)
 
 
 def _differ(artifact: Artifact, what: str) -> InputError:

@@ -38,8 +38,10 @@ def load_delegate(artifact: Artifact) -> Loaded:
 
     blob, places = _take_out(artifact)
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as scratch, _inside(artifact, Path(scratch)):
-        files = read_blob(blob)
-        write_content(Path(scratch), {name: files[name] for name in files if name.startswith(f"{_PACKAGE}/")})
+        files = {name: part for name, part in read_blob(blob).items() if name.startswith(f"{_PACKAGE}/")}
+        if not files:
+            raise InputError("the Core ML delegate's data have no package in them; convert the model again")
+        write_content(Path(scratch), files)
         program = load_program(open_package(Path(scratch, _PACKAGE)))
     function = program.function
     if len(function.inputs) != 1 or max(places) >= len(function.outputs):

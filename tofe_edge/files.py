@@ -80,9 +80,13 @@ def size_of(path: Path) -> int:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def _refuse_folder(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+
+
 def _files_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_refuse_folder):
         for name in (*folders, *files):
             path = Path(parent) / name
             if path.is_symlink() or not (path.is_dir() or path.is_file()):

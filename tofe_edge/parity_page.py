@@ -137,6 +137,11 @@ def _figure(name: str, change: Change, names: Sequence[str], picture: bytes | No
     )
 
 
+def _in_number_order(item: tuple[str, object]) -> list[tuple[int, str]]:
+    """Block 2 before block 10: a manifest's keys are in the order of their letters."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in item[0].split(".")]
+
+
 def _layers(manifest: Manifest) -> str:
     layers = (manifest.quantization or {}).get("layers") or {}
     if not layers:
@@ -145,7 +150,7 @@ def _layers(manifest: Manifest) -> str:
     rows = "".join(
         f"<tr><td>{escape(name)}</td>{_bar(quietest / max(layer['own_snr_db'], 1e-9))}"
         f"<td class=number>{layer['own_snr_db']:.1f} dB</td><td class=number>{layer['reached_snr_db']:.1f} dB</td></tr>"
-        for name, layer in layers.items()
+        for name, layer in sorted(layers.items(), key=_in_number_order)
     )
     return (
         "<h2>Where rounding comes from</h2>\n<p>Output of each quantized layer against fp32, measured at conversion: by its own "

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from converters.request import Calibration, ConvertRequest, CoreMlRequest
     from tofe_edge.artifact import Artifact
     from tofe_edge.checkpoint import Checkpoint
+    from tofe_edge.cli.checking import Checked
     from tofe_edge.inputs import Inputs
-    from tofe_edge.parity import Parity
 
 _CHECK_IMAGES = 64
 _CALIBRATION_SEED = 1
@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
         draft = _lower(replace(request, calibration=calibration), folder / file_name)
         bar.update(1)
         bar.set_description("checking against the reference")
-        parities = _check_methods(draft, settings.checkpoint, samples, args.waive is not None)
-        parity = next(iter(parities.values()))
-        manifest = with_parity(draft.manifest, _parity_record(parities, samples.source, args.waive))
+        found = _check_methods(draft, settings.checkpoint, samples, args.waive is not None)
+        parity = next(iter(found.values())).parity
+        manifest = with_parity(draft.manifest, _parity_record(found, samples.source, args.waive))
         write_manifest(draft.path, manifest)
         golden = _write_golden(draft, settings.checkpoint)
         bar.update(1)
@@ -73,18 +73,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs, waived: bool) -> dict[str, Parity]:
-    """Parity of each method; raises :class:`GateError` where one fails its gates and that is not waived."""
+def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs, waived: bool) -> dict[str, Checked]:
+    """The comparison of each method; raises :class:`GateError` where one fails its gates and that is not waived."""
     from tofe_edge.cli.checking import InMemory, check
 
-    parities = {
-        name: check(draft, checkpoint, InMemory(samples), method=name).parity for name in draft.manifest.methods
-    }
-    for name, parity in parities.items():
+    found = {name: check(draft, checkpoint, InMemory(samples), method=name) for name in draft.manifest.methods}
+    for name, parity in ((name, checked.parity) for name, checked in found.items()):
         if not parity.passed and not waived:
             which = f"{draft.path.name}, method {name}" if draft.manifest.further_methods else draft.path.name
             raise GateError(f"{which}: not written, it differs from the reference: {'; '.join(parity.failures)}")
-    return parities
+    return found
 
 
 def _write_golden(draft: Artifact, checkpoint: Checkpoint) -> Path:
@@ -97,11 +95,11 @@ def _write_golden(draft: Artifact, checkpoint: Checkpoint) -> Path:
     return path
 
 
-def _parity_record(parities: Mapping[str, Parity], source: str, waiver: str | None) -> dict[str, Any]:
+def _parity_record(found: Mapping[str, Checked], source: str, waiver: str | None) -> dict[str, Any]:
     """What the manifest keeps: parity of the default method, and what was waived of any, with the reason given."""
-    default, *_ = parities.values()
-    record: dict[str, Any] = {**default.to_json(), "source": source}
-    failures = [f"{name}: {failure}" for name, parity in parities.items() for failure in parity.failures]
+    default, *_ = found.values()
+    record: dict[str, Any] = {**default.parity.to_json(), "source": source, "reference_device": default.device}
+    failures = [f"{name}: {failure}" for name, checked in found.items() for failure in checked.parity.failures]
     if failures and waiver is not None:
         record["waiver"] = {"text": waiver, "failures": failures}
     return record

@@ -76,7 +76,7 @@ def _describe_int8(manifest: Manifest) -> list[tuple[str, str]]:
     drop = "" if cost["drop"] is None else f"{cost['drop']:.2f} points, "
     return [
         (
-            "int8 cost",
+            f"{manifest.precision} cost",
             f"{drop}SNR {_decibels(cost['snr_db'])}; with the tokens of fp32 {_decibels(cost['snr_db_same_tokens'])} "
             f"({cost['images']} calibration images)",
         ),

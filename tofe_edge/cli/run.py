@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser("run", help="classify images with a converted model")
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte or .mlpackage with its manifest beside it")
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM")
-    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads (default: 1)")
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads of XNNPACK (default: 1)")
     add_method(parser)
     # A self-test takes every method unless one is named.
     parser.set_defaults(method=None)
