@@ -81,7 +81,7 @@ def _kind(node: Any, path: str) -> int:
 
 def _file(node: dict[str, Any], path: str, content: memoryview) -> bytes:
     region = node.get("dataRegion")
-    numbers = [region.get(key) for key in ("offset", "size")] if isinstance(region, dict) else [None]
+    numbers: list[Any] = [region.get(key) for key in ("offset", "size")] if isinstance(region, dict) else [None]
     if not all(type(number) is int and 0 <= number <= len(content) for number in numbers):
         raise _damaged(f"{shown(path)} lies outside of it")
     offset, size = numbers

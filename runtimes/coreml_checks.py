@@ -15,7 +15,7 @@ from tofe_edge.errors import DeviceError, InputError
 
 if TYPE_CHECKING:
     from runtimes.coreml_engine import Loaded
-    from runtimes.mil import Function, MlPackage
+    from runtimes.mil import Feature, Function, MlPackage
 
 _PROBABILITY_ERROR = 2e-2
 _ROUNDING = 2.0**-9
@@ -63,10 +63,10 @@ def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
     """
     manifest = artifact.manifest
     as_image, size = manifest.io == "image", manifest.preprocessing.image_size
-    wanted = (IMAGE, "image" if as_image else "tensor", (1, 3, size, size), "RGB" if as_image else None)
-    given = [(each.name, each.kind, each.shape, each.color) for each in loaded.function.inputs]
-    if given != [wanted]:
-        raise _differ(artifact, f"it takes {_shown(given)}, not {_shown([wanted])}")
+    wanted = f"{IMAGE}: {'RGB image' if as_image else 'tensor'} {[1, 3, size, size]}"
+    given = ", ".join(_described(feature) for feature in loaded.function.inputs)
+    if given != wanted:
+        raise _differ(artifact, f"it takes {_shown(given)}, not {_shown(wanted)}")
     sizes = {LOGITS: len(manifest.class_names)}
     sizes.update({token_order(stage): count for stage, count in enumerate(order_sizes(manifest, method), 1)})
     outputs = {each.name: each for each in loaded.function.outputs}
@@ -80,6 +80,11 @@ def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
             raise _differ(artifact, f"{name} has the shape {_shown(list(shape))}, not {[1, count]}")
     if as_image:
         _check_labels(artifact, loaded.labels or ())
+
+
+def _described(feature: Feature) -> str:
+    kind = f"{feature.color} {feature.kind}" if feature.color else feature.kind
+    return f"{feature.name}: {kind} {list(feature.shape)}"
 
 
 def _check_labels(artifact: Artifact, labels: Sequence[object]) -> None:

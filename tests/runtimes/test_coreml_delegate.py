@@ -156,7 +156,7 @@ def test_a_cut_program_is_refused(delegated: Artifact, kept: float) -> None:
     assert "again" in line
 
 
-@settings(max_examples=20)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_damaged_program_is_loaded_or_refused_in_one_line(delegated: Artifact, data: st.DataObject) -> None:
     content = bytearray(delegated.path.read_bytes())
