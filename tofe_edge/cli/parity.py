@@ -29,9 +29,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", choices=("auto", "cuda", "cpu"), default="auto", help="where the reference runs (default: auto)"
     )
-    parser.add_argument(
-        "--threads", type=positive_int, default=1, metavar="N", help="threads of XNNPACK (default: 1)"
-    )
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads of XNNPACK (default: 1)")
     add_method(parser)
     add_checkpoint(parser)
     add_data(
