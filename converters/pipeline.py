@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -95,7 +96,7 @@ def convert(request: ConvertRequest) -> Conversion:
     channels_wanted = request.coreml is not None and request.coreml.layout == "channels_first"
     # Last: it moves quantized weights as they are.
     final = channels_first(graph) if channels_wanted else graph
-    lowered = _lower(final, budgets, request, spec)
+    lowered = _lower(final, budgets, request, spec, preprocessing)
     return Conversion(lowered.content, _manifest(request, spec, graph, budgets, lowered, report, preprocessing))
 
 
@@ -141,7 +142,13 @@ def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, 
     return quantized, _report(mixed, layers)
 
 
-def _lower(graph: StaticToFe | ChannelsFirstToFe, budgets: Budgets, request: ConvertRequest, spec: Backbone) -> Lowered:
+def _lower(
+    graph: StaticToFe | ChannelsFirstToFe,
+    budgets: Budgets,
+    request: ConvertRequest,
+    spec: Backbone,
+    preprocessing: Preprocessing,
+) -> Lowered:
     methods = {name: graph if kept is None else graph.with_counts(kept.kept) for name, kept in budgets.items()}
     shape = (request.batch, 3, spec.image_size, spec.image_size)
     if request.coreml is None:
@@ -149,11 +156,11 @@ def _lower(graph: StaticToFe | ChannelsFirstToFe, budgets: Budgets, request: Con
     if request.delegated:
         precision: Literal["fp32", "fp16"] = "fp32" if request.precision == "fp32" else "fp16"
         return coreml_delegate.lower(methods, shape, request.coreml.deployment_target, precision)
-    return coreml.lower(methods, shape, _coreml_options(request, request.coreml, budgets, spec))
+    return coreml.lower(methods, shape, _coreml_options(request, request.coreml, budgets, spec, preprocessing))
 
 
 def _coreml_options(
-    request: ConvertRequest, wanted: CoreMlRequest, budgets: Budgets, spec: Backbone
+    request: ConvertRequest, wanted: CoreMlRequest, budgets: Budgets, spec: Backbone, preprocessing: Preprocessing
 ) -> coreml.CoreMlOptions:
     checkpoint, default = request.checkpoint, budgets[DEFAULT_METHOD]
     check_text(wanted.author, "--author")
@@ -164,6 +171,8 @@ def _coreml_options(
         "tofe_edge.checkpoint_sha256": checkpoint.sha256(),
         "tofe_edge.backbone": spec.name,
         "tofe_edge.precision": request.precision,
+        "tofe_edge.profile": request.profile or "",
+        "tofe_edge.preprocessing": json.dumps(preprocessing.to_json(), sort_keys=True),
         "tofe_edge.version": __version__,
         **{f"tofe_edge.kept_tokens.{name}": ",".join(map(str, tokens)) for name, tokens in kept.items()},
     }

@@ -40,6 +40,12 @@ def test_convert_run_and_parity_of_a_package(
     assert (manifest.io, manifest.layout, manifest.deployment_target) == ("image", "tokens_first", "iOS17")
     assert {"coremltools", "torch", "timm", "tofe-edge"} == set(manifest.versions)
 
+    from runtimes.mil import open_package
+
+    notes = open_package(path).metadata.user_defined
+    assert json.loads(notes["tofe_edge.preprocessing"]) == manifest.preprocessing.to_json()
+    assert notes["tofe_edge.kept_tokens.main"] == "9,5,3"
+
     image = image_folder / "0" / "0.png"
     (ranked,) = run_json(capsys, "run", path, image)
     assert len(ranked["top5"]) == 5 and ranked["kept"] == [9, 5, 3]

@@ -34,7 +34,7 @@ DEIT, DISTILLED, LVVIT = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_2
 SHAPE = (1, 3, SIZE, SIZE)
 ALL_STAY_AT_FIRST = TokenCounts((16, 16, 4))
 
-MOST_OPERATORS = {"tokens first": {"topk": 137, "rank": 167}, "channels first": {"topk": 158, "rank": 179}}
+MOST_OPERATORS = {"tokens first": {"topk": 138, "rank": 168}, "channels first": {"topk": 159, "rank": 180}}
 """Of the tiny DeiT."""
 
 
