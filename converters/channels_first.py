@@ -9,7 +9,6 @@ palettes, ranges and module paths are those of the graph with tokens first; only
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,6 @@ from converters.coreml_graph import NativeAttention, NativeAuxHead, NativeRankSe
 from converters.int8 import DynamicInput, Int8Weights
 from converters.layers import ClassHead, ConvolutionStem, RmsNorm, StaticAttention, StaticBlock
 from converters.palettes import PaletteWeights
-from converters.selection import Select
 from converters.static_graph import StaticToFe
 
 _PRODUCT = "bchw,bwhu->bchu"
@@ -167,51 +165,24 @@ def channels_first_topk(scores: Tensor, tokens: Tensor, count: int) -> tuple[Ten
     return order, torch.index_select(tokens, 3, order.view(count))
 
 
-class ChannelsFirstToFe(nn.Module):
-    """What :class:`converters.static_graph.StaticToFe` computes, with tokens as ``(B, C, 1, S)``.
+class ChannelsFirstToFe(StaticToFe):
+    """The same net with tokens as ``(B, C, 1, S)``; inputs, outputs and module paths stay. Made by :func:`channels_first`."""
 
-    Made by :func:`channels_first`. Inputs, outputs and module paths are the same.
-    """
+    token_axis = 3
 
     def __init__(self, graph: StaticToFe) -> None:
         """``graph``: with its layers in the new layout already."""
-        super().__init__()
+        nn.Module.__init__(self)
         self.stem, self.blocks, self.head = graph.stem, graph.blocks, graph.head
         self.selectors, self.approximators = graph.selectors, graph.approximators
         self.prefix, self.kept, self.stage_blocks = graph.prefix, graph.kept, graph.stage_blocks
-        self.select: Select = channels_first_topk if graph.select is native_topk else graph.select
+        self.select = channels_first_topk if graph.select is native_topk else graph.select
 
-    def forward(self, image: Tensor, forced: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-        """Classify; ``forced`` are selections to follow instead of the scores (batch 1, measurement only)."""
-        tokens = self._run_blocks(0, self.stem(image))
-        frozen: Tensor | None = None
-        selections: list[Tensor] = []
-        for stage, kept in enumerate(self.kept):
-            prefix, patches = tokens[..., : self.prefix], tokens[..., self.prefix :]
-            if frozen is not None:
-                patches = torch.cat((patches, self.approximators[stage - 1](frozen)), dim=3)
-            total, last = patches.shape[3], stage + 1 == len(self.kept)
-            if forced:
-                order, sorted_patches = forced[stage], patches[..., forced[stage].view(-1).long()]
-            else:
-                order, sorted_patches = self.select(self.selectors[stage](patches), patches, kept if last else total)
-            selections.append(order)
-            all_stay = last or kept == total
-            tokens = torch.cat((prefix, sorted_patches if all_stay else sorted_patches[..., :kept]), dim=3)
-            frozen = None if all_stay else sorted_patches[..., kept:]
-            tokens = self._run_blocks(stage + 1, tokens)
-        return (self.head(tokens), *selections)
+    def _part(self, tokens: Tensor, which: slice | Tensor) -> Tensor:
+        return tokens[..., which]
 
-    def with_counts(self, kept: Sequence[int]) -> ChannelsFirstToFe:
-        """The same net, sharing every weight, with other token counts."""
-        twin = copy.copy(self)
-        twin.kept = tuple(kept)
-        return twin
-
-    def _run_blocks(self, stage: int, tokens: Tensor) -> Tensor:
-        for index in self.stage_blocks[stage]:
-            tokens = self.blocks[index](tokens)
-        return tokens
+    def _selected(self, stage: int, patches: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        return self.select(self.selectors[stage](patches), patches, count)
 
 
 def channels_first(graph: StaticToFe) -> ChannelsFirstToFe:

@@ -12,7 +12,7 @@ import torch
 
 from converters import coreml, coreml_delegate, executorch
 from converters.attribution import LayerNoise, layer_noise_of
-from converters.channels_first import ChannelsFirstToFe, channels_first
+from converters.channels_first import channels_first
 from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
 from converters.coreml_package import About, check_text, unique_labels
 from converters.lowered import Lowered, LoweredMethod
@@ -143,7 +143,7 @@ def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, 
 
 
 def _lower(
-    graph: StaticToFe | ChannelsFirstToFe,
+    graph: StaticToFe,
     budgets: Budgets,
     request: ConvertRequest,
     spec: Backbone,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tofe_edge.prediction import Prediction
 from tofe_edge.preprocessing import Preprocessing
 from tofe_edge.progress import progress_bar
 from tofe_edge.reference import Reference
+from tofe_edge.statistics import proportion_interval
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,7 @@ def evaluate_samples(
     return tally.evaluation(unreadable)
 
 
-def wilson_interval(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
     """95 % confidence interval of a rate, in per cent (Wilson 1927)."""
-    rate = hits / trials
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    interval = proportion_interval(hits, trials)
+    return 100 * interval.low, 100 * interval.high
