@@ -21,6 +21,8 @@ class Latency:
 
     samples_ms: tuple[float, ...]
     cpu_ms: float
+    started_s: tuple[float, ...] = ()
+    """When each run began, seconds after the first did; empty where nobody noted it."""
 
     def percentile(self, percent: float) -> float:
         """The nearest-rank percentile: a value that was measured, not one between two."""
@@ -36,16 +38,27 @@ class Latency:
         }
 
 
-def measure(run: Callable[[], Any], runs: int, warm_up: int = WARM_UP_RUNS) -> Latency:
+def measure(
+    run: Callable[[], Any],
+    runs: int,
+    warm_up: int = WARM_UP_RUNS,
+    *,
+    duration_s: float | None = None,
+    between: Callable[[], Any] | None = None,
+) -> Latency:
     """Time ``runs`` calls one by one after ``warm_up`` calls that are not counted.
 
     CPU time above wall time means several threads worked; CPU time equal to wall time with several
     threads means they shared one core, as happens on virtual machines.
 
+    Args:
+        duration_s: call for so many seconds in place of ``runs`` times; at least once.
+        between: called after each run, outside of its time.
+
     Raises:
         InputError: ``runs`` is not positive.
     """
-    return measure_interleaved([run], runs, warm_up)[0]
+    return _measure([run], runs, warm_up, duration_s, between)[0]
 
 
 def measure_interleaved(
@@ -56,19 +69,45 @@ def measure_interleaved(
     Raises:
         InputError: ``runs`` is not positive.
     """
+    return _measure(candidates, runs, warm_up, None, None)
+
+
+def _measure(
+    candidates: Sequence[Callable[[], Any]],
+    runs: int,
+    warm_up: int,
+    duration_s: float | None,
+    between: Callable[[], Any] | None,
+) -> list[Latency]:
     if runs < 1:
         raise InputError(f"runs must be at least 1, not {runs}")
     for run in candidates:
         for _ in range(warm_up):
             run()
     samples: list[list[float]] = [[] for _ in candidates]
+    starts: list[list[float]] = [[] for _ in candidates]
     cpu = [0.0] * len(candidates)
-    with progress_bar("measuring", total=runs, unit="run") as bar:
-        for _ in range(runs):
+    with _progress(runs, duration_s) as bar:
+        first, rounds = time.perf_counter(), 0
+        while _goes_on(rounds, runs, time.perf_counter() - first, duration_s):
             for index, run in enumerate(candidates):
                 cpu_begun, begun = time.process_time(), time.perf_counter()
                 run()
                 samples[index].append((time.perf_counter() - begun) * 1e3)
                 cpu[index] += (time.process_time() - cpu_begun) * 1e3
-            bar.update(1)
-    return [Latency(tuple(times), total / runs) for times, total in zip(samples, cpu)]
+                starts[index].append(begun - first)
+                if between is not None:
+                    between()
+            rounds += 1
+            bar.update(1 if duration_s is None else min(time.perf_counter() - first, duration_s) - bar.n)
+    return [Latency(tuple(times), total / rounds, tuple(begun)) for times, total, begun in zip(samples, cpu, starts)]
+
+
+def _goes_on(done: int, runs: int, passed_s: float, duration_s: float | None) -> bool:
+    return done < runs if duration_s is None else done == 0 or passed_s < duration_s
+
+
+def _progress(runs: int, duration_s: float | None) -> Any:
+    if duration_s is None:
+        return progress_bar("measuring", total=runs, unit="run")
+    return progress_bar("measuring", total=duration_s, unit="s")

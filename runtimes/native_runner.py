@@ -1,7 +1,7 @@
-"""Building the native runner and running models with it: here, for 64-bit ARM under an emulator, on a device.
+"""Running models with the native runner in a process of its own: how it is called, and how its answer is read.
 
 The runner needs no Python and no PyTorch: one small program and ExecuTorch's shared libraries, in one folder that can
-be copied to a device as it is. See docs/native.md.
+be copied to a device as it is (:mod:`runtimes.native_build`). See docs/native.md.
 """
 
 from __future__ import annotations
@@ -20,98 +20,35 @@ import numpy as np
 import numpy.typing as npt
 
 from runtimes.latency import Latency
-from runtimes.native_toolchain import Target, Toolchain, aarch64_toolchain, host_toolchain
+from runtimes.timing import Machine, Telemetry, Timing, TimingRequest
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import workshop
-
-SOURCES = Path(__file__).parent / "native"
-"""CMake project of the runner; part of the installed package."""
 
 BINARY = "tofe_runner"
 
 WRONG_CALL, BAD_FILE, BAD_INPUT, RUNTIME_ERROR = 2, 3, 4, 5
 """Exit codes of the runner, as in ``native/failure.h``."""
 
-_BUILD_TIMEOUT_S = 600.0
+ONE_RUN = TimingRequest(runs=1, warm_up=0)
+
 _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 
 
-@dataclass(frozen=True)
-class NativeResult:
-    """What one call of the runner gave: its last run's outputs, and the time of every counted run."""
+@dataclass(frozen=True, kw_only=True)
+class NativeResult(Timing):
+    """What one call of the runner gave: the time of every counted run, and its last run's outputs."""
 
     outputs: tuple[npt.NDArray[Any], ...]
-    """In the program's order: logits, then one selection a stage."""
-    latency: Latency
-    load_ms: float
-    planned_bytes: int
-    """Memory for activations outside the delegates."""
-    peak_rss_bytes: int
-    """Resident memory of the process at its peak; under an emulator that of both."""
+    """In the program's order: logits, then one selection a stage. Empty where they were not asked for."""
     method: str
-    threads: int
-
-
-def build(target: Target, out_dir: Path, wheel_root: Path | None = None) -> Path:
-    """Compile the runner into ``out_dir`` and put ExecuTorch's libraries beside it, in ``out_dir/lib``.
-
-    Args:
-        target: ``host`` or ``aarch64`` (Linux).
-        wheel_root: ExecuTorch for the target; default as in :mod:`runtimes.native_toolchain`.
-
-    Returns:
-        The program. It finds its libraries wherever the folder is moved to.
-
-    Raises:
-        InputError: something to build with is missing, or ``out_dir`` cannot be written.
-        DeviceError: the compiler fails.
-    """
-    toolchain = host_toolchain(wheel_root) if target == "host" else aarch64_toolchain(wheel_root)
-    with workshop(out_dir) as folder:
-        built, installed = folder / "build", folder / "install"
-        _compile(toolchain, built)
-        _step([str(toolchain.cmake), "--install", str(built), "--prefix", str(installed)])
-        (out_dir / "lib").mkdir(exist_ok=True)
-        for path in sorted(installed.rglob("*")):
-            if path.is_file():
-                path.replace(out_dir / path.relative_to(installed))
-    return out_dir / BINARY
-
-
-def _compile(toolchain: Toolchain, folder: Path) -> None:
-    configure = [
-        str(toolchain.cmake), "-S", str(SOURCES), "-B", str(folder), "-G", "Unix Makefiles",
-        f"-Dexecutorch_DIR={toolchain.executorch / 'share' / 'cmake'}",
-    ]  # fmt: skip
-    if toolchain.target == "host":
-        configure.append(f"-DCMAKE_CXX_COMPILER={toolchain.compiler}")
-    else:
-        configure.append(f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / 'aarch64-linux.cmake'}")
-    _step(configure)
-    _step([str(toolchain.cmake), "--build", str(folder)])
-
-
-def _step(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_BUILD_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DeviceError(f"the native runner cannot be built ({error})") from error
-    if done.returncode:
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        reason = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
-        raise DeviceError(f"the native runner cannot be built ({Path(command[0]).name}: {reason[:300]})")
 
 
 def run(
     binary: Path,
     model: Path,
     pixels: bytes,
-    method: str = "forward",
-    runs: int = 1,
-    threads: int = 1,
+    request: TimingRequest = ONE_RUN,
     emulator: Sequence[str] = (),
     *,
-    warm_up: int = 0,
     timeout_s: float = 600.0,
 ) -> NativeResult:
     """Run a model in a process of its own.
@@ -119,7 +56,6 @@ def run(
     Args:
         pixels: the input as raw float32, row-major: ``array.tobytes()``.
         emulator: command prefix, as from :func:`runtimes.native_toolchain.aarch64_emulator`.
-        warm_up: runs before those that count.
         timeout_s: seconds that loading and all runs may take together.
 
     Raises:
@@ -129,10 +65,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as name:
         given, taken = Path(name) / "input.bin", Path(name) / "output.bin"
         given.write_bytes(pixels)
-        command = [
-            *emulator, str(binary), _path(model), "--method", method, "--input", str(given), "--output", str(taken),
-            "--runs", str(runs), "--warmup", str(warm_up), "--threads", str(threads),
-        ]  # fmt: skip
+        command = [*emulator, str(binary), *arguments(str(model), request, str(given), str(taken))]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s)
         except (OSError, ValueError) as error:
@@ -142,19 +75,38 @@ def run(
                 f"{model}: the native runner took more than {timeout_s:g} s; ask for fewer runs"
             ) from error
         if done.returncode:
-            raise _failure(binary, model, done.returncode, done.stderr)
+            raise failure(str(binary), str(model), done.returncode, done.stderr)
         try:
-            return _read(json.loads(done.stdout), taken.read_bytes())
+            return read_result(done.stdout, taken.read_bytes())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DeviceError(f"{binary}: its result cannot be read ({error}); build it again") from error
 
 
-def _path(model: Path) -> str:
-    """The path as an argument: one that begins with a dash is no option."""
-    return f"./{model}" if str(model).startswith("-") else str(model)
+def arguments(model: str, request: TimingRequest, given: str | None = None, taken: str | None = None) -> list[str]:
+    """The runner's arguments.
+
+    Args:
+        model: path of the model where the runner runs.
+        given: file with the input, likewise; default: every element is 0.5.
+        taken: file that is to take the outputs.
+    """
+    # A path that begins with a dash is no option.
+    words = [f"./{model}" if model.startswith("-") else model, "--method", request.method]
+    if given is not None:
+        words += ["--input", given]
+    if taken is not None:
+        words += ["--output", taken]
+    if request.duration_s is not None:
+        words += ["--duration", f"{request.duration_s:g}"]
+    else:
+        words += ["--runs", str(request.runs)]
+    if request.cpus:
+        words += ["--cpus", request.cpus]
+    return [*words, "--warmup", str(request.warm_up), "--threads", str(request.threads)]
 
 
-def _failure(binary: Path, model: Path, code: int, stderr: str) -> InputError | DeviceError:
+def failure(binary: str, model: str, code: int, stderr: str) -> InputError | DeviceError:
+    """The error to raise where the runner ended with ``code``: its own line, or what the code tells."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     message = (lines[-1] if lines else "no message").removeprefix(f"{BINARY}: ")[:500]
     if code in (WRONG_CALL, BAD_FILE, BAD_INPUT):
@@ -169,9 +121,34 @@ def _failure(binary: Path, model: Path, code: int, stderr: str) -> InputError | 
     return DeviceError(f"{binary}: cannot run here, exit code {code} ({message})")
 
 
-def _read(document: dict[str, Any], content: bytes) -> NativeResult:
+def read_result(stdout: str, content: bytes | None) -> NativeResult:
+    """What the runner printed, and the ``content`` of its output file where one was asked for.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not what a runner of this version prints.
+    """
+    document = json.loads(stdout)
+    machine = document.get("machine")
+    return NativeResult(
+        outputs=() if content is None else _outputs(document["outputs"], content),
+        latency=Latency(
+            tuple(float(sample) for sample in document["samples_ms"]),
+            float(document["cpu_ms"]),
+            tuple(float(begun) for begun in document.get("samples_at_s", ())),
+        ),
+        load_ms=float(document["load_ms"]),
+        planned_bytes=int(document["planned_bytes"]),
+        peak_rss_bytes=int(document["peak_rss_bytes"]),
+        method=str(document["method"]),
+        threads=int(document["threads"]),
+        telemetry=tuple(_telemetry(one) for one in document.get("telemetry", ())),
+        machine=machine and Machine(str(machine["arch"]), int(machine["cores_online"]), str(machine["cpu_model"])),
+    )
+
+
+def _outputs(described: Sequence[dict[str, Any]], content: bytes) -> tuple[npt.NDArray[Any], ...]:
     outputs, offset = [], 0
-    for output in document["outputs"]:
+    for output in described:
         shape, size = [int(one) for one in output["shape"]], int(output["bytes"])
         if output["dtype"] not in _DTYPES:
             raise ValueError(f"unknown type {output['dtype']!r}")
@@ -182,12 +159,12 @@ def _read(document: dict[str, Any], content: bytes) -> NativeResult:
         offset += size
     if offset != len(content):
         raise ValueError("the output file is longer than its outputs")
-    return NativeResult(
-        outputs=tuple(outputs),
-        latency=Latency(tuple(float(sample) for sample in document["samples_ms"]), float(document["cpu_ms"])),
-        load_ms=float(document["load_ms"]),
-        planned_bytes=int(document["planned_bytes"]),
-        peak_rss_bytes=int(document["peak_rss_bytes"]),
-        method=str(document["method"]),
-        threads=int(document["threads"]),
+    return tuple(outputs)
+
+
+def _telemetry(document: dict[str, Any]) -> Telemetry:
+    return Telemetry(
+        at_s=float(document["t_s"]),
+        khz={str(name): int(value) for name, value in document["khz"].items()},
+        celsius={str(name): float(value) for name, value in document["celsius"].items()},
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.native_runner import run
+from runtimes.native_runner import ONE_RUN, run
 from tofe_edge.artifact import Artifact, Method
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.golden import GoldenSet, replay
@@ -42,9 +42,8 @@ class NativeModel:
             self.binary,
             self.artifact.path,
             filled.tobytes(),
-            self.method.name,
-            threads=self.threads,
-            emulator=self.emulator,
+            replace(ONE_RUN, method=self.method.name, threads=self.threads),
+            self.emulator,
         )
         logits, *selections = result.outputs
         kept = self.method.token_counts or []
@@ -61,7 +60,7 @@ def self_test(
     """Replay the golden vectors of every method on the native runner.
 
     Args:
-        binary: what :func:`runtimes.native_runner.build` built.
+        binary: what :func:`runtimes.native_build.build` built.
 
     Returns:
         By method; the runner computes what it should where all have ``passed``.

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress_bar(what: str, total: int, initial: int = 0, unit: str = "it") -> Any:
+def progress_bar(what: str, total: float, initial: int = 0, unit: str = "it") -> Any:
     """A tqdm bar on stderr; shown only on a terminal, so that logs and pipes stay clean."""
     return tqdm(
         desc=what,

@@ -23,14 +23,16 @@ from converters.pipeline import convert
 from converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
 from converters.request import Calibration, ConvertRequest
 from converters.static_graph import build_static_graph
+from runtimes.native_build import build
 from runtimes.native_output import swallow_native_stderr
-from runtimes.native_runner import BAD_FILE, BAD_INPUT, WRONG_CALL, NativeResult, build, run
+from runtimes.native_runner import BAD_FILE, BAD_INPUT, WRONG_CALL, NativeResult, run
 from runtimes.native_toolchain import (
     AARCH64_EXECUTORCH,
     aarch64_emulator,
     aarch64_toolchain,
     host_toolchain,
 )
+from runtimes.timing import TimingRequest
 from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.inputs import load_photographs
@@ -150,10 +152,12 @@ def test_the_report_is_one_line_of_json_with_statistics_of_all_samples(host: Pat
 
 
 def test_samples_and_memory_reach_python(host: Path, tiny: dict[Precision, Path]) -> None:
-    result = run(host, tiny["fp32"], bytes(INPUT_BYTES), runs=5, threads=1, warm_up=1)
+    result = run(host, tiny["fp32"], bytes(INPUT_BYTES), TimingRequest(runs=5, warm_up=1))
     assert len(result.latency.samples_ms) == 5
     assert result.latency.to_json()["min"] == min(result.latency.samples_ms) > 0
     assert (result.method, result.threads) == ("forward", 1)
+    assert result.planned_bytes is not None
+    assert result.peak_rss_bytes is not None
     assert min(result.load_ms, result.planned_bytes, result.peak_rss_bytes, result.latency.cpu_ms) > 0
 
 
@@ -201,7 +205,7 @@ def test_an_unknown_method_is_a_wrong_call_that_lists_those_there_are(host: Path
     message = refused(host, WRONG_CALL, str(tiny["fp32"]), "--method", "backward")
     assert "has no method 'backward'; --method takes one of: forward" in message
     with pytest.raises(InputError, match=r"fp32\.pte: has no method 'backward'"):
-        run(host, tiny["fp32"], bytes(INPUT_BYTES), method="backward")
+        run(host, tiny["fp32"], bytes(INPUT_BYTES), TimingRequest(method="backward"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtimes.loading import load_model
-from runtimes.native_runner import build
+from runtimes.native_build import build
 from runtimes.native_self_test import NativeModel, self_test
 from runtimes.native_toolchain import aarch64_emulator, aarch64_toolchain, host_toolchain
 from tofe_edge.artifact import Artifact, open_artifact, write_manifest

@@ -1,0 +1,79 @@
+"""A place where models are timed: this machine here, another one through :mod:`runtimes.devices`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from runtimes import telemetry
+from runtimes.affinity import bound_to
+from runtimes.executorch import first_line, set_threads
+from runtimes.latency import measure
+from runtimes.native_output import swallow_native_stderr
+from runtimes.timing import Machine, Timing, TimingRequest
+from tofe_edge.errors import DeviceError, InputError
+
+
+class Bench(Protocol):
+    """A place where models are timed."""
+
+    @property
+    def name(self) -> str:
+        """For people and manifests: ``host``, ``ssh://pi@kitchen``."""
+        ...
+
+    def time(self, model: Path, request: TimingRequest) -> Timing:
+        """Time one method of an ExecuTorch program that takes one float32 tensor of any shape.
+
+        Raises:
+            InputError: the request or the program is wrong.
+            DeviceError: the device or the runtime fails; there is no half of a result.
+        """
+        ...
+
+
+class HostBench:
+    """This machine, in this process."""
+
+    name = "host"
+
+    def time(self, model: Path, request: TimingRequest) -> Timing:
+        """Time a program in this process; see :meth:`Bench.time`. The input is random, always the same."""
+        with bound_to(request.cpus):
+            set_threads(request.threads)
+            try:
+                with swallow_native_stderr():
+                    from executorch.runtime import Runtime, Verification
+
+                    begun = time.perf_counter()
+                    program = Runtime.get().load_program(model, verification=Verification.InternalConsistency)
+                    if request.method not in program.method_names:
+                        raise InputError(f"{model}: has no method {request.method!r}")
+                    method = program.load_method(request.method)
+                    load_ms = (time.perf_counter() - begun) * 1e3
+                given = method.metadata.input_tensor_meta(0)
+                values = torch.rand(tuple(given.sizes()), generator=torch.Generator().manual_seed(0))
+                watch = telemetry.Watch()
+                latency = measure(
+                    lambda: method.execute([values]),
+                    request.runs,
+                    request.warm_up,
+                    duration_s=request.duration_s,
+                    between=watch.look,
+                )
+            except RuntimeError as error:
+                raise DeviceError(f"{model}: ExecuTorch cannot run it ({first_line(error)})") from error
+        return Timing(
+            latency=latency,
+            load_ms=load_ms,
+            threads=request.threads,
+            planned_bytes=None,
+            peak_rss_bytes=None,
+            telemetry=watch.seen,
+            machine=Machine(platform.machine(), os.cpu_count() or 1, telemetry.cpu_model()),
+        )

@@ -1,0 +1,71 @@
+"""What is asked of a place where models are timed, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runtimes.latency import WARM_UP_RUNS, Latency
+from tofe_edge.artifact import DEFAULT_METHOD
+from tofe_edge.errors import InputError
+
+
+@dataclass(frozen=True)
+class TimingRequest:
+    """How to time one method of a model: so many runs, or so many seconds."""
+
+    method: str = DEFAULT_METHOD
+    runs: int = 50
+    duration_s: float | None = None
+    """Where set, runs are repeated for so long, however many that is."""
+    warm_up: int = WARM_UP_RUNS
+    """Runs before those that count."""
+    threads: int = 1
+    cpus: str = ""
+    """Cores to run on as ``0,2-3``; empty: wherever the system puts it."""
+
+    def __post_init__(self) -> None:
+        if self.runs < 1 or self.threads < 1 or self.warm_up < 0:
+            raise InputError(
+                f"runs ({self.runs}) and threads ({self.threads}) must be at least 1, warm-up ({self.warm_up}) at least 0"
+            )
+        if self.duration_s is not None and not 0 < self.duration_s < float("inf"):
+            raise InputError(f"a duration must be a positive number of seconds, not {self.duration_s}")
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """State of the machine at one moment; what its system does not tell is missing."""
+
+    at_s: float
+    """Seconds since the first counted run began."""
+    khz: Mapping[str, int] = field(default_factory=dict)
+    """Clock of each core, by its name (``cpu0``)."""
+    celsius: Mapping[str, float] = field(default_factory=dict)
+    """Temperatures by the name of their zone."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it ran."""
+
+    arch: str
+    """As ``uname -m`` says: ``aarch64``, ``x86_64``."""
+    cores: int
+    cpu_model: str
+    """Empty where the system does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """The time of every counted run, and what it took around them."""
+
+    latency: Latency
+    load_ms: float
+    threads: int
+    planned_bytes: int | None
+    """Memory for activations outside the delegates."""
+    peak_rss_bytes: int | None
+    """Resident memory of the process at its peak; not known where it is not a process of its own."""
+    telemetry: tuple[Telemetry, ...] = ()
+    machine: Machine | None = None

@@ -1,0 +1,113 @@
+"""Timing here: what is measured, for how long, on which cores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtimes import telemetry
+from runtimes.affinity import bound_to, parse_cpus
+from runtimes.bench import HostBench
+from runtimes.latency import measure
+from runtimes.timing import TimingRequest
+from tofe_edge.artifact import Artifact
+from tofe_edge.errors import DeviceError, InputError
+
+
+def test_runs_are_counted_and_started_one_after_the_other(elastic_artifact: Artifact) -> None:
+    timing = HostBench().time(elastic_artifact.path, TimingRequest(runs=7, warm_up=1))
+    assert len(timing.latency.samples_ms) == len(timing.latency.started_s) == 7
+    assert list(timing.latency.started_s) == sorted(timing.latency.started_s)
+    assert timing.load_ms > 0
+    assert timing.machine is not None
+    assert timing.machine.arch
+
+
+def test_a_duration_takes_the_place_of_the_number() -> None:
+    latency = measure(lambda: None, runs=1, warm_up=0, duration_s=0.05)
+    assert len(latency.samples_ms) > 1
+    assert latency.started_s[-1] < 0.05
+
+
+def test_a_duration_shorter_than_a_run_gives_one() -> None:
+    assert len(measure(lambda: None, runs=5, warm_up=0, duration_s=1e-12).samples_ms) == 1
+
+
+def test_what_is_called_between_runs_is_called_after_each() -> None:
+    calls: list[str] = []
+    measure(lambda: calls.append("run"), 2, warm_up=1, between=lambda: calls.append("between"))
+    assert calls == ["run", "run", "between", "run", "between"]
+
+
+def test_an_unknown_method_and_a_file_that_is_no_program(elastic_artifact: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no method 'backward'"):
+        HostBench().time(elastic_artifact.path, TimingRequest(method="backward"))
+    path = tmp_path / "none.pte"
+    path.write_bytes(b"nothing of the kind" * 10)
+    with pytest.raises((InputError, DeviceError), match=r"none\.pte"):
+        HostBench().time(path, TimingRequest())
+
+
+@pytest.mark.parametrize("wrong", [{"runs": 0}, {"threads": 0}, {"warm_up": -1}, {"duration_s": 0.0}])
+def test_requests_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        TimingRequest(**wrong)  # type: ignore[arg-type]
+
+
+def test_cores_are_chosen_and_given_back() -> None:
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    with bound_to(str(core)):
+        assert os.sched_getaffinity(0) == {core}
+    assert os.sched_getaffinity(0) == before
+    with pytest.raises(InputError, match="cannot be used"), bound_to("4095"):
+        pass
+
+
+@given(st.frozensets(st.integers(0, 200), min_size=1))
+def test_lists_of_cores_are_read(cores: frozenset[int]) -> None:
+    assert parse_cpus(",".join(map(str, cores))) == cores
+
+
+@given(st.integers(0, 100), st.integers(0, 100))
+def test_ranges_of_cores_are_read(first: int, more: int) -> None:
+    assert parse_cpus(f"{first}-{first + more}") == frozenset(range(first, first + more + 1))
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "-1", "1-", "99999", "0 1", "٣"])
+def test_what_is_no_list_of_cores_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="are no list"):
+        parse_cpus(text)
+
+
+def _machine(root: Path) -> Path:
+    for core, khz in enumerate(("1800000", "2400000")):
+        folder = root / f"devices/system/cpu/cpu{core}/cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_cur_freq").write_text(f"{khz}\n")
+    for zone, (name, value) in enumerate((("cpu", "45123"), ("cpu", "-2000"), ("broken", "n/a"))):
+        folder = root / f"class/thermal/thermal_zone{zone}"
+        folder.mkdir(parents=True)
+        (folder / "type").write_text(f"{name}\n")
+        (folder / "temp").write_text(f"{value}\n")
+    return root
+
+
+def test_clocks_and_temperatures_are_read(tmp_path: Path) -> None:
+    root = _machine(tmp_path)
+    assert telemetry.clocks(root) == {"cpu0": 1800000, "cpu1": 2400000}
+    assert telemetry.temperatures(root) == {"cpu": 45.123, "cpu thermal_zone1": -2.0}
+
+
+def test_a_watch_looks_once_a_second_and_is_silent_where_there_is_nothing(tmp_path: Path) -> None:
+    watch = telemetry.Watch(_machine(tmp_path / "full"))
+    for _ in range(5):
+        watch.look()
+    assert len(watch.seen) == 1
+    blind = telemetry.Watch(tmp_path)
+    blind.look()
+    assert blind.seen == ()
