@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from runtimes.latency import WARM_UP_RUNS, Latency
 from tofe_edge.artifact import DEFAULT_METHOD
@@ -54,6 +55,8 @@ class Machine:
     cores: int
     cpu_model: str
     """Empty where the system does not say."""
+    model: str = ""
+    """The board's or product's name, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +72,25 @@ class Timing:
     """Resident memory of the process at its peak; not known where it is not a process of its own."""
     telemetry: tuple[Telemetry, ...] = ()
     machine: Machine | None = None
+
+
+def joined(timings: Sequence[Timing]) -> Timing:
+    """Several timings of one method as one; what each tells of time since its own first run is left out.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not timings:
+        raise ValueError("there are no timings to join")
+    samples = tuple(sample for timing in timings for sample in timing.latency.samples_ms)
+    cpu_ms = sum(timing.latency.cpu_ms * len(timing.latency.samples_ms) for timing in timings) / len(samples)
+    peaks = [timing.peak_rss_bytes for timing in timings if timing.peak_rss_bytes is not None]
+    first = timings[0]
+    return Timing(
+        latency=Latency(samples, cpu_ms),
+        load_ms=median(timing.load_ms for timing in timings),
+        threads=first.threads,
+        planned_bytes=first.planned_bytes,
+        peak_rss_bytes=max(peaks, default=None),
+        machine=first.machine,
+    )

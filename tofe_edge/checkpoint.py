@@ -211,8 +211,8 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
         if checkpoint.plain:
             model.backbone.load_dense(weights)
         elif checkpoint.token_counts is None:
-            # A dense checkpoint has no selectors; the freshly made ones are never run.
-            dense = {key.removeprefix("backbone."): value for key, value in weights.items()}
+            # Selectors are never run: a dense checkpoint has none, the dense form of another one leaves its own.
+            dense = {key.removeprefix("backbone."): value for key, value in weights.items() if not _is_of_tofe(key)}
             load_strictly(model.backbone, dense, checkpoint.backbone_name)
         else:
             checkpoint.token_counts.check(model.backbone.spec)
@@ -220,6 +220,22 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from error
     return model.eval()
+
+
+def _is_of_tofe(key: str) -> bool:
+    return key.startswith(("selectors.", "approximators."))
+
+
+def dense_form(checkpoint: Checkpoint) -> Checkpoint:
+    """The same weights without token reduction, to compare with. What was measured of the checkpoint is left out."""
+    accuracy = checkpoint.accuracy if checkpoint.token_counts is None else None
+    return replace(
+        checkpoint,
+        name=checkpoint.name if checkpoint.token_counts is None else f"{checkpoint.name}_dense",
+        token_counts=None,
+        gmacs=checkpoint.dense_gmacs,
+        accuracy=accuracy,
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,97 @@
+"""Does token reduction pay on a device? Two models timed in turn, and what the difference of their times says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from runtimes.bench import Bench
+from runtimes.medians import Estimate, median_of
+from runtimes.timing import Timing, TimingRequest
+
+ROUNDS = 10
+"""Turns that each model gets: enough for the interval of a median."""
+
+_WARM_UP_RUNS = 3
+"""In each turn: the caches and the clock are another model's."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A model to be timed, and what it computes."""
+
+    model: Path
+    method: str
+    gmacs: float
+    """Of one image."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against another one of the same task, usually ToFe against the dense net."""
+
+    ms: float
+    """Median over all turns."""
+    against_ms: float
+    gmacs: float
+    against_gmacs: float
+    ratio: Estimate
+    """``ms / against_ms``: the median of the turns' ratios."""
+
+    @property
+    def pays(self) -> bool | None:
+        """Whether the model is the faster one; ``None`` where the turns do not agree enough to say."""
+        if self.ratio.high < 1:
+            return True
+        return False if self.ratio.low > 1 else None
+
+    @property
+    def gmacs_ratio(self) -> float:
+        """What the ratio of times would be if time went by multiply-accumulates alone."""
+        return self.gmacs / self.against_gmacs
+
+    @property
+    def overhead_ms(self) -> float:
+        """Time beyond the model's share of multiply-accumulates: selectors, reordering, shorter matrices."""
+        return self.ms - self.against_ms * self.gmacs_ratio
+
+    @property
+    def break_even(self) -> float:
+        """The share of the other model's GMACs below which reduction pays, were the overhead the same at any share."""
+        return max(0.0, 1 - self.overhead_ms / self.against_ms)
+
+
+def compare(
+    bench: Bench, model: Rival, against: Rival, request: TimingRequest, rounds: int = ROUNDS
+) -> tuple[Comparison, tuple[Timing, ...]]:
+    """Time both in turn, so that a drifting clock speed hits them alike.
+
+    Args:
+        request: how to time; its runs are spread over the rounds, its method is not read.
+
+    Returns:
+        The comparison, and the model's own timings, a round each.
+
+    Raises:
+        InputError, DeviceError: as :meth:`Bench.time`.
+    """
+    share = replace(request, runs=max(1, round(request.runs / rounds)), warm_up=_WARM_UP_RUNS)
+    turns = [
+        [bench.time(rival.model, replace(share, method=rival.method)) for rival in (model, against)]
+        for _ in range(rounds)
+    ]
+    times = [[median(timing.latency.samples_ms) for timing in turn] for turn in turns]
+    comparison = Comparison(
+        ms=_overall([turn[0] for turn in turns]),
+        against_ms=_overall([turn[1] for turn in turns]),
+        gmacs=model.gmacs,
+        against_gmacs=against.gmacs,
+        ratio=median_of([ms / other_ms for ms, other_ms in times]),
+    )
+    return comparison, tuple(turn[0] for turn in turns)
+
+
+def _overall(timings: Sequence[Timing]) -> float:
+    return median(sample for timing in timings for sample in timing.latency.samples_ms)

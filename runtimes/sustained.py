@@ -1,0 +1,82 @@
+"""Does a device slow down under a load that does not end? The first quarter of a long run against its last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runtimes.latency import Latency
+from runtimes.medians import median_of
+from runtimes.timing import Telemetry
+from tofe_edge.errors import InputError
+
+NOTICEABLE = 1.05
+"""Slower by less than this is called steady: a governor's steps and other programs make as much."""
+
+LEAST_RUNS = 24
+"""Six a quarter: with fewer a median has no interval."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a clock or a temperature went, in kHz or degrees Celsius."""
+
+    first: float
+    last: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """A long run, judged."""
+
+    seconds: float
+    runs: int
+    first_ms: float
+    """Median of the runs that began in the first quarter of the time."""
+    last_ms: float
+    slowdown: float
+    """``last_ms / first_ms``."""
+    slowdown_low: float
+    """The least that the intervals (95 % each) of both medians allow."""
+    slowdown_high: float
+    throttles: bool
+    """It is slower at the end by more than ``NOTICEABLE``, and that is no chance."""
+    celsius: Mapping[str, Course]
+    khz: Mapping[str, Course]
+
+
+def judge(latency: Latency, telemetry: Sequence[Telemetry]) -> Sustained:
+    """Compare the quarters of one long run. Runs follow each other, so the intervals are narrower than the truth.
+
+    Raises:
+        InputError: there are too few runs in a quarter to say anything.
+    """
+    end_s = latency.started_s[-1] + latency.samples_ms[-1] / 1e3
+    first = [ms for ms, begun in zip(latency.samples_ms, latency.started_s) if begun < end_s / 4]
+    last = [ms for ms, begun in zip(latency.samples_ms, latency.started_s) if begun >= end_s * 3 / 4]
+    if min(len(first), len(last)) < LEAST_RUNS // 4:
+        raise InputError(
+            f"{len(latency.samples_ms)} runs in {end_s:.2g} s are too few to tell whether it slows down; measure for longer"
+        )
+    before, after = median_of(first), median_of(last)
+    low, slowdown = after.low / before.high, after.value / before.value
+    return Sustained(
+        seconds=end_s,
+        runs=len(latency.samples_ms),
+        first_ms=before.value,
+        last_ms=after.value,
+        slowdown=slowdown,
+        slowdown_low=low,
+        slowdown_high=after.high / before.low,
+        throttles=slowdown > NOTICEABLE and low > 1,
+        celsius=_courses([one.celsius for one in telemetry]),
+        khz=_courses([one.khz for one in telemetry]),
+    )
+
+
+def _courses(states: Sequence[Mapping[str, float]]) -> dict[str, Course]:
+    names = {name: None for state in states for name in state}
+    seen = {name: [state[name] for state in states if name in state] for name in names}
+    return {name: Course(values[0], values[-1], min(values), max(values)) for name, values in seen.items()}
