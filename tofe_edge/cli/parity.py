@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.junit is not None:
         _write_junit(args.junit, str(args.model), checked, time.perf_counter() - begun)
     if args.html is not None:
-        from tofe_edge.parity_page import write_page
+        from tofe_edge.pages.parity import write_page
 
         write_page(
             args.html, artifact.manifest, parity, analysis, pictures.source, lambda name: _thumbnail(pictures, name)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tofe_edge.cli.convert_page import check_html_place
 from tofe_edge.cli.options import require
 from tofe_edge.cli.output import emit
 from tofe_edge.cli.profile_output import describe, describe_comparison, describe_sustained, machine_line, to_json
-from tofe_edge.files import check_place
 
 if TYPE_CHECKING:
     import argparse
@@ -44,8 +44,10 @@ class Profiled:
 def run(args: argparse.Namespace, artifact: Artifact) -> int:
     """Measure and print."""
     if args.html is not None:
+        from tofe_edge.golden import golden_path_of
+
         # Now, as a measurement takes a while.
-        check_place(args.html, False)
+        check_html_place(args.html, (artifact.path, artifact.manifest_path, golden_path_of(artifact.path)))
     profiled = _profile(args, artifact)
     text = describe(profiled)
     if args.html is not None:

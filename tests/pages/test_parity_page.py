@@ -14,8 +14,8 @@ from tofe_edge.analysis import analyse
 from tofe_edge.artifact import Manifest
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
+from tofe_edge.pages.parity import render, write_page
 from tofe_edge.parity import INT8_GATES, compare
-from tofe_edge.parity_page import page, write_page
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=y>"
 JPEG = b"\xff\xd8\xff\xe0 a picture \xff\xd9"
@@ -54,7 +54,7 @@ def manifest(tiny_checkpoint: Checkpoint) -> Manifest:
 def parsed(manifest: Manifest, names: list[str], source: str = "val", picture: bytes | None = JPEG) -> Tags:
     reference, artifact, labels = sides()
     parity = compare(reference, artifact, labels, INT8_GATES)
-    html = page(manifest, parity, analyse(reference, artifact, labels, names), source, lambda name: picture)
+    html = render(manifest, parity, analyse(reference, artifact, labels, names), source, lambda name: picture)
     tags = Tags()
     tags.feed(html)
     assert tags.open == []

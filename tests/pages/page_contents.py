@@ -1,0 +1,161 @@
+"""What pages are made of in tests: small, and with names that try to get out of their place."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from conftest import manifest_for
+from PIL import Image
+
+from tofe_edge.artifact import Manifest, Method
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.golden import GoldenSet, GoldenVector
+from tofe_edge.pages.convert import ConvertPage
+from tofe_edge.pages.profile import ProfilePage
+from tofe_edge.parity import GateResult, Parity
+from tofe_edge.prediction import Prediction, top_classes
+
+HOSTILE = (
+    "<script>alert(1)</script>\"'&<img src=x onerror=y>",
+    "</title></style></svg><h1>taken over</h1>",
+    "\u202egnp.kool ;the writing turns",
+    "מודל עברי",
+    "n" * 300,
+    "nul \x00 bell \x07 half a pair \ud800",
+)
+"""Names as a file, a class, a layer, an operator, a sensor or a device may have them."""
+
+SIZE, KEPT = 64, ((0, 1, 2, 5, 6, 7, 9, 10, 11), (1, 2, 3, 5, 6), (1, 2, 5))
+
+
+@dataclass(frozen=True)
+class Share:
+    name: str
+    ms: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    at_s: float
+    khz: Mapping[str, float] = field(default_factory=dict)
+    celsius: Mapping[str, float] = field(default_factory=dict)
+
+
+def latency_record(source: str) -> dict[str, Any]:
+    """As ``convert --max-latency-ms --on`` leaves it."""
+    times = {"predicted_ms": 12.5, "measured_ms": 12.75, "measured_p50_ms": 13.25, "limit_ms": 14.0}
+    return {**times, "device": source, "threads": 4, "source": source}
+
+
+def plain_manifest(checkpoint: Checkpoint) -> Manifest:
+    """With two budgets and a quantized layer."""
+    layers = {
+        f"blocks.{block}.fc1": {"own_snr_db": 40.0 - block, "reached_snr_db": 30.0 - block} for block in range(12)
+    }
+    record = {
+        "passed": True,
+        "images": 32,
+        "source": "val",
+        "top1_agreement": 0.9,
+        "snr_db": 19.5,
+        "kept_overlap": [0.9, 1.0],
+    }
+    return replace(
+        manifest_for(checkpoint, "tiny.pte", b""),
+        quantization={"layers": layers},
+        parity=record,
+        fallback_ops={"topk": 3},
+        size_bytes=12345,
+        further_methods=[Method("budget_1", [5, 3, 2], 0.001, 4, {}, 0)],
+        profile="jetson_orin",
+        latency=latency_record(source="a board, 2026-01-31"),
+    )  # fmt: skip
+
+
+def golden_of(manifest: Manifest) -> GoldenSet:
+    """One seeded picture for each method."""
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, "PNG")
+    logits = np.arange(len(manifest.class_names), dtype=np.float32)
+    best = tuple(top_classes(logits, manifest.class_names))
+    kept = tuple(np.array(stage) for stage in KEPT)
+    vectors = [
+        GoldenVector(method, "0.png", stored.getvalue(), pixels, Prediction(logits, kept), best)
+        for method in manifest.methods
+    ]
+    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
+
+
+def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-thermal")) -> ProfilePage:
+    """A sustained run with everything that a page can show; ``names`` are those of sensors and parts."""
+    samples = tuple(10 + 0.02 * (run % 13) + (5.0 if run == 400 else 0.0) for run in range(500))
+    return ProfilePage(
+        manifest=manifest,
+        golden=golden_of(manifest),
+        method="forward",
+        where=f"ssh://{names[0]}",
+        machine=names[-1],
+        threads=4,
+        samples_ms=samples,
+        started_s=tuple(0.011 * run for run in range(500)),
+        cpu_ms=9.5,
+        load_ms=31.0,
+        planned_bytes=755824,
+        peak_rss_bytes=35_000_000,
+        readings=tuple(
+            Reading(0.1 * at, dict.fromkeys(names, 1800000.0 - 10000.0 * at), dict.fromkeys(names, 40.0 + at))
+            for at in range(50)
+        ),
+        stages=tuple(Share(name, 1.5, 3) for name in names),
+        operators=tuple(Share(f"{name} {number}", 0.1 * number, number) for name in names for number in range(9)),
+        sustained=f"{names[0]} throttles: the last quarter takes 1.20 times the first (95 %: 1.10 to 1.30).",
+        against=f"Token reduction pays against {names[0]}.",
+        block_ms={name: [(8, 0.1), (96, 0.7), (17, 0.2)] for name in names},
+    )
+
+
+def convert_page(manifest: Manifest, names: tuple[str, ...] = ("gate", "val")) -> ConvertPage:
+    """A conversion whose second budget fails a gate; ``names`` are those of gates, images and reasons."""
+    parity = Parity(32, 0.9, None, None, 15, 1.0, 19.5, 37.0, (0.98, 0.97, 0.95), (GateResult("a", names[0], True),))
+    return ConvertPage(
+        manifest=manifest,
+        golden=golden_of(manifest),
+        reason=names[0],
+        parity={
+            manifest_method: replace(parity, gates=(GateResult("b", names[-1], manifest_method == "forward"),))
+            for manifest_method in manifest.methods
+        },
+        source=names[-1],
+        measured_on="this machine with 1 thread",
+        samples_ms=(5.0, 5.1, 5.1, 5.4),
+        stages=tuple(Share(name, 1.5, 3) for name in names),
+        operators=tuple(Share(name, 0.5, 2) for name in names),
+        block_ms={"int8": [(8, 0.1), (96, 0.7)]},
+        fitted_ms={"int8": [(count, 0.01 * count) for count in range(1, 97)]},
+    )
+
+
+def with_names(manifest: Manifest, name: str) -> Manifest:
+    """The manifest with somebody's name wherever a free text stands."""
+    return replace(
+        manifest,
+        artifact=name,
+        checkpoint=name,
+        backbone=name,
+        backend=name,
+        profile=name,
+        class_names=[name] * len(manifest.class_names),
+        fp32_layers=[name],
+        fallback_ops={name: 1},
+        further_methods=[replace(method, name=name) for method in manifest.further_methods],
+        quantization={"layers": {name: {"own_snr_db": 1.0, "reached_snr_db": 1.0}}},
+        parity={"passed": False, "source": name, "waiver": {"text": name, "failures": [name]}, "kept_overlap": [name]},
+        versions={name: name},
+        latency=latency_record(name),
+    )

@@ -1,0 +1,155 @@
+"""Axes and charts: for whatever is finite, coordinates are finite and within the drawing."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tofe_edge.pages.charts import (
+    WIDTH,
+    Line,
+    Mark,
+    Words,
+    fitted_chart,
+    gauge,
+    histogram,
+    legend,
+    line_chart,
+    step_chart,
+)
+from tofe_edge.pages.scale import axis
+
+WORDS = Words("A <title>", "description & more", "x, s", "ms")
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+values = st.lists(finite, min_size=1, max_size=40)
+points = st.lists(st.tuples(finite, finite), min_size=1, max_size=40).map(sorted)
+
+_COMMAND = re.compile(r"([MLHVz])([^MLHVz]*)")
+
+
+def places_of(drawing: str) -> list[tuple[float, float]]:
+    """All absolute places that a drawing names, its size as the last."""
+    root = ElementTree.fromstring(drawing)
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    found = []
+    for element in root.iter():
+        if element.tag == "path":
+            x = y = 0.0
+            for command, numbers in _COMMAND.findall(element.attrib["d"]):
+                given_numbers = [float(number) for number in numbers.split()]
+                if command in "ML":
+                    x, y = given_numbers
+                elif command == "H":
+                    (x,) = given_numbers
+                elif command == "V":
+                    (y,) = given_numbers
+                found.append((x, y))
+        elif element.tag == "circle":
+            found.append((float(element.attrib["cx"]), float(element.attrib["cy"])))
+        elif element.tag == "text":
+            found.append((float(element.attrib["x"]), float(element.attrib["y"])))
+    assert width == WIDTH
+    return [*found, (width, height)]
+
+
+def check(drawing: str) -> None:
+    assert "nan" not in drawing and "inf" not in drawing
+    *found, (width, height) = places_of(drawing)
+    assert found
+    assert all(0 <= x <= width and 0 <= y <= height for x, y in found)
+
+
+@given(values, st.booleans())
+def test_an_axis_holds_its_values_and_has_ticks_within(found: list[float], from_zero: bool) -> None:
+    made = axis(found, from_zero=from_zero)
+    assert made.low < made.high
+    assert all(0 <= made.share(value) <= 1 for value in found)
+    assert 1 <= len(made.ticks) <= 8
+    assert all(made.low <= tick <= made.high for tick in made.ticks)
+    assert len(made.labels) == len(set(made.labels)) == len(made.ticks)
+
+
+@given(st.lists(finite, min_size=2, max_size=9))
+def test_a_larger_value_never_stands_before_a_smaller_one(found: list[float]) -> None:
+    made = axis(found)
+    shares = [made.share(value) for value in sorted(found)]
+    assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize(
+    ("found", "labels"),
+    [
+        ([0.0, 10.0], ("0", "2", "4", "6", "8", "10")),
+        ([4.84, 5.34], ("4.9", "5.0", "5.1", "5.2", "5.3")),
+        ([-1.0, 1.0], ("-1.0", "-0.5", "0.0", "0.5", "1.0")),
+        ([0.0, 2e7], ("0", "5e+06", "1e+07", "1.5e+07", "2e+07")),
+    ],
+)
+def test_ticks_are_round(found: list[float], labels: tuple[str, ...]) -> None:
+    assert axis(found).labels == labels
+
+
+def test_equal_values_get_a_margin_and_none_an_axis_from_0_to_1() -> None:
+    assert (axis([5.0, 5.0]).low, axis([5.0, 5.0]).high) == (4.5, 5.5)
+    assert (axis([0.0]).low, axis([0.0]).high) == (-1.0, 1.0)
+    assert (axis([]).low, axis([]).high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        axis([1.0, value])
+
+
+@given(values, st.lists(finite, max_size=3))
+def test_histograms_stay_within_their_drawing(samples: list[float], at: list[float]) -> None:
+    check(histogram(samples, [Mark(value, f"p{number}") for number, value in enumerate(at)], WORDS))
+
+
+@given(points, points, finite)
+def test_curves_and_stairs_stay_within_their_drawing(
+    one: list[tuple[float, float]], two: list[tuple[float, float]], at: float
+) -> None:
+    band = [(min(y, at), max(y, at)) for _, y in one]
+    lines = [Line("one", one, band), Line("two", two)]
+    check(line_chart(lines, WORDS))
+    check(line_chart(lines, WORDS, over=(0.0, abs(at))))
+    check(step_chart(lines, WORDS, [Mark(at, "here")]))
+    check(fitted_chart([Line("one", one, dots=two)], WORDS, [Mark(at, "here")]))
+
+
+@given(finite)
+def test_gauges_are_filled_from_nothing_to_all(share: float) -> None:
+    filled = float(re.findall(r'class="fill" width="([^"]+)"', gauge(share))[0])
+    assert 0 <= filled <= 100
+
+
+def test_a_histogram_counts_every_sample_once() -> None:
+    drawing = histogram([1.0] * 3 + [2.0], [], WORDS)
+    *_, (_, height) = places_of(drawing)
+    bars = re.findall(r'class="fill" d="([^"]+)"', drawing)[0].split("M")[1:]
+    bottoms_and_tops = [tuple(map(float, re.findall(r"V([\d.]+)", bar))) for bar in bars]
+    heights = [bottom - top for top, bottom in bottoms_and_tops]
+    assert len(heights) == 2 and heights[0] == pytest.approx(3 * heights[1], abs=0.05) and max(heights) < height
+
+
+def test_stairs_rise_before_they_go_on() -> None:
+    drawing = step_chart([Line("a", [(0.0, 1.0), (10.0, 2.0)])], WORDS)
+    path = re.findall(r'class="line s0" d="([^"]+)"', drawing)[0]
+    assert re.fullmatch(r"M46 [\d.]+V22H348", path)
+
+
+def test_a_chart_of_nothing_is_nothing() -> None:
+    assert histogram([], [], WORDS) == line_chart([], WORDS) == step_chart([Line("a", [])], WORDS) == ""
+    assert legend([Line("a", [])]) == ""
+
+
+def test_words_and_names_are_text() -> None:
+    root = ElementTree.fromstring(line_chart([Line("<b>", [(0, 1), (1, 2)])], WORDS))
+    assert [element.text for element in root if element.tag in ("title", "desc")] == ["A <title>", "description & more"]
+    assert "<b>" not in legend([Line("<b>", []), Line("c", [])])

@@ -1,0 +1,1 @@
+"""Reports as single HTML pages that load nothing: data in, text out."""
