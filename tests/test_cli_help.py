@@ -9,7 +9,9 @@ import pytest
 
 from tofe_edge.cli import main
 
-COMMANDS = ("convert", "profile", "parity", "run", "select", "train", "evaluate", "profiles", "checkpoints")
+COMMANDS = (
+    "convert", "profile", "calibrate", "parity", "run", "select", "package", "train", "evaluate", "profiles", "checkpoints",
+)  # fmt: skip
 
 
 def test_help_names_every_command_and_the_exit_codes() -> None:

@@ -1,0 +1,185 @@
+"""The AAR: made with the Kotlin compiler, looked at by Android's own tools."""
+
+from __future__ import annotations
+
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from packaged_models import need, need_file, need_kotlinc, packaged, pretend_model
+
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import InputError
+from tofe_edge.packaging.android import ANDROID
+from tofe_edge.packaging.bundle import Bundle, BundleFile
+from tofe_edge.packaging.contents import PackagedModel
+from tofe_edge.packaging.place import place
+from tofe_edge.packaging.platform import Options
+from tofe_edge.packaging.provenance import PROVENANCE, provenance_file, read_provenance
+from tofe_edge.packaging.template import template_folder
+from tofe_edge.packaging.unpack import Unpacked, read_zip
+
+pytestmark = pytest.mark.slow
+
+STUBS = Path(__file__).parent / "android_widgets"
+INSTALL = "apt-get install aapt zipalign android-framework-res"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> PackagedModel:
+    return packaged(pretend_model(tiny_checkpoint, tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def bundle(model: PackagedModel) -> Bundle:
+    return ANDROID.build(model, Options(package_name="com.example.tiny", kotlinc=need_kotlinc()))
+
+
+@pytest.fixture(scope="module")
+def aar(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    placed = place(bundle, tmp_path_factory.mktemp("out"), force=False)
+    (path,) = placed.rglob("*.aar")
+    return path
+
+
+def run(*command: object) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def unpacked(aar: Path, folder: Path) -> Path:
+    for name, file in read_zip(aar.read_bytes(), aar.name).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(file.data)
+    return folder
+
+
+def test_it_lies_in_a_maven_repository_with_its_pom(aar: Path, model: PackagedModel) -> None:
+    version = aar.parent.name
+    assert aar.relative_to(aar.parents[4]).as_posix() == f"maven/tofeedge/model/{version}/model-{version}.aar"
+    assert version.endswith(f"-{model.manifest.sha256[:12]}")
+    pom = ElementTree.parse(aar.with_suffix(".pom")).getroot()
+    space = {"m": "http://maven.apache.org/POM/4.0.0"}
+    assert [pom.findtext(f"m:{key}", "", space) for key in ("groupId", "artifactId", "version", "packaging")] == [
+        *("tofeedge", "model", version, "aar")
+    ]
+    needed = {
+        one.findtext("m:artifactId", "", space): one.findtext("m:version", "", space)
+        for one in pom.iterfind(".//m:dependency", space)
+    }
+    assert needed == {"executorch-android": "1.5.1", "kotlin-stdlib": "2.1.21"}
+
+
+def test_another_run_of_the_compiler_makes_the_same_bytes(bundle: Bundle, model: PackagedModel) -> None:
+    assert ANDROID.build(model, Options(package_name="com.example.tiny", kotlinc=need_kotlinc())) == bundle
+
+
+def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(aar: Path, tmp_path: Path) -> None:
+    aapt = need("aapt", INSTALL)
+    framework = need_file("/usr/share/android-framework-res/framework-res.apk", INSTALL)
+    folder = unpacked(aar, tmp_path / "aar")
+    apk = tmp_path / "app.apk"
+    run(
+        aapt,
+        "package",
+        "-F",
+        apk,
+        "-M",
+        folder / "AndroidManifest.xml",
+        "-A",
+        folder / "assets",
+        "-I",
+        framework,
+        "-0",
+        "pte",
+    )
+    badging = run(aapt, "dump", "badging", apk)
+    assert "package: name='com.example.tiny'" in badging and "sdkVersion:'23'" in badging
+    assert "com.example.tiny" in run(aapt, "dump", "xmltree", apk, "AndroidManifest.xml")
+    listed = {
+        line.split()[-1]: line.split()[1] for line in run(aapt, "list", "-v", apk).splitlines() if "assets/" in line
+    }
+    assert listed["assets/tofe/model/model.pte"] == "Stored"
+    assert {name.removeprefix("assets/tofe/model/") for name in listed} >= {
+        "model.json",
+        "labels.txt",
+        "model.golden/0.png",
+    }
+
+
+def test_its_own_entries_are_stored_and_aligned(aar: Path) -> None:
+    listed = run(need("aapt", INSTALL), "list", "-v", aar).splitlines()
+    entries = [line.split() for line in listed if " 01-01-80 " in line]
+    assert len(entries) == 18 and all(entry[1] == "Stored" for entry in entries)
+    assert not [entry for entry in entries if entry[-1].startswith("/") or ".." in entry[-1]]
+    assert "Verification successful" in run(need("zipalign", INSTALL), "-c", "-v", "-p", "4", aar)
+
+
+def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_path: Path) -> None:
+    folder = unpacked(aar, tmp_path / "aar")
+    sample = tmp_path / "MainActivity.kt"
+    sample.write_bytes(bundle.files["sample/MainActivity.kt"].data)
+    call = (
+        "-d",
+        tmp_path / "classes",
+        "-cp",
+        folder / "classes.jar",
+        "-jvm-target",
+        "1.8",
+        sample,
+        STUBS,
+        template_folder("android/stubs"),
+    )
+    run("bash", need_kotlinc(), "-J-XX:TieredStopAtLevel=1", *call)
+    assert (tmp_path / "classes/com/example/classify/MainActivity.class").is_file()
+
+
+@pytest.mark.parametrize("lost", ["classes.jar", "AndroidManifest.xml", "R.txt", "proguard.txt"])
+def test_an_aar_that_lacks_something_is_found(bundle: Bundle, model: PackagedModel, lost: str) -> None:
+    """Even where its sums are those of what is there."""
+    name = next(name for name in bundle.files if name.endswith(".aar"))
+    files = {
+        one: file for one, file in read_zip(bundle.files[name].data, name).items() if one not in (lost, PROVENANCE)
+    }
+    files[PROVENANCE] = provenance_file("android", "aar file", model, [], files)
+    provenance = read_provenance(files[PROVENANCE], PROVENANCE)
+    assert ANDROID.problems(Unpacked("zip", files), provenance) == [f"{lost} is missing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("AndroidManifest.xml", b"<manifest package='com.example.tiny'/>", "does not ask for API 23"),
+        ("AndroidManifest.xml", b"<!DOCTYPE x [<!ENTITY a 'b'>]><manifest/>", "declares a document type"),
+        ("AndroidManifest.xml", b"<manifest", "cannot be read as XML"),
+        ("classes.jar", b"PK", "classes.jar: cannot be read as zip"),
+    ],
+)
+def test_an_aar_with_wrong_metadata_is_found(
+    bundle: Bundle, model: PackagedModel, name: str, content: bytes, message: str
+) -> None:
+    aar = next(one for one in bundle.files if one.endswith(".aar"))
+    files = {**read_zip(bundle.files[aar].data, aar), name: BundleFile(content)}
+    provenance = read_provenance(files[PROVENANCE], PROVENANCE)
+    try:
+        lines = ANDROID.problems(Unpacked("zip", files), provenance)
+    except InputError as error:
+        lines = [str(error)]
+    assert any(message in line for line in lines)
+
+
+def test_a_folder_with_another_models_aar_or_no_pom_is_found(bundle: Bundle, model: PackagedModel) -> None:
+    aar, pom = (next(one for one in bundle.files if one.endswith(suffix)) for suffix in (".aar", ".pom"))
+    provenance = read_provenance(bundle.files[PROVENANCE], PROVENANCE)
+    without = {name: file for name, file in bundle.files.items() if name != pom}
+    assert ANDROID.problems(Unpacked("folder", without), provenance) == ["the POM beside the AAR is missing"]
+    free = {**bundle.files, pom: BundleFile(b"<project/>")}
+    assert ANDROID.problems(Unpacked("folder", free), provenance) == ["the POM does not depend on executorch-android"]
+    other = read_provenance(
+        provenance_file("android", "aar", replace(model, name="other"), [], dict(bundle.files)), PROVENANCE
+    )
+    (line,) = ANDROID.problems(Unpacked("folder", dict(bundle.files)), other)
+    assert line == f"{aar}: is of another model than the folder's {PROVENANCE}"

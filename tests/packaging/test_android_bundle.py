@@ -1,0 +1,181 @@
+"""Bundles for Android: what is in them, what is refused, the same bytes every time."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaged_models import packaged, pretend_model
+
+from tofe_edge.artifact import Method
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import InputError
+from tofe_edge.packaging.android import ANDROID
+from tofe_edge.packaging.android_model import executorch_version, package_of
+from tofe_edge.packaging.contents import PackagedModel
+from tofe_edge.packaging.licences import Weights
+from tofe_edge.packaging.platform import Options
+
+SOURCE = Options(source=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> PackagedModel:
+    return packaged(pretend_model(tiny_checkpoint, tmp_path_factory.mktemp("model"), "Tiny-model.1.pte"))
+
+
+def text(model: PackagedModel, name: str, options: Options = SOURCE) -> str:
+    return ANDROID.build(model, options).files[name].data.decode()
+
+
+def changed(model: PackagedModel, **changes: Any) -> PackagedModel:
+    return replace(model, manifest=replace(model.manifest, **changes))
+
+
+def test_a_source_bundle_is_a_gradle_module_with_everything_in_it(model: PackagedModel) -> None:
+    bundle = ANDROID.build(model, SOURCE)
+    assert (bundle.name, bundle.form) == ("Tiny-model.1-android-source", "folder")
+    assets = "src/main/assets/tofe/tiny_model_1/"
+    wanted = {
+        *(
+            "build.gradle.kts",
+            "consumer-rules.pro",
+            "src/main/AndroidManifest.xml",
+            "README.md",
+            "sample/MainActivity.kt",
+        ),
+        *("LICENSE", "LICENSE-executorch", "NOTICE", "provenance.json"),
+        *(f"{assets}{name}" for name in ("Tiny-model.1.pte", "Tiny-model.1.json", "labels.txt", "preprocessing.json")),
+        *(f"{assets}Tiny-model.1.golden/{name}" for name in ("golden.json", "0.png", "1.png", "2.png", "3.png")),
+    }
+    kotlin = {name for name in bundle.files if name.endswith(".kt") and name.startswith("src/")}
+    assert {name for name in bundle.files if name not in kotlin} == wanted
+    assert {str(Path(name).parent) for name in kotlin} == {"src/main/java/tofeedge/tiny_model_1"}
+    assert {Path(name).stem for name in kotlin} >= {"TofeClassifier", "TofeException", "Prediction", "Model"}
+    assert bundle.files[f"{assets}Tiny-model.1.pte"].data == model.content
+
+
+def test_no_key_of_a_template_is_left(model: PackagedModel) -> None:
+    for name, file in ANDROID.build(model, SOURCE).files.items():
+        if not name.endswith((".png", ".pte")):
+            assert not re.search(r"@[A-Z_]+@", file.data.decode()), name
+
+
+def test_the_build_keeps_the_model_as_it_is_and_takes_the_runtime_that_fits(model: PackagedModel) -> None:
+    script = text(model, "build.gradle.kts")
+    assert 'noCompress += "pte"' in script and 'api("org.pytorch:executorch-android:1.5.1")' in script
+    assert "minSdk = 23" in script and 'namespace = "tofeedge.tiny_model_1"' in script
+    rules = text(model, "consumer-rules.pro")
+    assert "-keep class org.pytorch.executorch.** { *; }" in rules and "-keep class com.facebook.jni.** { *; }" in rules
+
+
+def test_the_constants_are_the_manifests(model: PackagedModel) -> None:
+    constants = text(model, "src/main/java/tofeedge/tiny_model_1/Model.kt")
+    assert f'SHA256 = "{model.manifest.sha256}"' in constants and "SIZE_BYTES = 10L" in constants
+    assert 'FORWARD("forward", ' in constants and 'FORWARD_5_3_2("forward_5_3_2", 0.001, listOf(5, 3, 2))' in constants
+    assert "MIN_SNR_DB = 10.0" in constants and "SKIPS_NEAR_TIES = false" in constants
+    exact = text(changed(model, precision="fp32"), "src/main/java/tofeedge/tiny_model_1/Model.kt")
+    assert "MIN_SNR_DB = 60.0" in exact and "SKIPS_NEAR_TIES = true" in exact
+    dense = text(changed(model, token_counts=None), "src/main/java/tofeedge/tiny_model_1/Model.kt")
+    assert re.search(r'FORWARD\("forward", [0-9.e-]+, emptyList\(\)\)', dense)
+
+
+def test_licences_and_provenance_are_stated(model: PackagedModel) -> None:
+    notice = text(model, "NOTICE")
+    assert "its licence was not stated" in notice and "CC-BY-2.0" in notice and "BSD-3-Clause" in notice
+    stated = replace(model, weights=Weights("MIT", {"start": "deit.safetensors", "data": ["mine x2"]}))
+    assert "MIT\n    checkpoint" in text(stated, "NOTICE") and "trained from deit.safetensors on mine x2" in text(
+        stated, "NOTICE"
+    )
+    assert "Apache License" in text(model, "LICENSE") and "Meta Platforms" in text(model, "LICENSE-executorch")
+
+
+def test_two_processes_make_the_same_bytes(model: PackagedModel, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    artifact = pretend_model(tiny_checkpoint, tmp_path / "model")
+    sums = set()
+    for seed in ("1", "2"):
+        command = [
+            sys.executable,
+            "-m",
+            "tofe_edge",
+            "package",
+            str(artifact.path),
+            "--platform",
+            "android",
+            "--source",
+        ]
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / seed)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        sums.add(next(line for line in done.stdout.splitlines() if line.startswith("sha256")))
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"backend": "coreml"}, {"target": "coreml", "backend": "coreml"}, {"target": "coreml"}]
+)
+def test_models_of_other_platforms_are_refused(model: PackagedModel, changes: dict[str, str]) -> None:
+    with pytest.raises(
+        InputError, match=r"Tiny-model\.1\.pte: is a model for .* which does not run on Android; convert it"
+    ):
+        ANDROID.build(changed(model, **changes), SOURCE)
+
+
+@pytest.mark.parametrize(
+    "stated", [{}, {"executorch": "1.6.0a0+abc"}, {"executorch": 'x"; evil'}, {"executorch": "1.5"}]
+)
+def test_a_model_of_no_released_executorch_is_refused(model: PackagedModel, stated: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="no release for Android"):
+        executorch_version(replace(model.manifest, versions=stated))
+
+
+@pytest.mark.parametrize("method", ['x"', "forward-1", "a b", "é", "FORWARD"])
+def test_methods_that_cannot_name_constants_are_refused(model: PackagedModel, method: str) -> None:
+    further = [Method(method, [5, 3, 2], 0.001, 4, {}, 0)]
+    with pytest.raises(InputError, match=r"cannot name a constant|differ in case alone"):
+        ANDROID.build(changed(model, further_methods=further), SOURCE)
+
+
+@pytest.mark.parametrize(
+    "package", ["", "model", "a..b", "Com.x", "com.class", "com.in.x", "a.b;", "a.b\nc", "a." + "b" * 120]
+)
+def test_wrong_packages_are_refused(model: PackagedModel, package: str) -> None:
+    with pytest.raises(InputError, match=r"^--package-name .*: is no package; give one such as com\.example\.model"):
+        package_of(model, package)
+    assert package_of(model, "com.example.model_2") == "com.example.model_2"
+
+
+def test_without_a_compiler_the_way_out_is_told(
+    model: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"kotlinc: not found on PATH; install .* --source, which needs no compiler"):
+        ANDROID.build(model, Options())
+    with pytest.raises(InputError, match="there is no such compiler"):
+        ANDROID.build(model, Options(kotlinc=tmp_path / "kotlinc"))
+    with pytest.raises(InputError, match="--kotlinc: is not used with --source"):
+        ANDROID.build(model, Options(source=True, kotlinc=tmp_path))
+
+
+def test_a_compiler_that_fails_is_told_in_one_line(model: PackagedModel, tmp_path: Path) -> None:
+    broken = tmp_path / "kotlinc"
+    for script, message in (
+        ("exit 1", "is no Kotlin compiler that runs here"),
+        ('echo "info: kotlinc-jvm 1.3.0 (JRE 17)" >&2; echo "error: old" >&2; exit 1', r"version 1\.3\.0 .*error: old"),
+    ):
+        broken.write_text(f"#!/bin/sh\n{script}\n")
+        broken.chmod(0o755)
+        with pytest.raises(InputError, match=message) as caught:
+            ANDROID.build(model, Options(kotlinc=broken))
+        assert "\n" not in str(caught.value) and "--source" in str(caught.value)

@@ -1,0 +1,178 @@
+"""``package --check``: what was changed, added, removed or never fitted is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from packaged_models import packaged, pretend, pretend_model
+
+from tofe_edge.artifact import Artifact
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.golden import GoldenSet, replay
+from tofe_edge.packaging.android import ANDROID
+from tofe_edge.packaging.check import BundleCheck, check_bundle
+from tofe_edge.packaging.place import place
+from tofe_edge.packaging.platform import Options
+from tofe_edge.packaging.provenance import PROVENANCE, FileSum
+from tofe_edge.packaging.unpack import unpack
+from tofe_edge.parity import Parity
+from tofe_edge.prediction import Prediction
+
+ASSETS = "src/main/assets/tofe/model/"
+MODEL = f"{ASSETS}model.pte"
+
+
+def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
+    """A runtime that computes what the golden vectors say."""
+    return {name: replay(golden, pretend(name), name) for name in artifact.manifest.methods}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+    model = packaged(pretend_model(tiny_checkpoint, tmp_path_factory.mktemp("model")))
+    return place(ANDROID.build(model, Options(source=True)), tmp_path_factory.mktemp("out"), force=False)
+
+
+@pytest.fixture
+def bundle(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / packed.name))
+
+
+def failures(bundle: Path) -> tuple[str, ...]:
+    """What is wrong; the self-test must not have been run."""
+
+    def never(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
+        raise AssertionError("a bundle that is not what was packaged is not run")
+
+    found = check_bundle(bundle, never)
+    assert not found.passed and found.self_test is None
+    return found.failures
+
+
+def vouch(bundle: Path, change: Callable[[dict[str, Any]], object] = lambda document: None) -> None:
+    """Make the sums in ``provenance.json`` those of the files, as somebody who forges a bundle would."""
+    path = bundle / PROVENANCE
+    document = json.loads(path.read_text())
+    files = {name: file for name, file in unpack(bundle).files.items() if name != PROVENANCE}
+    document["files"] = {name: FileSum.of(file).to_json() for name, file in files.items()}
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_what_was_packaged_passes_and_its_model_is_run(bundle: Path) -> None:
+    found = check_bundle(bundle, runs)
+    assert found.passed and found.platform == "android" and found.self_test is not None
+    assert list(found.self_test) == ["forward", "forward_5_3_2"]
+    document = json.loads(json.dumps(found.to_json()))
+    assert document["passed"] and document["failures"] == [] and document["self_test"]["ran"]
+    assert document["self_test"]["methods"]["forward"]["images"] == 4
+
+
+def test_a_machine_without_a_runtime_for_the_model_says_so_and_passes(bundle: Path) -> None:
+    def absent(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
+        raise DeviceError(f"{artifact.path}: no runtime")
+
+    found = check_bundle(bundle, absent)
+    assert found == BundleCheck("android", (), None, "model.pte: no runtime")
+    assert found.to_json()["self_test"] == {"ran": False, "reason": "model.pte: no runtime", "methods": {}}
+
+
+def test_a_model_that_computes_something_else_fails(bundle: Path) -> None:
+    def wrong(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
+        return {"forward": replay(golden, lambda pixels: _negated(pretend("forward")(pixels)), "forward")}
+
+    found = check_bundle(bundle, wrong)
+    assert not found.passed and found.failures[0].startswith("self-test, method forward: logits SNR -6.0 dB is under")
+
+
+def _negated(prediction: Prediction) -> Prediction:
+    return Prediction(np.negative(prediction.logits), prediction.kept)
+
+
+def test_every_flipped_byte_is_found(bundle: Path) -> None:
+    files = [name for name in unpack(bundle).files if name != PROVENANCE]
+    for name in files:
+        content = (bundle / name).read_bytes()
+        (bundle / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert failures(bundle) == (f"{name} is not what was packaged: its checksum differs",)
+        (bundle / name).write_bytes(content)
+    assert len(files) > 25 and check_bundle(bundle, runs).passed
+
+
+def test_missing_added_and_executable_files_are_found(bundle: Path) -> None:
+    (bundle / MODEL).unlink()
+    (bundle / "added.txt").touch()
+    (bundle / "README.md").chmod(0o755)
+    assert set(failures(bundle)) == {
+        f"{MODEL} is missing",
+        "added.txt was added",
+        "README.md is executable, unlike when it was packaged",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), "has no provenance.json; it is no bundle"),
+        (lambda path: path.write_text("{"), "cannot be read as JSON"),
+        (lambda path: path.write_text("[]"), "is not the provenance of a bundle"),
+        (lambda path: path.write_bytes(b"\xff"), "cannot be read as JSON"),
+        (lambda path: path.write_text("[" * 100000), "cannot be read as JSON"),
+    ],
+)
+def test_a_damaged_provenance_is_told(bundle: Path, change: Callable[[Path], object], message: str) -> None:
+    change(bundle / PROVENANCE)
+    (line,) = failures(bundle)
+    assert message in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("platform", "amiga", "platform 'amiga' is not one of"),
+        ("platform", 1, "has the wrong type"),
+        ("name", "../x", "cannot name a package"),
+        ("schema", 2, "is not the provenance of a bundle"),
+        ("files", [], "has the wrong type"),
+        ("files", {"../x": {}}, "no safe file name"),
+        ("files", {"x": {"sha256": 1}}, "the sums of 'x' are malformed"),
+        ("manifest", {}, "is of another model than the manifest"),
+        ("variant", "aar", "it has 0 .aar files"),
+        ("variant", "new", "says 'new', but this is a folder"),
+    ],
+)
+def test_a_forged_provenance_is_told(bundle: Path, key: str, value: Any, message: str) -> None:
+    vouch(bundle, lambda document: document.update({key: value}))
+    assert any(message in line for line in failures(bundle))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (MODEL, b"no program!", "model.pte: has 11 bytes where its manifest says 10"),
+        (f"{ASSETS}labels.txt", b"cat\n", "labels.txt does not say what the manifest says"),
+        (f"{ASSETS}preprocessing.json", b"{}", "preprocessing.json does not say what the manifest says"),
+        (f"{ASSETS}model.json", b"{}", "model.json: manifest schema None is not"),
+        (f"{ASSETS}model.golden/0.png", b"png", "its checksum is not that in golden.json"),
+        ("build.gradle.kts", b"", "build.gradle.kts lacks noCompress"),
+    ],
+)
+def test_a_forger_who_makes_the_sums_fit_meets_the_metadata(
+    bundle: Path, name: str, content: bytes, message: str
+) -> None:
+    (bundle / name).write_bytes(content)
+    vouch(bundle)
+    found = failures(bundle)
+    assert any(message in line for line in found) and all("/tmp" not in line for line in found)
+
+
+def test_nothing_where_a_bundle_should_be_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such bundle"):
+        check_bundle(tmp_path / "none", runs)

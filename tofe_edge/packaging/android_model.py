@@ -1,0 +1,162 @@
+"""What the Android templates are filled with: the manifest as constants of Kotlin, package, version and README."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+
+from tofe_edge import __version__
+from tofe_edge.artifact import Manifest, Method
+from tofe_edge.errors import InputError
+from tofe_edge.labels import shown
+from tofe_edge.packaging.bundle import identifier
+from tofe_edge.packaging.contents import PackagedModel
+from tofe_edge.packaging.kotlin import STDLIB
+from tofe_edge.packaging.licences import Licence
+from tofe_edge.parity import GATES
+
+GROUP = "tofeedge"
+MIN_SDK = 23
+"""That of executorch-android 1.5.1."""
+_MIN_ANDROID = "6.0"
+
+_PACKAGE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", re.ASCII)
+_MAX_PACKAGE = 120
+_RELEASE = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+)(\+[a-z0-9.]+)?", re.ASCII)
+_KEYWORD = re.compile(
+    r"abstract|as|assert|boolean|break|byte|case|catch|char|class|const|continue|default|do"
+    r"|double|else|enum|extends|false|final|finally|float|for|fun|goto|if|implements|import"
+    r"|in|instanceof|int|interface|is|long|native|new|null|object|package|private|protected|"
+    r"public|return|short|static|strictfp|super|switch|synchronized|this|throw|throws|transient"
+    r"|true|try|typealias|typeof|val|var|void|volatile|when|while"
+)
+"""Words that Java or Kotlin keeps for itself."""
+
+
+def package_of(model: PackagedModel, chosen: str | None) -> str:
+    """The Kotlin package: the one chosen, or one made of the model's name.
+
+    Raises:
+        InputError: it is no lower-case Java package of two parts or more.
+    """
+    package = f"{GROUP}.{identifier(model.name)}" if chosen is None else chosen
+    good = (
+        _PACKAGE.fullmatch(package)
+        and len(package) <= _MAX_PACKAGE
+        and not any(map(_KEYWORD.fullmatch, package.split(".")))
+    )
+    if not good:
+        raise InputError(f"--package-name {shown(package)}: is no package; give one such as com.example.model")
+    return package
+
+
+def executorch_version(manifest: Manifest) -> str:
+    """The release of executorch-android that fits: the one whose Python package made the program.
+
+    Raises:
+        InputError: the manifest does not name a release.
+    """
+    stated = manifest.versions.get("executorch", "")
+    release = _RELEASE.fullmatch(stated)
+    if release is None:
+        raise InputError(
+            f"{manifest.artifact}: was made with executorch {stated or 'of a version that its manifest does not say'}, for which "
+            "there is no release for Android; convert it with a released version"
+        )
+    return release[1]
+
+
+def version_of(model: PackagedModel) -> str:
+    """Version of the library: that of this program and the model's checksum, so that another model is another version."""
+    return f"{__version__}-{model.manifest.sha256[:12]}"
+
+
+def assets_folder(model: PackagedModel) -> str:
+    """Where the model's files are among an app's assets, which all its libraries share."""
+    return f"tofe/{identifier(model.name)}"
+
+
+def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> dict[str, object]:
+    """Every key of the Android templates. Raises :class:`InputError` as :func:`executorch_version`."""
+    manifest, spec = model.manifest, model.manifest.preprocessing
+    gates, names = GATES[manifest.precision], _budget_names(manifest)
+    values: dict[str, object] = {
+        "PACKAGE": package,
+        "GROUP": GROUP,
+        "NAME": model.name,
+        "MODULE": identifier(model.name),
+        "VERSION": version_of(model),
+        "EXECUTORCH": executorch_version(manifest),
+        "KOTLIN_STDLIB": STDLIB,
+        "MIN_SDK": MIN_SDK,
+        "MIN_ANDROID": _MIN_ANDROID,
+        "FOLDER": assets_folder(model),
+        "SHA256": manifest.sha256,
+        "SIZE_BYTES": manifest.size_bytes,
+        "CLASSES": len(manifest.class_names),
+        "BATCH": manifest.batch,
+        "SELECTION_IN_FLOATS": _boolean(manifest.selection == "rank"),
+        "IMAGE_SIZE": spec.image_size,
+        "RESIZES_SHORT_SIDE": _boolean(spec.resize == "short_side"),
+        "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct),
+        "BICUBIC": _boolean(spec.interpolation == "bicubic"),
+        "MEAN": _float_bits(spec.mean),
+        "MEAN_TEXT": ", ".join(map(str, spec.mean)),
+        "STD": _float_bits(spec.std),
+        "STD_TEXT": ", ".join(map(str, spec.std)),
+        "PRECISION": manifest.precision,
+        "MIN_SNR_DB": gates.min_snr_db,
+        "MIN_PSNR_DB": gates.min_psnr_db if math.isfinite(gates.min_psnr_db) else "Double.NEGATIVE_INFINITY",
+        "MIN_KEPT_OVERLAP": gates.min_kept_overlap,
+        "SKIPS_NEAR_TIES": _boolean(gates.skips_near_ties),
+        "BUDGETS": ",\n".join(_budget(names[method.name], method) for method in manifest.methods.values()),
+        "DEFAULT_BUDGET": next(iter(names.values())),
+        "BUDGET_LIST": ", ".join(
+            f"`{names[method.name]}` ({method.gmacs:.3f} GMACs)" for method in manifest.methods.values()
+        ),
+        "FACTS": _facts(model),
+        "POM_LICENCES": "\n".join(
+            f"    <license><name>{one}</name></license>" for one in sorted({licence.licence for licence in licences})
+        ),
+    }
+    return values
+
+
+def _budget_names(manifest: Manifest) -> dict[str, str]:
+    """A constant's name for each method. Raises :class:`InputError` where a method's name gives none of its own."""
+    names = {method: identifier(method).upper() for method in manifest.methods}
+    for method, name in names.items():
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name) or not re.fullmatch(r"[A-Za-z0-9_]+", method, re.ASCII):
+            raise InputError(
+                f"{manifest.artifact}: method {shown(method)} cannot name a constant; convert the model again"
+            )
+    if len(set(names.values())) < len(names):
+        raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")
+    return names
+
+
+def _budget(name: str, method: Method) -> str:
+    kept = ", ".join(map(str, method.token_counts or []))
+    tokens = f"listOf({kept})" if kept else "emptyList()"
+    return f'    {name}("{method.name}", {float(method.gmacs)!r}, {tokens})'
+
+
+def _float_bits(values: tuple[float, float, float]) -> str:
+    bits = (struct.unpack("<i", struct.pack("<f", value))[0] for value in values)
+    return ", ".join(f"java.lang.Float.intBitsToFloat({one})" for one in bits)
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _facts(model: PackagedModel) -> str:
+    manifest = model.manifest
+    tokens = (
+        "all tokens" if manifest.token_counts is None else f"{manifest.token_counts} of {manifest.patch_tokens} tokens"
+    )
+    return (
+        f"{manifest.backbone}, {manifest.precision}, {manifest.size_bytes / 1e6:.2f} MB, {tokens} a stage, "
+        f"{manifest.gmacs:.3f} GMACs, {len(manifest.class_names)} classes."
+    )

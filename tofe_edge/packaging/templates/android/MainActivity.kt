@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// A sample: pick a photograph, see its classes. Copy it into your app and adapt the package.
+package com.example.classify
+
+import @PACKAGE@.TofeClassifier
+import @PACKAGE@.TofeException
+import android.app.Activity
+import android.content.Intent
+import android.graphics.BitmapFactory
+import android.os.Bundle
+import android.widget.Button
+import android.widget.LinearLayout
+import android.widget.TextView
+import java.util.concurrent.Executors
+
+class MainActivity : Activity() {
+    private val worker = Executors.newSingleThreadExecutor()
+    private var classifier: TofeClassifier? = null
+    private lateinit var text: TextView
+
+    override fun onCreate(state: Bundle?) {
+        super.onCreate(state)
+        text = TextView(this)
+        val button = Button(this)
+        button.text = "Choose a photograph"
+        button.setOnClickListener { startActivityForResult(Intent(Intent.ACTION_GET_CONTENT).setType("image/*"), PICK) }
+        val layout = LinearLayout(this)
+        layout.orientation = LinearLayout.VERTICAL
+        layout.addView(button)
+        layout.addView(text)
+        setContentView(layout)
+
+        TofeClassifier.createAsync(this, object : TofeClassifier.Callback {
+            override fun onReady(classifier: TofeClassifier) {
+                if (isDestroyed) {
+                    classifier.close()
+                    return
+                }
+                this@MainActivity.classifier = classifier
+                work { "Self-test: ${classifier.selfTest()}" }
+            }
+
+            override fun onError(error: TofeException) {
+                text.text = "${error.reason}: ${error.message}"
+            }
+        })
+    }
+
+    override fun onActivityResult(request: Int, result: Int, data: Intent?) {
+        super.onActivityResult(request, result, data)
+        val image = data?.data ?: return
+        val ready = classifier ?: return
+        work {
+            val bitmap = contentResolver.openInputStream(image).use { BitmapFactory.decodeStream(it, null, null) }
+            if (bitmap == null) "This is no image." else
+                ready.classify(bitmap).joinToString("\n") { "%.1f %%  %s".format(100 * it.probability, it.label) }
+        }
+    }
+
+    override fun onDestroy() {
+        super.onDestroy()
+        worker.execute { classifier?.close() }
+        worker.shutdown()
+    }
+
+    private fun work(task: () -> String) = worker.execute {
+        val line = try { task() } catch (error: TofeException) { "${error.reason}: ${error.message}" }
+        runOnUiThread { text.text = line }
+    }
+
+    private companion object {
+        const val PICK = 1
+    }
+}

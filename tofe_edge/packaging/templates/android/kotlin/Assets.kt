@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+package @PACKAGE@
+
+import android.content.Context
+import java.io.IOException
+import java.io.InputStream
+
+/** The files of this package among the app's assets. */
+internal object Assets {
+    fun open(context: Context, name: String): InputStream =
+        try {
+            context.assets.open("${Model.FOLDER}/$name")
+        } catch (error: IOException) {
+            throw TofeException(TofeException.Reason.DAMAGED, "the app lacks the asset ${Model.FOLDER}/$name", error)
+        }
+
+    fun text(context: Context, name: String): String =
+        try {
+            open(context, name).use { it.readBytes().toString(Charsets.UTF_8) }
+        } catch (error: IOException) {
+            throw TofeException(TofeException.Reason.DAMAGED, "the asset ${Model.FOLDER}/$name cannot be read", error)
+        }
+}

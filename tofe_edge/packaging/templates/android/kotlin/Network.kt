@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+package @PACKAGE@
+
+import android.content.Context
+import java.io.Closeable
+import java.io.File
+import org.pytorch.executorch.EValue
+import org.pytorch.executorch.Module
+import org.pytorch.executorch.Tensor
+
+/** What one run gives: a number a class, and per stage the tokens in the order of their selection. */
+internal class Outputs(val logits: FloatArray, val selections: List<LongArray>)
+
+/** The loaded model: prepared pixels in, logits out. The only file that knows ExecuTorch. */
+internal class Network private constructor(private val module: Module, val labels: List<String>, val budget: Budget) : Closeable {
+
+    private var closed = false
+
+    /** Runs one image: `3 x SIZE x SIZE` values, channels first. */
+    fun run(pixels: FloatArray): Outputs {
+        val outputs = execute(pixels)
+        val selections = budget.keptTokens.indices.map { rowOf(outputs[1 + it]) }
+        return Outputs(logitsOf(outputs[0]), selections)
+    }
+
+    @Synchronized
+    private fun execute(pixels: FloatArray): List<Tensor> {
+        if (closed) throw TofeException(TofeException.Reason.CLOSED, "the classifier was closed")
+        val side = Model.IMAGE_SIZE.toLong()
+        val batch = FloatArray(Model.BATCH * pixels.size) { pixels[it % pixels.size] }
+        val input = Tensor.fromBlob(batch, longArrayOf(Model.BATCH.toLong(), 3, side, side))
+        val outputs =
+            try {
+                module.execute(budget.method, EValue.from(input)).map { it.toTensor() }
+            } catch (error: RuntimeException) {
+                throw TofeException(TofeException.Reason.RUNTIME, "ExecuTorch failed to run the model: ${error.message}", error)
+            }
+        if (outputs.size != 1 + budget.keptTokens.size) {
+            throw TofeException(TofeException.Reason.RUNTIME, "the model has ${outputs.size} outputs, not what it should")
+        }
+        return outputs
+    }
+
+    private fun logitsOf(tensor: Tensor): FloatArray {
+        val values = tensor.dataAsFloatArray
+        if (values.size != Model.BATCH * labels.size) {
+            throw TofeException(TofeException.Reason.RUNTIME, "the model has ${values.size} logits for ${labels.size} labels")
+        }
+        return values.copyOf(labels.size)
+    }
+
+    /** The first image's selection: indices, or whole numbers as floats where the model selects by ranks. */
+    private fun rowOf(tensor: Tensor): LongArray {
+        val all =
+            if (Model.SELECTION_IN_FLOATS) tensor.dataAsFloatArray.map { it.toLong() }.toLongArray() else tensor.dataAsLongArray
+        return all.copyOf(all.size / Model.BATCH)
+    }
+
+    @Synchronized
+    override fun close() {
+        if (!closed) {
+            closed = true
+            module.destroy()
+        }
+    }
+
+    companion object {
+        fun load(context: Context, budget: Budget, threads: Int): Network {
+            val labels = Assets.text(context, Model.LABELS).trimEnd('\n').split('\n')
+            if (labels.size != Model.CLASSES) {
+                throw TofeException(TofeException.Reason.DAMAGED, "${Model.LABELS} has ${labels.size} lines, not ${Model.CLASSES}")
+            }
+            val file = ModelFile.provide(context)
+            return Network(open(file, threads), labels, budget)
+        }
+
+        private fun open(file: File, threads: Int): Module =
+            try {
+                Module.load(file.path, Module.LOAD_MODE_MMAP, threads)
+            } catch (error: RuntimeException) {
+                throw TofeException(TofeException.Reason.RUNTIME, "ExecuTorch cannot load the model: ${error.message}", error)
+            } catch (error: LinkageError) {
+                throw TofeException(
+                    TofeException.Reason.RUNTIME,
+                    "ExecuTorch's native library is missing for this device (it has arm64-v8a and x86_64): ${error.message}",
+                    error,
+                )
+            }
+    }
+}

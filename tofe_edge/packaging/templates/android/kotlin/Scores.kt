@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+package @PACKAGE@
+
+import kotlin.math.abs
+import kotlin.math.exp
+import kotlin.math.log10
+import kotlin.math.max
+
+internal class Ranked(val index: Int, val probability: Double)
+
+/** The [count] likeliest classes, best first; of equal ones the lower index first. */
+internal fun topClasses(logits: FloatArray, count: Int): List<Ranked> {
+    val highest = logits.max().toDouble()
+    val powers = DoubleArray(logits.size) { exp(logits[it] - highest) }
+    val sum = powers.sum()
+    return logits.indices.sortedByDescending { powers[it] }.take(count).map { Ranked(it, powers[it] / sum) }
+}
+
+/** Positions in the image of the tokens that each stage keeps: selection s indexes what selection s - 1 put in order. */
+internal fun keptPositions(selections: List<LongArray>, kept: List<Int>): List<Set<Int>> {
+    var positions: IntArray? = null
+    return selections.zip(kept) { selection, count ->
+        val before = positions
+        val now = IntArray(selection.size) { if (before == null) selection[it].toInt() else before[selection[it].toInt()] }
+        positions = now
+        now.take(count).toSet()
+    }
+}
+
+/** Signal, noise and peak of logits, gathered over images. */
+internal class LogitDistance {
+    private var signal = 0.0
+    private var noise = 0.0
+    private var peak = 0.0
+    private var count = 0
+    private var finite = true
+
+    fun add(wanted: FloatArray, found: FloatArray) {
+        for (i in wanted.indices) {
+            val difference = wanted[i].toDouble() - found[i]
+            signal += wanted[i].toDouble() * wanted[i]
+            noise += difference * difference
+            peak = max(peak, abs(wanted[i].toDouble()))
+            finite = finite && !found[i].isNaN() && !found[i].isInfinite()
+        }
+        count += wanted.size
+    }
+
+    /** In decibels: infinite where nothing differs, minus infinite where a logit is no number. */
+    val snr: Double
+        get() =
+            when {
+                !finite -> Double.NEGATIVE_INFINITY
+                noise == 0.0 -> Double.POSITIVE_INFINITY
+                signal == 0.0 -> Double.NEGATIVE_INFINITY
+                else -> 10 * log10(signal / noise)
+            }
+
+    /** The same with the square of the largest logit in place of their mean power. */
+    val psnr: Double
+        get() = if (signal == 0.0) snr else snr + 20 * log10(peak) - 10 * log10(signal / count)
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+package @PACKAGE@
+
+import android.content.Context
+import android.graphics.Bitmap
+import android.graphics.BitmapFactory
+import java.io.IOException
+import java.util.Locale
+import org.json.JSONArray
+import org.json.JSONException
+import org.json.JSONObject
+
+/**
+ * What [TofeClassifier.selfTest] found.
+ *
+ * @property snrDb how close the logits are, in decibels; infinite where they are the same.
+ * @property keptOverlap per stage, the share of tokens kept here that were kept where the model was converted.
+ * @property failures what is out of its bounds, in words; empty when [passed].
+ */
+class SelfTestResult(val snrDb: Double, val psnrDb: Double, val keptOverlap: List<Double>, val failures: List<String>) {
+    val passed: Boolean
+        get() = failures.isEmpty()
+
+    override fun toString(): String =
+        if (passed) String.format(Locale.ROOT, "passed, %.1f dB", snrDb) else "FAILED: ${failures.joinToString("; ")}"
+}
+
+/** Replays the golden vectors of one budget, by the same gates as `tofe-edge run --self-test`. */
+internal object SelfTest {
+    private class Golden(val file: String, val logits: FloatArray, val kept: List<Set<Int>>, val nearTie: Boolean)
+
+    fun run(context: Context, network: Network): SelfTestResult {
+        val all = read(Assets.text(context, "${Model.GOLDEN}/golden.json"), network.budget)
+        // Where either of two tokens may rightly be kept, the input says nothing; where all are so, they must do.
+        val clear = all.filterNot { Model.SKIPS_NEAR_TIES && it.nearTie }.ifEmpty { all }
+        val distance = LogitDistance()
+        val overlaps = List(network.budget.keptTokens.size) { ArrayList<Double>() }
+        for (vector in clear) {
+            val outputs = network.run(Preprocessing.normalize(square(context, vector.file)))
+            distance.add(vector.logits, outputs.logits)
+            val kept = keptPositions(outputs.selections, network.budget.keptTokens)
+            for ((stage, wanted) in vector.kept.withIndex()) {
+                overlaps[stage].add(wanted.count { it in kept[stage] }.toDouble() / maxOf(1, wanted.size))
+            }
+        }
+        return judge(distance, overlaps.map { it.average() })
+    }
+
+    private fun judge(distance: LogitDistance, overlaps: List<Double>): SelfTestResult {
+        val failures = ArrayList<String>()
+        if (distance.snr < Model.MIN_SNR_DB) failures.add(under("logits SNR", distance.snr, Model.MIN_SNR_DB))
+        if (distance.psnr < Model.MIN_PSNR_DB) failures.add(under("logits PSNR", distance.psnr, Model.MIN_PSNR_DB))
+        for ((stage, overlap) in overlaps.withIndex()) {
+            if (overlap < Model.MIN_KEPT_OVERLAP - 1e-9) {
+                failures.add("kept tokens of stage ${stage + 1}: $overlap is under ${Model.MIN_KEPT_OVERLAP}")
+            }
+        }
+        return SelfTestResult(distance.snr, distance.psnr, overlaps, failures)
+    }
+
+    private fun under(what: String, found: Double, wanted: Double) =
+        String.format(Locale.ROOT, "%s %.1f dB is under %.0f dB", what, found, wanted)
+
+    private fun read(text: String, budget: Budget): List<Golden> =
+        try {
+            val document = JSONObject(text)
+            if (document.getString("artifact_sha256") != Model.SHA256) throw JSONException("it is another model's")
+            objects(document.getJSONArray("vectors")).filter { it.getString("method") == budget.method }.map(::vector)
+        } catch (error: JSONException) {
+            throw TofeException(TofeException.Reason.DAMAGED, "golden.json cannot be used: ${error.message}", error)
+        }
+
+    private fun vector(one: JSONObject): Golden {
+        val logits = one.getJSONArray("logits")
+        val kept = one.getJSONArray("kept")
+        return Golden(
+            one.getString("file"),
+            FloatArray(logits.length()) { logits.getDouble(it).toFloat() },
+            List(kept.length()) { stage ->
+                val positions = kept.getJSONArray(stage)
+                (0 until positions.length()).map(positions::getInt).toSet()
+            },
+            one.getBoolean("near_tie"),
+        )
+    }
+
+    private fun objects(list: JSONArray): List<JSONObject> = (0 until list.length()).map(list::getJSONObject)
+
+    /** A golden image as it is: `SIZE x SIZE x 3`. */
+    private fun square(context: Context, file: String): IntArray {
+        val options = BitmapFactory.Options()
+        options.inPreferredConfig = Bitmap.Config.ARGB_8888
+        options.inScaled = false
+        val bitmap =
+            try {
+                Assets.open(context, "${Model.GOLDEN}/$file").use { BitmapFactory.decodeStream(it, null, options) }
+            } catch (error: IOException) {
+                null
+            }
+        if (bitmap == null || bitmap.width != Model.IMAGE_SIZE || bitmap.height != Model.IMAGE_SIZE) {
+            throw TofeException(TofeException.Reason.DAMAGED, "the golden image $file is missing or damaged")
+        }
+        val pixels = BitmapPixels.of(bitmap)
+        val row = IntArray(pixels.width)
+        return IntArray(pixels.width * pixels.height * PillowResize.CHANNELS).also { square ->
+            for (y in 0 until pixels.height) {
+                pixels.row(y, row)
+                for (x in 0 until pixels.width) {
+                    val at = (y * pixels.width + x) * PillowResize.CHANNELS
+                    square[at] = row[x] shr 16 and 255
+                    square[at + 1] = row[x] shr 8 and 255
+                    square[at + 2] = row[x] and 255
+                }
+            }
+        }
+    }
+}

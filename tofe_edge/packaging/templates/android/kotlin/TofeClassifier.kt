@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+package @PACKAGE@
+
+import android.content.Context
+import android.graphics.Bitmap
+import android.os.Handler
+import android.os.Looper
+import java.io.Closeable
+import java.util.concurrent.Executor
+import java.util.concurrent.Executors
+
+/**
+ * Classifies images with @NAME@.
+ *
+ * One instance holds one loaded model; its methods may be called from any thread and wait for each other. [create] reads,
+ * checks and loads the model, which takes too long for the main thread, so it refuses to run there; [createAsync] is for it.
+ *
+ * Everything that goes wrong is a [TofeException].
+ */
+class TofeClassifier private constructor(private val network: Network, private val context: Context) : Closeable {
+
+    /** Which of the model's budgets this instance runs. */
+    val budget: Budget
+        get() = network.budget
+
+    /**
+     * The likeliest classes of an image, best first.
+     *
+     * Colours are taken as sRGB; what is transparent is put on white. A photograph's EXIF orientation is not in a bitmap:
+     * turn it upright before.
+     *
+     * @param bitmap of any size and configuration, not recycled.
+     * @param count how many classes, at least 1; fewer come back where the model has fewer.
+     */
+    @JvmOverloads
+    @Throws(TofeException::class)
+    fun classify(bitmap: Bitmap, count: Int = 5): List<Prediction> {
+        if (count < 1) throw TofeException(TofeException.Reason.INPUT, "count must be at least 1, not $count")
+        val labels = network.labels
+        return topClasses(network.run(Preprocessing.prepare(BitmapPixels.of(bitmap))).logits, count).map {
+            Prediction(it.index, labels[it.index], it.probability)
+        }
+    }
+
+    /**
+     * Runs the model on the images that it brings and compares with what it computed where it was converted: whether this
+     * device, its ExecuTorch and this code give what was measured. Takes four runs; call it off the main thread.
+     */
+    @Throws(TofeException::class)
+    fun selfTest(): SelfTestResult = SelfTest.run(context, network)
+
+    /** Frees the model's memory. Calls after it throw; a second close does nothing. */
+    override fun close() = network.close()
+
+    /** What [createAsync] calls, on the main thread. Exactly one of the two, once. */
+    interface Callback {
+        fun onReady(classifier: TofeClassifier)
+
+        fun onError(error: TofeException)
+    }
+
+    companion object {
+        /**
+         * Loads the model. The first call copies it out of the app's assets, later ones check that copy.
+         *
+         * @param budget which of the model's budgets to run.
+         * @param threads that ExecuTorch computes with; 0 leaves it to ExecuTorch.
+         */
+        @JvmStatic
+        @JvmOverloads
+        @Throws(TofeException::class)
+        fun create(context: Context, budget: Budget = Budget.DEFAULT, threads: Int = 0): TofeClassifier {
+            if (Looper.myLooper() == Looper.getMainLooper()) {
+                throw TofeException(
+                    TofeException.Reason.MAIN_THREAD,
+                    "create reads and loads a model, which would freeze the app; call it on another thread, or createAsync",
+                )
+            }
+            if (threads < 0) throw TofeException(TofeException.Reason.INPUT, "threads must not be negative, but is $threads")
+            val application = context.applicationContext ?: context
+            return TofeClassifier(Network.load(application, budget, threads), application)
+        }
+
+        /**
+         * Loads the model on [executor], or on a thread made for it, and calls back on the main thread.
+         */
+        @JvmStatic
+        @JvmOverloads
+        fun createAsync(
+            context: Context,
+            callback: Callback,
+            budget: Budget = Budget.DEFAULT,
+            threads: Int = 0,
+            executor: Executor? = null,
+        ) {
+            val own = if (executor == null) Executors.newSingleThreadExecutor() else null
+            val main = Handler(Looper.getMainLooper())
+            (executor ?: own!!).execute {
+                try {
+                    val classifier = create(context, budget, threads)
+                    main.post { callback.onReady(classifier) }
+                } catch (error: TofeException) {
+                    main.post { callback.onError(error) }
+                } finally {
+                    own?.shutdown()
+                }
+            }
+        }
+    }
+}
