@@ -17,10 +17,10 @@ from tofe_edge.artifact import Method
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
 from tofe_edge.packaging.android import ANDROID
-from tofe_edge.packaging.android_model import executorch_version, package_of
+from tofe_edge.packaging.android_model import package_of
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import Weights
-from tofe_edge.packaging.platform import Options
+from tofe_edge.packaging.platform import Options, executorch_release
 
 SOURCE = Options(source=True)
 
@@ -137,7 +137,7 @@ def test_models_of_other_platforms_are_refused(model: PackagedModel, changes: di
 )
 def test_a_model_of_no_released_executorch_is_refused(model: PackagedModel, stated: dict[str, str]) -> None:
     with pytest.raises(InputError, match="no release for Android"):
-        executorch_version(replace(model.manifest, versions=stated))
+        executorch_release(replace(model.manifest, versions=stated), "Android")
 
 
 @pytest.mark.parametrize("method", ['x"', "forward-1", "a b", "é", "FORWARD"])

@@ -14,6 +14,7 @@ from tofe_edge.packaging.bundle import identifier
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.kotlin import STDLIB
 from tofe_edge.packaging.licences import Licence
+from tofe_edge.packaging.platform import executorch_release
 from tofe_edge.parity import GATES
 
 GROUP = "tofeedge"
@@ -23,7 +24,6 @@ _MIN_ANDROID = "6.0"
 
 _PACKAGE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", re.ASCII)
 _MAX_PACKAGE = 120
-_RELEASE = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+)(\+[a-z0-9.]+)?", re.ASCII)
 _KEYWORD = re.compile(
     r"abstract|as|assert|boolean|break|byte|case|catch|char|class|const|continue|default|do"
     r"|double|else|enum|extends|false|final|finally|float|for|fun|goto|if|implements|import"
@@ -51,22 +51,6 @@ def package_of(model: PackagedModel, chosen: str | None) -> str:
     return package
 
 
-def executorch_version(manifest: Manifest) -> str:
-    """The release of executorch-android that fits: the one whose Python package made the program.
-
-    Raises:
-        InputError: the manifest does not name a release.
-    """
-    stated = manifest.versions.get("executorch", "")
-    release = _RELEASE.fullmatch(stated)
-    if release is None:
-        raise InputError(
-            f"{manifest.artifact}: was made with executorch {stated or 'of a version that its manifest does not say'}, for which "
-            "there is no release for Android; convert it with a released version"
-        )
-    return release[1]
-
-
 def version_of(model: PackagedModel) -> str:
     """Version of the library: that of this program and the model's checksum, so that another model is another version."""
     return f"{__version__}-{model.manifest.sha256[:12]}"
@@ -78,7 +62,7 @@ def assets_folder(model: PackagedModel) -> str:
 
 
 def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> dict[str, object]:
-    """Every key of the Android templates. Raises :class:`InputError` as :func:`executorch_version`."""
+    """Every key of the Android templates. Raises :class:`InputError` as :func:`~tofe_edge.packaging.platform.executorch_release`."""
     manifest, spec = model.manifest, model.manifest.preprocessing
     gates, names = GATES[manifest.precision], _budget_names(manifest)
     values: dict[str, object] = {
@@ -87,7 +71,7 @@ def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> d
         "NAME": model.name,
         "MODULE": identifier(model.name),
         "VERSION": version_of(model),
-        "EXECUTORCH": executorch_version(manifest),
+        "EXECUTORCH": executorch_release(manifest, "Android"),
         "KOTLIN_STDLIB": STDLIB,
         "MIN_SDK": MIN_SDK,
         "MIN_ANDROID": _MIN_ANDROID,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tofe_edge.artifact import Manifest
 from tofe_edge.errors import InputError
+from tofe_edge.labels import shown
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.provenance import Provenance
 from tofe_edge.packaging.unpack import Unpacked
+
+_RELEASE = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+)(\+[a-z0-9.]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,22 @@ def require_executorch(model: PackagedModel, platform: str) -> None:
             f"{model.file_name}: is a model for {manifest.target} with {manifest.backend}, which does not run on {platform}; "
             f"convert it with --target executorch for a profile of {platform}"
         )
+
+
+def executorch_release(manifest: Manifest, platform: str) -> str:
+    """The release of ExecuTorch for a platform that fits: the one whose Python package made the program.
+
+    Raises:
+        InputError: the manifest does not name a release.
+    """
+    stated = manifest.versions.get("executorch", "")
+    release = _RELEASE.fullmatch(stated)
+    if release is None:
+        raise InputError(
+            f"{manifest.artifact}: was made with executorch {shown(stated or 'of an unknown version')}, for which there is no "
+            f"release for {platform}; convert it with a released version"
+        )
+    return release[1]
 
 
 def files_below(files: Mapping[str, BundleFile], folder: str) -> dict[str, BundleFile]:

@@ -1,0 +1,266 @@
+"""Swift packages: what is in them, for which systems, what is refused, and what a check of one finds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import plistlib
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from packaged_models import packaged, pretend_model
+from swift_syntax import need_parser, syntax_errors
+
+from tofe_edge.artifact import Method
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import InputError
+from tofe_edge.files import fingerprint
+from tofe_edge.packaging.apple import APPLE
+from tofe_edge.packaging.apple_model import module_of
+from tofe_edge.packaging.bundle import Bundle
+from tofe_edge.packaging.check import check_bundle
+from tofe_edge.packaging.contents import PackagedModel
+from tofe_edge.packaging.place import place
+from tofe_edge.packaging.platform import Options
+
+CLASSIFIER = "Sources/Classifier"
+PACKAGE = {"Manifest.json": b"{}", "Data/com.apple.CoreML/weights/weight.bin": b"weights"}
+COREML = {"target": "coreml", "backend": "coreml", "selection": "rank"}
+KINDS: dict[str, dict[str, Any]] = {
+    "image": {**COREML, "io": "image", "deployment_target": "iOS18"},
+    "tensor": {**COREML, "deployment_target": "iOS16", "further_methods": [], "precision": "fp16"},
+    "xnnpack": {"batch": 2, "fallback_ops": {"topk": 3, "quantize_per_tensor": 1}},
+    "delegate": {"backend": "coreml", "deployment_target": "iOS26", "precision": "fp32"},
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> PackagedModel:
+    return packaged(pretend_model(tiny_checkpoint, tmp_path_factory.mktemp("model"), "Tiny-model.1.pte"))
+
+
+def as_kind(plain: PackagedModel, **changes: Any) -> PackagedModel:
+    """The model with another manifest; of a Core ML model the content is a package."""
+    content = PACKAGE if changes.get("target") == "coreml" else plain.content
+    found = fingerprint(content)
+    manifest = replace(plain.manifest, sha256=found.sha256, size_bytes=found.size_bytes, **changes)
+    model = replace(plain, content=content, golden=replace(plain.golden, artifact_sha256=found.sha256))
+    return replace(model, manifest=replace(manifest, artifact=model.file_name))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(plain: PackagedModel, kind: str) -> PackagedModel:
+    return as_kind(plain, **KINDS[kind])
+
+
+@pytest.fixture(scope="module")
+def bundle(model: PackagedModel) -> Bundle:
+    return APPLE.build(model, Options())
+
+
+def text(bundle: Bundle, name: str) -> str:
+    return bundle.files[name].data.decode()
+
+
+def test_every_swift_file_parses(bundle: Bundle) -> None:
+    parser = need_parser()
+    assert syntax_errors(parser, b"let x = = 3")
+    sources = {name: file.data for name, file in bundle.files.items() if name.endswith(".swift")}
+    assert len(sources) >= 20
+    assert {name: errors for name, data in sources.items() if (errors := syntax_errors(parser, data))} == {}
+
+
+def test_no_key_of_a_template_is_left(bundle: Bundle) -> None:
+    texts = {name: file.data for name, file in bundle.files.items() if name.endswith((".swift", ".md", ".xcprivacy"))}
+    assert [name for name, data in texts.items() if re.search(rb"@[A-Z][A-Z0-9_]*@", data)] == []
+
+
+def test_the_models_files_are_resources_that_are_copied_whole(bundle: Bundle, model: PackagedModel) -> None:
+    folder = f"{CLASSIFIER}/Model/"
+    found = {name.removeprefix(folder): file for name, file in bundle.files.items() if name.startswith(folder)}
+    assert found == model.files()
+    assert sum(name.endswith(".png") for name in found) == 4
+    assert 'resources: [.copy("Model"), .process("PrivacyInfo.xcprivacy")]' in text(bundle, "Package.swift")
+
+
+def test_tests_carry_vectors(bundle: Bundle) -> None:
+    cases = re.findall(r'expected: "([A-Za-z0-9+/=]+)"', text(bundle, "Tests/ClassifierTests/ResampleTests.swift"))
+    assert len(cases) == 16 and len(set(cases)) == 15  # of the same size, both filters copy
+    sums = re.findall(r'"([0-9a-f]{64})"', text(bundle, "Tests/ClassifierTests/PreprocessingTests.swift"))
+    assert len(set(sums)) == 14
+
+
+def test_the_systems_are_those_that_run_the_model(bundle: Bundle, kind: str) -> None:
+    wanted = {
+        "image": ("18.0", "15.0"),
+        "tensor": ("16.0", "13.0"),
+        "xnnpack": ("17.0", "14.0"),
+        "delegate": ("26.0", "26.0"),
+    }
+    ios, macos = wanted[kind]
+    assert f'platforms: [.iOS("{ios}"), .macOS("{macos}")]' in text(bundle, "Package.swift")
+
+
+def test_checksums_in_the_code_are_those_of_the_files(bundle: Bundle, model: PackagedModel) -> None:
+    facts = text(bundle, f"{CLASSIFIER}/Facts.swift")
+    sums = dict(re.findall(r'^        "([^"]+)": "([0-9a-f]{64})",$', facts, re.MULTILINE))
+    assert len(sums) == 6
+    assert sums == {name: hashlib.sha256(model.files()[name].data).hexdigest() for name in sums}
+    assert f'static let sha256 = "{fingerprint(model.content).sha256}"' in facts
+
+
+def test_budgets_are_cases_of_an_enum(bundle: Bundle, model: PackagedModel) -> None:
+    budgets = text(bundle, f"{CLASSIFIER}/TofeBudget.swift")
+    cases = re.findall(r'^    case (\w+) = "(\w+)"$', budgets, re.MULTILINE)
+    assert cases == [(name, name) for name in model.manifest.methods]
+    assert len(cases) == 1 + len(model.manifest.further_methods)
+    for method in model.manifest.methods.values():
+        assert f"case .{method.name}: return {method.token_counts}" in budgets
+        assert f"case .{method.name}: return {float(method.gmacs)!r}" in budgets
+
+
+def test_only_executorch_programs_depend_on_executorch(bundle: Bundle, kind: str) -> None:
+    manifest = text(bundle, "Package.swift")
+    products = re.findall(r'\.product\(name: "(\w+)", package: "executorch"\)', manifest)
+    if kind in ("image", "tensor"):
+        assert "executorch" not in manifest and "LICENSE-executorch" not in bundle.files
+        return
+    assert '.package(url: "https://github.com/pytorch/executorch.git", branch: "swiftpm-1.5.1")' in manifest
+    quantized = {"xnnpack": ["kernels_quantized"], "delegate": []}[kind]
+    backend = {"xnnpack": "backend_xnnpack", "delegate": "backend_coreml"}[kind]
+    assert products == ["executorch", backend, "kernels_optimized", *quantized]
+    assert "LICENSE-executorch" in bundle.files
+
+
+def test_nothing_is_tracked(bundle: Bundle) -> None:
+    privacy = plistlib.loads(bundle.files[f"{CLASSIFIER}/PrivacyInfo.xcprivacy"].data)
+    empty: list[str] = []
+    assert privacy == {
+        "NSPrivacyTracking": False,
+        "NSPrivacyTrackingDomains": empty,
+        "NSPrivacyCollectedDataTypes": empty,
+        "NSPrivacyAccessedAPITypes": empty,
+    }
+
+
+def test_the_same_model_gives_the_same_files(bundle: Bundle, model: PackagedModel) -> None:
+    assert APPLE.build(model, Options()) == bundle
+
+
+def test_names_of_classes_and_backbones_stay_out_of_the_code(plain: PackagedModel) -> None:
+    names = ['"; fatalError("x'] * 10
+    hostile = as_kind(plain, class_names=names, backbone='x\n"); import Evil', checkpoint="\\(evil)", profile='"evil')
+    bundle = APPLE.build(hostile, Options())
+    swift = b"".join(file.data for name, file in bundle.files.items() if name.endswith(".swift"))
+    assert b"fatalError" not in swift and b"Evil" not in swift and b"evil" not in swift
+    assert "\nimport Evil" not in text(bundle, "README.md") and 'x\n"' not in text(bundle, "README.md")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"target": "tflite", "backend": "gpu"}, "does not run on Apple's systems"),
+        ({"backend": "vulkan"}, "does not run on Apple's systems"),
+        ({**COREML, "deployment_target": None}, "deployment target 'none' is not one of"),
+        ({**COREML, "deployment_target": 'iOS17"),'}, "is not one of iOS16"),
+        ({**COREML, "deployment_target": "iOS17"}, "several budgets, which need iOS18, not iOS17"),
+        ({"versions": {}}, "of an unknown version"),
+        ({"versions": {"executorch": '1.5.1"); evil('}}, "no release for iOS"),
+        ({"further_methods": [Method("default", [5, 3, 2], 0.1, 1, {}, 0)]}, "method 'default' cannot name a case"),
+        ({"further_methods": [Method('x"\n', [5, 3, 2], 0.1, 1, {}, 0)]}, "cannot name a case"),
+        ({"further_methods": [Method("forwarD", [5, 3, 2], 0.1, 1, {}, 0)]}, "differ in case alone"),
+        ({"gmacs": float("nan")}, "gmacs are not finite"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(plain: PackagedModel, changes: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(InputError, match=re.escape(wanted)) as caught:
+        APPLE.build(as_kind(plain, **changes), Options())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [Options(source=True), Options(kotlinc=Path("kotlinc")), Options(arch="aarch64")])
+def test_options_of_other_platforms_are_refused(plain: PackagedModel, options: Options) -> None:
+    with pytest.raises(InputError, match=r"^--(source|kotlinc|arch): is not used for Apple"):
+        APPLE.build(plain, options)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "flowers", "Two Words", "Blüte", 'X"', "CoreML", "TofeClassifier", "X" * 81, "A.b", "A\n"]
+)
+def test_names_that_are_no_module_are_refused(plain: PackagedModel, name: str) -> None:
+    with pytest.raises(InputError, match="cannot name a Swift module"):
+        APPLE.build(plain, Options(package_name=name))
+
+
+def test_a_module_is_named_by_the_user_or_after_the_model(plain: PackagedModel) -> None:
+    assert module_of(plain, "FlowerModel") == "FlowerModel"
+    assert module_of(plain, None) == "TinyModel1Model"
+    assert module_of(replace(plain, name="core_ml"), None) == "CoreMlModel"
+    assert 'name: "FlowerModel"' in text(APPLE.build(plain, Options(package_name="FlowerModel")), "Package.swift")
+
+
+def test_the_longest_name_fits(plain: PackagedModel) -> None:
+    model = as_kind(replace(plain, name="a" * 64), **KINDS["image"])
+    assert APPLE.build(model, Options()).name == "a" * 64 + "-apple"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "wanted"),
+    [
+        ("Package.swift", lambda text: text.replace('.copy("Model")', '.process("Model")'), 'lacks .copy("Model")'),
+        (
+            "Package.swift",
+            lambda text: text.replace('.iOS("18', '.iOS("12'),
+            "does not ask for iOS 18.0 and macOS 15.0",
+        ),
+        (f"{CLASSIFIER}/PrivacyInfo.xcprivacy", lambda text: text.replace("<false/>", "<true/>"), "nothing is tracked"),
+        (f"{CLASSIFIER}/PrivacyInfo.xcprivacy", lambda text: text[:200], "property list"),
+        (f"{CLASSIFIER}/PrivacyInfo.xcprivacy", lambda text: f"<!ENTITY x>{text}", "declares entities"),
+        (f"{CLASSIFIER}/Facts.swift", lambda text: text.replace('sha256 = "', 'sha256 = "_'), "of another model"),
+        (f"{CLASSIFIER}/Model/Tiny-model.1.json", lambda _: "{", "cannot be read as JSON"),
+        (f"{CLASSIFIER}/Model/Tiny-model.1.json", None, "Tiny-model.1.json is missing"),
+        (f"{CLASSIFIER}/TofeBudget.swift", None, "TofeBudget.swift is missing"),
+    ],
+)
+def test_a_check_finds_what_a_build_would_stumble_over(
+    plain: PackagedModel, tmp_path: Path, name: str, change: Callable[[str], str] | None, wanted: str
+) -> None:
+    path = place(APPLE.build(as_kind(plain, **KINDS["image"]), Options()), tmp_path, force=False)
+    provenance = json.loads((path / "provenance.json").read_text())
+    if change is None:
+        (path / name).unlink()
+        del provenance["files"][name]
+    else:
+        content = change((path / name).read_text()).encode()
+        (path / name).write_bytes(content)
+        # Sums that agree: what is found is the fault itself.
+        provenance["files"][name].update(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+    (path / "provenance.json").write_text(json.dumps(provenance))
+    check = check_bundle(path, _no_self_test)
+    assert not check.passed and any(wanted in failure for failure in check.failures)
+
+
+def test_a_check_finds_damage_and_what_was_added(plain: PackagedModel, tmp_path: Path) -> None:
+    path = place(APPLE.build(as_kind(plain, **KINDS["image"]), Options()), tmp_path, force=False)
+    weights = path / CLASSIFIER / "Model" / "Tiny-model.1.mlpackage" / "Data/com.apple.CoreML/weights/weight.bin"
+    weights.write_bytes(b"weighty")
+    (path / "Extra.swift").write_text("")
+    failures = check_bundle(path, _no_self_test).failures
+    assert (
+        len(failures) == 2
+        and "weight.bin is not what was packaged" in failures[1]
+        and "Extra.swift was added" in failures[0]
+    )
+
+
+def _no_self_test(*_: object) -> NoReturn:
+    raise AssertionError("the model ran though its bundle is wrong")

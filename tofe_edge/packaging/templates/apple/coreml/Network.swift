@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+import CoreML
+import Foundation
+
+/// The loaded model: a square in, logits out. Only its `TofeClassifier` uses it, one call after the other.
+final class Network: @unchecked Sendable {
+    let budget: TofeBudget
+    private let model: MLModel
+
+    private init(_ model: MLModel, budget: TofeBudget) {
+        self.model = model
+        self.budget = budget
+    }
+
+    static func load(_ configuration: TofeConfiguration) async throws -> Network {
+        let options = MLModelConfiguration()
+        options.computeUnits = configuration.computeUnits
+        // The budget that the model was converted for is what a package runs by default.
+        if configuration.budget != .standard {
+            guard #available(iOS 18.0, macOS 15.0, *) else {
+                throw TofeError.runtime("further budgets need iOS 18 or macOS 15")
+            }
+            options.functionName = configuration.budget.rawValue
+        }
+        return Network(try await CompiledModel.load(options), budget: configuration.budget)
+    }
+
+    func run(_ square: Square) throws -> Outputs {
+        let outputs: MLFeatureProvider
+        do {
+            let inputs = try MLDictionaryFeatureProvider(dictionary: ["image": ModelInput.feature(square)])
+            outputs = try model.prediction(from: inputs)
+        } catch let error as TofeError {
+            throw error
+        } catch {
+            throw TofeError.runtime("Core ML failed to run it: \(error.localizedDescription)")
+        }
+        let logits = try numbers("logits", in: outputs).map(\.floatValue)
+        guard logits.count == Facts.classes else {
+            throw TofeError.runtime("it has \(logits.count) logits for \(Facts.classes) labels")
+        }
+        let selections = try budget.keptTokens.indices.map { stage in
+            try numbers("tokenOrder\(stage + 1)", in: outputs).map(\.intValue)
+        }
+        return Outputs(logits: logits, selections: selections)
+    }
+
+    private func numbers(_ name: String, in outputs: MLFeatureProvider) throws -> [NSNumber] {
+        guard let array = outputs.featureValue(for: name)?.multiArrayValue else {
+            throw TofeError.runtime("it has no output \(name)")
+        }
+        return (0..<array.count).map { array[$0] }
+    }
+}

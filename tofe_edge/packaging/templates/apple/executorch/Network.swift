@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+import ExecuTorch
+import Foundation
+
+/// The loaded model: a square in, logits out. Only its `TofeClassifier` uses it, one call after the other.
+final class Network: @unchecked Sendable {
+    let budget: TofeBudget
+    private let module: Module
+
+    private init(_ module: Module, budget: TofeBudget) {
+        self.module = module
+        self.budget = budget
+    }
+
+    static func load(_ configuration: TofeConfiguration) async throws -> Network {
+        let module = Module(filePath: try Resources.model().path)
+        do {
+            try module.load(configuration.budget.rawValue)
+        } catch {
+            throw TofeError.runtime(
+                "ExecuTorch cannot load it: \(error.localizedDescription) (is the app linked with -all_load?)")
+        }
+        return Network(module, budget: configuration.budget)
+    }
+
+    func run(_ square: Square) throws -> Outputs {
+        let values = Preprocessing.normalize(square).withUnsafeBytes { Data($0) }
+        var batch = Data(capacity: values.count * Facts.batch)
+        for _ in 0..<Facts.batch { batch.append(values) }
+        let input = Tensor<Float>(
+            data: batch, shape: [Facts.batch, PillowResize.channels, square.side, square.side])
+        let outputs: [Value]
+        do {
+            outputs = try module.execute(budget.rawValue, [input])
+        } catch {
+            throw TofeError.runtime("ExecuTorch failed to run it: \(error.localizedDescription)")
+        }
+        guard outputs.count == 1 + budget.keptTokens.count else {
+            throw TofeError.runtime("it has \(outputs.count) outputs, not what it should")
+        }
+        let logits = try floats(outputs[0])
+        guard logits.count == Facts.batch * Facts.classes else {
+            throw TofeError.runtime("it has \(logits.count) logits for \(Facts.classes) labels")
+        }
+        let selections = try outputs.dropFirst().map(selection)
+        return Outputs(logits: Array(logits.prefix(Facts.classes)), selections: selections)
+    }
+
+    /// The first image's selection: indices, or whole numbers as floats where the model selects by ranks.
+    private func selection(_ value: Value) throws -> [Int] {
+        let all = Facts.selectsByRank ? try floats(value).map { Int($0) } : try indices(value)
+        return Array(all.prefix(all.count / Facts.batch))
+    }
+
+    private func floats(_ value: Value) throws -> [Float] {
+        guard let tensor: Tensor<Float> = value.tensor() else {
+            throw TofeError.runtime("an output has no numbers of single precision")
+        }
+        return tensor.scalars()
+    }
+
+    private func indices(_ value: Value) throws -> [Int] {
+        guard let tensor: Tensor<Int64> = value.tensor() else {
+            throw TofeError.runtime("a selection has no indices")
+        }
+        return tensor.scalars().map { Int($0) }
+    }
+}

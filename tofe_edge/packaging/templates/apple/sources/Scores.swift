@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+import Foundation
+
+/// What one run gives: a number a class, and per stage the tokens in the order of their selection.
+struct Outputs {
+    let logits: [Float]
+    let selections: [[Int]]
+}
+
+/// The `count` likeliest classes, best first; of equal ones the lower index first.
+func topClasses(_ logits: [Float], labels: [String], count: Int) -> [Prediction] {
+    let highest = Double(logits.max() ?? 0)
+    let powers = logits.map { exp(Double($0) - highest) }
+    let sum = powers.reduce(0, +)
+    let order = powers.indices.sorted { powers[$0] == powers[$1] ? $0 < $1 : powers[$0] > powers[$1] }
+    return order.prefix(count).map { Prediction(index: $0, label: labels[$0], probability: powers[$0] / sum) }
+}
+
+/// Positions in the image of the tokens that each stage keeps: selection s indexes what selection s - 1 put in order.
+///
+/// Nil where the selections do not fit together, which no sound model does.
+func keptPositions(_ selections: [[Int]], kept: [Int]) -> [Set<Int>]? {
+    var before: [Int]?
+    var result: [Set<Int>] = []
+    for (selection, count) in zip(selections, kept) {
+        var now = selection
+        if let tokens = before {
+            guard selection.allSatisfy(tokens.indices.contains) else { return nil }
+            now = selection.map { tokens[$0] }
+        }
+        before = now
+        result.append(Set(now.prefix(count)))
+    }
+    return result
+}
+
+/// Signal, noise and peak of logits, gathered over images.
+struct LogitDistance {
+    private var signal = 0.0
+    private var noise = 0.0
+    private var peak = 0.0
+    private var count = 0
+    private var finite = true
+
+    mutating func add(wanted: [Float], found: [Float]) {
+        for (want, have) in zip(wanted, found) {
+            let difference = Double(want) - Double(have)
+            signal += Double(want) * Double(want)
+            noise += difference * difference
+            peak = max(peak, abs(Double(want)))
+            finite = finite && have.isFinite
+        }
+        count += wanted.count
+    }
+
+    /// In decibels: infinite where nothing differs, minus infinite where a logit is no number.
+    var snr: Double {
+        if !finite { return -.infinity }
+        if noise == 0 { return .infinity }
+        return signal == 0 ? -.infinity : 10 * log10(signal / noise)
+    }
+
+    /// The same with the square of the largest logit in place of their mean power.
+    var psnr: Double {
+        signal == 0 ? snr : snr + 20 * log10(peak) - 10 * log10(signal / Double(count))
+    }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+import Foundation
+
+/// What `TofeClassifier.selfTest()` found.
+public struct SelfTestResult: Equatable, Sendable, CustomStringConvertible {
+    /// How close the logits are, in decibels; infinite where they are the same.
+    public let snrDb: Double
+    public let psnrDb: Double
+    /// Per stage, the share of tokens kept here that were kept where the model was converted.
+    public let keptOverlap: [Double]
+    /// What is out of its bounds, in words.
+    public let failures: [String]
+
+    public var passed: Bool { failures.isEmpty }
+
+    public var description: String {
+        passed ? "passed, \(String(format: "%.1f", snrDb)) dB" : "FAILED: \(failures.joined(separator: "; "))"
+    }
+}
+
+/// Replays the golden vectors of one budget, by the same gates as `tofe-edge run --self-test`.
+enum SelfTest {
+    private struct Document: Decodable {
+        let artifactSha256: String
+        let vectors: [Vector]
+    }
+
+    private struct Vector: Decodable {
+        let method: String
+        let file: String
+        let logits: [Double]
+        let kept: [[Int]]
+        let nearTie: Bool
+    }
+
+    static func run(_ network: Network) throws -> SelfTestResult {
+        let all = try vectors(of: network.budget)
+        // Where either of two tokens may rightly be kept, the input says nothing; where all are so, they must do.
+        let clear = all.filter { !(Facts.skipsNearTies && $0.nearTie) }
+        let stages = network.budget.keptTokens
+        var distance = LogitDistance()
+        var overlaps = [[Double]](repeating: [], count: stages.count)
+        for vector in clear.isEmpty ? all : clear {
+            let outputs = try network.run(readSquare("\(Facts.goldenFolder)/\(vector.file)"))
+            distance.add(wanted: vector.logits.map(Float.init), found: outputs.logits)
+            guard let kept = keptPositions(outputs.selections, kept: stages), kept.count == vector.kept.count else {
+                throw TofeError.runtime("the tokens that it selected do not fit together")
+            }
+            for (stage, wanted) in vector.kept.enumerated() {
+                let shared = wanted.filter(kept[stage].contains).count
+                overlaps[stage].append(Double(shared) / Double(max(1, wanted.count)))
+            }
+        }
+        return judge(distance, overlaps.map { $0.reduce(0, +) / Double($0.count) })
+    }
+
+    static func judge(_ distance: LogitDistance, _ overlaps: [Double]) -> SelfTestResult {
+        var failures: [String] = []
+        for (name, found, wanted) in [
+            ("SNR", distance.snr, Facts.minSnrDb), ("PSNR", distance.psnr, Facts.minPsnrDb),
+        ] where !(found >= wanted) {
+            failures.append(String(format: "logits \(name) %.1f dB is under %.0f dB", found, wanted))
+        }
+        for (stage, overlap) in overlaps.enumerated() where !(overlap >= Facts.minKeptOverlap - 1e-9) {
+            failures.append("kept tokens of stage \(stage + 1): \(overlap) is under \(Facts.minKeptOverlap)")
+        }
+        return SelfTestResult(
+            snrDb: distance.snr, psnrDb: distance.psnr, keptOverlap: overlaps, failures: failures)
+    }
+
+    private static func vectors(of budget: TofeBudget) throws -> [Vector] {
+        let file = "\(Facts.goldenFolder)/golden.json"
+        let decoder = JSONDecoder()
+        decoder.keyDecodingStrategy = .convertFromSnakeCase
+        let document: Document
+        do {
+            document = try decoder.decode(Document.self, from: Resources.content(file))
+        } catch let error as DecodingError {
+            throw TofeError.damaged("\(file) cannot be read: \(error.localizedDescription)")
+        }
+        let vectors = document.vectors.filter { $0.method == budget.rawValue }
+        guard document.artifactSha256 == Facts.sha256, !vectors.isEmpty else {
+            throw TofeError.damaged("\(file) is another model's")
+        }
+        return vectors
+    }
+}

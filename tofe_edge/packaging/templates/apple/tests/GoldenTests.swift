@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+import XCTest
+
+@testable import @MODULE@
+
+/// The model computes here what it computed where it was converted: `Model/@NAME@.golden`, for every budget.
+final class GoldenTests: XCTestCase {
+    func testGoldenVectors() async throws {
+        for budget in TofeBudget.allCases {
+            let classifier = try await TofeClassifier(configuration: TofeConfiguration(budget: budget))
+            let result = try await classifier.selfTest()
+            XCTAssertTrue(result.passed, "\(budget.rawValue): \(result)")
+        }
+    }
+}
