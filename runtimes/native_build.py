@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def _compile(toolchain: Toolchain, folder: Path) -> None:
     else:
         configure.append(f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / 'aarch64-linux.cmake'}")
     _step(configure)
-    _step([str(toolchain.cmake), "--build", str(folder)])
+    _step([str(toolchain.cmake), "--build", str(folder), "--parallel", str(os.cpu_count() or 1)])
 
 
 def _step(command: Sequence[str]) -> None:

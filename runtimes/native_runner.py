@@ -25,7 +25,7 @@ from tofe_edge.errors import DeviceError, InputError
 
 BINARY = "tofe_runner"
 
-WRONG_CALL, BAD_FILE, BAD_INPUT, RUNTIME_ERROR = 2, 3, 4, 5
+WRONG_CALL, BAD_FILE, BAD_INPUT, RUNTIME_ERROR, SELF_TEST_FAILED = 2, 3, 4, 5, 6
 """Exit codes of the runner, as in ``native/failure.h``."""
 
 ONE_RUN = TimingRequest(runs=1, warm_up=0)
@@ -82,16 +82,20 @@ def run(
             raise DeviceError(f"{binary}: its result cannot be read ({error}); build it again") from error
 
 
-def arguments(model: str, request: TimingRequest, given: str | None = None, taken: str | None = None) -> list[str]:
+def arguments(
+    model: str, request: TimingRequest, given: str | None = None, taken: str | None = None, sha256: str | None = None
+) -> list[str]:
     """The runner's arguments.
 
     Args:
         model: path of the model where the runner runs.
         given: file with the input, likewise; default: every element is 0.5.
         taken: file that is to take the outputs.
+        sha256: the model's checksum, which the runner then compares before it loads the file.
     """
-    # A path that begins with a dash is no option.
-    words = [f"./{model}" if model.startswith("-") else model, "--method", request.method]
+    words = [as_argument(model), "--method", request.method]
+    if sha256 is not None:
+        words += ["--sha256", sha256]
     if given is not None:
         words += ["--input", given]
     if taken is not None:
@@ -103,6 +107,11 @@ def arguments(model: str, request: TimingRequest, given: str | None = None, take
     if request.cpus:
         words += ["--cpus", request.cpus]
     return [*words, "--warmup", str(request.warm_up), "--threads", str(request.threads)]
+
+
+def as_argument(path: str) -> str:
+    """A path as an argument: one that begins with a dash is no option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def failure(binary: str, model: str, code: int, stderr: str) -> InputError | DeviceError:

@@ -1,7 +1,12 @@
-"""The self-test of the native runner: the golden vectors of an artifact, prepared in Python, computed without it."""
+"""The self-test of the native runner: the golden vectors of an artifact, prepared in Python, computed without it.
+
+The runner also replays them alone (``--self-test``), as it does on a device; :func:`self_test_alone` asks it to.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.native_runner import ONE_RUN, run
+from runtimes.native_runner import ONE_RUN, SELF_TEST_FAILED, as_argument, failure, run
 from tofe_edge.artifact import Artifact, Method
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.golden import GoldenSet, replay
@@ -77,3 +82,60 @@ def self_test(
         name: replay(golden, NativeModel(binary, artifact, method, threads, tuple(emulator)), name)
         for name, method in artifact.manifest.methods.items()
     }
+
+
+@dataclass(frozen=True)
+class MethodVerdict:
+    """What the runner found of one method; figures as in :class:`tofe_edge.parity.Parity`."""
+
+    method: str
+    passed: bool
+    images: int
+    snr_db: float | None
+    """``None``: the logits are those of the vectors to the bit, or not finite; ``passed`` tells which."""
+    kept_overlap: tuple[float, ...]
+    failures: tuple[str, ...]
+
+
+def self_test_alone(
+    binary: Path, model: Path, golden: Path, emulator: Sequence[str] = (), *, threads: int = 1, timeout_s: float = 600.0
+) -> tuple[MethodVerdict, ...]:
+    """Let the runner read manifest, images and golden vectors itself and replay them, as it does where there is no Python.
+
+    Args:
+        model: with its manifest beside it.
+        golden: folder of its golden vectors.
+
+    Returns:
+        One verdict a method; the runner computes what it should where all have ``passed``.
+
+    Raises:
+        InputError: the model, its manifest or the vectors are missing or damaged, or the runner was built without the
+            headers for them; the runner's own line.
+        DeviceError: the runner cannot be started, fails or takes too long.
+    """
+    words = [as_argument(str(model)), "--self-test", str(golden), "--threads", str(threads)]
+    try:
+        done = subprocess.run(
+            [*emulator, str(binary), *words], capture_output=True, text=True, errors="replace", timeout=timeout_s
+        )
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"{binary}: cannot be started ({error}); build it again") from error
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(f"{model}: its self-test took more than {timeout_s:g} s; give it more threads") from error
+    if done.returncode not in (0, SELF_TEST_FAILED):
+        raise failure(str(binary), str(model), done.returncode, done.stderr)
+    try:
+        return tuple(
+            MethodVerdict(
+                method=str(one["method"]),
+                passed=bool(one["passed"]),
+                images=int(one["images"]),
+                snr_db=None if one["snr_db"] is None else float(one["snr_db"]),
+                kept_overlap=tuple(float(share) for share in one["kept_overlap"]),
+                failures=tuple(str(text) for text in one["failures"]),
+            )
+            for one in json.loads(done.stdout)["methods"]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeviceError(f"{binary}: its verdict cannot be read ({error}); build it again") from error

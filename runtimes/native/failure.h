@@ -6,8 +6,8 @@
 
 namespace tofe {
 
-// The process exit codes; docs/native.md and runtimes/native_runner.py know them too.
-enum class ExitCode : int { kWrongCall = 2, kBadFile = 3, kBadInput = 4, kRuntime = 5 };
+// The process exit codes; docs/native.md, tofe.h and runtimes/native_runner.py know them too.
+enum class ExitCode : int { kWrongCall = 2, kBadFile = 3, kBadInput = 4, kRuntime = 5, kSelfTestFailed = 6 };
 
 // Carries an exit code and one line saying what is wrong and what to try.
 class Failure : public std::runtime_error {

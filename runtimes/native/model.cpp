@@ -1,35 +1,28 @@
 #include "model.h"
 
+#include <executorch/devtools/etdump/etdump_flatcc.h>
+#include <executorch/extension/module/module.h>
+#include <executorch/extension/tensor/tensor.h>
 #include <executorch/runtime/core/exec_aten/util/dim_order_util.h>
 #include <executorch/runtime/platform/runtime.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <set>
+#include <utility>
 
 #include "failure.h"
-#include "quiet.h"
-
-namespace executorch::extension::threadpool {
-
-// The wheel ships the thread pool's library without this class's header; only what is called here is declared. Objects
-// are made by the library alone, so their layout does not matter.
-class ThreadPool {
- public:
-  bool _unsafe_reset_threadpool(uint32_t threads);
-};
-ThreadPool* get_threadpool();
-
-}  // namespace executorch::extension::threadpool
+#include "files.h"
+#include "library_log.h"
+#include "thread_pool.h"
 
 namespace tofe {
 namespace {
 
 using executorch::aten::ScalarType;
+using executorch::etdump::ETDumpGen;
 using executorch::extension::Module;
 using executorch::runtime::Error;
 using executorch::runtime::Program;
@@ -37,14 +30,17 @@ using executorch::runtime::Tag;
 
 // What ExecuTorch says, in brackets: its last log line, or the error's name.
 std::string reason(Error error) {
-  const std::string logged = last_library_error();
+  const std::string logged = take_library_error();
   return " (" + (logged.empty() ? executorch::runtime::to_string(error) : logged) + ")";
+}
+
+[[noreturn]] void refuse_file(const std::string& path, const std::string& what) {
+  throw Failure(ExitCode::kBadFile, path + ": " + what + "; convert the model again");
 }
 
 // Refuses what is no ExecuTorch program before the runtime maps it, and returns the path.
 std::string checked_program(const std::string& path) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (!file) throw Failure(ExitCode::kBadFile, path + ": cannot be opened (" + std::strerror(errno) + "); check the path");
+  const File file = open_file(path, ExitCode::kBadFile);
   char head[8] = {};
   const size_t found = std::fread(head, 1, sizeof head, file.get());
   if (std::ferror(file.get()) != 0) {
@@ -54,13 +50,6 @@ std::string checked_program(const std::string& path) {
     throw Failure(ExitCode::kBadFile, path + ": is no ExecuTorch program of a known version; convert the model again");
   }
   return path;
-}
-
-void set_threads(uint32_t threads) {
-  auto* pool = executorch::extension::threadpool::get_threadpool();
-  if (pool == nullptr || !pool->_unsafe_reset_threadpool(threads)) {
-    throw Failure(ExitCode::kRuntime, "cannot start " + std::to_string(threads) + " threads; try --threads 1");
-  }
 }
 
 std::string dtype_name(ScalarType type) {
@@ -80,20 +69,31 @@ std::string dtype_name(ScalarType type) {
 
 }  // namespace
 
-Model::Model(const std::string& path, const std::string& method, uint32_t threads)
-    : path_(checked_program(path)), method_(method), module_(path, Module::LoadMode::Mmap) {
+struct Model::Loaded {
+  Loaded(const std::string& path, std::unique_ptr<ETDumpGen> given)
+      : tracer(given.get()), module(path, Module::LoadMode::Mmap, std::move(given)) {}
+
+  ETDumpGen* tracer;  // the module's; null where it is not traced
+  Module module;
+  executorch::extension::TensorPtr input;
+  std::vector<executorch::runtime::EValue> results;
+};
+
+Model::Model(const std::string& path, const std::string& method, uint32_t threads, bool traced)
+    : path_(checked_program(path)),
+      method_(method),
+      loaded_(std::make_unique<Loaded>(path, traced ? std::make_unique<ETDumpGen>() : nullptr)) {
   executorch::runtime::runtime_init();
+  take_library_error();  // of an earlier model
   // Delegates take the pool as it is when they are loaded.
   set_threads(threads);
   const auto begun = std::chrono::steady_clock::now();
-  const auto bad_file = [this](const std::string& what) {
-    throw Failure(ExitCode::kBadFile, path_ + ": " + what + "; convert the model again");
-  };
-  if (const Error error = module_.load(Program::Verification::InternalConsistency); error != Error::Ok) {
-    bad_file("ExecuTorch cannot load it" + reason(error));
+  Module& module = loaded_->module;
+  if (const Error error = module.load(Program::Verification::InternalConsistency); error != Error::Ok) {
+    refuse_file(path_, "ExecuTorch cannot load it" + reason(error));
   }
-  const auto names = module_.method_names();
-  if (!names.ok()) bad_file("its methods cannot be listed" + reason(names.error()));
+  const auto names = module.method_names();
+  if (!names.ok()) refuse_file(path_, "its methods cannot be listed" + reason(names.error()));
   if (names->count(method_) == 0) {
     std::string known;
     for (const auto& name : std::set<std::string>(names->begin(), names->end())) {
@@ -101,19 +101,24 @@ Model::Model(const std::string& path, const std::string& method, uint32_t thread
     }
     throw Failure(ExitCode::kWrongCall, path_ + ": has no method '" + method_ + "'; --method takes one of: " + known);
   }
-  if (const Error error = module_.load_method(method_); error != Error::Ok) {
-    bad_file("ExecuTorch cannot load method '" + method_ + "'" + reason(error));
+  if (const Error error = module.load_method(method_); error != Error::Ok) {
+    refuse_file(path_, "ExecuTorch cannot load method '" + method_ + "'" + reason(error));
   }
   load_ms_ = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begun).count();
+  describe_input();
+}
 
-  const auto meta = module_.method_meta(method_);
-  if (!meta.ok()) bad_file("method '" + method_ + "' cannot be read" + reason(meta.error()));
+Model::~Model() = default;
+
+void Model::describe_input() {
+  const auto meta = loaded_->module.method_meta(method_);
+  if (!meta.ok()) refuse_file(path_, "method '" + method_ + "' cannot be read" + reason(meta.error()));
   if (meta->num_inputs() != 1 || !meta->input_tag(0).ok() || *meta->input_tag(0) != Tag::Tensor) {
-    bad_file("method '" + method_ + "' does not take one tensor, which is all that this runner gives");
+    refuse_file(path_, "method '" + method_ + "' does not take one tensor, which is all that this runner gives");
   }
   const auto input = meta->input_tensor_meta(0);
   if (!input.ok() || input->scalar_type() != ScalarType::Float) {
-    bad_file("method '" + method_ + "' does not take float32, which is all that this runner gives");
+    refuse_file(path_, "method '" + method_ + "' does not take float32, which is all that this runner gives");
   }
   input_sizes_.assign(input->sizes().begin(), input->sizes().end());
   input_bytes_ = input->nbytes();
@@ -124,25 +129,26 @@ Model::Model(const std::string& path, const std::string& method, uint32_t thread
 }
 
 void Model::set_input(std::vector<float>& values) {
-  input_ = executorch::extension::from_blob(values.data(), input_sizes_);
+  loaded_->input = executorch::extension::from_blob(values.data(), input_sizes_);
 }
 
 void Model::run() {
-  auto results = module_.execute(method_, executorch::runtime::EValue(*input_));
+  auto results = loaded_->module.execute(method_, executorch::runtime::EValue(*loaded_->input));
   if (!results.ok()) {
     throw Failure(ExitCode::kRuntime, path_ + ": ExecuTorch failed to run method '" + method_ + "'" +
                                           reason(results.error()) + "; convert the model again");
   }
-  results_ = std::move(*results);
+  loaded_->results = std::move(*results);
 }
 
 std::vector<OutputInfo> Model::outputs(std::string* content) const {
+  const auto& results = loaded_->results;
   std::vector<OutputInfo> infos;
-  for (size_t i = 0; i < results_.size(); ++i) {
+  for (size_t i = 0; i < results.size(); ++i) {
     const std::string which = path_ + ": output " + std::to_string(i) + " of method '" + method_ + "' ";
     const char* const advice = "; convert the model with dense tensors as outputs";
-    if (!results_[i].isTensor()) throw Failure(ExitCode::kRuntime, which + "is no tensor" + advice);
-    const auto& tensor = results_[i].toTensor();
+    if (!results[i].isTensor()) throw Failure(ExitCode::kRuntime, which + "is no tensor" + advice);
+    const auto& tensor = results[i].toTensor();
     OutputInfo info;
     info.dtype = dtype_name(tensor.scalar_type());
     if (info.dtype.empty()) throw Failure(ExitCode::kRuntime, which + "has an unknown type" + advice);
@@ -156,6 +162,20 @@ std::vector<OutputInfo> Model::outputs(std::string* content) const {
     infos.push_back(std::move(info));
   }
   return infos;
+}
+
+std::string Model::events() {
+  if (loaded_->tracer == nullptr) return "";
+  const executorch::etdump::ETDumpResult result = loaded_->tracer->get_etdump_data();
+  const std::unique_ptr<void, void (*)(void*)> buffer(result.buf, std::free);
+  if (!buffer || result.size == 0) {
+    throw Failure(ExitCode::kRuntime, path_ + ": ExecuTorch traced nothing; leave --etdump out");
+  }
+  return {static_cast<const char*>(buffer.get()), result.size};
+}
+
+void Model::forget_events() {
+  if (loaded_->tracer != nullptr) loaded_->tracer->reset();
 }
 
 }  // namespace tofe

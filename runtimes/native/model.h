@@ -1,10 +1,8 @@
 // One method of an ExecuTorch program: load it, run it, read its outputs.
 #pragma once
 
-#include <executorch/extension/module/module.h>
-#include <executorch/extension/tensor/tensor.h>
-
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,13 +15,18 @@ class Model {
  public:
   // Maps the file and loads the method on a pool of `threads` threads.
   // Throws Failure: kBadFile where the file is no program that loads, kWrongCall where it has no such method.
-  Model(const std::string& path, const std::string& method, uint32_t threads);
+  // A traced model notes when each of its operators began and ended, in every run.
+  Model(const std::string& path, const std::string& method, uint32_t threads, bool traced = false);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
 
+  const std::vector<int32_t>& input_sizes() const { return input_sizes_; }
   size_t input_bytes() const { return input_bytes_; }
   int64_t planned_bytes() const { return planned_bytes_; }
   double load_ms() const { return load_ms_; }
 
-  // Gives the input; `bytes` has input_bytes() bytes and must outlive the runs.
+  // Gives the input; `values` has input_bytes() bytes and must outlive the runs.
   void set_input(std::vector<float>& values);
 
   // Runs once; the outputs stay valid until the next run. Throws Failure(kRuntime).
@@ -33,16 +36,26 @@ class Model {
   // where an output is no dense tensor of a type that numpy knows.
   std::vector<OutputInfo> outputs(std::string* content) const;
 
+  // What a traced model noted since it was loaded or forgot it, in ExecuTorch's format ETDump. Throws Failure(kRuntime)
+  // where there is nothing.
+  std::string events();
+
+  // Drops what was noted; nothing where the model is not traced.
+  void forget_events();
+
  private:
+  // ExecuTorch's side of it; its headers stay in one file.
+  struct Loaded;
+
+  void describe_input();
+
   std::string path_;
   std::string method_;
-  executorch::extension::Module module_;
-  std::vector<executorch::aten::SizesType> input_sizes_;
+  std::unique_ptr<Loaded> loaded_;
+  std::vector<int32_t> input_sizes_;
   size_t input_bytes_ = 0;
   int64_t planned_bytes_ = 0;
   double load_ms_ = 0;
-  executorch::extension::TensorPtr input_;
-  std::vector<executorch::runtime::EValue> results_;
 };
 
 }  // namespace tofe

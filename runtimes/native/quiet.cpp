@@ -1,35 +1,14 @@
 #include "quiet.h"
 
-#include <executorch/runtime/platform/platform.h>
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <mutex>
+#include "library_log.h"
 
 namespace tofe {
 namespace {
 
-constexpr size_t kLongestMessage = 200;
-
 int real_stderr = STDERR_FILENO;
-std::mutex guard;
-std::string last_error;
-
-std::string one_line(std::string text) {
-  std::replace_if(text.begin(), text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
-  return text;
-}
-
-void keep(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message,
-          size_t length) {
-  const std::string text(message, std::min(length, kLongestMessage));
-  if (level == kFatal) print_error("ExecuTorch: " + text);
-  if (level == kError) {
-    const std::lock_guard<std::mutex> lock(guard);
-    last_error = one_line(text);
-  }
-}
 
 }  // namespace
 
@@ -38,12 +17,7 @@ void silence_libraries() {
   const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
   if (saved >= 0 && nowhere >= 0 && dup2(nowhere, STDERR_FILENO) >= 0) real_stderr = saved;
   if (nowhere >= 0) close(nowhere);
-  executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep, __FILE__));
-}
-
-std::string last_library_error() {
-  const std::lock_guard<std::mutex> lock(guard);
-  return last_error;
+  capture_library_log(print_error);
 }
 
 void print_error(const std::string& message) {

@@ -2,44 +2,35 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
+
+#include "json_writer.h"
 
 namespace tofe {
 namespace {
 
-std::string quoted(const std::string& text) {
-  std::string result = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      result += '\\';
-      result += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      char escape[7];
-      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
-      result += escape;
-    } else {
-      result += c;
-    }
-  }
-  return result + '"';
-}
-
-std::string fixed(double milliseconds) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.6f", milliseconds);
-  return text;
-}
-
-template <typename Items, typename Format>
-std::string list(const Items& items, Format format) {
-  std::string result = "[";
-  for (const auto& item : items) result += (result.size() > 1 ? ", " : "") + format(item);
-  return result + ']';
+template <typename Number>
+std::string whole(Number value) {
+  return std::to_string(value);
 }
 
 std::string output_json(const OutputInfo& output) {
-  return "{\"shape\": " + list(output.shape, [](int64_t size) { return std::to_string(size); }) +
-         ", \"dtype\": " + quoted(output.dtype) + ", \"bytes\": " + std::to_string(output.bytes) + "}";
+  return "{\"shape\": " + list_json(output.shape, whole<int64_t>) + ", \"dtype\": " + quoted(output.dtype) +
+         ", \"bytes\": " + std::to_string(output.bytes) + "}";
+}
+
+std::string class_json(const RankedClass& one) {
+  return "{\"index\": " + std::to_string(one.index) + ", \"name\": " + quoted(one.name) + ", \"id\": " + quoted(one.id) +
+         ", \"probability\": " + fixed(one.probability) + "}";
+}
+
+std::string reading_json(const Reading& reading) {
+  return "{\"t_s\": " + fixed(reading.t_s) + ", \"khz\": " + object_json(reading.khz, whole<int64_t>) +
+         ", \"celsius\": " + object_json(reading.celsius, fixed) + "}";
+}
+
+std::string machine_json(const Machine& machine) {
+  return "{\"arch\": " + quoted(machine.arch) + ", \"cores_online\": " + std::to_string(machine.cores_online) +
+         ", \"cpu_model\": " + quoted(machine.cpu_model) + "}";
 }
 
 }  // namespace
@@ -55,12 +46,17 @@ double percentile(std::vector<double> samples, double percent) {
 std::string to_json(const Report& report) {
   const auto& samples = report.samples_ms;
   return "{\"method\": " + quoted(report.method) + ", \"threads\": " + std::to_string(report.threads) +
+         ", \"cpus\": " + (report.cpus.empty() ? "null" : list_json(report.cpus, whole<uint32_t>)) +
+         ", \"verified\": " + (report.verified ? "true" : "false") + ", \"machine\": " + machine_json(report.machine) +
          ", \"load_ms\": " + fixed(report.load_ms) + ", \"p50_ms\": " + fixed(percentile(samples, 50)) +
          ", \"p90_ms\": " + fixed(percentile(samples, 90)) + ", \"p99_ms\": " + fixed(percentile(samples, 99)) +
          ", \"min_ms\": " + fixed(percentile(samples, 0)) + ", \"cpu_ms\": " + fixed(report.cpu_ms) +
          ", \"planned_bytes\": " + std::to_string(report.planned_bytes) +
          ", \"peak_rss_bytes\": " + std::to_string(report.peak_rss_bytes) +
-         ", \"outputs\": " + list(report.outputs, output_json) + ", \"samples_ms\": " + list(samples, fixed) + "}";
+         ", \"outputs\": " + list_json(report.outputs, output_json) +
+         (report.top ? ", \"top\": " + list_json(*report.top, class_json) : "") +
+         ", \"samples_ms\": " + list_json(samples, fixed) + ", \"samples_at_s\": " + list_json(report.samples_at_s, fixed) +
+         ", \"telemetry\": " + list_json(report.telemetry, reading_json) + "}";
 }
 
 }  // namespace tofe

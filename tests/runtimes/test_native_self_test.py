@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from native_builds import runner
 
 from runtimes.loading import load_model
-from runtimes.native_build import build
 from runtimes.native_self_test import NativeModel, self_test
-from runtimes.native_toolchain import aarch64_emulator, aarch64_toolchain, host_toolchain
 from tofe_edge.artifact import Artifact, open_artifact, write_manifest
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import DeviceError, InputError
@@ -21,11 +20,7 @@ from tofe_edge.golden import GoldenSet, make_golden
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        host_toolchain()
-    except InputError as error:
-        pytest.skip(str(error))
-    return build("host", tmp_path_factory.mktemp("host"))
+    return runner("host", tmp_path_factory).binary
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +38,11 @@ def test_every_method_gives_the_same_to_the_bit(host: Path, elastic_artifact: Ar
 
 
 @pytest.mark.slow
-def test_an_emulated_arm_passes_by_its_gates(tmp_path: Path, elastic_artifact: Artifact, golden: GoldenSet) -> None:
-    try:
-        emulator = aarch64_emulator()
-        aarch64_toolchain()
-    except InputError as error:
-        pytest.skip(str(error))
-    parities = self_test(build("aarch64", tmp_path), elastic_artifact, golden, emulator=emulator)
+def test_an_emulated_arm_passes_by_its_gates(
+    tmp_path_factory: pytest.TempPathFactory, elastic_artifact: Artifact, golden: GoldenSet
+) -> None:
+    arm = runner("aarch64", tmp_path_factory)
+    parities = self_test(arm.binary, elastic_artifact, golden, emulator=arm.emulator)
     assert all(parity.passed for parity in parities.values())
 
 

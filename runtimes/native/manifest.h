@@ -1,0 +1,58 @@
+// The manifest NAME.json beside a model NAME.pte: what the model is, how to feed it and how to read it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tofe {
+
+enum class Interpolation { kBicubic, kBilinear };
+
+// How an image becomes a model input; as tofe_edge/preprocessing.py.
+struct Preprocessing {
+  uint32_t image_size = 0;
+  double crop_pct = 1;
+  Interpolation interpolation = Interpolation::kBicubic;
+  std::array<float, 3> mean = {};
+  std::array<float, 3> std = {};
+  bool resizes = true;  // false: the centre is cut out of an image as it is
+};
+
+// One budget of a program.
+struct MethodSpec {
+  std::string name;
+  std::vector<uint32_t> token_counts;  // kept patch tokens a stage; empty for a dense model
+};
+
+struct Manifest {
+  std::string path;
+  uint64_t size_bytes = 0;
+  std::string sha256;
+  std::string precision;
+  uint32_t batch = 1;
+  uint32_t patch_tokens = 0;
+  Preprocessing preprocessing;
+  std::vector<std::string> class_names;
+  std::vector<std::string> class_ids;
+  std::vector<MethodSpec> methods;  // the default one first
+
+  // Throws Failure(kWrongCall), listing the names there are.
+  const MethodSpec& method(const std::string& name) const;
+};
+
+// NAME.json for NAME.pte.
+std::string manifest_path_of(const std::string& model);
+
+// False in a build without the headers that reading manifests and images takes.
+bool reads_manifests();
+
+// Throws Failure: kBadFile where it cannot be read, is malformed or of a model for another runtime; kWrongCall in a
+// build that reads none.
+Manifest read_manifest(const std::string& path);
+
+// Throws Failure(kBadFile) where the file is not the one that the manifest describes.
+void check_model(const std::string& model, const Manifest& manifest);
+
+}  // namespace tofe

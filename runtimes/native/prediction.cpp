@@ -1,0 +1,85 @@
+#include "prediction.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "failure.h"
+
+namespace tofe {
+namespace {
+
+[[noreturn]] void refuse(const Manifest& manifest, const MethodSpec& method) {
+  throw Failure(ExitCode::kBadFile, manifest.path + ": method '" + method.name +
+                                        "' of the model gives other outputs than this manifest says; convert the model again");
+}
+
+template <typename Element>
+std::vector<Element> elements(const std::string& content, size_t offset, size_t count) {
+  std::vector<Element> result(count);
+  std::memcpy(result.data(), content.data() + offset, count * sizeof(Element));
+  return result;
+}
+
+// Selections are whole numbers; in float32 where the graph ranks tokens instead of sorting them.
+std::vector<int64_t> indices(const OutputInfo& output, const std::string& content, size_t offset, size_t count) {
+  if (output.dtype == "int64") return elements<int64_t>(content, offset, count);
+  std::vector<int64_t> result;
+  if (output.dtype == "float32") {
+    // Out of range or no number becomes -1, which no caller takes for an index.
+    for (const float value : elements<float>(content, offset, count)) {
+      result.push_back(value >= 0 && value < 1e9F ? static_cast<int64_t>(value) : -1);
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::string& content, const Manifest& manifest,
+                           const MethodSpec& method) {
+  const size_t classes = manifest.class_names.size();
+  const std::vector<int64_t> shape = {manifest.batch, static_cast<int64_t>(classes)};
+  if (outputs.size() != 1 + method.token_counts.size() || outputs[0].dtype != "float32" || outputs[0].shape != shape) {
+    refuse(manifest, method);
+  }
+  Prediction result;
+  result.logits = elements<float>(content, 0, classes);
+  size_t offset = outputs[0].bytes;
+  std::vector<int64_t> positions(manifest.patch_tokens);
+  std::iota(positions.begin(), positions.end(), 0);
+  for (size_t stage = 0; stage < method.token_counts.size(); ++stage) {
+    const OutputInfo& output = outputs[1 + stage];
+    // Of one image (K,), of more (B, K): the last size is K.
+    const size_t count = output.shape.empty() ? 0 : static_cast<size_t>(output.shape.back());
+    const std::vector<int64_t> selected = indices(output, content, offset, count);
+    if (selected.size() < method.token_counts[stage]) refuse(manifest, method);
+    std::vector<int64_t> composed;
+    for (const int64_t index : selected) {
+      if (index < 0 || static_cast<size_t>(index) >= positions.size()) refuse(manifest, method);
+      composed.push_back(positions[static_cast<size_t>(index)]);
+    }
+    positions = std::move(composed);
+    result.kept.emplace_back(positions.begin(), positions.begin() + method.token_counts[stage]);
+    offset += output.bytes;
+  }
+  return result;
+}
+
+std::vector<RankedClass> top_classes(const std::vector<float>& logits, const Manifest& manifest, size_t count) {
+  std::vector<uint32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return logits[a] > logits[b]; });
+  const double largest = logits[order.front()];
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  std::vector<RankedClass> result;
+  for (size_t i = 0; i < std::min(count, order.size()); ++i) {
+    const uint32_t index = order[i];
+    result.push_back({index, manifest.class_names[index], manifest.class_ids[index], std::exp(logits[index] - largest) / sum});
+  }
+  return result;
+}
+
+}  // namespace tofe

@@ -1,0 +1,27 @@
+// What a model says about one image.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "manifest.h"
+#include "report.h"
+
+namespace tofe {
+
+struct Prediction {
+  std::vector<float> logits;
+  std::vector<std::vector<int64_t>> kept;  // a stage: positions of the kept patch tokens in the image, best first
+};
+
+// Reads the first image of the outputs of one run: logits (batch, classes), then one selection a stage. Selections are
+// composed: each indexes the tokens that the one before it left.
+// Throws Failure(kBadFile) where they are not what the manifest says of the method.
+Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::string& content, const Manifest& manifest,
+                           const MethodSpec& method);
+
+// The `count` likeliest classes, best first, with the softmax of the logits.
+std::vector<RankedClass> top_classes(const std::vector<float>& logits, const Manifest& manifest, size_t count);
+
+}  // namespace tofe

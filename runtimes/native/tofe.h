@@ -1,0 +1,93 @@
+/* libtofe: classify images with a model of tofe-edge. Plain C (C99), no exceptions, no exits; a handle a model.
+ *
+ *   tofe_model* model = NULL;
+ *   tofe_prediction best[5];
+ *   uint32_t count = 5;
+ *   if (tofe_open("net.pte", NULL, NULL, 4, &model) != TOFE_OK ||
+ *       tofe_classify_rgb(model, pixels, width, height, 3 * (size_t)width, best, &count) != TOFE_OK) {
+ *     fprintf(stderr, "%s\n", tofe_last_error());
+ *   }
+ *   tofe_close(model);
+ *
+ * Threads. Every function may be called from any thread at any time, but that tofe_close must be the last call with its
+ * handle. Calls with one handle wait for each other; different handles work side by side. The worker threads are one pool
+ * a process, so all models that are open at the same time have the same number of them.
+ *
+ * The process. Nothing ends it, and nothing is printed but what ExecuTorch's CPU detection writes to stderr when the first
+ * model is opened; ExecuTorch's log messages become part of the text of errors.
+ */
+#ifndef TOFE_H
+#define TOFE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Grows when functions are added; what is here stays as it is. */
+#define TOFE_API_VERSION 1
+
+typedef enum tofe_status {
+  TOFE_OK = 0,
+  TOFE_WRONG_CALL = 2,      /* an argument, or a method that the model has not */
+  TOFE_BAD_FILE = 3,        /* model, manifest or golden vectors: missing, damaged, or not of one another */
+  TOFE_BAD_INPUT = 4,       /* an image that is too small or too narrow */
+  TOFE_RUNTIME_ERROR = 5,   /* ExecuTorch failed, or memory is used up */
+  TOFE_SELF_TEST_FAILED = 6 /* the model computes here something else than it should */
+} tofe_status;
+
+typedef struct tofe_model tofe_model;
+
+typedef struct tofe_prediction {
+  uint32_t index; /* of the class; its name is tofe_label(model, index) */
+  float probability;
+} tofe_prediction;
+
+/* TOFE_API_VERSION of the library. */
+uint32_t tofe_api_version(void);
+
+/* Checks a model file against its manifest and loads one method of it.
+ *
+ * manifest_path: NULL for NAME.json beside NAME.pte.
+ * method:        one of the model's budgets; NULL for the default one.
+ * threads:       1 to 1024; refused where an open model has another number.
+ * model:         takes the handle, or NULL on failure.
+ */
+tofe_status tofe_open(const char* model_path, const char* manifest_path, const char* method, uint32_t threads,
+                      tofe_model** model);
+
+/* Frees a handle; NULL is allowed. */
+void tofe_close(tofe_model* model);
+
+/* Classifies an image of any size: resized, cropped and normalised as the manifest says.
+ *
+ * pixels:  R, G, B, one byte each; the first row first.
+ * stride:  bytes from the beginning of a row to that of the next, at least 3 * width.
+ * results: takes the likeliest classes, best first.
+ * count:   in: places in `results`, at least 1; out: how many were filled, fewer where the model has fewer classes.
+ */
+tofe_status tofe_classify_rgb(tofe_model* model, const uint8_t* pixels, uint32_t width, uint32_t height, size_t stride,
+                              tofe_prediction* results, uint32_t* count);
+
+/* Replays the golden vectors of the handle's method from a folder NAME.golden. */
+tofe_status tofe_self_test(tofe_model* model, const char* golden_folder);
+
+/* Number of classes; 0 for NULL. */
+uint32_t tofe_class_count(const tofe_model* model);
+
+/* Name of a class in UTF-8, and its id in the data set; NULL where there is no such class. They live as long as the
+ * handle. */
+const char* tofe_label(const tofe_model* model, uint32_t index);
+const char* tofe_class_id(const tofe_model* model, uint32_t index);
+
+/* What went wrong in the last call in this thread that failed, one line; "" where none has. It lives until the next call
+ * in this thread that fails. */
+const char* tofe_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,111 @@
+"""The native runner and small programs from its sources, built once for all tests and all processes of a test run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from runtimes.native_build import SOURCES, build
+from runtimes.native_toolchain import Target, aarch64_emulator, aarch64_toolchain, host_toolchain
+from tofe_edge.errors import InputError
+
+HEADERS = "apt-get install nlohmann-json3-dev libstb-dev"
+
+ARM_COMPILERS = "apt-get install gcc-aarch64-linux-gnu g++-aarch64-linux-gnu"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A program, and what runs it here."""
+
+    binary: Path
+    emulator: tuple[str, ...] = ()
+
+    def __call__(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        command = [*self.emulator, str(self.binary), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+    def refused(self, code: int, *arguments: str) -> str:
+        """Run it, check that it ends with ``code``, nothing on stdout and one line on stderr; return that line."""
+        done = self(*arguments)
+        assert done.returncode == code, done.stderr
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("tofe_runner: ")
+        return done.stderr
+
+
+def runner(target: Target, factory: pytest.TempPathFactory) -> Built:
+    """The runner for ``host`` or ``aarch64``; skips the test where it cannot be built or run here."""
+    try:
+        emulator = require(target)
+    except InputError as error:
+        pytest.skip(str(error))
+    folder = _once(factory, f"runner-{target}", lambda folder: build(target, folder))
+    return Built(folder / "tofe_runner", emulator)
+
+
+def full_runner(target: Target, factory: pytest.TempPathFactory) -> Built:
+    """Likewise, one that reads manifests and images."""
+    built = runner(target, factory)
+    if not (built.binary.parent / "tofe.h").exists():
+        pytest.skip(f"the headers for manifests and images are missing; `{HEADERS}`")
+    return built
+
+
+@cache
+def require(target: Target) -> tuple[str, ...]:
+    """What is needed to build and run for ``target``; the emulator. Raises :class:`InputError`."""
+    if target == "host":
+        host_toolchain()
+        return ()
+    aarch64_toolchain()
+    return aarch64_emulator()
+
+
+def compiled(target: Target, factory: pytest.TempPathFactory, name: str, command: Sequence[str]) -> Built:
+    """A small program: ``command`` with the compiler for ``target`` put before it and ``-o PROGRAM`` behind."""
+    try:
+        emulator = require(target)
+    except InputError as error:
+        pytest.skip(str(error))
+    suffix = "gcc" if command[0].endswith(".c") else "g++"
+    compiler = shutil.which(f"aarch64-linux-gnu-{suffix}" if target == "aarch64" else suffix)
+    if compiler is None:
+        pytest.skip(
+            f"{suffix} for {target} is missing; `{ARM_COMPILERS if target == 'aarch64' else 'apt-get install gcc g++'}`"
+        )
+
+    def compile_into(folder: Path) -> None:
+        done = subprocess.run([compiler, *command, "-o", str(folder / name)], capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+
+    return Built(_once(factory, f"{name}-{target}", compile_into) / name, emulator)
+
+
+def sources(*names: str) -> list[str]:
+    """Paths of files of the runner."""
+    return [str(SOURCES / name) for name in names]
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder ``name``, made by the first process of the test run that asks for it."""
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            done.touch()
+    return folder

@@ -1,0 +1,106 @@
+/* What an application does with libtofe, and what it must not be able to break. Prints what it found, one line a fact;
+ * a fact that is wrong ends it. Two threads classify with two models, and two more with one. */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tofe.h"
+
+#define CHECK(condition)                                                                  \
+  do {                                                                                    \
+    if (!(condition)) {                                                                   \
+      fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #condition, tofe_last_error());     \
+      exit(1);                                                                            \
+    }                                                                                     \
+  } while (0)
+
+enum { WIDTH = 97, HEIGHT = 81, GAP = 5, TOP = 5, ROUNDS = 8, THREADS = 2 };
+
+static uint8_t pixels[HEIGHT][3 * WIDTH + GAP];
+static tofe_prediction expected[TOP];
+
+static void paint(void) {
+  for (size_t y = 0; y < HEIGHT; ++y) {
+    for (size_t x = 0; x < sizeof pixels[0]; ++x) pixels[y][x] = (uint8_t)(x * 7 + y * y * 3 + x * y);
+  }
+}
+
+static void classify(tofe_model* model, tofe_prediction* best) {
+  uint32_t count = TOP;
+  CHECK(tofe_classify_rgb(model, &pixels[0][0], WIDTH, HEIGHT, sizeof pixels[0], best, &count) == TOFE_OK);
+  CHECK(count == TOP);
+}
+
+static void* keep_classifying(void* model) {
+  for (int i = 0; i < ROUNDS; ++i) {
+    tofe_prediction best[TOP];
+    classify(model, best);
+    CHECK(memcmp(best, expected, sizeof best) == 0);
+  }
+  return NULL;
+}
+
+static void classify_at_once(tofe_model* first, tofe_model* second) {
+  pthread_t threads[THREADS];
+  CHECK(pthread_create(&threads[0], NULL, keep_classifying, first) == 0);
+  CHECK(pthread_create(&threads[1], NULL, keep_classifying, second) == 0);
+  for (int i = 0; i < THREADS; ++i) CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+static void refuse_wrong_calls(tofe_model* model, const char* path) {
+  tofe_prediction best[1];
+  uint32_t count = 1;
+  uint32_t none = 0;
+  tofe_model* other = model;
+  CHECK(tofe_open(NULL, NULL, NULL, 1, &other) == TOFE_WRONG_CALL && other == NULL);
+  CHECK(tofe_open(path, NULL, NULL, 0, &other) == TOFE_WRONG_CALL);
+  CHECK(tofe_open(path, NULL, NULL, 1, NULL) == TOFE_WRONG_CALL);
+  CHECK(tofe_open(path, NULL, "backward", 1, &other) == TOFE_WRONG_CALL && strstr(tofe_last_error(), "backward") != NULL);
+  CHECK(tofe_open(path, NULL, NULL, 2, &other) == TOFE_WRONG_CALL && strstr(tofe_last_error(), "threads") != NULL);
+  CHECK(tofe_open("/nowhere/net.pte", NULL, NULL, 1, &other) == TOFE_BAD_FILE && other == NULL);
+  CHECK(tofe_classify_rgb(NULL, &pixels[0][0], 9, 9, 27, best, &count) == TOFE_WRONG_CALL);
+  CHECK(tofe_classify_rgb(model, NULL, 9, 9, 27, best, &count) == TOFE_WRONG_CALL);
+  CHECK(tofe_classify_rgb(model, &pixels[0][0], 0, 9, 27, best, &count) == TOFE_WRONG_CALL);
+  CHECK(tofe_classify_rgb(model, &pixels[0][0], 9, 9, 26, best, &count) == TOFE_WRONG_CALL);
+  CHECK(tofe_classify_rgb(model, &pixels[0][0], 9, 9, 27, NULL, &count) == TOFE_WRONG_CALL);
+  CHECK(tofe_classify_rgb(model, &pixels[0][0], 9, 9, 27, best, &none) == TOFE_WRONG_CALL);
+  CHECK(tofe_classify_rgb(model, &pixels[0][0], UINT32_MAX, UINT32_MAX, SIZE_MAX, best, &count) == TOFE_BAD_INPUT);
+  CHECK(tofe_self_test(model, NULL) == TOFE_WRONG_CALL);
+  CHECK(tofe_self_test(model, "/nowhere") == TOFE_BAD_FILE);
+  CHECK(strchr(tofe_last_error(), '\n') == NULL);
+  CHECK(tofe_label(model, tofe_class_count(model)) == NULL && tofe_label(NULL, 0) == NULL);
+  CHECK(tofe_class_id(NULL, 0) == NULL && tofe_class_count(NULL) == 0);
+  tofe_close(NULL);
+}
+
+int main(int argc, char** argv) {
+  tofe_model* model = NULL;
+  tofe_model* second = NULL;
+  if (argc != 4) return 2;
+  CHECK(strcmp(tofe_last_error(), "") == 0);
+  CHECK(tofe_api_version() == TOFE_API_VERSION);
+  if (tofe_open(argv[1], NULL, argv[3], 1, &model) != TOFE_OK) {
+    printf("%s\n", tofe_last_error());
+    return 3;
+  }
+  paint();
+  classify(model, expected);
+  printf("%u\n", tofe_class_count(model));
+  for (int i = 0; i < TOP; ++i) {
+    printf("%u %.6f %s %s\n", expected[i].index, (double)expected[i].probability,
+           tofe_class_id(model, expected[i].index), tofe_label(model, expected[i].index));
+  }
+  refuse_wrong_calls(model, argv[1]);
+  CHECK(tofe_open(argv[1], NULL, argv[3], 1, &second) == TOFE_OK);
+  classify_at_once(model, second);
+  classify_at_once(model, model);
+  tofe_close(second);
+  CHECK(tofe_self_test(model, argv[2]) == TOFE_OK);
+  tofe_close(model);
+  /* The last one is closed: another number of threads may be asked for. */
+  CHECK(tofe_open(argv[1], NULL, argv[3], 2, &model) == TOFE_OK);
+  classify(model, expected);
+  tofe_close(model);
+  return 0;
+}

@@ -1,0 +1,114 @@
+// Parts of the native runner behind a pipe, so that a test can ask them thousands of times in one process.
+// A question is a line of words; what it says to follow it follows as bytes. An answer is a line with the number of
+// bytes that follow, or one with a minus sign, an exit code and a message.
+#include <cstdio>
+#include <iostream>
+#include <sstream>
+#include <string>
+
+#include "affinity.h"
+#include "failure.h"
+#include "image.h"
+#include "preprocess.h"
+#include "resample.h"
+#include "sha256.h"
+
+namespace {
+
+std::string taken(size_t size) {
+  std::string content(size, '\0');
+  std::cin.read(content.data(), static_cast<std::streamsize>(size));
+  return content;
+}
+
+tofe::Image image(std::istringstream& words) {
+  tofe::Image result;
+  words >> result.width >> result.height;
+  const std::string content = taken(size_t{3} * result.width * result.height);
+  result.rgb.assign(content.begin(), content.end());
+  return result;
+}
+
+tofe::Interpolation filter(std::istringstream& words) {
+  std::string name;
+  words >> name;
+  return name == "bicubic" ? tofe::Interpolation::kBicubic : tofe::Interpolation::kBilinear;
+}
+
+std::string bytes(const tofe::Image& image) { return {image.rgb.begin(), image.rgb.end()}; }
+
+std::string sha256(std::istringstream& words) {
+  // The message in pieces, whose sizes follow that of the whole.
+  size_t size = 0;
+  words >> size;
+  const std::string content = taken(size);
+  tofe::Sha256 digest;
+  size_t offset = 0;
+  for (size_t piece = 0; words >> piece; offset += piece) digest.update(content.data() + offset, piece);
+  digest.update(content.data() + offset, size - offset);
+  return digest.hex();
+}
+
+std::string resized(std::istringstream& words) {
+  uint32_t width = 0;
+  uint32_t height = 0;
+  tofe::Window window;
+  words >> width >> height >> window.left >> window.top >> window.width >> window.height;
+  const tofe::Interpolation how = filter(words);
+  return bytes(tofe::resized(image(words), width, height, how, window));
+}
+
+tofe::Preprocessing preprocessing(std::istringstream& words) {
+  tofe::Preprocessing spec;
+  words >> spec.image_size >> spec.crop_pct >> spec.resizes;
+  for (float& value : spec.mean) words >> value;
+  for (float& value : spec.std) words >> value;
+  spec.interpolation = filter(words);
+  return spec;
+}
+
+std::string preprocessed(std::istringstream& words) {
+  const tofe::Preprocessing spec = preprocessing(words);
+  const std::vector<float> values = tofe::normalized(tofe::resize_and_crop(image(words), spec), spec);
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
+}
+
+std::string decoded(std::istringstream& words) {
+  std::string path;
+  words >> path;
+  const tofe::Image found = tofe::read_image(path);
+  return std::to_string(found.width) + " " + std::to_string(found.height) + "\n" + bytes(found);
+}
+
+std::string cpus(std::istringstream& words) {
+  std::string text;
+  words >> text;
+  std::string result;
+  for (const uint32_t cpu : tofe::parse_cpus(text)) result += std::to_string(cpu) + " ";
+  return result;
+}
+
+std::string answer(const std::string& question, std::istringstream& words) {
+  if (question == "sha256") return sha256(words);
+  if (question == "resized") return resized(words);
+  if (question == "preprocessed") return preprocessed(words);
+  if (question == "decoded") return decoded(words);
+  if (question == "cpus") return cpus(words);
+  return "";
+}
+
+}  // namespace
+
+int main() {
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream words(line);
+    std::string question;
+    words >> question;
+    try {
+      const std::string content = answer(question, words);
+      std::cout << content.size() << "\n" << content << std::flush;
+    } catch (const tofe::Failure& failure) {
+      std::cout << "-" << static_cast<int>(failure.code()) << " " << failure.what() << std::endl;
+    }
+  }
+}

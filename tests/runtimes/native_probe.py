@@ -1,0 +1,104 @@
+"""Parts of the native runner as functions: see native_probe.cpp."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from native_builds import HEADERS, compiled, sources
+
+from runtimes.native_toolchain import Target
+from tofe_edge.preprocessing import Preprocessing
+
+Pixels = npt.NDArray[np.uint8]
+
+_HEADERS = Path("/usr/include")
+_PARTS = (
+    "affinity.cpp",
+    "files.cpp",
+    "image.cpp",
+    "image_container.cpp",
+    "preprocess.cpp",
+    "resample.cpp",
+    "sha256.cpp",
+)
+_SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
+
+
+class RefusedError(Exception):
+    """What the runner would end with: an exit code and a line."""
+
+    def __init__(self, answer: str) -> None:
+        code, self.message = answer.removeprefix("-").split(" ", 1)
+        self.code = int(code)
+        super().__init__(answer)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A running probe."""
+
+    questions: IO[bytes]
+    answers: IO[bytes]
+
+    def sha256(self, content: bytes, pieces: list[int]) -> str:
+        """The checksum, fed in pieces of these sizes and the rest."""
+        return self._ask(f"sha256 {len(content)} {' '.join(map(str, pieces))}", content).decode()
+
+    def resized(self, image: Pixels, size: tuple[int, int], window: tuple[int, int, int, int], how: str) -> Pixels:
+        """``image`` resized to ``size`` (width, height), of it the window (left, top, width, height)."""
+        words = " ".join(map(str, (*size, *window, how, image.shape[1], image.shape[0])))
+        answer = self._ask(f"resized {words}", image.tobytes())
+        return np.frombuffer(answer, np.uint8).reshape(window[3], window[2], 3)
+
+    def preprocessed(self, image: Pixels, spec: Preprocessing) -> npt.NDArray[np.float32]:
+        """The input that the model gets: ``(1, 3, image_size, image_size)``."""
+        numbers = (*spec.mean, *spec.std)
+        words = [spec.image_size, repr(spec.crop_pct), int(spec.resize == "short_side"), *map(repr, numbers)]
+        words += [spec.interpolation, image.shape[1], image.shape[0]]
+        answer = self._ask(f"preprocessed {' '.join(map(str, words))}", image.tobytes())
+        return np.frombuffer(answer, np.float32).reshape(1, 3, spec.image_size, spec.image_size)
+
+    def decoded(self, path: Path) -> Pixels:
+        """An image file as ``(height, width, 3)``."""
+        answer = self._ask(f"decoded {path}")
+        width, height = map(int, answer[: answer.index(b"\n")].split())
+        return np.frombuffer(answer, np.uint8, offset=answer.index(b"\n") + 1).reshape(height, width, 3)
+
+    def cpus(self, text: str) -> list[int]:
+        """The cores of a list."""
+        return [int(one) for one in self._ask(f"cpus {text}").split()]
+
+    def _ask(self, question: str, content: bytes = b"") -> bytes:
+        self.questions.write(question.encode() + b"\n" + content)
+        self.questions.flush()
+        answer = self.answers.readline().decode().rstrip("\n")
+        if not answer or answer.startswith("-"):
+            raise RefusedError(answer or "-0 the probe ended")
+        return self.answers.read(int(answer))
+
+
+@contextmanager
+def probe(target: Target, factory: pytest.TempPathFactory) -> Iterator[Probe]:
+    """The probe for ``host``, with checks of memory and arithmetic compiled in, or for ``aarch64``."""
+    if not (_HEADERS / "stb" / "stb_image.h").exists():
+        pytest.skip(f"stb_image is missing; `{HEADERS}`")
+    # Of this machine's headers one folder: the others are not those of the target.
+    headers = factory.mktemp("headers")
+    (headers / "stb").symlink_to(_HEADERS / "stb")
+    checks = _SANITIZED if target == "host" else ()
+    command = [
+        str(Path(__file__).with_suffix(".cpp")), *sources(*_PARTS), "-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra",
+        "-Werror", *checks, f"-I{sources('')[0]}", f"-isystem{headers}",
+    ]  # fmt: skip
+    built = compiled(target, factory, "probe", command)
+    with subprocess.Popen([*built.emulator, built.binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        yield Probe(process.stdin, process.stdout)

@@ -1,0 +1,277 @@
+"""The native runner with what stands beside a model: its manifest, images, golden vectors. Here and on an emulated ARM."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from native_builds import Built, full_runner
+from PIL import Image
+
+from runtimes.loading import load_model
+from runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED, WRONG_CALL
+from runtimes.native_self_test import self_test_alone
+from runtimes.native_toolchain import Target
+from tofe_edge.artifact import Artifact
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.files import sha256_of
+from tofe_edge.golden import GoldenSet, make_golden
+from tofe_edge.images import read_image
+from tofe_edge.parity import GATES
+from tofe_edge.prediction import top_classes
+from tofe_edge.preprocessing import preprocess
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return full_runner("host", tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=["host", "aarch64"])
+def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    target: Target = request.param
+    return full_runner(target, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def golden(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint) -> GoldenSet:
+    return make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+
+
+@pytest.fixture
+def model(elastic_artifact: Artifact, golden: GoldenSet, tmp_path: Path) -> Path:
+    """A copy of the model with its manifest and its golden vectors, to damage."""
+    path = tmp_path / "net.pte"
+    shutil.copy(elastic_artifact.path, path)
+    shutil.copy(elastic_artifact.manifest_path, path.with_suffix(".json"))
+    folder = path.with_suffix(".golden")
+    folder.mkdir()
+    for name, content in golden.content().items():
+        (folder / name).write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    coarse = np.random.default_rng(5).integers(0, 256, (6, 8, 3), np.uint8)
+    path = tmp_path / "a picture.png"
+    Image.fromarray(coarse).resize((121, 93), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def edited(path: Path, change: Edit) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("method", [0, 2])
+def test_a_picture_gives_the_classes_that_python_gives(
+    host: Built, elastic_artifact: Artifact, picture: Path, method: int
+) -> None:
+    manifest = elastic_artifact.manifest
+    name = list(manifest.methods)[method]
+    done = host(str(elastic_artifact.path), "--image", str(picture), "--top", "3", "--method", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    wanted = load_model(elastic_artifact, 1, name)(preprocess(read_image(picture), manifest.preprocessing))
+    for found, best in zip(report["top"], top_classes(wanted.logits, manifest.class_names, 3), strict=True):
+        assert (found["index"], found["name"], found["id"]) == (best.index, best.name, manifest.class_ids[best.index])
+        assert found["probability"] == pytest.approx(best.probability, abs=1e-6)
+    assert report["verified"] is True
+    assert report["outputs"][0]["shape"] == [3, 10]
+
+
+def test_on_arm_the_same_classes(native: Built, host: Built, elastic_artifact: Artifact, picture: Path) -> None:
+    words = [str(elastic_artifact.path), "--image", str(picture), "--top", "10"]
+    here, there = json.loads(host(*words).stdout), json.loads(native(*words).stdout)
+    assert [one["index"] for one in there["top"]] == [one["index"] for one in here["top"]]
+
+
+def test_a_checksum_stands_for_a_manifest(native: Built, model: Path) -> None:
+    path = model.rename(model.with_name("alone.pte"))
+    sha256, size = sha256_of(path), path.stat().st_size
+    assert json.loads(native(str(path)).stdout)["verified"] is False
+    done = native(str(path), "--sha256", sha256.upper(), "--size", str(size))
+    assert json.loads(done.stdout)["verified"] is True
+    wrong = f"{'0' if sha256[0] != '0' else '1'}{sha256[1:]}"
+    assert "its checksum is not that of the command line" in native.refused(BAD_FILE, str(path), "--sha256", wrong)
+    message = native.refused(BAD_FILE, str(path), "--size", str(size + 1))
+    assert f"alone.pte: has {size} bytes where --size says {size + 1}; copy it again" in message
+
+
+def test_every_damage_of_a_model_has_its_code(native: Built, model: Path) -> None:
+    whole = model.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    for content, said in (
+        (b"", f"has 0 bytes where its manifest {model.with_suffix('.json')} says {len(whole)}"),
+        (whole[:-1], f"has {len(whole) - 1} bytes"),
+        (whole + b"\0", f"has {len(whole) + 1} bytes"),
+        (bytes(flipped), "its checksum is not that of its manifest"),
+        (b"PK\x03\x04" + bytes(len(whole) - 4), "its checksum is not that of its manifest"),
+    ):
+        model.write_bytes(content)
+        assert f"net.pte: {said}" in native.refused(BAD_FILE, str(model))
+    # Without its manifest a flipped bit is not seen; what is no whole program is.
+    model.with_suffix(".json").unlink()
+    for content in (b"", whole[:4], whole[: len(whole) // 2], b"PK\x03\x04" + bytes(4096)):
+        model.write_bytes(content)
+        native.refused(BAD_FILE, str(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda document: document.update(schema=2), "its schema is not 3"),
+        (
+            lambda document: document.update(target="coreml"),
+            "it is of a model for coreml, which this program does not run",
+        ),
+        (lambda document: document.pop("sha256"), "key 'sha256' is missing"),
+        (lambda document: document.update(sha256="abc"), "sha256 must be 64 lower-case hexadecimal digits"),
+        (lambda document: document.update(size_bytes=-1), "size_bytes must be a whole number"),
+        (lambda document: document.update(size_bytes=True), "size_bytes must be a whole number"),
+        (lambda document: document.update(batch=0), "batch must be a whole number from 1"),
+        (lambda document: document.update(class_names=[]), "class_names and class_ids must be of equal length"),
+        (lambda document: document.update(class_names="abc"), "class_names must be a list"),
+        (lambda document: document.update(preprocessing=[]), "what should hold key 'color_order' is no object"),
+        (lambda document: document["preprocessing"].update(crop_pct=0), "crop_pct must be a number in its range"),
+        (lambda document: document["preprocessing"].update(std=[1, 1]), "std must be three numbers"),
+        (
+            lambda document: document["preprocessing"].update(interpolation="nearest"),
+            "interpolation must be bicubic or bilinear",
+        ),
+        (lambda document: document["preprocessing"].update(resize="all"), "resize must be short_side or none"),
+        (lambda document: document["further_methods"].append(3), "what should hold key 'name' is no object"),
+    ],
+)
+def test_a_malformed_manifest_is_a_bad_file(host: Built, model: Path, change: Edit, said: str) -> None:
+    edited(model.with_suffix(".json"), change)
+    message = host.refused(BAD_FILE, str(model))
+    assert f"net.json: is no manifest ({said}" in message
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"a": NaN}', "[" * 100000, '{"schema": 3', "\xff"])
+def test_what_is_no_json_is_a_bad_file(host: Built, model: Path, content: str) -> None:
+    model.with_suffix(".json").write_text(content, encoding="latin-1")
+    assert "net.json: cannot be read as JSON" in host.refused(BAD_FILE, str(model))
+
+
+def test_a_manifest_may_stand_elsewhere_but_must_stand_somewhere(host: Built, model: Path, picture: Path) -> None:
+    moved = model.with_suffix(".json").rename(model.with_name("other.json"))
+    assert json.loads(host(str(model), "--manifest", str(moved), "--top", "1").stdout)["top"]
+    assert "net.json: cannot be opened" in host.refused(BAD_FILE, str(model), "--image", str(picture))
+
+
+def test_a_manifest_of_another_graph_is_a_bad_file(host: Built, model: Path, picture: Path) -> None:
+    manifest = model.with_suffix(".json")
+    edited(manifest, lambda document: document["preprocessing"].update(image_size=32))
+    message = host.refused(BAD_FILE, str(model), "--image", str(picture))
+    assert "net.json: the model takes other input than this manifest says" in message
+    edited(manifest, lambda document: document["preprocessing"].update(image_size=64))
+    edited(manifest, lambda document: document.update(class_names=["a"], class_ids=["a"]))
+    message = host.refused(BAD_FILE, str(model), "--image", str(picture), "--top", "1")
+    assert "of the model gives other outputs than this manifest says" in message
+
+
+def test_a_bad_picture_is_a_bad_input(host: Built, model: Path, picture: Path) -> None:
+    picture.write_bytes(picture.read_bytes()[:100])
+    assert "a picture.png: is damaged (it is cut short)" in host.refused(BAD_INPUT, str(model), "--image", str(picture))
+
+
+def test_the_runner_replays_golden_vectors_alone(native: Built, model: Path, elastic_artifact: Artifact) -> None:
+    verdicts = self_test_alone(native.binary, model, model.with_suffix(".golden"), native.emulator)
+    assert [one.method for one in verdicts] == list(elastic_artifact.manifest.methods)
+    for verdict in verdicts:
+        assert verdict.passed and verdict.images == 4
+        assert verdict.kept_overlap == (1.0, 1.0, 1.0) and verdict.failures == ()
+        # Here the same bytes; there another CPU's rounding.
+        assert verdict.snr_db is None or (native.emulator and verdict.snr_db > GATES["fp32"].min_snr_db)
+
+
+def test_its_gates_are_those_of_python(host: Built, model: Path) -> None:
+    for precision, gates in GATES.items():
+        edited(model.with_suffix(".json"), lambda document: document.update(precision=precision))  # noqa: B023
+        found = json.loads(host(str(model), "--self-test", str(model.with_suffix(".golden"))).stdout)
+        assert found["methods"][0]["gates"] == {
+            "min_snr_db": gates.min_snr_db,
+            "min_psnr_db": gates.min_psnr_db if np.isfinite(gates.min_psnr_db) else None,
+            "min_kept_overlap": gates.min_kept_overlap,
+            "skips_near_ties": gates.skips_near_ties,
+        }
+
+
+def test_another_answer_than_that_of_the_vectors_fails(native: Built, model: Path) -> None:
+    folder = model.with_suffix(".golden")
+    edited(folder / "golden.json", lambda document: document["vectors"][5]["logits"].reverse())
+    done = native(str(model), "--self-test", str(folder))
+    assert done.returncode == SELF_TEST_FAILED
+    assert done.stderr.startswith(f"tofe_runner: {model}: does not compute here what it should: method forward_")
+    assert "logits SNR" in done.stderr and done.stderr.count("\n") == 1
+    found = json.loads(done.stdout)
+    assert found["passed"] is False
+    assert [one["passed"] for one in found["methods"]] == [True, False, True]
+    verdicts = self_test_alone(native.binary, model, folder, native.emulator)
+    assert [one.passed for one in verdicts] == [True, False, True]
+    assert verdicts[1].failures[0].startswith("logits SNR ")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda document: document.update(schema=2), "its schema is not 1"),
+        (lambda document: document.update(artifact_sha256="0" * 64), "it is of another model file"),
+        (lambda document: document.update(vectors=document["vectors"][:4]), "it lacks a method's inputs"),
+        (lambda document: document["vectors"][0].update(method="none"), "its method is none of the model's"),
+        (lambda document: document["vectors"][0].update(file="../0.png"), "its file is not named like 0.png"),
+        (lambda document: document["vectors"][0]["logits"].pop(), "its logits are not one a class"),
+        (lambda document: document["vectors"][0]["logits"].__setitem__(0, 1e39), "logits must be a number in its range"),
+        (lambda document: document["vectors"][0]["kept"].pop(), "kept has another number of stages"),
+        (lambda document: document["vectors"][0]["kept"][0].__setitem__(0, 16), "kept must be a whole number from 0 to 15"),
+        (lambda document: document["vectors"][0].update(kept=[[1] * 9, [1] * 5, [1] * 3]), "kept is not as many different"),
+    ],
+)  # fmt: skip
+def test_damaged_golden_vectors_are_a_bad_file(host: Built, model: Path, change: Edit, said: str) -> None:
+    folder = model.with_suffix(".golden")
+    edited(folder / "golden.json", change)
+    message = host.refused(BAD_FILE, str(model), "--self-test", str(folder))
+    assert f"golden.json: holds no golden vectors of this model ({said}" in message
+    with pytest.raises(InputError, match="holds no golden vectors of this model"):
+        self_test_alone(host.binary, model, folder)
+
+
+def test_a_swapped_picture_and_a_missing_folder_are_bad_files(host: Built, model: Path) -> None:
+    folder = model.with_suffix(".golden")
+    shutil.copy(folder / "1.png", folder / "0.png")
+    message = host.refused(BAD_FILE, str(model), "--self-test", str(folder))
+    assert "0.png: its checksum is not that of golden.json" in message
+    assert "golden.json: cannot be opened" in host.refused(BAD_FILE, str(model), "--self-test", str(folder / "none"))
+
+
+def test_what_cannot_self_test_is_a_device_error(model: Path, tmp_path: Path) -> None:
+    folder, script = model.with_suffix(".golden"), tmp_path / "runner"
+    for text, said in (
+        ("echo hello", "its verdict cannot be read"),
+        ("exit 77", "exit code 77"),
+        ("exec sleep 60", "took more than"),
+    ):
+        script.write_text(f"#!/bin/sh\n{text}\n")
+        script.chmod(0o755)
+        with pytest.raises(DeviceError, match=said):
+            self_test_alone(script, model, folder, timeout_s=0.5)
+    with pytest.raises(DeviceError, match="cannot be started"):
+        self_test_alone(tmp_path / "none", model, folder)
+
+
+def test_an_unknown_method_is_a_wrong_call_with_a_manifest_too(host: Built, model: Path, picture: Path) -> None:
+    message = host.refused(WRONG_CALL, str(model), "--image", str(picture), "--method", "backward")
+    assert "has no method 'backward'" in message

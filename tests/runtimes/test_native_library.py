@@ -1,0 +1,101 @@
+"""libtofe, the C API of the native runner: a C99 program that uses it, here and on an emulated ARM."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_builds import Built, compiled, full_runner
+from PIL import Image
+
+from runtimes.loading import load_model
+from runtimes.native_toolchain import Target
+from tofe_edge.artifact import Artifact
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.golden import make_golden
+from tofe_edge.prediction import top_classes
+from tofe_edge.preprocessing import preprocess
+
+CLIENT = Path(__file__).with_name("native_client.c")
+
+NAMES = {
+    "tofe_api_version", "tofe_class_count", "tofe_class_id", "tofe_classify_rgb", "tofe_close", "tofe_label",
+    "tofe_last_error", "tofe_open", "tofe_self_test",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["host", "aarch64"])
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    target: Target = request.param
+    folder = full_runner(target, tmp_path_factory).binary.parent
+    command = [
+        str(CLIENT), "-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{folder}",
+        f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", f"-Wl,-rpath-link,{folder / 'lib'}", "-ltofe", "-lpthread",
+    ]  # fmt: skip
+    return compiled(target, tmp_path_factory, "client", command)
+
+
+@pytest.fixture(scope="module")
+def model(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copy(elastic_artifact.path, folder / "net.pte")
+    shutil.copy(elastic_artifact.manifest_path, folder / "net.json")
+    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    (folder / "net.golden").mkdir()
+    for name, content in golden.content().items():
+        (folder / "net.golden" / name).write_bytes(content)
+    return folder / "net.pte"
+
+
+def painted() -> Image.Image:
+    """What the client classifies."""
+    x, y = np.meshgrid(np.arange(3 * 97), np.arange(81))
+    return Image.fromarray((x * 7 + y * y * 3 + x * y).astype(np.uint8).reshape(81, 97, 3))
+
+
+def test_an_application_gets_what_python_gets(client: Built, model: Path, elastic_artifact: Artifact) -> None:
+    manifest = elastic_artifact.manifest
+    name = list(manifest.methods)[1]
+    done = client(str(model), str(model.with_suffix(".golden")), name)
+    assert done.returncode == 0, done.stderr
+    count, *lines = done.stdout.splitlines()
+    assert int(count) == len(manifest.class_names)
+    wanted = load_model(elastic_artifact, 1, name)(preprocess(painted(), manifest.preprocessing))
+    for line, best in zip(lines, top_classes(wanted.logits, manifest.class_names), strict=True):
+        index, probability, identifier, label = line.split(" ", 3)
+        assert (int(index), label) == (best.index, best.name)
+        assert identifier == manifest.class_ids[best.index]
+        assert float(probability) == pytest.approx(best.probability, abs=1e-5)
+
+
+def test_no_damaged_model_is_opened(client: Built, model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "net.pte"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 3] ^= 1
+    copy.write_bytes(content)
+    done = client(str(copy), "none", "forward")
+    assert done.returncode == 3 and "net.json: cannot be opened" in done.stdout
+    shutil.copy(model.with_suffix(".json"), tmp_path)
+    done = client(str(copy), "none", "forward")
+    assert done.returncode == 3 and "its checksum is not that of its manifest" in done.stdout
+    document = json.loads((tmp_path / "net.json").read_text())
+    (tmp_path / "net.json").write_text(json.dumps({**document, "schema": 1}))
+    done = client(str(copy), "none", "forward")
+    assert done.returncode == 3 and "its schema is not 3" in done.stdout
+
+
+def test_the_library_shows_its_own_functions_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("nm is missing; `apt-get install binutils`")
+    library = full_runner("host", tmp_path_factory).binary.parent / "lib" / "libtofe.so"
+    listed = subprocess.run(
+        [nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[-1].split("@")[0] for line in listed.splitlines()} == NAMES | {"TOFE_1"}
+    header = (library.parent.parent / "tofe.h").read_text()
+    assert all(f"{name}(" in header for name in NAMES)

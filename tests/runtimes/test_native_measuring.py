@@ -1,0 +1,165 @@
+"""How the native runner measures: for how long, on which cores, what it notes of the machine meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+from native_builds import Built, runner
+
+from runtimes.native_output import swallow_native_stderr
+from runtimes.native_runner import WRONG_CALL, run
+from runtimes.timing import Telemetry, TimingRequest
+from tofe_edge.artifact import Artifact
+
+INPUT_BYTES = 3 * 3 * 64 * 64 * 4
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return runner("host", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(elastic_artifact: Artifact) -> Path:
+    return elastic_artifact.path
+
+
+def report(host: Built, *arguments: str) -> dict[str, Any]:
+    done = host(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_runs_go_on_until_the_time_is_over(host: Built, model: Path) -> None:
+    found = report(host, str(model), "--duration", "0.2")
+    begun, samples = found["samples_at_s"], found["samples_ms"]
+    assert len(begun) == len(samples) > 1
+    assert begun[0] == 0.0 and begun == sorted(begun)
+    # The last one began before the end; every one began after the one before it was over.
+    assert begun[-1] < 0.2
+    assert all(after - before >= 1e-3 * ms - 2e-6 for before, after, ms in zip(begun, begun[1:], samples))
+    assert found["min_ms"] == min(samples)
+
+
+def test_one_run_takes_place_however_short_the_time(host: Built, model: Path) -> None:
+    assert len(report(host, str(model), "--duration", "1e-05")["samples_ms"]) == 1
+    timed = run(host.binary, model, bytes(INPUT_BYTES), TimingRequest(duration_s=0.05, warm_up=1))
+    assert len(timed.latency.samples_ms) == len(timed.latency.started_s) > 1
+
+
+def test_it_runs_on_the_cores_it_is_told_to(host: Built, model: Path) -> None:
+    core = str(max(os.sched_getaffinity(0)))
+    assert report(host, str(model), "--cpus", core)["cpus"] == [int(core)]
+    assert report(host, str(model))["cpus"] is None
+    # What the process itself binds to, seen from outside: two threads on one core take turns.
+    both = report(host, str(model), "--cpus", core, "--threads", "2", "--runs", "20", "--warmup", "2")
+    assert both["cpu_ms"] <= 1.2 * sum(both["samples_ms"]) / 20
+
+
+def test_a_core_that_is_not_there_is_a_wrong_call(host: Built, model: Path) -> None:
+    missing = next(core for core in range(1000) if core not in os.sched_getaffinity(0))
+    assert f"--cpus: core {missing} is not there" in host.refused(WRONG_CALL, str(model), "--cpus", f"0,{missing}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--duration", "0"], "--duration takes seconds, more than 0 and up to 86400, not '0'"),
+        (["--duration", "-1"], "not '-1'"),
+        (["--duration", "inf"], "not 'inf'"),
+        (["--duration", "1s"], "not '1s'"),
+        (["--duration", "86401"], "not '86401'"),
+        (["--duration", "1", "--runs", "1"], "--runs and --duration exclude each other"),
+        (["--cpus", "2-1"], "--cpus takes a list of cores such as 0,2-3, not '2-1'"),
+        (["--input", "a", "--image", "b"], "--input and --image exclude each other"),
+        (["--sha256", "12"], "--sha256 takes 64 hexadecimal digits, not '12'"),
+        (["--sha256", "g" * 64], "not 'gggg"),
+        (["--size", "-5"], "--size takes a whole number from 0"),
+        (["--top", "0"], "--top takes a whole number from 1"),
+        (["--self-test", "x", "--runs", "3"], "--self-test does not take --runs"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_a_wrong_call(host: Built, arguments: list[str], said: str) -> None:
+    assert said in host.refused(WRONG_CALL, "model.pte", *arguments)
+
+
+def fake_sys(root: Path) -> Path:
+    cpu, thermal = root / "devices/system/cpu", root / "class/thermal"
+    for core, khz in ((0, "1800000"), (1, "2400000"), (10, "")):
+        (cpu / f"cpu{core}/cpufreq").mkdir(parents=True)
+        (cpu / f"cpu{core}/cpufreq/scaling_cur_freq").write_text(f"{khz}\n")
+    (cpu / "cpufreq").mkdir()
+    (cpu / "cpuidle").mkdir()
+    for zone, name, value in (
+        ("thermal_zone0", "cpu-thermal\n", "48312"),
+        ("thermal_zone1", "cpu-thermal\n", "-5000"),
+        ("thermal_zone2", 'od"d\xff\n', "60000"),
+        ("thermal_zone3", "gpu\n", "unknown"),
+        ("cooling_device0", "fan\n", "1"),
+    ):
+        (thermal / zone).mkdir(parents=True)
+        (thermal / zone / "type").write_text(name, encoding="latin-1")
+        (thermal / zone / "temp").write_text(f"{value}\n")
+    (root / "firmware/devicetree/base").mkdir(parents=True)
+    (root / "firmware/devicetree/base/model").write_text("Board Five Rev 1.0\0")
+    return root
+
+
+def test_clocks_and_temperatures_are_read_between_runs(host: Built, model: Path, tmp_path: Path) -> None:
+    found = report(host, str(model), "--duration", "1.2", "--sysfs", str(fake_sys(tmp_path)))
+    readings = found["telemetry"]
+    assert 2 <= len(readings) <= 3
+    assert readings[0]["t_s"] == 0.0 and 1.0 <= readings[1]["t_s"] < 1.3
+    for reading in readings:
+        assert reading["khz"] == {"cpu0": 1800000, "cpu1": 2400000}
+        assert reading["celsius"] == {"cpu-thermal": 48.312, "cpu-thermal thermal_zone1": -5.0, 'od"d?': 60.0}
+    assert found["machine"] == {
+        "arch": platform.machine(),
+        "cores_online": os.cpu_count(),
+        "cpu_model": "Board Five Rev 1.0",
+    }
+
+
+def test_without_thermal_zones_the_sensors_are_read(host: Built, model: Path, tmp_path: Path) -> None:
+    sensor = tmp_path / "class/hwmon/hwmon3"
+    sensor.mkdir(parents=True)
+    (sensor / "name").write_text("coretemp\n")
+    (sensor / "temp2_input").write_text("51000\n")
+    found = report(host, str(model), "--sysfs", str(tmp_path))
+    assert [one["celsius"] for one in found["telemetry"]] == [{"coretemp temp2": 51.0}]
+    assert [one["khz"] for one in found["telemetry"]] == [{}]
+
+
+def test_a_machine_that_tells_nothing(host: Built, model: Path, tmp_path: Path) -> None:
+    assert report(host, str(model), "--sysfs", str(tmp_path / "none"))["telemetry"] == []
+
+
+def test_python_reads_what_was_noted(host: Built, model: Path, tmp_path: Path) -> None:
+    wrapper = tmp_path / "runner"
+    wrapper.write_text(f'#!/bin/sh\nexec {host.binary} "$@" --sysfs {fake_sys(tmp_path / "sys")}\n')
+    wrapper.chmod(0o755)
+    timed = run(wrapper, model, bytes(INPUT_BYTES))
+    assert timed.machine is not None and timed.machine.cpu_model == "Board Five Rev 1.0"
+    temperatures = {"cpu-thermal": 48.312, "cpu-thermal thermal_zone1": -5.0, 'od"d?': 60.0}
+    assert timed.telemetry == (Telemetry(0.0, {"cpu0": 1800000, "cpu1": 2400000}, temperatures),)
+
+
+def test_a_trace_holds_every_counted_run_and_no_other(host: Built, model: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.etdp"
+    report(host, str(model), "--runs", "5", "--warmup", "3", "--etdump", str(trace))
+    with swallow_native_stderr():
+        from executorch.devtools import Inspector
+
+        blocks = {block.name: block for block in Inspector(etdump_path=str(trace)).event_blocks}
+    operators = [event for event in blocks["Execute"].events if event.is_delegated_op and event.perf_data is not None]
+    assert len(operators) > 20
+    assert {len(event.perf_data.raw) for event in operators} == {5}
+    nowhere = tmp_path / "none" / "trace.etdp"
+    message = host.refused(WRONG_CALL, str(model), "--etdump", str(nowhere))
+    assert "trace.etdp: cannot be written" in message and message.endswith("choose another --etdump\n")
