@@ -52,8 +52,8 @@ def add_runner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner",
         type=Path,
-        metavar="FILE",
-        help="tofe_runner built for the device, its lib folder beside it (default: built here; Android needs it)",
+        metavar="DIR",
+        help="folder of a tofe_runner built for the device (default: built here; Android needs it, docs/native.md)",
     )
 
 

@@ -1,0 +1,112 @@
+"""Which runner a device takes: the user's own, or one that is built here once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from runtimes import native_build
+from runtimes.devices.elf import read_program
+from runtimes.devices.facts import DeviceFacts
+from runtimes.devices.shell import SHORT_S, Shell
+from runtimes.native_runner import BINARY
+from runtimes.native_toolchain import Target
+from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.files import put_in_place, workshop
+from tofe_edge.progress import progress_bar
+
+_ANDROID_LOADER = "/system/bin/linker"
+_BUILD_DOC = "docs/native.md says how to build one"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A program for the device and the libraries that go beside it."""
+
+    program: Path
+    libraries: tuple[Path, ...]
+
+
+def choose_runner(shell: Shell, facts: DeviceFacts, given: Path | None) -> Runner:
+    """The runner that fits the device.
+
+    Args:
+        given: the user's own build: the program, or the folder that it is in.
+
+    Raises:
+        InputError: ``given`` is none for this device; or none was given, and none can be built here.
+        DeviceError: no runner can be had for such a device; the compiler fails.
+    """
+    if facts.system not in ("Linux", ""):
+        raise DeviceError(f"{shell.name}: runs {facts.system}; the native runner needs Linux or Android")
+    program = _program_of(given) if given is not None else _built(shell.name, facts)
+    needs = read_program(program)
+    if needs.arch != facts.arch:
+        raise InputError(f"{program}: is built for {needs.arch}, but {shell.name} is {facts.arch}; {_BUILD_DOC}")
+    for_android = needs.interpreter.startswith(_ANDROID_LOADER)
+    if for_android != bool(facts.android):
+        built, runs = ("Android", "another Linux") if for_android else ("Linux with glibc", "Android")
+        raise InputError(f"{program}: is built for {built}, but {shell.name} runs {runs}; {_BUILD_DOC}")
+    if needs.interpreter and shell.run(["test", "-e", needs.interpreter], timeout_s=SHORT_S).code:
+        raise DeviceError(
+            f"{shell.name}: has no {needs.interpreter}, which {program} needs: its system is a 32-bit one or has another "
+            "C library than glibc; install a 64-bit system, or give your own build with --runner"
+        )
+    return Runner(program, tuple(sorted(one for one in (program.parent / "lib").glob("*") if one.is_file())))
+
+
+def cache_folder() -> Path:
+    """Where built runners are kept: below ``$XDG_CACHE_HOME``, or ``~/.cache``."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification: a relative path is invalid and to be ignored.
+    base = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
+    return base / "tofe-edge" / "runners"
+
+
+def cached_runner(target: Target, arch: str) -> Path:
+    """The program for a target, from the cache; built first where it is not there, or its sources are others.
+
+    Raises:
+        InputError: something to build with is missing, or the cache cannot be written.
+        DeviceError: the compiler fails.
+    """
+    version = metadata.version("executorch").split("+")[0]
+    folder = cache_folder() / f"executorch-{version}-{arch}-{_sources_sum()}"
+    if not (folder / BINARY).is_file():
+        with workshop(folder.parent) as draft:
+            with progress_bar(f"compiling the native runner for {arch}", total=1, unit="program") as bar:
+                native_build.build(target, draft / "runner")
+                bar.update(1)
+            put_in_place(draft / "runner", folder)
+    return folder / BINARY
+
+
+def _built(name: str, facts: DeviceFacts) -> Path:
+    if facts.android:
+        raise InputError(f"{name}: Android needs a runner of your own, --runner DIR; {_BUILD_DOC}")
+    if facts.arch == {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine()):
+        return cached_runner("host", facts.arch)
+    if facts.arch == "aarch64":
+        return cached_runner("aarch64", facts.arch)
+    if facts.arch == "x86_64":
+        raise InputError(f"{name}: a runner for x86_64 is not built on this machine; give one with --runner DIR")
+    raise DeviceError(f"{name}: is {facts.arch}; runners are for aarch64 and x86_64 with a 64-bit system")
+
+
+def _program_of(given: Path) -> Path:
+    program = given / BINARY if given.is_dir() else given
+    if not program.is_file():
+        raise InputError(f"{program}: is not there; --runner takes the folder with {BINARY} and lib; {_BUILD_DOC}")
+    return program
+
+
+def _sources_sum() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(one for one in native_build.SOURCES.rglob("*") if one.is_file()):
+        digest.update(f"{path.relative_to(native_build.SOURCES).as_posix()}\0{path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

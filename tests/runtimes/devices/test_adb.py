@@ -1,0 +1,195 @@
+"""The system's adb, its server and a loopback device: measurements are whole, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import processes
+import pytest
+from adb_device import AdbDevice
+from adb_server import adb, adb_server, attached, shell_environment
+
+from runtimes.devices.adb import AdbShell, connect, listed
+from runtimes.devices.address import AdbAddress
+from runtimes.devices.opening import open_bench, open_remote
+from runtimes.devices.shell import SHORT_S, LinkDropped
+from runtimes.native_toolchain import host_toolchain
+from runtimes.timing import TimingRequest
+from tofe_edge.artifact import Artifact
+from tofe_edge.errors import DeviceError, InputError
+
+NASTY = ("$(touch hit)", "a'b\"", "-s", "with spaces", "`touch hit`;touch hit", "é&|*", "!x", "\\")
+
+
+@pytest.fixture(autouse=True)
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with adb_server(tmp_path, monkeypatch):
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runners are built into a cache that the tests of a run share."""
+    try:
+        host_toolchain()
+    except InputError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The device's folder of temporary files."""
+    path = tmp_path / "device"
+    path.mkdir()
+    return path
+
+
+def nothing_left(folder: Path) -> bool:
+    return not list(folder.iterdir()) and not processes.working_in(folder)
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("shell_v2", [True, False], ids=["shell v2", "shell v1"])
+def test_models_are_timed_and_nothing_stays(
+    folder: Path, tmp_path: Path, elastic_artifact: Artifact, shell_v2: bool
+) -> None:
+    model = tmp_path / "-s $(touch hit) it's.pte"
+    model.write_bytes(elastic_artifact.path.read_bytes())
+    broken = tmp_path / "broken.pte"
+    broken.write_bytes(b"nothing of the kind" * 100)
+    with attached(AdbDevice(shell_environment(folder), shell_v2=shell_v2)) as device, open_bench("adb") as bench:
+        assert bench.name == f"adb://{device.serial}"
+        timing = bench.time(model, TimingRequest(runs=7))
+        assert len(timing.latency.samples_ms) == 7
+        assert timing.machine is not None
+        assert timing.machine.arch == os.uname().machine
+        with pytest.raises(InputError, match=r"/broken\.pte: "):
+            bench.time(broken, TimingRequest())
+    assert nothing_left(folder)
+    assert not list(tmp_path.rglob("hit"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_cable_that_is_pulled_costs_a_repetition(
+    folder: Path, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+
+    def pull(device: AdbDevice) -> None:
+        if processes.until(lambda: processes.programs_in(folder), 60):
+            seen.extend(processes.programs_in(folder))
+            device.drop()
+
+    runs = 4000
+    with attached(AdbDevice(shell_environment(folder))) as device:
+        shell = connect(AdbAddress(device.serial))
+        with open_remote(shell, pauses_s=(1.0, 2.0, 4.0, 8.0)) as bench:
+            thread = threading.Thread(target=pull, args=(device,), daemon=True)
+            thread.start()
+            assert len(bench.time(elastic_artifact.path, TimingRequest(runs=runs)).latency.samples_ms) == runs
+            thread.join()
+    assert len(seen) == 1
+    assert "trying again" in capsys.readouterr().err
+    assert nothing_left(folder)
+
+
+@pytest.mark.parametrize("shell_v2", [True, False], ids=["shell v2", "shell v1"])
+def test_commands_and_files_go_there_and_back(folder: Path, tmp_path: Path, shell_v2: bool) -> None:
+    content, counts = bytes(range(256)) * 3000, list[int]()
+    local = tmp_path / "-p it's $(touch hit)"
+    local.write_bytes(content)
+    with attached(AdbDevice(shell_environment(folder), shell_v2=shell_v2)) as device:
+        shell = connect(AdbAddress(device.serial))
+        answer = shell.run(["printf", "%s|", *NASTY], timeout_s=SHORT_S)
+        assert (answer.code, answer.stdout.decode()) == (0, "".join(f"{word}|" for word in NASTY))
+        answer = shell.run(["sh", "-c", "echo complaint >&2; exit 9"], timeout_s=SHORT_S)
+        assert (answer.code, answer.reason) == (9, "complaint")
+        shell.push(local, str(folder / "there"), timeout_s=SHORT_S, on_bytes=counts.append)
+        assert sum(counts) == len(content)
+        assert shell.read(str(folder / "there"), timeout_s=SHORT_S) == content
+        with pytest.raises(DeviceError, match=r"push failed \(No such file or directory\)") as caught:
+            shell.push(local, str(folder / "no" / "where"), timeout_s=SHORT_S, on_bytes=counts.append)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(InputError, match="missing"):
+            shell.push(tmp_path / "missing", str(folder / "there"), timeout_s=SHORT_S, on_bytes=counts.append)
+    assert not list(tmp_path.rglob("hit"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_android_takes_no_runner_for_another_c_library(folder: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "getprop").write_text(
+        "#!/bin/sh\ncase $1 in *release) echo 15;; *manufacturer) echo Some;; *) echo Phone;; esac\n"
+    )
+    (programs / "getprop").chmod(0o755)
+    environment = {**shell_environment(folder), "PATH": f"{programs}:{os.environ['PATH']}"}
+    with attached(AdbDevice(environment)):
+        with pytest.raises(InputError, match="Android needs a runner of your own, --runner DIR"), open_bench("adb"):
+            pass
+        runner = Path("/bin/sh").resolve()
+        with (
+            pytest.raises(InputError, match=r"is built for Linux with glibc, but .* runs Android"),
+            open_bench("adb", runner),
+        ):
+            pass
+    assert nothing_left(folder)
+
+
+def refused(address: AdbAddress, kind: type[DeviceError] | type[InputError] = DeviceError) -> str:
+    with pytest.raises(kind) as caught:
+        connect(address)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_which_device_is_meant_must_be_clear(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no device; plug one in" in refused(AdbAddress())
+    with attached(AdbDevice(shell_environment(folder))) as one, attached(AdbDevice(shell_environment(folder))) as other:
+        message = refused(AdbAddress(), InputError)
+        assert "2 devices" in message and one.serial in message and other.serial in message
+        assert connect(AdbAddress(other.serial)).serial == other.serial
+        assert "`adb connect 127.0.0.1:1`" in refused(AdbAddress("127.0.0.1:1"))
+        assert "plug it in" in refused(AdbAddress("R58M12"))
+        monkeypatch.setenv("ANDROID_SERIAL", one.serial)
+        assert connect(AdbAddress()).serial == one.serial
+
+
+def test_a_device_that_does_not_trust_this_computer(folder: Path) -> None:
+    device = AdbDevice(shell_environment(folder), trusting=False)
+    with attached(device):
+        assert processes.until(lambda: "unauthorized" in adb("devices"))
+        assert "unlock it and accept the key" in refused(AdbAddress(device.serial))
+        with pytest.raises(DeviceError, match="unlock it and accept the key") as caught:
+            AdbShell(device.serial).run(["true"], timeout_s=SHORT_S)
+        assert not isinstance(caught.value, LinkDropped)
+
+
+def test_a_device_that_is_gone_is_a_broken_link(folder: Path) -> None:
+    with attached(AdbDevice(shell_environment(folder))) as device:
+        shell = connect(AdbAddress(device.serial))
+        adb("disconnect", device.serial)
+        for action in (
+            lambda: shell.run(["true"], timeout_s=SHORT_S),
+            lambda: shell.push(Path("/bin/sh"), str(folder / "file"), timeout_s=SHORT_S, on_bytes=lambda count: None),
+            lambda: shell.read(str(folder / "file"), timeout_s=SHORT_S),
+        ):
+            with pytest.raises(LinkDropped, match="the link broke"):
+                action()
+
+
+def test_a_list_of_devices_is_read() -> None:
+    text = (
+        "* daemon not running; starting now at tcp:5037\n* daemon started successfully\nList of devices attached\n"
+        "R58M12\tdevice\nemulator-5554\toffline\n0123\tno permissions (user in plugdev group); see [http://x]\n\n"
+    )
+    assert listed(text) == {
+        "R58M12": "device",
+        "emulator-5554": "offline",
+        "0123": "no permissions (user in plugdev group); see [http://x]",
+    }
+    assert listed("") == {}

@@ -1,0 +1,178 @@
+"""Which runner a device gets, and which it never gets."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from conftest import fine_or_refused
+from hypothesis import given
+from hypothesis import strategies as st
+from local_shell import LocalShell
+
+from runtimes import native_build
+from runtimes.devices.deploy import cache_folder, cached_runner, choose_runner
+from runtimes.devices.elf import Program, read_program
+from runtimes.devices.facts import DeviceFacts, parse_facts
+from runtimes.native_runner import BINARY
+from tofe_edge.errors import DeviceError, InputError
+
+MACHINES = {"x86_64": 0x3E, "aarch64": 0xB7}
+GLIBC, BIONIC = "/lib/ld-linux-aarch64.so.1", "/system/bin/linker64"
+HERE = os.uname().machine
+
+
+def program(arch: str, interpreter: str) -> bytes:
+    """The beginning of a program: ELF header, one program header, the loader's path."""
+    head = b"\x7fELF\x02\x01".ljust(18, b"\0") + struct.pack("<H", MACHINES[arch])
+    head = head.ljust(32, b"\0") + struct.pack("<Q", 64)
+    head = head.ljust(54, b"\0") + struct.pack("<HH", 56, 1)
+    path = interpreter.encode() + b"\0"
+    return head.ljust(64, b"\0") + struct.pack("<IIQQQQQQ", 3, 4, 120, 0, 0, len(path), len(path), 1) + path
+
+
+def facts(arch: str = "aarch64", system: str = "Linux", android: str = "") -> DeviceFacts:
+    return DeviceFacts(arch, system, "6.1", 4, "", "", android)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> LocalShell:
+    return LocalShell({"PATH": os.environ["PATH"]})
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The targets that were built, with a stand-in for the compiler, in a cache of the test's."""
+    done: list[str] = []
+
+    def build(target: str, out_dir: Path) -> Path:
+        done.append(target)
+        (out_dir / "lib").mkdir(parents=True)
+        (out_dir / BINARY).write_bytes(program("aarch64" if target == "aarch64" else HERE, "/bin/sh"))
+        (out_dir / "lib" / "one.so").write_bytes(b"library")
+        return out_dir / BINARY
+
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    (sources / "runner.cpp").write_text("int main() {}")
+    monkeypatch.setattr(native_build, "SOURCES", sources)
+    monkeypatch.setattr(native_build, "build", build)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return done
+
+
+def test_programs_of_this_machine_are_read() -> None:
+    found = read_program(Path("/bin/sh").resolve())
+    assert found.arch == HERE
+    assert Path(found.interpreter).exists()
+
+
+def test_programs_of_other_machines_are_read(tmp_path: Path) -> None:
+    (tmp_path / "program").write_bytes(program("aarch64", BIONIC))
+    assert read_program(tmp_path / "program") == Program("aarch64", BIONIC)
+
+
+@given(st.binary(max_size=300), st.integers(0, 200))
+def test_damaged_programs_are_refused_or_read(tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    whole = program("aarch64", GLIBC)
+    for content in (noise, whole[:at], whole[:at] + noise, whole[:at] + noise + whole[at + len(noise) :]):
+        path.write_bytes(content)
+        fine_or_refused(lambda: read_program(path), path)
+
+
+def test_a_runner_is_built_once(builds: list[str], device: LocalShell) -> None:
+    first, again = (choose_runner(device, facts(HERE), None) for _ in range(2))
+    assert builds == ["host"]
+    assert first == again
+    assert first.program.is_relative_to(cache_folder())
+    assert [path.name for path in first.libraries] == ["one.so"]
+    assert not list(cache_folder().glob(".*"))
+
+
+def test_other_sources_are_built_anew(builds: list[str]) -> None:
+    first = cached_runner("host", HERE)
+    (native_build.SOURCES / "runner.cpp").write_text("int main() { return 1; }")
+    second = cached_runner("host", HERE)
+    assert builds == ["host", "host"]
+    assert first.is_file() and second.is_file() and first != second
+
+
+def test_a_build_that_fails_leaves_nothing(builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(target: str, out_dir: Path) -> Path:
+        out_dir.mkdir()
+        (out_dir / BINARY).write_bytes(b"half")
+        raise DeviceError("the compiler fails")
+
+    monkeypatch.setattr(native_build, "build", fail)
+    with pytest.raises(DeviceError, match="the compiler fails"):
+        cached_runner("host", HERE)
+    assert not cache_folder().exists()
+
+
+def test_an_arm_board_gets_a_cross_build(builds: list[str], device: LocalShell) -> None:
+    if HERE == "aarch64":
+        pytest.skip("this machine is an ARM one; nothing is cross-built")
+    assert choose_runner(device, facts("aarch64"), None).program.parent.name.split("-")[2] == "aarch64"
+    assert builds == ["aarch64"]
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == tmp_path / ".cache" / "tofe-edge" / "runners"
+
+
+@pytest.mark.parametrize(
+    ("arch", "interpreter", "device_facts", "message"),
+    [
+        ("x86_64", GLIBC, facts("aarch64"), "is built for x86_64, but local is aarch64"),
+        ("aarch64", GLIBC, facts("aarch64", android="15"), "is built for Linux with glibc, but local runs Android"),
+        ("aarch64", BIONIC, facts("aarch64"), "is built for Android, but local runs another Linux"),
+        ("aarch64", "/no/such/loader", facts("aarch64"), "has no /no/such/loader"),
+    ],
+)
+def test_a_runner_for_something_else_is_refused(
+    device: LocalShell, tmp_path: Path, arch: str, interpreter: str, device_facts: DeviceFacts, message: str
+) -> None:
+    (tmp_path / BINARY).write_bytes(program(arch, interpreter))
+    for given_runner in (tmp_path, tmp_path / BINARY):
+        with pytest.raises((InputError, DeviceError), match=message):
+            choose_runner(device, device_facts, given_runner)
+
+
+@pytest.mark.parametrize(
+    ("device_facts", "kind", "message"),
+    [
+        (facts("aarch64", "Darwin"), DeviceError, "runs Darwin"),
+        (facts("armv7l"), DeviceError, "is armv7l"),
+        (facts("aarch64", android="15"), InputError, "Android needs a runner of your own"),
+    ],
+)
+def test_devices_without_a_runner_are_told_what_they_need(
+    builds: list[str], device: LocalShell, device_facts: DeviceFacts, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        choose_runner(device, device_facts, None)
+    assert builds == []
+
+
+def test_a_runner_that_is_not_there(device: LocalShell, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{BINARY}: is not there"):
+        choose_runner(device, facts(), tmp_path)
+
+
+def test_what_devices_say_is_read() -> None:
+    said = "arch=arm64\nsystem=Linux\nkernel=6.1\ncores=8\ncpu=\nlscpu=Cortex-A76\ntree=Raspberry Pi 5  Model B\nproduct=x\n"
+    assert parse_facts(said) == DeviceFacts("aarch64", "Linux", "6.1", 8, "Cortex-A76", "Raspberry Pi 5 Model B")
+    phone = parse_facts("arch=aarch64\ncores=many\nandroid=15\nphone=Some Phone\n")
+    assert (phone.cores, phone.board, phone.android) == (0, "Some Phone", "15")
+
+
+@given(st.text())
+def test_whatever_devices_say_is_read(text: str) -> None:
+    found = parse_facts(text)
+    assert len(found.board) <= 200
+    assert found.cores >= 0
