@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 
 from tofe_edge.errors import InputError
@@ -29,7 +29,7 @@ def bound_to(cpus: str) -> Iterator[None]:
     """Run on the cores of a list alone, threads started within too; nothing changes where it is empty.
 
     Raises:
-        InputError: the list is none, this machine has none of these cores, or its system cannot bind.
+        InputError: the list is none, one of these cores is not to be had here, or its system cannot bind.
     """
     if not cpus:
         yield
@@ -38,6 +38,9 @@ def bound_to(cpus: str) -> Iterator[None]:
     if not hasattr(os, "sched_setaffinity"):
         raise InputError("cores cannot be chosen on this system; leave the choice out")
     before = os.sched_getaffinity(0)
+    # The kernel drops a core that there is not without a word.
+    if missing := cores - before:
+        raise InputError(f"cores {cpus!r} cannot be used (no {_shown(missing)}); this process may use {_shown(before)}")
     try:
         os.sched_setaffinity(0, cores)
     except OSError as error:
@@ -50,5 +53,5 @@ def bound_to(cpus: str) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _shown(cores: set[int]) -> str:
+def _shown(cores: Set[int]) -> str:
     return ",".join(map(str, sorted(cores)))

@@ -72,6 +72,7 @@ class HostBench:
             latency=latency,
             load_ms=load_ms,
             threads=request.threads,
+            warm_up=request.warm_up,
             planned_bytes=None,
             peak_rss_bytes=None,
             telemetry=watch.seen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,18 +56,24 @@ class Comparison:
     @property
     def overhead_ms(self) -> float:
         """Time beyond the model's share of multiply-accumulates: selectors, reordering, shorter matrices."""
-        return self.ms - self.against_ms * self.gmacs_ratio
+        return self.against_ms * (self.ratio.value - self.gmacs_ratio)
 
     @property
-    def break_even(self) -> float:
-        """The share of the other model's GMACs below which reduction pays, were the overhead the same at any share."""
-        return max(0.0, 1 - self.overhead_ms / self.against_ms)
+    def break_even(self) -> Estimate | None:
+        """The share of the other model's GMACs below which reduction pays, were the overhead the same at any share.
+
+        ``None`` where the model does not compute less, or where the turns do not say which is the faster one.
+        """
+        if self.pays is None or self.gmacs >= self.against_gmacs:
+            return None
+        ratio, saved = self.ratio, 1 + self.gmacs_ratio
+        return Estimate(*(max(0.0, saved - one) for one in (ratio.value, ratio.high, ratio.low)))
 
 
 def compare(
     bench: Bench, model: Rival, against: Rival, request: TimingRequest, rounds: int = ROUNDS
 ) -> tuple[Comparison, tuple[Timing, ...]]:
-    """Time both in turn, so that a drifting clock speed hits them alike.
+    """Time both in turn, A B B A …, so that a drifting clock speed hits them alike.
 
     Args:
         request: how to time; its runs are spread over the rounds, its method is not read.
@@ -77,11 +84,14 @@ def compare(
     Raises:
         InputError, DeviceError: as :meth:`Bench.time`.
     """
-    share = replace(request, runs=max(1, round(request.runs / rounds)), warm_up=_WARM_UP_RUNS)
-    turns = [
-        [bench.time(rival.model, replace(share, method=rival.method)) for rival in (model, against)]
-        for _ in range(rounds)
-    ]
+    share = replace(request, runs=math.ceil(request.runs / rounds), warm_up=_WARM_UP_RUNS)
+    rivals = (model, against)
+    turns = []
+    for turn in range(rounds):
+        # Whoever goes second meets the hotter device: each goes second every other time.
+        order = (0, 1) if turn % 2 == 0 else (1, 0)
+        timed = {one: bench.time(rivals[one].model, replace(share, method=rivals[one].method)) for one in order}
+        turns.append([timed[0], timed[1]])
     times = [[median(timing.latency.samples_ms) for timing in turn] for turn in turns]
     comparison = Comparison(
         ms=_overall([turn[0] for turn in turns]),

@@ -44,7 +44,7 @@ def measure(
     warm_up: int = WARM_UP_RUNS,
     *,
     duration_s: float | None = None,
-    between: Callable[[], Any] | None = None,
+    between: Callable[[float], Any] | None = None,
 ) -> Latency:
     """Time ``runs`` calls one by one after ``warm_up`` calls that are not counted.
 
@@ -53,7 +53,8 @@ def measure(
 
     Args:
         duration_s: call for so many seconds in place of ``runs`` times; at least once.
-        between: called after each run, outside of its time.
+        between: called before the first counted run and after each, outside of their times, with the seconds since the
+            first began.
 
     Raises:
         InputError: ``runs`` is not positive.
@@ -77,7 +78,7 @@ def _measure(
     runs: int,
     warm_up: int,
     duration_s: float | None,
-    between: Callable[[], Any] | None,
+    between: Callable[[float], Any] | None,
 ) -> list[Latency]:
     if runs < 1:
         raise InputError(f"runs must be at least 1, not {runs}")
@@ -88,6 +89,8 @@ def _measure(
     starts: list[list[float]] = [[] for _ in candidates]
     cpu = [0.0] * len(candidates)
     with _progress(runs, duration_s) as bar:
+        if between is not None:
+            between(0.0)
         first, rounds = time.perf_counter(), 0
         while _goes_on(rounds, runs, time.perf_counter() - first, duration_s):
             for index, run in enumerate(candidates):
@@ -97,7 +100,7 @@ def _measure(
                 cpu[index] += (time.process_time() - cpu_begun) * 1e3
                 starts[index].append(begun - first)
                 if between is not None:
-                    between()
+                    between(time.perf_counter() - first)
             rounds += 1
             bar.update(1 if duration_s is None else min(time.perf_counter() - first, duration_s) - bar.n)
     return [Latency(tuple(times), total / rounds, tuple(begun)) for times, total, begun in zip(samples, cpu, starts)]

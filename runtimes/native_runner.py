@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def run(
         if done.returncode:
             raise failure(str(binary), str(model), done.returncode, done.stderr)
         try:
-            return read_result(done.stdout, taken.read_bytes())
+            return replace(read_result(done.stdout, taken.read_bytes()), warm_up=request.warm_up)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DeviceError(f"{binary}: its result cannot be read ({error}); build it again") from error
 
@@ -136,7 +136,17 @@ def read_result(stdout: str, content: bytes | None) -> NativeResult:
     Raises:
         ValueError, KeyError, TypeError: it is not what a runner of this version prints.
     """
-    document = json.loads(stdout)
+    try:
+        result = _result(json.loads(stdout), content)
+    except (AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise ValueError(f"it is malformed: {error}") from error
+    samples, begun = result.latency.samples_ms, result.latency.started_s
+    if not samples or not all(0 < one < math.inf for one in samples) or (begun and len(begun) != len(samples)):
+        raise ValueError("its samples are no times")
+    return result
+
+
+def _result(document: dict[str, Any], content: bytes | None) -> NativeResult:
     machine = document.get("machine")
     return NativeResult(
         outputs=() if content is None else _outputs(document["outputs"], content),

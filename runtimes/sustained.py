@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runtimes.latency import Latency
-from runtimes.medians import median_of
+from runtimes.medians import Estimate, median_of
 from runtimes.timing import Telemetry
 from tofe_edge.errors import InputError
 
 NOTICEABLE = 1.05
 """Slower by less than this is called steady: a governor's steps and other programs make as much."""
+
+EXCLUDED = 1.15
+"""A device is said to keep its speed only where the interval rules out a slowdown larger than this."""
 
 LEAST_RUNS = 24
 """Six a quarter: with fewer a median has no interval."""
@@ -41,8 +44,9 @@ class Sustained:
     slowdown_low: float
     """The least that the intervals (95 % each) of both medians allow."""
     slowdown_high: float
-    throttles: bool
-    """It is slower at the end by more than ``NOTICEABLE``, and that is no chance."""
+    throttles: bool | None
+    """It is slower at the end by more than ``NOTICEABLE``, and that is no chance; ``None`` where the runs differ too much to
+    say. What happens within the first quarter is not seen."""
     celsius: Mapping[str, Course]
     khz: Mapping[str, Course]
 
@@ -53,6 +57,8 @@ def judge(latency: Latency, telemetry: Sequence[Telemetry]) -> Sustained:
     Raises:
         InputError: there are too few runs in a quarter to say anything.
     """
+    if len(latency.started_s) != len(latency.samples_ms):
+        raise InputError("the runner does not tell when its runs began; build it again")
     end_s = latency.started_s[-1] + latency.samples_ms[-1] / 1e3
     first = [ms for ms, begun in zip(latency.samples_ms, latency.started_s) if begun < end_s / 4]
     last = [ms for ms, begun in zip(latency.samples_ms, latency.started_s) if begun >= end_s * 3 / 4]
@@ -61,19 +67,25 @@ def judge(latency: Latency, telemetry: Sequence[Telemetry]) -> Sustained:
             f"{len(latency.samples_ms)} runs in {end_s:.2g} s are too few to tell whether it slows down; measure for longer"
         )
     before, after = median_of(first), median_of(last)
-    low, slowdown = after.low / before.high, after.value / before.value
+    slowdown = Estimate(after.value / before.value, after.low / before.high, after.high / before.low)
     return Sustained(
         seconds=end_s,
         runs=len(latency.samples_ms),
         first_ms=before.value,
         last_ms=after.value,
-        slowdown=slowdown,
-        slowdown_low=low,
-        slowdown_high=after.high / before.low,
-        throttles=slowdown > NOTICEABLE and low > 1,
+        slowdown=slowdown.value,
+        slowdown_low=slowdown.low,
+        slowdown_high=slowdown.high,
+        throttles=_throttles(slowdown),
         celsius=_courses([one.celsius for one in telemetry]),
         khz=_courses([one.khz for one in telemetry]),
     )
+
+
+def _throttles(slowdown: Estimate) -> bool | None:
+    if slowdown.value > NOTICEABLE and slowdown.low > 1:
+        return True
+    return False if slowdown.high <= EXCLUDED else None
 
 
 def _courses(states: Sequence[Mapping[str, float]]) -> dict[str, Course]:

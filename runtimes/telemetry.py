@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from runtimes.timing import Telemetry
@@ -18,8 +17,7 @@ class Watch:
 
     def __init__(self, root: Path = _SYS) -> None:
         self._root = root
-        self._begun = time.monotonic()
-        self._looked: float | None = None
+        self._looked_s: float | None = None
         self._seen: list[Telemetry] = []
 
     @property
@@ -27,13 +25,12 @@ class Watch:
         """What was noted; empty where the machine tells nothing."""
         return tuple(self._seen)
 
-    def look(self) -> None:
-        """Note the state now, unless that was done less than a second ago."""
-        now = time.monotonic()
-        if self._looked is not None and now - self._looked < _EVERY_S:
+    def look(self, at_s: float) -> None:
+        """Note the state now, ``at_s`` seconds after the first counted run began, unless that was done within a second."""
+        if self._looked_s is not None and at_s - self._looked_s < _EVERY_S:
             return
-        self._looked = now
-        state = Telemetry(now - self._begun, clocks(self._root), temperatures(self._root))
+        self._looked_s = at_s
+        state = Telemetry(at_s, clocks(self._root), temperatures(self._root))
         if state.khz or state.celsius:
             self._seen.append(state)
 

@@ -10,13 +10,15 @@ from runtimes.latency import WARM_UP_RUNS, Latency
 from tofe_edge.artifact import DEFAULT_METHOD
 from tofe_edge.errors import InputError
 
+DEFAULT_RUNS = 50
+
 
 @dataclass(frozen=True)
 class TimingRequest:
     """How to time one method of a model: so many runs, or so many seconds."""
 
     method: str = DEFAULT_METHOD
-    runs: int = 50
+    runs: int = DEFAULT_RUNS
     duration_s: float | None = None
     """Where set, runs are repeated for so long, however many that is."""
     warm_up: int = WARM_UP_RUNS
@@ -66,6 +68,8 @@ class Timing:
     latency: Latency
     load_ms: float
     threads: int
+    warm_up: int = WARM_UP_RUNS
+    """Runs before those that count."""
     planned_bytes: int | None
     """Memory for activations outside the delegates."""
     peak_rss_bytes: int | None
@@ -90,6 +94,7 @@ def joined(timings: Sequence[Timing]) -> Timing:
         latency=Latency(samples, cpu_ms),
         load_ms=median(timing.load_ms for timing in timings),
         threads=first.threads,
+        warm_up=first.warm_up,
         planned_bytes=first.planned_bytes,
         peak_rss_bytes=max(peaks, default=None),
         machine=first.machine,

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from tqdm import tqdm
+
+_covered: ContextVar[bool] = ContextVar("covered", default=False)
 
 
 def progress_bar(what: str, total: float, initial: int = 0, unit: str = "it") -> Any:
@@ -16,7 +21,23 @@ def progress_bar(what: str, total: float, initial: int = 0, unit: str = "it") ->
         initial=initial,
         unit=unit,
         file=sys.stderr,
-        disable=not sys.stderr.isatty(),
+        disable=_covered.get() or not sys.stderr.isatty(),
         dynamic_ncols=True,
         smoothing=0.1,
     )
+
+
+@contextmanager
+def covering_bar(what: str, total: float, unit: str = "it") -> Iterator[Any]:
+    """A bar for work of which each piece would show one of its own: those stay hidden while it is there."""
+    with progress_bar(what, total, unit=unit) as bar:
+        token = _covered.set(True)
+        try:
+            yield bar
+        finally:
+            _covered.reset(token)
+
+
+def warn(text: str) -> None:
+    """One line on stderr for the user, apart from results."""
+    print(f"tofe-edge: warning: {text}", file=sys.stderr)

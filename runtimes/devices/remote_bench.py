@@ -67,7 +67,7 @@ class RemoteBench:
             raise DeviceError(
                 f"{self.name}: the result of {self._runner[0].local} cannot be read ({error}); build it again"
             ) from error
-        return replace(timing, machine=self._machine(timing.machine))
+        return replace(timing, warm_up=request.warm_up, machine=self._machine(timing.machine))
 
     def _machine(self, told: Machine | None) -> Machine:
         """What the runner told of its machine, and from the first contact what it did not."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from runtimes.devices import scripts
 from runtimes.devices.shell import SHORT_S, Answer, LinkDropped, Shell, TimedOut, push_timeout_s, script
 from tofe_edge.errors import DeviceError
 from tofe_edge.files import sha256_of, size_of
-from tofe_edge.progress import progress_bar
+from tofe_edge.progress import progress_bar, warn
 
 Result = TypeVar("Result")
 
@@ -36,11 +35,6 @@ class Parcel:
     local: Path
     name: str
     """Below the temporary folder; letters, digits and ``_ . - /`` alone."""
-
-
-def warn(text: str) -> None:
-    """One line for the user, beside progress bars and apart from results."""
-    print(f"tofe-edge: warning: {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -55,23 +55,36 @@ def test_equal_ones_are_not_told_apart() -> None:
     assert compare(bench, TOFE, DENSE, TimingRequest())[0].pays is None
 
 
+@pytest.mark.parametrize("drift", [0.98, 0.99, 1.002, 1.01, 1.02])
+def test_a_drift_is_no_difference_between_equal_models(drift: float) -> None:
+    bench = MadeUpBench({"tofe.pte": 5.0, "dense.pte": 5.0}, drift=drift, spread=0.0005)
+    assert compare(bench, TOFE, DENSE, TimingRequest())[0].pays is None
+
+
 def test_models_take_turns_and_share_the_runs() -> None:
     bench = MadeUpBench({"tofe.pte": 1.0, "dense.pte": 1.0})
     compare(bench, TOFE, DENSE, TimingRequest(runs=50, threads=3))
-    assert [name for name, _ in bench.calls] == ["tofe.pte", "dense.pte"] * 10
+    assert [name for name, _ in bench.calls] == ["tofe.pte", "dense.pte", "dense.pte", "tofe.pte"] * 5
     assert {(request.runs, request.threads) for _, request in bench.calls} == {(5, 3)}
 
 
 def test_break_even_is_where_the_overhead_eats_the_gain() -> None:
     found = Comparison(ms=6.0, against_ms=10.0, gmacs=0.5, against_gmacs=1.0, ratio=Estimate(0.6, 0.59, 0.61))
     assert found.overhead_ms == pytest.approx(1.0)
-    assert found.break_even == pytest.approx(0.9)
+    assert found.break_even is not None
+    assert found.break_even.value == pytest.approx(0.9)
+    assert (found.break_even.low, found.break_even.high) == pytest.approx((0.89, 0.91))
     # At that share of the GMACs, with that overhead, it would take as long as the dense net.
-    assert found.overhead_ms + found.break_even * found.against_ms == pytest.approx(found.against_ms)
+    assert found.overhead_ms + found.break_even.value * found.against_ms == pytest.approx(found.against_ms)
 
 
 def test_an_overhead_beyond_the_dense_time_never_breaks_even() -> None:
-    assert Comparison(20.0, 5.0, 0.5, 1.0, Estimate(4.0, 3.9, 4.1)).break_even == 0
+    assert Comparison(20.0, 5.0, 0.5, 1.0, Estimate(4.0, 3.9, 4.1)).break_even == Estimate(0, 0, 0)
+
+
+@pytest.mark.parametrize(("gmacs", "low"), [(0.5, 0.9), (1.0, 1.2), (2.0, 1.2)])
+def test_there_is_no_break_even_where_nothing_is_known_or_saved(gmacs: float, low: float) -> None:
+    assert Comparison(6.0, 5.0, gmacs, 1.0, Estimate(1.2, low, 1.3)).break_even is None
 
 
 def test_joined_timings_are_weighted_by_their_runs() -> None:

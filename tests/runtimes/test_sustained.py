@@ -32,13 +32,13 @@ def test_a_device_that_gets_slower_throttles() -> None:
 
 @pytest.mark.parametrize("end", [0.7, 1.0, 1.02])
 def test_one_that_gets_faster_or_stays_does_not(end: float) -> None:
-    assert not judge(noisy([1.0] * 200 + [end] * 200), ()).throttles
+    assert judge(noisy([1.0] * 200 + [end] * 200, spread=0.03), ()).throttles is False
 
 
 def test_noise_as_large_as_the_change_is_no_throttling() -> None:
     found = judge(noisy([1.0] * 15 + [1.1] * 15, spread=0.6), ())
     assert found.slowdown_low < 1
-    assert not found.throttles
+    assert found.throttles is None
 
 
 def test_quarters_are_of_the_time_not_of_the_runs() -> None:
@@ -56,6 +56,11 @@ def test_the_course_of_clocks_and_temperatures() -> None:
     found = judge(noisy([1.0] * 100), states)
     assert found.khz["cpu0"].__dict__ == {"first": 2400000, "last": 1500000, "lowest": 1200000, "highest": 2400000}
     assert (found.celsius["cpu"].highest, found.celsius["late"].first) == (82.5, 30.0)
+
+
+def test_a_runner_that_tells_no_beginnings_is_an_old_one() -> None:
+    with pytest.raises(InputError, match="build it again"):
+        judge(Latency((5.0,) * 50, 1.0), ())
 
 
 def test_too_few_runs_say_nothing() -> None:

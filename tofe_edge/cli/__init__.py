@@ -5,15 +5,29 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from profiles import ProfileError
 from tofe_edge import __version__
-from tofe_edge.cli import checkpoints, convert, evaluate, parity, profile, profiles_list, run, select, train
+from tofe_edge.cli import (
+    calibrate,
+    checkpoints,
+    convert,
+    evaluate,
+    package,
+    parity,
+    profile,
+    profiles_list,
+    run,
+    select,
+    train,
+)
 from tofe_edge.errors import TofeEdgeError
 
-_COMMANDS = (convert, profile, parity, run, select, train, evaluate, profiles_list, checkpoints)
+_COMMANDS = (convert, profile, parity, run, package, select, calibrate, train, evaluate, profiles_list, checkpoints)
 _INTERRUPTED = 130
 _NOT_RUN = 3
 
@@ -24,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     code = _NOT_RUN
+    if threading.current_thread() is threading.main_thread():
+        _tidy_up_when_ended()
     try:
         code = int(parsed.run(parsed))
         sys.stdout.flush()
@@ -53,6 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {_one_line(error)[:200]}"
         print(f"tofe-edge: error: internal error ({what}); run again with --debug and report it", file=sys.stderr)
         return 3
+
+
+def _tidy_up_when_ended() -> None:
+    """By default a signal ends the process at once; files and folders, on devices too, are to be tidied away first."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # What `nohup` told to be ignored stays ignored.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def _one_line(error: Exception) -> str:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import check_place
 
 if TYPE_CHECKING:
     from profiles import DeviceProfile
@@ -18,20 +14,6 @@ if TYPE_CHECKING:
     from tofe_edge.checkpoint import Checkpoint
     from tofe_edge.pages.convert import ConvertPage
     from tofe_edge.parity import Parity
-
-_RUNS = 50
-
-
-def check_html_place(path: Path, places: Iterable[Path]) -> None:
-    """Refuse a place for the page that is a folder or belongs to the model, before minutes are spent on it.
-
-    Raises:
-        InputError: it is one.
-    """
-    check_place(path, folder=False)
-    taken = path.resolve()
-    if any(taken == place.resolve() or place.resolve() in taken.parents for place in places):
-        raise InputError(f"{path}: is where the model itself goes; choose another file for --html")
 
 
 def write_convert_page(
@@ -90,27 +72,16 @@ def with_times(content: ConvertPage, artifact: Artifact) -> ConvertPage:
         return content
     import platform
 
-    import torch
+    from runtimes.bench import HostBench
+    from runtimes.timing import TimingRequest
+    from tofe_edge.cli.tracing import traced
 
-    from runtimes.etdump import Breakdown, break_down
-    from runtimes.executorch import load
-    from runtimes.latency import measure
-
-    manifest = artifact.manifest
-    size = manifest.preprocessing.image_size
-    model = load(artifact, threads=1)
-    pixels = torch.rand(manifest.batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    latency = measure(lambda: model.execute(pixels), _RUNS)
-    try:
-        breakdown = break_down(artifact, threads=1)
-    except DeviceError as error:
-        # The latency has been measured; a trace of an unknown shape must not throw it away.
-        print(f"tofe-edge: warning: no breakdown: {error}", file=sys.stderr)
-        breakdown = Breakdown((), ())
+    timing = HostBench().time(artifact.path, TimingRequest())
+    breakdown = traced(artifact, threads=1)
     return replace(
         content,
         measured_on=f"this machine ({platform.machine()}) with 1 thread",
-        samples_ms=latency.samples_ms,
-        stages=breakdown.stages,
-        operators=breakdown.operators,
+        samples_ms=timing.latency.samples_ms,
+        stages=breakdown.stages if breakdown else (),
+        operators=breakdown.operators if breakdown else (),
     )

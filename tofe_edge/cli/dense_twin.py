@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tofe_edge.errors import InputError
+from tofe_edge.progress import warn
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,10 @@ def make_dense_twin(artifact: Artifact, checkpoint: Checkpoint, folder: Path) ->
         calibration=_calibration(manifest),
         batch=manifest.batch,
         image_size=manifest.preprocessing.image_size,
+        reproducible=manifest.reproducible,
     )
+    if manifest.fp32_layers:
+        warn(f"{len(manifest.fp32_layers)} layers of {artifact.path} are in float, none of the dense net's")
     path, conversion = folder / request.file_name, convert(request)
     write_content(path, conversion.content)
     write_manifest(path, conversion.manifest)

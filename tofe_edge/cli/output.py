@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+from tofe_edge.errors import InputError
+from tofe_edge.files import check_place
 
 
 def emit(as_json: bool, document: Any, text: str) -> None:
@@ -23,3 +27,15 @@ def facts(rows: Sequence[tuple[str, Any]]) -> str:
     """Two aligned columns: what, and its value."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def check_html_place(path: Path, places: Iterable[Path]) -> None:
+    """Refuse a place for the page that is a folder or belongs to the model, before minutes are spent on it.
+
+    Raises:
+        InputError: it is one.
+    """
+    check_place(path, folder=False)
+    taken = path.resolve()
+    if any(taken == place.resolve() or place.resolve() in taken.parents for place in places):
+        raise InputError(f"{path}: is where the model itself goes; choose another file for --html")

@@ -15,7 +15,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "profile", help="measure latency, memory, and time per stage and operator, here or on a device"
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte or .mlpackage with its manifest beside it")
-    parser.add_argument("--runs", type=positive_int, default=50, metavar="N", help="timed runs (default: 50)")
+    parser.add_argument("--runs", type=positive_int, metavar="N", help="timed runs (default: 50)")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads (default: 1)")
     parser.add_argument(
         "--on",
@@ -62,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from tofe_edge.artifact import open_artifact
 
     require(args.against is None or args.sustained is None, "--against and --sustained: one at a time")
+    require(args.runs is None or args.sustained is None, "--runs and --sustained: one at a time")
+    for name in ("checkpoint", "backbone"):
+        given = getattr(args, name)
+        require(given is None or args.against == "dense", f"--{name} is for --against dense")
     artifact = open_artifact(args.model)
     if artifact.manifest.target == "coreml":
         from tofe_edge.cli import profile_coreml

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tofe_edge.cli.convert_page import check_html_place
 from tofe_edge.cli.options import require
-from tofe_edge.cli.output import emit
+from tofe_edge.cli.output import check_html_place, emit
 from tofe_edge.cli.profile_output import describe, describe_comparison, describe_sustained, machine_line, to_json
 
 if TYPE_CHECKING:
@@ -89,13 +87,13 @@ def _profile(args: argparse.Namespace, artifact: Artifact) -> Profiled:
     from runtimes.devices.opening import open_bench
     from runtimes.executorch import check_program
     from runtimes.sustained import judge
-    from runtimes.timing import TimingRequest
+    from runtimes.timing import DEFAULT_RUNS, TimingRequest
 
     artifact.manifest.method(args.method)
     check_program(artifact)
     request = TimingRequest(
         method=args.method,
-        runs=args.runs,
+        runs=args.runs or DEFAULT_RUNS,
         duration_s=args.sustained,
         threads=args.threads or 1,
         cpus=args.cpus,
@@ -114,7 +112,7 @@ def _profile(args: argparse.Namespace, artifact: Artifact) -> Profiled:
             request=request,
             where=bench.name,
             timing=timing,
-            breakdown=_breakdown(artifact, request) if bench.name == "host" else None,
+            breakdown=_traced(artifact, request) if bench.name == "host" else None,
             sustained=None if args.sustained is None else judge(timing.latency, timing.telemetry),
             comparison=comparison,
             rival=args.against,
@@ -161,13 +159,7 @@ def _compare(bench: Bench, artifact: Artifact, rival: Rival, request: TimingRequ
     return comparison, joined(timings)
 
 
-def _breakdown(artifact: Artifact, request: TimingRequest) -> Breakdown | None:
-    from runtimes.etdump import break_down
-    from tofe_edge.errors import DeviceError
+def _traced(artifact: Artifact, request: TimingRequest) -> Breakdown | None:
+    from tofe_edge.cli.tracing import traced
 
-    try:
-        return break_down(artifact, request.threads, request.method)
-    except DeviceError as error:
-        # The latency has been measured; a trace of an unknown shape must not throw it away.
-        print(f"tofe-edge: warning: no breakdown: {error}", file=sys.stderr)
-        return None
+    return traced(artifact, request.threads, request.method, request.cpus)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tofe_edge.cli.profile_executorch import Profiled
 
 _SHOWN_OPERATORS = 8
+_BUSY = "runs took much longer than they computed: the machine was busy with something else"
 
 
 def to_json(profiled: Profiled) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def to_json(profiled: Profiled) -> dict[str, Any]:
         "load_ms": timing.load_ms,
         "threads": request.threads,
         "runs": len(timing.latency.samples_ms),
-        "warm_up_runs": request.warm_up,
+        "warm_up_runs": timing.warm_up,
         "method": request.method,
         "batch": manifest.batch,
         "planned_memory_bytes": method.planned_memory_bytes,
@@ -57,7 +58,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "time_ratio_high": comparison.ratio.high,
         "gmacs_ratio": comparison.gmacs_ratio,
         "overhead_ms": comparison.overhead_ms,
-        "break_even": comparison.break_even,
+        "break_even": None if comparison.break_even is None else asdict(comparison.break_even),
         "pays": comparison.pays,
     }
 
@@ -84,6 +85,7 @@ def _facts(profiled: Profiled) -> list[tuple[str, str]]:
         ("where", ": ".join(filter(None, (profiled.where, machine_line(timing))))),
         ("latency", "  ".join(f"{name} {value:.2f} ms" for name, value in times.items())),
         ("CPU time", f"{timing.latency.cpu_ms:.2f} ms a run ({request.threads} thread{'s' * (request.threads > 1)})"),
+        *([("beware", _BUSY)] if request.threads == 1 and times["p50"] > 1.5 * timing.latency.cpu_ms else []),
         ("load", f"{timing.load_ms:.0f} ms"),
         ("planned memory", "not known" if planned is None else f"{planned / 1e6:.2f} MB"),
     ]
@@ -104,9 +106,15 @@ def machine_line(timing: Timing) -> str:
 
 def describe_sustained(found: Sustained) -> str:
     """Whether it throttles, and how clocks and temperatures went."""
-    verdict = "throttles" if found.throttles else "steady"
+    verdict = {
+        True: "it throttles",
+        False: "it does not slow down",
+        None: "a slowdown cannot be told from noise; measure for longer on a quiet device",
+    }[found.throttles]
+    if found.throttles is False and found.slowdown_high < 1:
+        verdict = "it is faster at the end: the clock rose, or something else ran at first"
     lines = [
-        f"Sustained for {found.seconds:.0f} s, {found.runs} runs: {verdict}. First quarter {found.first_ms:.2f} ms, last "
+        f"Sustained for {found.seconds:.0f} s, {found.runs} runs: {verdict}.\nFirst quarter {found.first_ms:.2f} ms, last "
         f"{found.last_ms:.2f} ms: {found.slowdown:.2f} times ({found.slowdown_low:.2f} to {found.slowdown_high:.2f})"
     ]
     lines += [
@@ -123,18 +131,22 @@ def describe_sustained(found: Sustained) -> str:
 
 
 def describe_comparison(found: Comparison, rival: str) -> str:
-    """Whether token reduction pays here, and from where on."""
+    """Which is faster here; against the dense net whether token reduction pays, and from where on."""
+    ratio, dense = found.ratio, rival == "dense"
     verdict = {
-        True: "It pays on this device",
-        False: "It does not pay on this device",
+        True: "Token reduction pays on this device" if dense else "The model is faster on this device",
+        False: "Token reduction does not pay on this device" if dense else "The model is slower on this device",
         None: "The difference is within the noise; measure with more --runs on a quiet machine",
     }[found.pays]
-    ratio = found.ratio
-    return (
+    text = (
         f"{verdict}: {found.ms:.2f} ms against {found.against_ms:.2f} ms ({rival}), {ratio.value:.3f} of its time "
-        f"({ratio.low:.3f} to {ratio.high:.3f}), at {found.gmacs_ratio:.3f} of its GMACs.\n"
-        f"Overhead beyond the GMACs {found.overhead_ms:+.2f} ms: break-even at {found.break_even:.0%} of the GMACs."
+        f"({ratio.low:.3f} to {ratio.high:.3f}), at {found.gmacs_ratio:.3f} of its GMACs."
     )
+    even = found.break_even
+    if even is None:
+        return text
+    where = "any share" if even.value >= 1 else f"{even.value:.0%} ({even.low:.0%} to {even.high:.0%})"
+    return f"{text}\nOverhead beyond the GMACs {found.overhead_ms:+.2f} ms: break-even at {where} of its GMACs."
 
 
 def _tables(breakdown: Breakdown) -> list[str]:

@@ -1,0 +1,27 @@
+"""Where the time of a model goes on this machine, for commands that have more to tell than that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tofe_edge.artifact import DEFAULT_METHOD
+from tofe_edge.errors import DeviceError
+from tofe_edge.progress import warn
+
+if TYPE_CHECKING:
+    from runtimes.etdump import Breakdown
+    from tofe_edge.artifact import Artifact
+
+
+def traced(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, cpus: str = "") -> Breakdown | None:
+    """Time per stage and operator on these cores; ``None``, with a warning, where the trace has an unknown shape."""
+    from runtimes.affinity import bound_to
+    from runtimes.etdump import break_down
+
+    try:
+        with bound_to(cpus):
+            return break_down(artifact, threads, method)
+    except DeviceError as error:
+        # What was measured before must not be thrown away.
+        warn(f"no breakdown: {error}")
+        return None
