@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 MODEL := $(OUT)/tofe_deit_tiny_063-jetson_orin-int8.pte
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-toolchains lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +28,11 @@ lint: $(VENV)/ready
 
 # One process a core, one thread a process: threads of several processes on the same cores wait for each other.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not toolchain"
+
+# What compiles and emulates for other platforms: Android, Apple, Linux on 64-bit ARM. Skips what is not installed.
+test-toolchains: $(VENV)/ready
+	$(PYTEST) -m toolchain
 
 clean:
 	rm -rf $(OUT) .mypy_cache .ruff_cache .pytest_cache

@@ -120,6 +120,13 @@ def test_licence_and_record_of_the_weights_are_taken_along(
     assert "the model was not made from it" in message and not (tmp_path / "other").exists()
 
 
+def test_a_licence_that_would_forge_the_notice_is_refused(model: Path, program: Program, tmp_path: Path) -> None:
+    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out", "--weights-licence")
+    for text in ("MIT\n\ncode and build files\n    MIT", "<url>x</url>", "do what you like", ""):
+        assert "is no SPDX licence expression" in refusal(program, *call, text)
+    assert not (tmp_path / "out").exists()
+
+
 def test_people_are_told_that_the_licence_is_not_known(model: Path, program: Program, tmp_path: Path) -> None:
     _, out, _ = program("package", model, "--platform", "android", "--source", "--out", tmp_path)
     assert "licence not known; state it with --weights-licence" in out
@@ -223,6 +230,10 @@ def test_an_output_that_exists_is_left_alone(model: Path, program: Program, tmp_
         (("x.pte",), "package needs --platform: android"),
         (("x.pte", "--check", "y"), "--check takes a bundle and no other option"),
         (("--check", "y", "--force"), "--check takes a bundle and no other option"),
+        (("--check", "y", "--checkpoint", "c"), "--check takes a bundle and no other option"),
+        (("--check", "y", "--weights-licence", ""), "--check takes a bundle and no other option"),
+        (("--check", "y", "--package-name", ""), "--check takes a bundle and no other option"),
+        (("x.pte", "--platform", "linux", "--run-program"), "--run-program goes with --check"),
         (("--check", "no-such-bundle"), "no-such-bundle: there is no such bundle"),
     ],
 )

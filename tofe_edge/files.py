@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,14 @@ Content = bytes | Mapping[str, bytes]
 """What a model is stored as: one file, or a folder of files by their path in it, with ``/``."""
 
 _PIECE = 1 << 20
-_NOT_OURS = (".DS_Store", "._")
-"""Beginnings of the names of files that macOS leaves in folders that it shows or copies."""
-
+_OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+_NO_SECOND_NAMES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _FULL_OR_IN_THE_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY)
+
+
+def left_by_macos(name: str) -> bool:
+    """Whether a file of this name is what macOS leaves in folders that it shows (``.DS_Store``) or copies (``._NAME``)."""
+    return name == ".DS_Store" or name.startswith("._")
 
 
 def sha256_of(path: Path) -> str:
@@ -95,7 +99,7 @@ def _files_in(folder: Path) -> dict[str, Path]:
             {
                 (Path(parent) / name).relative_to(folder).as_posix(): Path(parent) / name
                 for name in files
-                if not name.startswith(_NOT_OURS)
+                if not left_by_macos(name)
             }
         )
     return found
@@ -167,8 +171,10 @@ def workshop(folder: Path) -> Iterator[Path]:
             f"{folder}: cannot be written to ({error}); free some space or choose another folder"
         ) from error
     finally:
-        if not existed and not any(folder.iterdir()):
-            folder.rmdir()
+        if not existed:
+            # Whatever else is in it by now stays, and so does the folder.
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -206,6 +212,45 @@ def put_in_place(draft: Path, path: Path) -> None:
         retired.replace(path)
         raise
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def put_where_nothing_is(draft: Path, path: Path) -> None:
+    """Rename a file, link or folder to ``path``, in the same file system, without ever replacing a file or a filled folder.
+
+    Raises:
+        FileExistsError: there is something by now.
+        OSError: it cannot be renamed.
+    """
+    try:
+        if draft.is_dir() and not draft.is_symlink():
+            # The system refuses a file and a folder with something in it.
+            draft.rename(path)
+            return
+        # A rename would replace a file in silence; a second name for the same file does not.
+        os.link(draft, path, follow_symlinks=not draft.is_symlink())
+    except OSError as error:
+        if error.errno in _OCCUPIED:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        if error.errno not in _NO_SECOND_NAMES or draft.is_dir():
+            raise
+        _copy_where_nothing_is(draft, path)
+    draft.unlink()
+
+
+def _copy_where_nothing_is(draft: Path, path: Path) -> None:
+    """For file systems without hard links, such as exFAT."""
+    if draft.is_symlink():
+        path.symlink_to(draft.readlink())
+        return
+    with draft.open("rb") as source, path.open("xb") as target:
+        try:
+            shutil.copyfileobj(source, target)
+            target.flush()
+            os.fsync(target.fileno())
+            shutil.copymode(draft, path)
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def check_place(path: Path, folder: bool) -> None:

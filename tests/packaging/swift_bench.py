@@ -94,7 +94,8 @@ def make_swift_bench(swift: str, flags: tuple[str, ...], bundle: Path, model: Pa
     (module,) = _MODULE.findall(manifest.read_text())
     text = _PRODUCTS.sub("", _REMOTE.sub("", manifest.read_text()))
     manifest.write_text(_FLAGS.sub("linkerSettings: []", text))
-    for name in ("AppTests", *(["CompiledModelTests"] if artifact.manifest.target == "coreml" else [])):
+    of_coreml = ["CompiledModelTests"] if artifact.manifest.target == "coreml" else []
+    for name in ("AppTests", "ChecksumTests", *of_coreml):
         source = (_DOUBLES / f"{name}.swift").read_text().replace("@MODULE@", module)
         (package / "Tests" / "ClassifierTests" / f"{name}.swift").write_text(source)
     record(artifact, folder / "recorded")

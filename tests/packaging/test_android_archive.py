@@ -21,7 +21,7 @@ from tofe_edge.packaging.provenance import PROVENANCE, provenance_file, read_pro
 from tofe_edge.packaging.template import template_folder
 from tofe_edge.packaging.unpack import Unpacked, read_zip
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.toolchain
 
 STUBS = Path(__file__).parent / "android_widgets"
 INSTALL = "apt-get install aapt zipalign android-framework-res"
@@ -77,7 +77,9 @@ def test_another_run_of_the_compiler_makes_the_same_bytes(bundle: Bundle, model:
     assert ANDROID.build(model, Options(package_name="com.example.tiny", kotlinc=need_kotlinc())) == bundle
 
 
-def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(aar: Path, tmp_path: Path) -> None:
+def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(
+    aar: Path, model: PackagedModel, tmp_path: Path
+) -> None:
     aapt = need("aapt", INSTALL)
     framework = need_file("/usr/share/android-framework-res/framework-res.apk", INSTALL)
     folder = unpacked(aar, tmp_path / "aar")
@@ -102,8 +104,9 @@ def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(aar: P
     listed = {
         line.split()[-1]: line.split()[1] for line in run(aapt, "list", "-v", apk).splitlines() if "assets/" in line
     }
-    assert listed["assets/tofe/model/model.pte"] == "Stored"
-    assert {name.removeprefix("assets/tofe/model/") for name in listed} >= {
+    assets = f"assets/tofe/model_{model.manifest.sha256[:12]}/"
+    assert listed[f"{assets}model.pte"] == "Stored"
+    assert {name.removeprefix(assets) for name in listed} >= {
         "model.json",
         "labels.txt",
         "model.golden/0.png",
@@ -113,15 +116,16 @@ def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(aar: P
 def test_its_own_entries_are_stored_and_aligned(aar: Path) -> None:
     listed = run(need("aapt", INSTALL), "list", "-v", aar).splitlines()
     entries = [line.split() for line in listed if " 01-01-80 " in line]
-    assert len(entries) == 18 and all(entry[1] == "Stored" for entry in entries)
+    assert len(entries) == 19 and all(entry[1] == "Stored" for entry in entries)
     assert not [entry for entry in entries if entry[-1].startswith("/") or ".." in entry[-1]]
     assert "Verification successful" in run(need("zipalign", INSTALL), "-c", "-v", "-p", "4", aar)
 
 
 def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_path: Path) -> None:
     folder = unpacked(aar, tmp_path / "aar")
-    sample = tmp_path / "MainActivity.kt"
-    sample.write_bytes(bundle.files["sample/MainActivity.kt"].data)
+    samples = [tmp_path / "MainActivity.kt", tmp_path / "Photograph.kt"]
+    for sample in samples:
+        sample.write_bytes(bundle.files[f"sample/{sample.name}"].data)
     call = (
         "-d",
         tmp_path / "classes",
@@ -129,12 +133,13 @@ def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_
         folder / "classes.jar",
         "-jvm-target",
         "1.8",
-        sample,
+        *samples,
         STUBS,
         template_folder("android/stubs"),
     )
     run("bash", need_kotlinc(), "-J-XX:TieredStopAtLevel=1", *call)
-    assert (tmp_path / "classes/com/example/classify/MainActivity.class").is_file()
+    for sample in samples:
+        assert (tmp_path / "classes/com/example/classify" / sample.name).with_suffix(".class").is_file()
 
 
 @pytest.mark.parametrize("lost", ["classes.jar", "AndroidManifest.xml", "R.txt", "proguard.txt"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ from tofe_edge.artifact import Method
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
 from tofe_edge.packaging.android import ANDROID
-from tofe_edge.packaging.android_model import package_of
+from tofe_edge.packaging.android_model import assets_folder, package_of
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import Weights
 from tofe_edge.packaging.platform import Options, executorch_release
@@ -41,7 +42,7 @@ def changed(model: PackagedModel, **changes: Any) -> PackagedModel:
 def test_a_source_bundle_is_a_gradle_module_with_everything_in_it(model: PackagedModel) -> None:
     bundle = ANDROID.build(model, SOURCE)
     assert (bundle.name, bundle.form) == ("Tiny-model.1-android-source", "folder")
-    assets = "src/main/assets/tofe/tiny_model_1/"
+    assets = f"src/main/assets/tofe/tiny_model_1_{model.manifest.sha256[:12]}/"
     wanted = {
         *(
             "build.gradle.kts",
@@ -49,8 +50,9 @@ def test_a_source_bundle_is_a_gradle_module_with_everything_in_it(model: Package
             "src/main/AndroidManifest.xml",
             "README.md",
             "sample/MainActivity.kt",
+            "sample/Photograph.kt",
         ),
-        *("LICENSE", "LICENSE-executorch", "NOTICE", "provenance.json"),
+        *("LICENSE", "LICENSE-pillow", "LICENSE-executorch", "NOTICE", "provenance.json"),
         *(f"{assets}{name}" for name in ("Tiny-model.1.pte", "Tiny-model.1.json", "labels.txt", "preprocessing.json")),
         *(f"{assets}Tiny-model.1.golden/{name}" for name in ("golden.json", "0.png", "1.png", "2.png", "3.png")),
     }
@@ -140,7 +142,7 @@ def test_a_model_of_no_released_executorch_is_refused(model: PackagedModel, stat
         executorch_release(replace(model.manifest, versions=stated), "Android")
 
 
-@pytest.mark.parametrize("method", ['x"', "forward-1", "a b", "é", "FORWARD"])
+@pytest.mark.parametrize("method", ['x"', "forward-1", "a b", "é", "FORWARD", "default"])
 def test_methods_that_cannot_name_constants_are_refused(model: PackagedModel, method: str) -> None:
     further = [Method(method, [5, 3, 2], 0.001, 4, {}, 0)]
     with pytest.raises(InputError, match=r"cannot name a constant|differ in case alone"):
@@ -153,7 +155,29 @@ def test_methods_that_cannot_name_constants_are_refused(model: PackagedModel, me
 def test_wrong_packages_are_refused(model: PackagedModel, package: str) -> None:
     with pytest.raises(InputError, match=r"^--package-name .*: is no package; give one such as com\.example\.model"):
         package_of(model, package)
+    assert package_of(replace(model, name="a-b"), None) == "tofeedge.a_b"
     assert package_of(model, "com.example.model_2") == "com.example.model_2"
+
+
+@pytest.mark.parametrize("name", ["Class", "in"])
+def test_a_name_that_makes_no_package_is_told_as_such(model: PackagedModel, name: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"^{name}: the package made of the name, tofeedge\.{name.lower()}, is none; give"
+    ):
+        package_of(replace(model, name=name), None)
+
+
+def test_models_whose_names_differ_in_a_dash_share_no_assets(model: PackagedModel) -> None:
+    other = "0" * 64
+    folders = {assets_folder(name, sha) for name, sha in (("a-b", model.manifest.sha256), ("a_b", other))}
+    assert folders == {f"tofe/a_b_{model.manifest.sha256[:12]}", "tofe/a_b_000000000000"}
+
+
+def test_every_file_beside_the_model_is_known_by_its_checksum(model: PackagedModel) -> None:
+    constants = text(model, "src/main/java/tofeedge/tiny_model_1/Model.kt")
+    sums = dict(re.findall(r'"(\S+)" to "([0-9a-f]{64})"', constants))
+    beside = {name: file.data for name, file in model.files().items() if name != model.file_name}
+    assert sums == {name: hashlib.sha256(data).hexdigest() for name, data in beside.items()} and len(sums) == 8
 
 
 def test_without_a_compiler_the_way_out_is_told(

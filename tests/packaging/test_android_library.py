@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from jvm_bench import PACKAGE, Bench, as_bitmap, keep, make_bench
 from packaged_models import convert, need_kotlinc
@@ -17,7 +20,7 @@ from tofe_edge.cli import main
 from tofe_edge.images import read_image
 from tofe_edge.preprocessing import preprocess, resize_and_crop
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.toolchain
 
 SIZES = (
     (640, 427),
@@ -147,14 +150,18 @@ def test_the_self_test_sees_other_tokens(bench: Bench, tmp_path: Path) -> None:
     assert line.startswith("FAILED: kept tokens of stage 1: 0.")
 
 
+def recorded(folder: Path, artifact: Artifact, image: Image.Image, logits: npt.NDArray[np.float32]) -> None:
+    """Let the doubles' ExecuTorch answer an image with these logits."""
+    values = preprocess(image, artifact.manifest.preprocessing)
+    selections = [np.zeros((2, count), np.int64) for count in (16, 12, 8)]
+    keep(folder / DEFAULT_METHOD / str(image.size), np.repeat(values, 2, axis=0), [logits, *selections])
+
+
 def test_classes_come_with_labels_and_probabilities(bench: Bench, artifact: Artifact, tmp_path: Path) -> None:
     image = picture(100, 80)
-    values = preprocess(image, artifact.manifest.preprocessing)
-    logits = np.arange(20, dtype=np.float32).reshape(2, 10) / 4
-    selections = [np.zeros((2, count), np.int64) for count in (16, 12, 8)]
-    recorded = tmp_path / "recorded"
-    keep(recorded / DEFAULT_METHOD / "0", np.repeat(values, 2, axis=0), [logits, *selections])
-    one = Bench(**{**vars(bench), "recorded": recorded})
+    logits = (np.arange(20) / 4).astype(np.float32).reshape(2, 10)
+    recorded(tmp_path / "recorded", artifact, image, logits)
+    one = Bench(**{**vars(bench), "recorded": tmp_path / "recorded"})
     (line,) = one.run(f"classify:{as_bitmap(image, tmp_path / 'a')}")
     shares = np.exp(logits[0].astype(np.float64)) / np.exp(logits[0].astype(np.float64)).sum()
     found = [
@@ -165,10 +172,28 @@ def test_classes_come_with_labels_and_probabilities(bench: Bench, artifact: Arti
     assert [float(words[2].removeprefix("probability=")) for words in found] == pytest.approx(shares[:4:-1])
 
 
+def test_threads_get_their_own_answers_while_classifiers_are_loaded_and_closed(
+    bench: Bench, artifact: Artifact, tmp_path: Path
+) -> None:
+    images = [picture(100, 80), picture(90, 81)]
+    logits = (np.arange(20) / 4).astype(np.float32).reshape(2, 10)
+    for image, answer in zip(images, (logits, logits[:, ::-1]), strict=True):
+        recorded(tmp_path / "recorded", artifact, image, np.ascontiguousarray(answer))
+    one = Bench(**{**vars(bench), "recorded": tmp_path / "recorded"})
+    bitmaps = ":".join(as_bitmap(image, tmp_path / str(number)) for number, image in enumerate(images))
+    assert one.run(f"together:{bitmaps}") == ["same until closed, same until closed, loaded"]
+
+
 def test_the_main_thread_is_refused_and_called_back(bench: Bench) -> None:
     refused, called = bench.run("onMain", "async")
     assert refused.startswith("MAIN_THREAD: create reads and loads a model")
     assert called == "ready on main looper"
+
+
+def test_whatever_happens_there_is_one_callback(bench: Bench) -> None:
+    broken, refused = bench.run("async:broken", "async:refused")
+    assert broken == "RUNTIME on main looper: the model cannot be loaded: no assets"
+    assert refused.startswith("RUNTIME on main looper: ") and refused.endswith("RejectedExecutionException: shut down")
 
 
 def test_a_closed_classifier_and_unusable_bitmaps_are_told(bench: Bench, tmp_path: Path) -> None:
@@ -177,6 +202,57 @@ def test_a_closed_classifier_and_unusable_bitmaps_are_told(bench: Bench, tmp_pat
     lines = bench.run(f"closed:{bitmap}", f"recycled:{bitmap}", f"classify:{narrow}", f"classify:{bitmap}")
     assert [line.split(":")[0] for line in lines] == ["CLOSED", "INPUT", "INPUT", "RUNTIME"]
     assert "1 x 30000 pixels is too narrow" in lines[2] and "not recorded" in lines[3]
+
+
+def test_bitmaps_that_fail_meanwhile_are_unusable(bench: Bench, tmp_path: Path) -> None:
+    (line,) = bench.run(f"faulty:{as_bitmap(picture(80, 70), tmp_path / 'a')}")
+    said = "INPUT: the bitmap's pixels cannot be read: "
+    assert line == f"{said}recycled; {said}large; "
+
+
+def test_selections_out_of_bounds_are_told(bench: Bench, tmp_path: Path) -> None:
+    broken = Bench(**{**vars(bench), "recorded": tmp_path / "recorded"})
+    shutil.copytree(bench.recorded, broken.recorded)
+    for selection in broken.recorded.rglob("2.i64"):
+        values = np.fromfile(selection, np.int64)
+        selection.write_bytes(np.full_like(values, 16).tobytes())
+    (line,) = broken.run(f"selfTest:{DEFAULT_METHOD.upper()}")
+    assert line == "RUNTIME: the model selected token 16 of 16"
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "preprocessing.json", "golden.json", "3.png"])
+def test_damaged_files_beside_the_model_are_refused(bench: Bench, tmp_path: Path, name: str) -> None:
+    assets = Path(shutil.copytree(bench.assets, tmp_path / "assets"))
+    (asset,) = assets.rglob(name)
+    content = asset.read_bytes()
+    asset.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (line,) = bench.run(f"selfTest:{DEFAULT_METHOD.upper()}", assets=assets)
+    assert line.startswith("DAMAGED: the asset tofe/") and line.endswith(f"{name} is damaged: another checksum")
+
+
+def test_a_self_test_of_nothing_does_not_pass(bench: Bench, model: Path, tmp_path: Path) -> None:
+    document = json.loads((model.with_suffix(".golden") / "golden.json").read_text())
+    lines: list[str] = []
+    none: list[object] = []
+    for vectors in (document["vectors"], none):
+        (tmp_path / f"{len(vectors)}.json").write_text(json.dumps({**document, "vectors": vectors}))
+        lines += bench.run(f"golden:{tmp_path / f'{len(vectors)}.json'}:{DEFAULT_METHOD.upper()}")
+    assert lines == ["4 vectors", "DAMAGED: golden.json cannot be used: it has no vectors of forward"]
+    (judged,) = bench.run("nothingMeasured")
+    assert judged.startswith("FAILED: logits SNR NaN dB is under 60 dB") and "kept tokens of stage 1: NaN" in judged
+
+
+def test_parts_that_killed_processes_left_are_deleted(bench: Bench, tmp_path: Path) -> None:
+    command = f"selfTest:{DEFAULT_METHOD.upper()}"
+    assert bench.run(command)[0].startswith("passed")
+    (copied,) = bench.files.rglob("*.pte")
+    old, new = copied.with_name("x.1.part"), copied.with_name("x.2.part")
+    for part in (old, new):
+        part.write_bytes(b"part")
+    os.utime(old, (0, 0))
+    assert bench.run(command)[0].startswith("passed")
+    assert (old.exists(), new.exists()) == (False, True)
+    new.unlink()
 
 
 def test_a_damaged_model_is_refused_and_a_damaged_copy_made_anew(bench: Bench, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
 from tofe_edge.files import fingerprint
 from tofe_edge.packaging.apple import APPLE
-from tofe_edge.packaging.apple_model import module_of
+from tofe_edge.packaging.apple_names import module_of
 from tofe_edge.packaging.bundle import Bundle
 from tofe_edge.packaging.check import check_bundle
 from tofe_edge.packaging.contents import PackagedModel
@@ -152,6 +152,18 @@ def test_nothing_is_tracked(bundle: Bundle) -> None:
     }
 
 
+def test_no_api_that_needs_a_reason_is_used(bundle: Bundle) -> None:
+    sources = "\n".join(
+        text(bundle, name) for name in bundle.files if name.startswith(CLASSIFIER) and name.endswith(".swift")
+    )
+    # Times of files, free space, time since the start, the keyboard, stored settings; as Apple lists them.
+    apis = (
+        r"creationDate|[mM]odificationDate|\bf?stat\(|getattrlist|AvailableCapacity|systemFreeSize|systemSize|statv?fs"
+    )
+    apis += r"|systemUptime|mach_absolute_time|activeInputModes|UserDefaults"
+    assert re.findall(apis, sources) == []
+
+
 def test_the_same_model_gives_the_same_files(bundle: Bundle, model: PackagedModel) -> None:
     assert APPLE.build(model, Options()) == bundle
 
@@ -178,7 +190,6 @@ def test_names_of_classes_and_backbones_stay_out_of_the_code(plain: PackagedMode
         ({"further_methods": [Method("default", [5, 3, 2], 0.1, 1, {}, 0)]}, "method 'default' cannot name a case"),
         ({"further_methods": [Method('x"\n', [5, 3, 2], 0.1, 1, {}, 0)]}, "cannot name a case"),
         ({"further_methods": [Method("forwarD", [5, 3, 2], 0.1, 1, {}, 0)]}, "differ in case alone"),
-        ({"gmacs": float("nan")}, "gmacs are not finite"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(plain: PackagedModel, changes: dict[str, Any], wanted: str) -> None:
@@ -193,12 +204,32 @@ def test_options_of_other_platforms_are_refused(plain: PackagedModel, options: O
         APPLE.build(plain, options)
 
 
-@pytest.mark.parametrize(
-    "name", ["", "flowers", "Two Words", "Blüte", 'X"', "CoreML", "TofeClassifier", "X" * 81, "A.b", "A\n"]
-)
+@pytest.mark.parametrize("name", ["", "flowers", "Two Words", "Blüte", 'X"', "X" * 81, "A.b", "A\n"])
 def test_names_that_are_no_module_are_refused(plain: PackagedModel, name: str) -> None:
     with pytest.raises(InputError, match="cannot name a Swift module"):
         APPLE.build(plain, Options(package_name=name))
+
+
+@pytest.mark.parametrize(
+    "name", ["CoreML", "Coreml", "Network", "Photos", "AVFoundation", "Combine", "Testing", "Data", "Task", "Tensor"]
+)
+def test_names_of_the_systems_modules_and_types_are_refused(plain: PackagedModel, name: str) -> None:
+    with pytest.raises(InputError, match="is the name of a module or type"):
+        APPLE.build(plain, Options(package_name=name))
+
+
+def test_no_module_has_the_name_of_a_type_or_module_in_it(bundle: Bundle, plain: PackagedModel) -> None:
+    sources = [text(bundle, name) for name in bundle.files if name.startswith(CLASSIFIER) and name.endswith(".swift")]
+    types = set(re.findall(r"^(?:public |final )*(?:actor|class|enum|struct) (\w+)", "\n".join(sources), re.MULTILINE))
+    modules = set(re.findall(r"^import (\w+)$", "\n".join(sources), re.MULTILINE))
+    assert {"Network", "Checksum", "TofeClassifier"} < types and "CoreGraphics" in modules
+    for name in types | modules:
+        with pytest.raises(InputError, match="is the name of a module or type"):
+            module_of(plain, name)
+
+
+def test_whose_work_resizing_follows_is_said(bundle: Bundle) -> None:
+    assert "Pillow" in text(bundle, "NOTICE") and "Secret Labs AB" in text(bundle, "LICENSE-pillow")
 
 
 def test_a_module_is_named_by_the_user_or_after_the_model(plain: PackagedModel) -> None:

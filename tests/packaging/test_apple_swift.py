@@ -11,7 +11,7 @@ from swift_bench import SwiftBench, compile_doubles, make_swift_bench, need_swif
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.toolchain
 
 MODELS = {
     "image": ("--target", "coreml", "--elastic", "0.0016", "--deployment-target", "iOS18"),
@@ -45,7 +45,7 @@ def test_it_builds_without_warnings_and_passes_its_tests_and_an_apps(bench: Swif
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "warning:" not in output
-    tests = {"ResampleTests", "PreprocessingTests", "ScoresTests", "GoldenTests", "AppTests"}
+    tests = {"ResampleTests", "PreprocessingTests", "ScoresTests", "GoldenTests", "AppTests", "ChecksumTests"}
     assert tests <= set(re.findall(r"Test Suite '(\w+)' passed", output))
 
 

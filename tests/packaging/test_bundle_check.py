@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.golden import GoldenSet, replay
 from tofe_edge.packaging.android import ANDROID
 from tofe_edge.packaging.check import BundleCheck, check_bundle
+from tofe_edge.packaging.licences import WEIGHTS
 from tofe_edge.packaging.place import place
 from tofe_edge.packaging.platform import Options
 from tofe_edge.packaging.provenance import PROVENANCE, FileSum
@@ -25,8 +27,13 @@ from tofe_edge.packaging.unpack import unpack
 from tofe_edge.parity import Parity
 from tofe_edge.prediction import Prediction
 
-ASSETS = "src/main/assets/tofe/model/"
-MODEL = f"{ASSETS}model.pte"
+ASSETS = "src/main/assets/"
+
+
+def asset(bundle: Path, name: str) -> Path:
+    """A file of the model in the bundle."""
+    (path,) = (bundle / ASSETS).rglob(name)
+    return path
 
 
 def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
@@ -96,7 +103,7 @@ def _negated(prediction: Prediction) -> Prediction:
     return Prediction(np.negative(prediction.logits), prediction.kept)
 
 
-def test_every_flipped_byte_is_found(bundle: Path) -> None:
+def test_a_flipped_byte_in_any_file_is_found(bundle: Path) -> None:
     files = [name for name in unpack(bundle).files if name != PROVENANCE]
     for name in files:
         content = (bundle / name).read_bytes()
@@ -107,11 +114,12 @@ def test_every_flipped_byte_is_found(bundle: Path) -> None:
 
 
 def test_missing_added_and_executable_files_are_found(bundle: Path) -> None:
-    (bundle / MODEL).unlink()
+    model = asset(bundle, "model.pte")
+    model.unlink()
     (bundle / "added.txt").touch()
     (bundle / "README.md").chmod(0o755)
     assert set(failures(bundle)) == {
-        f"{MODEL} is missing",
+        f"{model.relative_to(bundle).as_posix()} is missing",
         "added.txt was added",
         "README.md is executable, unlike when it was packaged",
     }
@@ -143,7 +151,7 @@ def test_a_damaged_provenance_is_told(bundle: Path, change: Callable[[Path], obj
         ("files", [], "has the wrong type"),
         ("files", {"../x": {}}, "no safe file name"),
         ("files", {"x": {"sha256": 1}}, "the sums of 'x' are malformed"),
-        ("manifest", {}, "is of another model than the manifest"),
+        ("manifest", {}, "model.pte: no such model file"),
         ("variant", "aar", "it has 0 .aar files"),
         ("variant", "new", "says 'new', but this is a folder"),
     ],
@@ -156,21 +164,81 @@ def test_a_forged_provenance_is_told(bundle: Path, key: str, value: Any, message
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (MODEL, b"no program!", "model.pte: has 11 bytes where its manifest says 10"),
-        (f"{ASSETS}labels.txt", b"cat\n", "labels.txt does not say what the manifest says"),
-        (f"{ASSETS}preprocessing.json", b"{}", "preprocessing.json does not say what the manifest says"),
-        (f"{ASSETS}model.json", b"{}", "model.json: manifest schema None is not"),
-        (f"{ASSETS}model.golden/0.png", b"png", "its checksum is not that in golden.json"),
+        ("model.pte", b"no program!", "model.pte: has 11 bytes where its manifest says 10"),
+        ("labels.txt", b"cat\n", "labels.txt does not say what the manifest says"),
+        ("preprocessing.json", b"{}", "preprocessing.json does not say what the manifest says"),
+        ("model.json", b"{}", "model.json: manifest schema None is not"),
+        ("0.png", b"png", "its checksum is not that in golden.json"),
         ("build.gradle.kts", b"", "build.gradle.kts lacks noCompress"),
     ],
 )
 def test_a_forger_who_makes_the_sums_fit_meets_the_metadata(
     bundle: Path, name: str, content: bytes, message: str
 ) -> None:
-    (bundle / name).write_bytes(content)
+    path = bundle / name
+    (path if path.exists() else asset(bundle, name)).write_bytes(content)
     vouch(bundle)
     found = failures(bundle)
     assert any(message in line for line in found) and all("/tmp" not in line for line in found)
+
+
+def weights(document: dict[str, Any]) -> dict[str, str]:
+    """The entry of the weights among the licences."""
+    (found,) = (one for one in document["licences"] if one["part"] == WEIGHTS)
+    return found  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lie: lie["manifest"].update(checkpoint_sha256="0" * 64), "of 'checkpoint_sha256'"),
+        (lambda lie: lie["manifest"].update(parity={"snr_db": 99.0}), "of 'parity'"),
+        (lambda lie: lie["manifest"].update(award="best"), "of 'award'"),
+        (lambda lie: lie["manifest"].pop("versions"), "of 'versions'"),
+        (lambda lie: weights(lie).update(licence="MIT"), "NOTICE does not say what provenance.json says"),
+        (lambda lie: weights(lie).update(note="ours"), "does not say what the manifest says of the weights"),
+        (lambda lie: lie["licences"].pop(), "NOTICE does not say what provenance.json says"),
+        (lambda lie: lie.pop("licences"), "its licences are missing or malformed"),
+        (lambda lie: lie.update(licences=[{"part": 1}]), "its licences are missing or malformed"),
+        (lambda lie: lie["files"]["README.md"].update(size_bytes=True), "the sums of 'README.md' are malformed"),
+    ],
+)
+def test_a_provenance_that_lies_is_told(bundle: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    vouch(bundle, change)
+    assert any(message in line for line in failures(bundle))
+
+
+def test_a_notice_with_a_licence_of_somebody_else_is_told(bundle: Path) -> None:
+    notice = bundle / "NOTICE"
+    notice.write_text(notice.read_text().replace("NOASSERTION", "Apache-2.0"))
+    vouch(bundle)
+    assert "NOTICE does not say what provenance.json says of licences" in failures(bundle)
+
+
+def test_code_behind_a_name_of_macos_is_found(bundle: Path) -> None:
+    (bundle / "._Evil.kt").write_text("object Evil")
+    assert failures(bundle) == ("._Evil.kt was added",)
+
+
+def test_no_room_for_temporary_files_is_not_the_bundles_fault(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(bundle / "README.md"))
+    with pytest.raises(InputError, match=r"a temporary folder cannot be written .*; free some space or set TMPDIR"):
+        check_bundle(bundle, runs)
+    monkeypatch.undo()
+
+    def full(*_: object) -> None:
+        raise InputError("x: cannot be written") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tofe_edge.packaging.place.write_bytes", full)
+    with pytest.raises(InputError, match=r"No space left on device.*; free some space or set TMPDIR"):
+        check_bundle(bundle, runs)
+
+
+def test_paths_that_no_file_can_have_are_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read .File name too long"):
+        check_bundle(tmp_path / ("x" * 300), runs)
+    with pytest.raises(InputError, match=r"^'[^\n]*a\\nb': there is no such bundle"):
+        check_bundle(tmp_path / "a\nb", runs)
 
 
 def test_nothing_where_a_bundle_should_be_is_an_error(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tofe_edge.cli import main
 from tofe_edge.images import read_image
 from tofe_edge.preprocessing import preprocess
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.toolchain
 
 _SET_MDWE, _REFUSE_EXEC_GAIN = 65, 1
 """prctl of Linux 6.3: no memory of this process becomes executable that was not mapped so."""
@@ -99,9 +99,9 @@ def test_a_damaged_model_is_not_run(machine: Machine, unpacked: Path) -> None:
 def test_check_lets_the_bundles_own_runner_replay(
     machine: Machine, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["package", "--check", str(bundle), "--json"]) == 0
+    assert main(["package", "--check", str(bundle), "--run-program", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["passed"] and found["self_test"]["ran"]
+    assert found["passed"] and found["self_test"]["ran"] and found["program_was_run"]
     methods = found["self_test"]["methods"]
     assert len(methods) == 2 and all(one["passed"] and one["images"] == 4 for one in methods.values())
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import platform
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import refused
 from elf_files import elf
 from linux_runners import package, pretend_runner
-from packaged_models import pretend_model
+from packaged_models import pretend, pretend_model
 
+from tofe_edge.artifact import Artifact
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
 from tofe_edge.files import write_bytes
+from tofe_edge.golden import GoldenSet, replay
 from tofe_edge.packaging.archive import tar_gz_bytes
 from tofe_edge.packaging.bundle import BundleFile
+from tofe_edge.packaging.check import check_bundle
 from tofe_edge.packaging.linux import LINUX
 from tofe_edge.packaging.provenance import PROVENANCE, FileSum, read_provenance
 from tofe_edge.packaging.unpack import Unpacked, unpack
+from tofe_edge.parity import Parity
 
 FOLDER = "net-linux-aarch64"
 
@@ -42,7 +48,7 @@ def test_a_bundle_that_cannot_be_run_here_passes_and_says_why(
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", "")
-    assert main(["package", "--check", str(bundle), "--json"]) == 0
+    assert main(["package", "--check", str(bundle), "--run-program", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] and not found["self_test"]["ran"]
     assert found["self_test"]["reason"] == (
@@ -57,21 +63,48 @@ def test_a_runner_that_does_not_even_start_on_its_machine_fails(
 ) -> None:
     arch = platform.machine()
     assert package(model, pretend_runner(tmp_path / "runner", arch), tmp_path, "--arch", arch) == 0
-    assert main(["package", "--check", str(tmp_path / f"net-linux-{arch}.tar.gz")]) == 1
+    assert main(["package", "--check", str(tmp_path / f"net-linux-{arch}.tar.gz"), "--run-program"]) == 1
     assert "self-test: tofe_runner" in capsys.readouterr().out
 
 
-def test_an_unpacked_bundle_is_checked_too(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    monkeypatch.setenv("PATH", "")
+def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
+    """A runtime that computes what the golden vectors say."""
+    return {name: replay(golden, pretend(name), name) for name in artifact.manifest.methods}
+
+
+def test_an_unpacked_bundle_is_checked_too(bundle: Path, tmp_path: Path) -> None:
     with tarfile.open(bundle) as archive:
         archive.extractall(tmp_path, filter="data")
-    assert main(["package", "--check", str(tmp_path / FOLDER)]) == 0
+    assert check_bundle(tmp_path / FOLDER, runs).passed
     (tmp_path / FOLDER / "tofe_runner").chmod(0o644)
-    assert main(["package", "--check", str(tmp_path / FOLDER)]) == 1
-    assert "tofe_runner is not executable, unlike when it was packaged" in capsys.readouterr().out
+    (failure,) = check_bundle(tmp_path / FOLDER, runs).failures
+    assert failure == "tofe_runner is not executable, unlike when it was packaged"
+
+
+def never(runner: Path, artifact: Artifact, arch: str) -> Mapping[str, Parity]:
+    raise AssertionError("this program must not be run")
+
+
+def test_the_bundles_own_program_is_not_run_unasked(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tofe_edge.cli.package.runner_test", never)
+    monkeypatch.setattr("tofe_edge.cli.package._self_test", runs)
+    assert main(["package", "--check", str(bundle)]) == 0
+    out = capsys.readouterr().out
+    assert "tofe_runner of the bundle was not run; --run-program runs it" in out and "forward: logits the same" in out
+    assert main(["package", "--check", str(bundle), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["program"], found["program_was_run"], found["self_test"]["ran"]) == ("tofe_runner", False, True)
+
+
+def test_only_an_archive_is_ever_run(bundle: Path, tmp_path: Path) -> None:
+    """A folder of any name can say in its provenance that it is for Linux."""
+    folder = tmp_path / "flower-android"
+    with tarfile.open(bundle) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / FOLDER).rename(folder)
+    assert "is no tar.gz with a program" in refused(folder, lambda: check_bundle(folder, runs, never))
 
 
 def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Path:

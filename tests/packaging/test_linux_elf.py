@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,12 @@ def test_a_forged_file_does_not_take_long() -> None:
     data[-30:-28] = b"\xff\xff"
     with pytest.raises(InputError, match="too many versions"):
         read_elf(bytes(data), "x")
+    data = bytearray(elf("x86_64", versions=["GLIBC_2.34"]))
+    at = data.index(struct.pack("<qQ", 0x6FFFFFFF, 1))
+    data[at : at + 16] = struct.pack("<qQ", 0x6FFFFFFF, 1 << 60)
+    with pytest.raises(InputError, match="versions of too many libraries"):
+        read_elf(bytes(data), "x")
+    with pytest.raises(InputError, match="dynamic section has no end"):
+        read_elf(elf("x86_64", ["a"] * 5000), "x")
+    with pytest.raises(InputError, match="headers are damaged"):
+        read_elf(elf("x86_64", ["a" * 5000]), "x")

@@ -58,6 +58,7 @@ def test_the_archive_holds_plain_files_below_one_folder(bundle: Path) -> None:
         *(
             "LICENSE",
             "LICENSE-executorch",
+            "LICENSE-pillow",
             "LICENSE-third-party",
             "NOTICE",
             "README.md",
@@ -85,7 +86,27 @@ def test_provenance_says_what_it_is_for_and_under_which_terms(bundle: Path) -> N
     document = json.loads(unpack(bundle).files[PROVENANCE].data)
     assert (document["platform"], document["variant"], document["build"]) == ("linux", "aarch64", {"glibc": "2.34"})
     terms = {one["licence"] for one in document["licences"]}
-    assert {"Apache-2.0", "BSD-3-Clause", "CC-BY-2.0", "NOASSERTION"} < terms and any("MPL-2.0" in one for one in terms)
+    assert {"Apache-2.0", "BSD-3-Clause", "CC-BY-2.0", "MIT-CMU", "NOASSERTION"} < terms and any(
+        "MPL-2.0" in one for one in terms
+    )
+
+
+def test_words_of_a_manifest_stay_words_in_the_readme(
+    tiny_checkpoint: Checkpoint, runner: Path, tmp_path: Path
+) -> None:
+    forged = pretend_model(tiny_checkpoint, tmp_path / "model", "net.pte", backbone="[x](http://evil)\n# Install")
+    assert package(forged.path, runner, tmp_path) == 0
+    readme = unpack(tmp_path / f"{FOLDER}.tar.gz").files["README.md"].data.decode()
+    assert "http://evil" not in readme and "\n# Install" not in readme and "libraries (ExecuTorch 1.5.1)" in readme
+
+
+def test_a_model_of_no_release_is_refused(
+    tiny_checkpoint: Checkpoint, runner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in ("1.5.1\n## x", "nightly", ""):
+        model = pretend_model(tiny_checkpoint, tmp_path / "model", "net.pte", versions={"executorch": version})
+        assert package(model.path, runner, tmp_path / "out") == 2
+        assert "there is no release for Linux" in capsys.readouterr().err.replace("which ", "")
 
 
 def units(bundle: Path) -> dict[str, configparser.ConfigParser]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from packaged_models import packaged, pretend_model
 
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
+from tofe_edge.packaging import place as module
 from tofe_edge.packaging.bundle import Bundle, BundleFile, Form
 from tofe_edge.packaging.place import place
 from tofe_edge.packaging.provenance import PROVENANCE, provenance_file
@@ -82,3 +87,127 @@ def test_a_folder_that_cannot_be_written_to_is_told(bundle: Bundle, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written to"):
         place(bundle, tmp_path / "file", force=False)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Have somebody else do something when the bundle is made and not yet in its place."""
+    original = module._swap
+
+    def swap(draft: Path, path: Path, force: bool) -> None:
+        action()
+        original(draft, path, force)
+
+    monkeypatch.setattr(module, "_swap", swap)
+
+
+def write_mine(path: Path, form: Form) -> Path:
+    """Somebody's own file at a bundle's place, or in a folder there."""
+    mine = path / "thesis.txt" if form == "folder" else path
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine")
+    return mine
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_made_at_the_place_meanwhile_stays(
+    bundle: Bundle, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / bundle.name
+    meanwhile(monkeypatch, lambda: write_mine(path, bundle.form))
+    before = set(tmp_path.iterdir())
+    message = refused(path, lambda: place(bundle, tmp_path, force))
+    assert ("is no bundle of this program" if force else "was made meanwhile") in message
+    mine = path / "thesis.txt" if bundle.form == "folder" else path
+    assert mine.read_text() == "mine" and set(tmp_path.iterdir()) == before | {path}
+
+
+def test_what_is_changed_in_a_bundle_meanwhile_stays(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(bundle, tmp_path / "out", force=False)
+    meanwhile(monkeypatch, lambda: write_mine(path, bundle.form))
+    message = refused(path, lambda: place(other(bundle), path.parent, force=True))
+    assert "was added" in message or "is no bundle of this program" in message
+    assert "replaced" not in message
+    mine = path / "thesis.txt" if bundle.form == "folder" else path
+    assert mine.read_text() == "mine" and list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_moved_back_is_kept_and_named(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(bundle, tmp_path / "out", force=False)
+    original = module._check_untouched
+
+    def check(found: Path, at: Path) -> None:
+        original(found, at)
+        if found != at:
+            write_mine(path, bundle.form)
+
+    monkeypatch.setattr(module, "_check_untouched", check)
+    message = refused(path, lambda: place(other(bundle), path.parent, force=True))
+    (kept,) = set(path.parent.iterdir()) - {path}
+    assert "was made meanwhile" in message and message.endswith(f"what was there before is in {kept}")
+    assert unpack(kept / bundle.name).files == bundle.files
+    assert (path / "thesis.txt" if bundle.form == "folder" else path).read_text() == "mine"
+
+
+def test_a_file_system_without_hard_links_will_do(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.link", refuse)
+    path = place(bundle, tmp_path / "out", force=False)
+    assert unpack(path).files == bundle.files
+    place(other(bundle), path.parent, force=True)
+    assert unpack(path).files == other(bundle).files and list(path.parent.iterdir()) == [path]
+    path = tmp_path / bundle.name
+    meanwhile(monkeypatch, lambda: write_mine(path, bundle.form))
+    assert "was made meanwhile" in refused(path, lambda: place(bundle, tmp_path, force=False))
+
+
+def test_of_two_packagers_at_once_one_wins(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2, timeout=30)
+    meanwhile(monkeypatch, together.wait)
+    results: list[Path | InputError] = []
+
+    def package() -> None:
+        try:
+            results.append(place(bundle, tmp_path / "out", force=False))
+        except InputError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=package) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    path = tmp_path / "out" / bundle.name
+    (error,) = (one for one in results if isinstance(one, InputError))
+    assert path in results and "was made meanwhile" in str(error)
+    assert unpack(path).files == bundle.files and list(path.parent.iterdir()) == [path]
+
+
+def test_force_takes_what_macos_left_and_nothing_that_looks_like_it(bundle: Bundle, tmp_path: Path) -> None:
+    if bundle.form != "folder":
+        pytest.skip("nothing is left in archives")
+    path = place(bundle, tmp_path / "out", force=False)
+    for name in ("._mine.txt", ".DS_Store.md"):
+        (path / name).write_text("mine")
+        assert f"{name} was added" in refused(path, lambda: place(bundle, path.parent, force=True))
+        (path / name).unlink()
+    (path / "._b.txt").write_bytes(b"\0\5\x16\7\0\2\0\0")
+    (path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    place(bundle, path.parent, force=True)
+    assert not (path / ".DS_Store").exists()
+
+
+def test_a_place_with_a_line_break_or_too_long_a_name_is_told_in_a_line(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "a\nb"
+    place(bundle, out, force=False)
+    with pytest.raises(InputError, match=r"^'[^\n]*a\\nb[^\n]*': exists already"):
+        place(bundle, out, force=False)
+    with pytest.raises(InputError, match="cannot be written"):
+        place(bundle, tmp_path / ("x" * 300), force=False)

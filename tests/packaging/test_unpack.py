@@ -149,6 +149,31 @@ def test_folders_come_back_without_what_macos_leaves(tmp_path: Path) -> None:
     assert (found.form, found.files) == ("folder", FILES)
 
 
+def test_code_is_not_hidden_by_a_name_that_macos_uses(tmp_path: Path) -> None:
+    double = b"\0\5\x16\7"
+    contents = {"b.kt": b"text", "._b.kt": b"object Evil", "._c.kt": double, ".DS_Storex": b"x", "._d/e.kt": b"x"}
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert {name: file.data for name, file in unpack(tmp_path).files.items()} == contents
+    (tmp_path / "._b.kt").write_bytes(double + b"attributes")
+    assert set(unpack(tmp_path).files) == set(contents) - {"._b.kt"}
+
+
+def test_folders_in_folders_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "/".join("d" * 150)).mkdir(parents=True)
+    assert "no safe file name" in refused(tmp_path, lambda: unpack(tmp_path))
+
+
+def test_a_zip_that_names_millions_is_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a"
+    count = 5000
+    head = b"PK\3\4" + bytes(27)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, count * len(entry), len(head), 0)
+    assert "has more than 4096 entries" in why(read_zip, head + entry * count + end)
+
+
 def test_folders_with_links_or_pipes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     odd = tmp_path / "x" / "odd"

@@ -147,7 +147,7 @@ def test_the_tiny_net_agrees_between_x86_and_arm(
     check(agreement, precision, len(pixels))
 
 
-@pytest.mark.slow
+@pytest.mark.toolchain
 @pytest.mark.parametrize("precision", FULL_SIZE_PRECISIONS)
 def test_the_shipped_net_agrees_between_x86_and_arm(host: Path, arm: Arm, tmp_path: Path, precision: Precision) -> None:
     checkpoint = next(one for one in shipped_checkpoints() if one.name == "tofe_deit_tiny_063")

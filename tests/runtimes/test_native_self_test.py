@@ -37,7 +37,7 @@ def test_every_method_gives_the_same_to_the_bit(host: Path, elastic_artifact: Ar
         assert parity.snr_db == np.inf and parity.kept_overlap == (1.0, 1.0, 1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.toolchain
 def test_an_emulated_arm_passes_by_its_gates(
     tmp_path_factory: pytest.TempPathFactory, elastic_artifact: Artifact, golden: GoldenSet
 ) -> None:

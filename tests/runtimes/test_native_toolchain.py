@@ -94,7 +94,7 @@ def test_the_toolchain_file_for_android_hands_over_to_that_of_the_ndk(tmp_path: 
     assert included(f"-DANDROID_NDK={tmp_path}") == f"{tmp_path} arm64-v8a android-{MIN_SDK} c++_static\n"
 
 
-@pytest.mark.slow
+@pytest.mark.toolchain
 def test_builds_in_different_folders_are_the_same_to_the_byte(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -104,7 +104,7 @@ def test_builds_in_different_folders_are_the_same_to_the_byte(
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.toolchain
 def test_without_the_headers_for_them_manifests_and_images_are_left_out(
     tmp_path: Path, elastic_artifact: Artifact
 ) -> None:

@@ -27,6 +27,11 @@ PLATFORMS = ("android", "apple", "linux")
 ARCHES = ("aarch64", "x86_64")
 """As in :mod:`tofe_edge.packaging.linux_programs`; the first is the default."""
 
+_FOR_PACKAGING = (
+    "model", "platform", "out", "name", "package_name", "kotlinc", "arch", "runner", "checkpoint", "weights_licence",
+)  # fmt: skip
+"""Options that say something where they are given at all; an empty text is one too."""
+
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Declare the command."""
@@ -42,7 +47,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="replace an earlier bundle; nothing else is ever replaced")
     parser.add_argument("--name", metavar="NAME", help="what the model is called there (default: its file's name)")
     parser.add_argument(
-        "--package-name", metavar="P", help="package or Swift module of the code: com.example.model, FlowerModel (default: from the name)"
+        "--package-name",
+        metavar="P",
+        help="package or Swift module of the code: com.example.model, FlowerModel (default: from the name)",
     )
     parser.add_argument("--kotlinc", type=Path, metavar="PATH", help="the Kotlin compiler (default: kotlinc on PATH)")
     parser.add_argument(
@@ -68,7 +75,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--check",
         type=Path,
         metavar="BUNDLE",
-        help="verify a bundle: structure, sums, metadata, self-test, for which a Linux bundle's own runner is run; no MODEL",
+        help="verify a bundle: structure, sums, metadata, and its model on this machine's runtime; no MODEL",
+    )
+    parser.add_argument(
+        "--run-program",
+        action="store_true",
+        help="with --check: run the program that a Linux bundle brings; only for bundles you trust",
     )
     return parser
 
@@ -76,13 +88,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Write a bundle; or check one, with exit code 1 where something is wrong with it."""
     if args.check is not None:
-        given = [
-            name
-            for name in ("model", "platform", "out", "name", "package_name", "kotlinc", "arch", "runner")
-            if getattr(args, name)
-        ]
-        require(not given and not args.source and not args.force, "--check takes a bundle and no other option")
+        given = any(getattr(args, name) is not None for name in _FOR_PACKAGING) or args.source or args.force
+        require(not given, "--check takes a bundle and no other option but --run-program")
         return _check(args)
+    require(not args.run_program, "--run-program goes with --check")
     require(args.model is not None, "package needs a MODEL and --platform, or --check BUNDLE")
     require(args.platform is not None, f"package needs --platform: {', '.join(PLATFORMS)}")
     return _package(args)
@@ -162,7 +171,7 @@ def _weights(manifest: Manifest, args: argparse.Namespace) -> Weights:
 def _check(args: argparse.Namespace) -> int:
     from tofe_edge.packaging.check import check_bundle
 
-    result = check_bundle(args.check, _self_test, runner_test)
+    result = check_bundle(args.check, _self_test, runner_test if args.run_program else None)
     document = {"bundle": str(args.check), **result.to_json()}
     emit(args.json, document, _describe(args.check, result))
     return 0 if result.passed else 1
@@ -176,12 +185,18 @@ def _self_test(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
 
 
 def _describe(path: Path, result: BundleCheck) -> str:
+    from tofe_edge.packaging.wording import named
+
     rows: list[tuple[str, Any]] = [("platform", result.platform or "unknown")]
     for method, parity in (result.self_test or {}).items():
         logits = "logits the same to the bit" if parity.snr_db == math.inf else f"logits {parity.snr_db:.1f} dB"
         rows.append(("self-test", f"{method}: {logits}, {'passed' if parity.passed else 'FAILED'}"))
     if result.self_test is None:
         rows.append(("self-test", f"not run: {result.not_run_because}"))
+    if result.program is not None and not result.program_was_run:
+        rows.append(
+            ("program", f"{result.program} of the bundle was not run; --run-program runs it, if you trust the bundle")
+        )
     rows += [("wrong", failure) for failure in result.failures]
     verdict = "passed" if result.passed else "FAILED; package the model again"
-    return f"{facts(rows)}\n\ncheck of {path} {verdict}"
+    return f"{facts(rows)}\n\ncheck of {named(path)} {verdict}"

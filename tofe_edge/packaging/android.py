@@ -19,7 +19,7 @@ from tofe_edge.packaging.archive import zip_bytes
 from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.kotlin import compile_kotlin
-from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, licence_text, notice, weights_licence
+from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, licence_text, notice, weights_licence
 from tofe_edge.packaging.platform import Options, Platform, files_below, require_executorch
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, provenance_file, read_provenance
 from tofe_edge.packaging.template import render, template_folder, template_names
@@ -67,7 +67,7 @@ class _Parts:
     def __init__(self, model: PackagedModel, options: Options) -> None:
         manifest = model.manifest
         weights = weights_licence(manifest.checkpoint, manifest.checkpoint_sha256, model.weights)
-        self.licences = [GLUE, weights, PHOTOGRAPHS, EXECUTORCH]
+        self.licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, EXECUTORCH]
         self.build: dict[str, str] = {}
         self._model, self._options = model, options
         self._package = package_of(model, options.package_name)
@@ -115,7 +115,7 @@ class _Parts:
         return files
 
     def _assets(self) -> dict[str, BundleFile]:
-        return _below(f"assets/{assets_folder(self._model)}/", self._model.files())
+        return _below(f"assets/{assets_folder(self._model.name, self._model.manifest.sha256)}/", self._model.files())
 
     def _kotlin(self) -> dict[str, BundleFile]:
         return {PurePosixPath(name).name: render(name, self._values) for name in template_names("android/kotlin")}
@@ -124,12 +124,14 @@ class _Parts:
         return {
             "README.md": self._render(readme),
             "sample/MainActivity.kt": self._render("MainActivity.kt"),
+            "sample/Photograph.kt": self._render("Photograph.kt"),
             **self._legal(),
         }
 
     def _legal(self) -> dict[str, BundleFile]:
         return {
             "LICENSE": BundleFile(licence_text("apache-2.0")),
+            "LICENSE-pillow": BundleFile(licence_text("pillow")),
             "LICENSE-executorch": BundleFile(licence_text("executorch")),
             "NOTICE": BundleFile(notice(f"{self._model.name} for Android", self.licences).encode()),
         }
@@ -148,7 +150,7 @@ def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleF
     Raises:
         InputError: the AAR is damaged or not there.
     """
-    assets = f"assets/tofe/{identifier(provenance.name)}/"
+    assets = f"assets/{assets_folder(provenance.name, provenance.model_sha256)}/"
     if provenance.variant == _SOURCE:
         return files_below(unpacked.files, _MAIN + assets)
     aar = unpacked.files if provenance.variant == _AAR_FILE else _inner(unpacked.files, ".aar")[1]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-import struct
 
 from tofe_edge import __version__
 from tofe_edge.artifact import Manifest, Method
@@ -15,6 +15,7 @@ from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.kotlin import STDLIB
 from tofe_edge.packaging.licences import Licence
 from tofe_edge.packaging.platform import executorch_release
+from tofe_edge.packaging.wording import boolean, facts, float_words
 from tofe_edge.parity import GATES
 
 GROUP = "tofeedge"
@@ -24,6 +25,8 @@ _MIN_ANDROID = "6.0"
 
 _PACKAGE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", re.ASCII)
 _MAX_PACKAGE = 120
+_CHECKSUM = 12
+"""Digits of the model's checksum that a version and a folder end in."""
 _KEYWORD = re.compile(
     r"abstract|as|assert|boolean|break|byte|case|catch|char|class|const|continue|default|do"
     r"|double|else|enum|extends|false|final|finally|float|for|fun|goto|if|implements|import"
@@ -47,18 +50,23 @@ def package_of(model: PackagedModel, chosen: str | None) -> str:
         and not any(map(_KEYWORD.fullmatch, package.split(".")))
     )
     if not good:
+        if chosen is None:
+            raise InputError(
+                f"{model.name}: the package made of the name, {package}, is none; give one with --package-name, such as "
+                "com.example.model"
+            )
         raise InputError(f"--package-name {shown(package)}: is no package; give one such as com.example.model")
     return package
 
 
 def version_of(model: PackagedModel) -> str:
     """Version of the library: that of this program and the model's checksum, so that another model is another version."""
-    return f"{__version__}-{model.manifest.sha256[:12]}"
+    return f"{__version__}-{model.manifest.sha256[:_CHECKSUM]}"
 
 
-def assets_folder(model: PackagedModel) -> str:
-    """Where the model's files are among an app's assets, which all its libraries share."""
-    return f"tofe/{identifier(model.name)}"
+def assets_folder(name: str, sha256: str) -> str:
+    """Where a model's files are among an app's assets, which all its libraries share: ``a-b`` and ``a_b`` too."""
+    return f"tofe/{identifier(name)}_{sha256[:_CHECKSUM]}"
 
 
 def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> dict[str, object]:
@@ -75,16 +83,18 @@ def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> d
         "KOTLIN_STDLIB": STDLIB,
         "MIN_SDK": MIN_SDK,
         "MIN_ANDROID": _MIN_ANDROID,
-        "FOLDER": assets_folder(model),
+        "FOLDER": assets_folder(model.name, manifest.sha256),
         "SHA256": manifest.sha256,
         "SIZE_BYTES": manifest.size_bytes,
+        "SUMS": _sums(model),
         "CLASSES": len(manifest.class_names),
         "BATCH": manifest.batch,
-        "SELECTION_IN_FLOATS": _boolean(manifest.selection == "rank"),
+        "PATCH_TOKENS": manifest.patch_tokens,
+        "SELECTION_IN_FLOATS": boolean(manifest.selection == "rank"),
         "IMAGE_SIZE": spec.image_size,
-        "RESIZES_SHORT_SIDE": _boolean(spec.resize == "short_side"),
+        "RESIZES_SHORT_SIDE": boolean(spec.resize == "short_side"),
         "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct),
-        "BICUBIC": _boolean(spec.interpolation == "bicubic"),
+        "BICUBIC": boolean(spec.interpolation == "bicubic"),
         "MEAN": _float_bits(spec.mean),
         "MEAN_TEXT": ", ".join(map(str, spec.mean)),
         "STD": _float_bits(spec.std),
@@ -93,13 +103,13 @@ def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> d
         "MIN_SNR_DB": gates.min_snr_db,
         "MIN_PSNR_DB": gates.min_psnr_db if math.isfinite(gates.min_psnr_db) else "Double.NEGATIVE_INFINITY",
         "MIN_KEPT_OVERLAP": gates.min_kept_overlap,
-        "SKIPS_NEAR_TIES": _boolean(gates.skips_near_ties),
+        "SKIPS_NEAR_TIES": boolean(gates.skips_near_ties),
         "BUDGETS": ",\n".join(_budget(names[method.name], method) for method in manifest.methods.values()),
         "DEFAULT_BUDGET": next(iter(names.values())),
         "BUDGET_LIST": ", ".join(
             f"`{names[method.name]}` ({method.gmacs:.3f} GMACs)" for method in manifest.methods.values()
         ),
-        "FACTS": _facts(model),
+        "FACTS": facts(manifest),
         "POM_LICENCES": "\n".join(
             f"    <license><name>{one}</name></license>" for one in sorted({licence.licence for licence in licences})
         ),
@@ -108,10 +118,17 @@ def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> d
 
 
 def _budget_names(manifest: Manifest) -> dict[str, str]:
-    """A constant's name for each method. Raises :class:`InputError` where a method's name gives none of its own."""
+    """A constant's name for each method. Raises :class:`InputError` where a method's name gives none of its own.
+
+    ``DEFAULT`` is what the code calls the one that the model was converted for.
+    """
     names = {method: identifier(method).upper() for method in manifest.methods}
     for method, name in names.items():
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name) or not re.fullmatch(r"[A-Za-z0-9_]+", method, re.ASCII):
+        if (
+            name == "DEFAULT"
+            or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
+            or not re.fullmatch(r"[A-Za-z0-9_]+", method, re.ASCII)
+        ):
             raise InputError(
                 f"{manifest.artifact}: method {shown(method)} cannot name a constant; convert the model again"
             )
@@ -126,21 +143,11 @@ def _budget(name: str, method: Method) -> str:
     return f'    {name}("{method.name}", {float(method.gmacs)!r}, {tokens})'
 
 
+def _sums(model: PackagedModel) -> str:
+    """SHA-256 of the files beside the model, as pairs of Kotlin."""
+    sums = {name: hashlib.sha256(file.data).hexdigest() for name, file in model.files().items()}
+    return "\n".join(f'            "{name}" to "{sums[name]}",' for name in sorted(sums) if name != model.file_name)
+
+
 def _float_bits(values: tuple[float, float, float]) -> str:
-    bits = (struct.unpack("<i", struct.pack("<f", value))[0] for value in values)
-    return ", ".join(f"java.lang.Float.intBitsToFloat({one})" for one in bits)
-
-
-def _boolean(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def _facts(model: PackagedModel) -> str:
-    manifest = model.manifest
-    tokens = (
-        "all tokens" if manifest.token_counts is None else f"{manifest.token_counts} of {manifest.patch_tokens} tokens"
-    )
-    return (
-        f"{manifest.backbone}, {manifest.precision}, {manifest.size_bytes / 1e6:.2f} MB, {tokens} a stage, "
-        f"{manifest.gmacs:.3f} GMACs, {len(manifest.class_names)} classes."
-    )
+    return ", ".join(f"java.lang.Float.intBitsToFloat({word})" for word in float_words(values, signed=True))

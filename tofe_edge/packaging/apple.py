@@ -10,12 +10,13 @@ from xml.parsers.expat import ExpatError
 
 from tofe_edge.artifact import Manifest
 from tofe_edge.errors import InputError
-from tofe_edge.packaging.apple_model import COREML, EXECUTORCH, module_of, systems_of, values_for, variant_of
+from tofe_edge.packaging.apple_model import COREML, EXECUTORCH, systems_of, values_for, variant_of
+from tofe_edge.packaging.apple_names import module_of
 from tofe_edge.packaging.apple_vectors import vectors_for
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import EXECUTORCH as EXECUTORCH_LICENCE
-from tofe_edge.packaging.licences import GLUE, PHOTOGRAPHS, licence_text, notice, weights_licence
+from tofe_edge.packaging.licences import GLUE, PHOTOGRAPHS, PILLOW, licence_text, notice, weights_licence
 from tofe_edge.packaging.platform import Options, Platform, files_below
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
 from tofe_edge.packaging.template import render, template_names
@@ -36,6 +37,7 @@ _REQUIRED = (
     f"{_TESTS}ResampleTests.swift",
     "README.md",
     "LICENSE",
+    "LICENSE-pillow",
     "NOTICE",
 )
 
@@ -56,13 +58,14 @@ def build(model: PackagedModel, options: Options) -> Bundle:
         raise InputError(f"{option}: is not used for Apple, whose package is always sources for Xcode; leave it out")
     manifest, variant = model.manifest, variant_of(model)
     weights = weights_licence(manifest.checkpoint, manifest.checkpoint_sha256, model.weights)
-    licences = [GLUE, weights, PHOTOGRAPHS, *([EXECUTORCH_LICENCE] if variant == EXECUTORCH else [])]
+    licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH_LICENCE] if variant == EXECUTORCH else [])]
     values = values_for(model, module_of(model, options.package_name))
     files = {
         **_code(model, variant, {**values, **vectors_for(manifest.preprocessing)}),
         **{f"{_MODEL}{name}": file for name, file in model.files().items()},
         "README.md": _readme(variant, values),
         "LICENSE": BundleFile(licence_text("apache-2.0")),
+        "LICENSE-pillow": BundleFile(licence_text("pillow")),
         "NOTICE": BundleFile(notice(f"{model.name} for Apple's systems", licences).encode()),
     }
     if variant == EXECUTORCH:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-import struct
+from collections.abc import Sequence
 
 from tofe_edge.artifact import Manifest
 from tofe_edge.errors import InputError
 from tofe_edge.labels import shown
-from tofe_edge.packaging.bundle import identifier
+from tofe_edge.packaging.apple_names import check_methods
 from tofe_edge.packaging.contents import LABELS, PackagedModel
 from tofe_edge.packaging.platform import executorch_release
+from tofe_edge.packaging.wording import boolean, facts, float_words
 from tofe_edge.parity import GATES
 
 COREML, EXECUTORCH = "coreml", "executorch"
@@ -28,23 +28,6 @@ _EXECUTORCH_SYSTEM = "iOS17"
 """That of ExecuTorch's Swift package."""
 _FUNCTIONS_SYSTEM = "iOS18"
 """The first that picks a function of a package."""
-
-_MODULE = re.compile(r"[A-Z][A-Za-z0-9_]{0,79}", re.ASCII)
-_TAKEN = {
-    "Accelerate", "CoreGraphics", "CoreML", "CoreVideo", "CryptoKit", "Darwin", "Dispatch", "ExecuTorch", "Foundation", "ImageIO",
-    "ObjectiveC", "Prediction", "SelfTestResult", "Swift", "SwiftUI", "TofeBudget", "TofeClassifier", "TofeConfiguration",
-    "TofeError", "UIKit", "Vision", "XCTest",
-}  # fmt: skip
-"""Modules and types that a module of the same name would hide."""
-_METHOD = re.compile(r"[a-z][A-Za-z0-9_]*", re.ASCII)
-_KEYWORD = re.compile(
-    r"as|associatedtype|break|case|catch|class|continue|default|defer|deinit|do|else|enum|extension"
-    r"|fallthrough|false|fileprivate|for|func|guard|if|import|in|init|inout|internal|is|let|nil|none"
-    r"|open|operator|private|protocol|public|repeat|rethrows|return|self|some|standard|static|struct"
-    r"|subscript|super|switch|throw|throws|true|try|typealias|var|where|while"
-)
-"""Words that cannot name a case of ``TofeBudget``: those of Swift, and what every enum or this one has already."""
-_PLAIN = re.compile(r"[A-Za-z0-9_.:+ -]{1,100}", re.ASCII)
 
 
 def variant_of(model: PackagedModel) -> str:
@@ -63,19 +46,6 @@ def variant_of(model: PackagedModel) -> str:
         f"{model.file_name}: is a model for {shown(manifest.target)} with {shown(manifest.backend)}, which does not run on Apple's "
         "systems; convert it for iphone_15 or another of their profiles"
     )
-
-
-def module_of(model: PackagedModel, chosen: str | None) -> str:
-    """The Swift module: the one chosen, or one made of the model's name.
-
-    Raises:
-        InputError: it cannot name a module, or hides one of the system's.
-    """
-    made = "".join(part.capitalize() for part in identifier(model.name).split("_")) + "Model"
-    module = made if chosen is None else chosen
-    if not _MODULE.fullmatch(module) or module in _TAKEN:
-        raise InputError(f"--package-name {shown(module)}: cannot name a Swift module; give one such as FlowerModel")
-    return module
 
 
 def systems_of(manifest: Manifest) -> tuple[str, str]:
@@ -109,7 +79,7 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
     manifest, spec = model.manifest, model.manifest.preprocessing
     gates, methods = GATES[manifest.precision], list(manifest.methods.values())
     ios, macos = systems_of(manifest)
-    _check_methods(manifest)
+    check_methods(manifest)
     values: dict[str, object] = {
         "MODULE": module,
         "NAME": model.name,
@@ -122,19 +92,19 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
         "SUMS": "\n".join(f'        "{name}": "{sha256}",' for name, sha256 in _sums(model).items()),
         "CLASSES": len(manifest.class_names),
         "BATCH": manifest.batch,
-        "SELECTS_BY_RANK": _boolean(manifest.selection == "rank"),
+        "SELECTS_BY_RANK": boolean(manifest.selection == "rank"),
         "IMAGE_SIZE": spec.image_size,
         "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct) if spec.resize == "short_side" else "nil",
         "FILTER": spec.interpolation,
-        "MEAN": _float_bits(spec.mean),
+        "MEAN": _floats(spec.mean),
         "MEAN_TEXT": ", ".join(map(str, spec.mean)),
-        "STD": _float_bits(spec.std),
+        "STD": _floats(spec.std),
         "STD_TEXT": ", ".join(map(str, spec.std)),
         "PRECISION": manifest.precision,
         "MIN_SNR_DB": gates.min_snr_db,
         "MIN_PSNR_DB": gates.min_psnr_db if math.isfinite(gates.min_psnr_db) else "-.infinity",
         "MIN_KEPT_OVERLAP": gates.min_kept_overlap,
-        "SKIPS_NEAR_TIES": _boolean(gates.skips_near_ties),
+        "SKIPS_NEAR_TIES": boolean(gates.skips_near_ties),
         "BUDGET_CASES": "\n".join(f'    case {method.name} = "{method.name}"' for method in methods),
         "STANDARD_BUDGET": methods[0].name,
         "BUDGET_GMACS": "\n".join(f"        case .{method.name}: return {float(method.gmacs)!r}" for method in methods),
@@ -142,7 +112,7 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
             f"        case .{method.name}: return {method.token_counts or []}" for method in methods
         ),
         "BUDGET_LIST": ", ".join(f"`.{method.name}` ({method.gmacs:.3f} GMACs)" for method in methods),
-        "FACTS": _facts(model),
+        "FACTS": facts(manifest),
     }
     if manifest.target == "executorch":
         values["EXECUTORCH"] = executorch_release(manifest, "iOS")
@@ -159,40 +129,11 @@ def _products(manifest: Manifest) -> list[str]:
     return ["executorch", f"backend_{manifest.backend}", "kernels_optimized", *quantized]
 
 
-def _check_methods(manifest: Manifest) -> None:
-    names = list(manifest.methods)
-    for name in names:
-        if not _METHOD.fullmatch(name) or _KEYWORD.fullmatch(name):
-            raise InputError(
-                f"{manifest.artifact}: method {shown(name)} cannot name a case in Swift; convert the model again"
-            )
-    if len({name.lower() for name in names}) < len(names):
-        raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")
-    if not all(math.isfinite(method.gmacs) for method in manifest.methods.values()):
-        raise InputError(f"{manifest.artifact}: its gmacs are not finite numbers; convert the model again")
-
-
 def _sums(model: PackagedModel) -> dict[str, str]:
     """SHA-256 of what the code reads beside the model."""
     read = [LABELS, *(name for name in model.files() if name.startswith(f"{model.name}.golden/"))]
     return {name: hashlib.sha256(model.files()[name].data).hexdigest() for name in sorted(read)}
 
 
-def _float_bits(values: tuple[float, float, float]) -> str:
-    return ", ".join(f"Float(bitPattern: 0x{struct.unpack('<I', struct.pack('<f', value))[0]:08X})" for value in values)
-
-
-def _boolean(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def _facts(model: PackagedModel) -> str:
-    manifest = model.manifest
-    tokens = (
-        "all tokens" if manifest.token_counts is None else f"{manifest.token_counts} of {manifest.patch_tokens} tokens"
-    )
-    backbone = manifest.backbone if _PLAIN.fullmatch(manifest.backbone) else shown(manifest.backbone)
-    return (
-        f"{backbone}, {manifest.precision}, {manifest.size_bytes / 1e6:.2f} MB, {tokens} a stage, {manifest.gmacs:.3f} GMACs, "
-        f"{len(manifest.class_names)} classes."
-    )
+def _floats(values: Sequence[float]) -> str:
+    return ", ".join(f"Float(bitPattern: 0x{word:08X})" for word in float_words(values))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.artifact import Artifact, open_artifact
+from tofe_edge.artifact import Artifact, Manifest, open_artifact
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import write_bytes
 from tofe_edge.golden import GoldenSet, golden_path_of, read_golden
+from tofe_edge.labels import shown
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.contents import LABELS, PREPROCESSING, json_file
-from tofe_edge.packaging.place import write_folder
+from tofe_edge.packaging.licences import NOTICE, WEIGHTS, notice, origin
 from tofe_edge.packaging.platform import Platform, Replay
-from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, read_provenance
+from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, manifest_copy, read_provenance
 from tofe_edge.packaging.registry import PLATFORMS
+from tofe_edge.packaging.scratch import ScratchError, scratch
 from tofe_edge.packaging.unpack import Unpacked, unpack
+from tofe_edge.packaging.wording import named
 
 SelfTest = Callable[[Artifact, GoldenSet], Mapping[str, Replay]]
 """Replays golden vectors on this machine's runtime, by method. Raises :class:`DeviceError` where it has none for the model."""
@@ -37,6 +39,10 @@ class BundleCheck:
     self_test: Mapping[str, Replay] | None
     """By method; ``None``: not run."""
     not_run_because: str | None
+    program: str | None = None
+    """What the bundle brings to run the model; ``None``: nothing."""
+    program_was_run: bool = False
+    """Whether that replayed the golden vectors, or was to; else this machine's own runtime did."""
 
     @property
     def passed(self) -> bool:
@@ -56,60 +62,73 @@ class BundleCheck:
             "platform": self.platform,
             "failures": list(self.failures),
             "self_test": test,
+            "program": self.program,
+            "program_was_run": self.program_was_run,
         }
 
 
 def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None = None) -> BundleCheck:
     """Check structure, sums and metadata of a bundle, and run its model on its golden vectors.
 
-    Nothing is written, to a temporary folder, before structure and sums have passed. Of a bundle that brings its own
-    program that program is run, once everything else has passed: sums tell what was changed by accident, not who made it.
+    Nothing is written, to a temporary folder, before structure and sums have passed. A program in a bundle is never run
+    unless that is asked for: sums tell what was changed by accident, not who made it.
 
     Args:
-        self_test: replays golden vectors for a bundle that brings no program for it.
-        runner_test: has the program of one that does replay them; ``None``: it is not run.
+        self_test: replays golden vectors with a runtime of this machine.
+        runner_test: has the program in a bundle's ``tar.gz`` replay them instead.
 
     Raises:
-        InputError: there is nothing at ``path``.
+        InputError: there is nothing at ``path``, ``runner_test`` is given for a bundle without a program or that is no
+            ``tar.gz``, or no temporary folder can be written.
     """
-    if not path.exists():
-        raise InputError(f"{path}: there is no such bundle; `tofe-edge package` makes one")
+    if not _exists(path):
+        raise InputError(f"{named(path)}: there is no such bundle; `tofe-edge package` makes one")
     try:
         unpacked = unpack(path)
         if PROVENANCE not in unpacked.files:
-            raise InputError(f"{path}: has no {PROVENANCE}; it is no bundle of this program")
+            raise InputError(f"{named(path)}: has no {PROVENANCE}; it is no bundle of this program")
         provenance = read_provenance(unpacked.files[PROVENANCE], PROVENANCE)
         if provenance.platform not in PLATFORMS:
-            raise InputError(f"{PROVENANCE}: platform {provenance.platform!r} is not one of {', '.join(PLATFORMS)}")
+            raise InputError(
+                f"{PROVENANCE}: platform {shown(provenance.platform)} is not one of {', '.join(PLATFORMS)}"
+            )
     except InputError as error:
         return _failed(None, [str(error)])
     platform = PLATFORMS[provenance.platform]
     failures = differences(provenance.files, unpacked.files)
     if failures:
         return _failed(platform.name, failures)
+    if runner_test is not None and (platform.runner is None or unpacked.form != "tar.gz"):
+        raise InputError(f"{named(path)}: is no tar.gz with a program for Linux; leave out --run-program")
     try:
         failures = platform.problems(unpacked, provenance)
         files = platform.model_files(unpacked, provenance)
-        test = _test_of(platform, unpacked, provenance, self_test, runner_test)
-        return _check_model(platform.name, files, provenance, failures, test)
     except InputError as error:
         return _failed(platform.name, [*failures, str(error)])
+    if runner_test is None:
+        found = _check_model(platform.name, files, provenance, unpacked, failures, self_test)
+    else:
+        found = _check_model(
+            platform.name, files, provenance, unpacked, failures, _own_test(platform, unpacked, provenance, runner_test)
+        )
+    return replace(
+        found, program=platform.runner, program_was_run=runner_test is not None and found.self_test is not None
+    )
 
 
-def _test_of(
-    platform: Platform, unpacked: Unpacked, provenance: Provenance, self_test: SelfTest, runner_test: RunnerTest | None
-) -> SelfTest:
-    """The self-test for this bundle."""
-    runner = platform.runner
-    if runner is None:
-        return self_test
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise InputError(f"{named(path)}: cannot be read ({error.strerror or error})") from error
+
+
+def _own_test(platform: Platform, unpacked: Unpacked, provenance: Provenance, runner_test: RunnerTest) -> SelfTest:
+    """The self-test with the program in the bundle."""
 
     def run_own(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Replay]:
-        if runner_test is None:
-            raise DeviceError(f"the bundle's {runner} is not run here")
-        folder = artifact.path.parent / "bundle"
-        write_folder(folder, unpacked.files)
-        return runner_test(folder / runner, artifact, provenance.variant)
+        with scratch(unpacked.files) as folder:
+            return runner_test(folder / str(platform.runner), artifact, provenance.variant)
 
     return run_own
 
@@ -122,24 +141,28 @@ def _check_model(
     platform: str,
     files: Mapping[str, BundleFile],
     provenance: Provenance,
+    unpacked: Unpacked,
     failures: list[str],
     self_test: SelfTest,
 ) -> BundleCheck:
-    with tempfile.TemporaryDirectory(prefix="tofe-edge-") as name:
-        folder = Path(name)
-        for member, file in files.items():
-            write_bytes(folder / member, file.data)
+    with scratch(files) as folder:
         model = folder / _model_name(files, provenance)
         try:
             artifact = open_artifact(model)
             golden = read_golden(golden_path_of(model), artifact)
         except InputError as error:
             return _failed(platform, [*failures, str(error).replace(f"{folder}/", "")])
-        failures = [*failures, *_disagreements(artifact, files, provenance)]
+        failures = [
+            *failures,
+            *_disagreements(artifact.manifest, files, provenance),
+            *_disagreeing_licences(artifact.manifest, unpacked.files, provenance),
+        ]
         if failures:
             return _failed(platform, failures)
         try:
             parities = self_test(artifact, golden)
+        except ScratchError:
+            raise
         except DeviceError as error:
             return BundleCheck(platform, (), None, str(error).replace(f"{folder}/", ""))
         except InputError as error:
@@ -159,9 +182,8 @@ def _model_name(files: Mapping[str, BundleFile], provenance: Provenance) -> str:
     return package if any(name.startswith(f"{package}/") for name in files) else f"{provenance.name}.pte"
 
 
-def _disagreements(artifact: Artifact, files: Mapping[str, BundleFile], provenance: Provenance) -> list[str]:
+def _disagreements(manifest: Manifest, files: Mapping[str, BundleFile], provenance: Provenance) -> list[str]:
     """Where labels, preprocessing or provenance say something else than the manifest."""
-    manifest = artifact.manifest
     labels = "".join(f"{name}\n" for name in manifest.class_names).encode()
     wanted = {LABELS: labels, PREPROCESSING: json_file(manifest.preprocessing.to_json()).data}
     lines = [
@@ -169,6 +191,31 @@ def _disagreements(artifact: Artifact, files: Mapping[str, BundleFile], provenan
         for name, data in wanted.items()
         if name not in files or files[name].data != data
     ]
-    if provenance.model_sha256 != manifest.sha256:
-        lines.append(f"{PROVENANCE} is of another model than the manifest")
+    if provenance.manifest.get("sha256") != manifest.sha256:
+        return [*lines, f"{PROVENANCE} is of another model than the manifest"]
+    copied = manifest_copy(manifest)
+    lines += [
+        f"{PROVENANCE} does not say what the manifest says of {shown(key)}"
+        for key in sorted(copied.keys() | provenance.manifest.keys())
+        # As text: a figure that is no number is the same as itself there.
+        if json.dumps(copied.get(key), sort_keys=True) != json.dumps(provenance.manifest.get(key), sort_keys=True)
+    ]
     return lines
+
+
+def _disagreeing_licences(manifest: Manifest, files: Mapping[str, BundleFile], provenance: Provenance) -> list[str]:
+    """Where licences are not those of the manifest's weights, or a NOTICE says something else than the provenance."""
+    beginning = origin(manifest.checkpoint, manifest.checkpoint_sha256)
+    notes = [one.note for one in provenance.licences if one.part == WEIGHTS]
+    lines = []
+    if len(notes) != 1 or not notes[0].startswith(beginning):
+        lines.append(f"{PROVENANCE} does not say what the manifest says of the weights")
+    # The first line is the bundle's title.
+    wanted = notice("", provenance.licences).encode()
+    notices = [name for name in files if name.rpartition("/")[2] == NOTICE]
+    lines += [
+        f"{name} does not say what {PROVENANCE} says of licences"
+        for name in notices
+        if b"\n" + files[name].data.partition(b"\n")[2] != wanted
+    ]
+    return lines if notices else [*lines, f"{NOTICE} is missing"]

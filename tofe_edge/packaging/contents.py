@@ -10,7 +10,7 @@ from typing import Any
 
 from tofe_edge.artifact import Artifact, Manifest
 from tofe_edge.errors import InputError
-from tofe_edge.files import Content, fingerprint
+from tofe_edge.files import Content, fingerprint, left_by_macos
 from tofe_edge.golden import GoldenSet, golden_path_of, read_golden
 from tofe_edge.labels import shown
 from tofe_edge.packaging.bundle import BundleFile, check_model_name
@@ -18,8 +18,6 @@ from tofe_edge.packaging.licences import Weights
 
 LABELS = "labels.txt"
 PREPROCESSING = "preprocessing.json"
-
-_NOT_OURS = (".DS_Store", "._")
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def _content_of(path: Path) -> Content:
     try:
         if not path.is_dir():
             return path.read_bytes()
-        files = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith(_NOT_OURS))
+        files = sorted(one for one in path.rglob("*") if one.is_file() and not left_by_macos(one.name))
         return {one.relative_to(path).as_posix(): one.read_bytes() for one in files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error

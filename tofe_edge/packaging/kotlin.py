@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tofe_edge.errors import InputError
-from tofe_edge.files import write_bytes
 from tofe_edge.packaging.bundle import BundleFile
+from tofe_edge.packaging.scratch import scratch
 
 LANGUAGE = "2.1"
 """Compilers of the version before this one and newer read the classes."""
@@ -50,10 +51,7 @@ def compile_kotlin(compiler: Path | None, sources: Mapping[str, BundleFile], aga
     path = _find(compiler)
     # What npm unpacks has lost its permission to be run.
     command = (str(path),) if os.access(path, os.X_OK) else ("bash", str(path))
-    with tempfile.TemporaryDirectory(prefix="tofe-edge-") as name:
-        folder = Path(name)
-        for file, content in sources.items():
-            write_bytes(folder / "sources" / file, content.data)
+    with scratch({f"sources/{file}": content for file, content in sources.items()}) as folder:
         arguments = (
             # A run this short is over before the second compiler of the JVM has paid: half the time without it.
             *("-J-XX:TieredStopAtLevel=1", "-version", "-d", str(folder / "classes"), "-no-reflect", "-nowarn"),
@@ -81,26 +79,43 @@ def _find(compiler: Path | None) -> Path:
         raise InputError(f"kotlinc: not found on PATH; {_INSTALL}")
     if not Path(found).is_file():
         raise InputError(f"{found}: there is no such compiler; {_INSTALL}")
-    return Path(found)
+    return Path(found).absolute()
 
 
 def _run(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
+        # A session of its own: kotlinc is a script that starts Java, and neither may go on without the other or us.
+        process = subprocess.Popen(
             command,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=_SECONDS,
-            check=False,
-            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as error:
+    except OSError as error:
+        raise InputError(f"{command[0]}: cannot be run ({error.strerror or error}); {_INSTALL}") from error
+    try:
+        out, err = process.communicate(timeout=_SECONDS)
+    except BaseException as error:
+        _end(process)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         raise InputError(
             f"{command[0]}: did not end within {_SECONDS} s; use --source, which needs no compiler"
         ) from error
-    except OSError as error:
-        raise InputError(f"{command[0]}: cannot be run ({error.strerror or error}); {_INSTALL}") from error
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a program and all that it started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate()
 
 
 def _first_line(text: str) -> str:

@@ -6,22 +6,26 @@ import hashlib
 from collections.abc import Mapping
 
 from tofe_edge.errors import InputError
+from tofe_edge.labels import shown
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import (
     EXECUTORCH,
     GLUE,
+    NOTICE,
     PHOTOGRAPHS,
+    PILLOW,
     Licence,
     licence_text,
     notice,
     weights_licence,
 )
 from tofe_edge.packaging.linux_programs import ARCHES, HEADER, LIBRARY, RUNNER, Programs, read_programs
-from tofe_edge.packaging.platform import Options, Platform, files_below, require_executorch
+from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below, require_executorch
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
 from tofe_edge.packaging.template import render
 from tofe_edge.packaging.unpack import Unpacked
+from tofe_edge.packaging.wording import facts
 
 _NAME = "linux"
 SUMS = "SHA256SUMS"
@@ -52,7 +56,8 @@ def build(model: PackagedModel, options: Options) -> Bundle:
         options: ``extra`` holds the runner, its libraries and the header, by their names in the bundle.
 
     Raises:
-        InputError: Linux cannot run it, an option is of another platform, or the runner does not fit.
+        InputError: Linux cannot run it, no release of ExecuTorch made it, an option is of another platform, or the runner
+            does not fit.
     """
     require_executorch(model, "Linux")
     arch = _arch(options)
@@ -65,15 +70,16 @@ def build(model: PackagedModel, options: Options) -> Bundle:
     if wrong:
         raise InputError(f"the native runner does not fit: {wrong[0]}; see docs/linux.md")
     weights = weights_licence(model.manifest.checkpoint, model.manifest.checkpoint_sha256, model.weights)
-    licences = [GLUE, weights, PHOTOGRAPHS, EXECUTORCH, _THIRD_PARTY]
+    licences = [GLUE, weights, PHOTOGRAPHS, PILLOW, EXECUTORCH, _THIRD_PARTY]
     name = bundle_name(model, options)
     files |= {f"{_MODEL}{path}": file for path, file in model.files().items()}
     files |= _documents(_values(model, arch, name.removesuffix(".tar.gz"), programs))
     files |= {
         "LICENSE": BundleFile(licence_text("apache-2.0")),
         "LICENSE-executorch": BundleFile(licence_text("executorch")),
+        "LICENSE-pillow": BundleFile(licence_text("pillow")),
         "LICENSE-third-party": render("linux/third-party.txt", {}),
-        "NOTICE": BundleFile(notice(f"{model.name} for Linux, {arch}", licences).encode()),
+        NOTICE: BundleFile(notice(f"{model.name} for Linux, {arch}", licences).encode()),
     }
     files[SUMS] = BundleFile(_sums(files))
     files[PROVENANCE] = provenance_file(_NAME, arch, model, licences, files, {"glibc": _version(programs.glibc)})
@@ -95,21 +101,15 @@ def _arch(options: Options) -> str:
 
 
 def _values(model: PackagedModel, arch: str, folder: str, programs: Programs) -> dict[str, object]:
-    manifest = model.manifest
-    counts = manifest.token_counts
-    tokens = "all tokens" if counts is None else f"{counts} of {manifest.patch_tokens} tokens"
     values: dict[str, object] = {
         "NAME": model.name,
         "FOLDER": folder,
         "ARCH": arch,
         "BOARDS": _BOARDS[arch],
-        "FACTS": (
-            f"{manifest.backbone}, {manifest.precision}, {manifest.size_bytes / 1e6:.2f} MB, {tokens} a stage, "
-            f"{manifest.gmacs:.3f} GMACs, {len(manifest.class_names)} classes."
-        ),
+        "FACTS": facts(model.manifest),
         "GLIBC": _version(programs.glibc),
         "SYSTEMS": _SYSTEMS_BY_GLIBC.get(programs.glibc, ""),
-        "EXECUTORCH": manifest.versions.get("executorch", "of an unknown version"),
+        "EXECUTORCH": executorch_release(model.manifest, "Linux"),
         "THREADS": _THREADS,
     }
     return {**values, "HARDENING": render("linux/hardening.conf", values).data.decode().strip("\n")}
@@ -139,9 +139,9 @@ def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
     """What would keep a bundle from running on its machine. Raises :class:`InputError` for a damaged program."""
     files, arch = unpacked.files, provenance.variant
     if unpacked.form == "zip" or arch not in ARCHES:
-        return [f"{PROVENANCE} says {_NAME} and {arch!r}, but this is a {unpacked.form}"]
+        return [f"{PROVENANCE} says {_NAME} and {shown(arch)}, but this is a {unpacked.form}"]
     units = [f"systemd/{provenance.name}-{one}.service" for one in ("self-test", "classify@")]
-    wanted = (RUNNER, LIBRARY, HEADER, SUMS, "README.md", "NOTICE", "example/classify.c", *units)
+    wanted = (RUNNER, LIBRARY, HEADER, SUMS, "README.md", NOTICE, "example/classify.c", *units)
     lines = [f"{name} is missing" for name in wanted if name not in files]
     if lines:
         return lines

@@ -13,7 +13,7 @@ _ARCHES = {0x3E: "x86_64", 0xB7: "aarch64"}
 _LOAD, _DYNAMIC = 1, 2
 _NEEDED, _STRTAB, _RPATH, _RUNPATH, _VERNEED, _VERNEEDNUM = 1, 5, 15, 29, 0x6FFFFFFE, 0x6FFFFFFF
 _HEADER, _PROGRAM_HEADER, _ENTRY, _NEED, _AUX = "<16sHHIQQQIHHH", "<IIQQQQ", "<qQ", "<HHIII", "<IHHII"
-_MOST_HEADERS, _MOST_VERSIONS = 64, 4096
+_MOST_HEADERS, _MOST_ENTRIES, _MOST_VERSIONS, _LONGEST_TEXT = 64, 4096, 4096, 4096
 """Far above any real file's; a forged one must not take long."""
 _GLIBC = re.compile(r"GLIBC_([0-9]+)\.([0-9]+)(?:\.[0-9]+)?", re.ASCII)
 
@@ -65,7 +65,8 @@ def _read(data: bytes) -> Elf:
 
 
 def _dynamic(data: bytes, offset: int) -> Iterator[tuple[int, int]]:
-    for tag, value in struct.iter_unpack(_ENTRY, data[offset : offset + (len(data) - offset) // 16 * 16]):
+    for index in range(_MOST_ENTRIES):
+        tag, value = struct.unpack_from(_ENTRY, data, offset + index * struct.calcsize(_ENTRY))
         if tag == 0:
             return
         yield tag, value
@@ -79,7 +80,9 @@ def _glibc(
     if _VERNEED not in values:
         return
     need, found = _offset(values[_VERNEED], segments), 0
-    for _ in range(values.get(_VERNEEDNUM, 0)):
+    libraries = values.get(_VERNEEDNUM, 0)
+    _require(libraries <= _MOST_VERSIONS, "it needs versions of too many libraries")
+    for _ in range(libraries):
         _, symbols, _, first, following = struct.unpack_from(_NEED, data, need)
         symbol = need + first
         for _ in range(symbols):
@@ -103,7 +106,7 @@ def _offset(address: int, segments: list[tuple[int, int, int]]) -> int:
 
 
 def _text(data: bytes, offset: int) -> str:
-    return data[offset : data.index(b"\0", offset)].decode("ascii")
+    return data[offset : data.index(b"\0", offset, offset + _LONGEST_TEXT)].decode("ascii")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tofe_edge import __version__
+from tofe_edge.artifact import Manifest
 from tofe_edge.errors import InputError
 from tofe_edge.labels import shown
 from tofe_edge.packaging.bundle import BundleFile, check_member_name, check_model_name
@@ -49,8 +50,20 @@ class Provenance:
     variant: str
     name: str
     """Of the model in the bundle: ``NAME.pte``, ``NAME.json``, ``NAME.golden``."""
-    model_sha256: str
+    manifest: dict[str, Any]
+    """What it copied of the manifest, see :func:`manifest_copy`."""
+    licences: tuple[Licence, ...]
     files: dict[str, FileSum]
+
+    @property
+    def model_sha256(self) -> str:
+        """The checksum of the model, as the manifest has it."""
+        return str(self.manifest.get("sha256"))
+
+
+def manifest_copy(manifest: Manifest) -> dict[str, Any]:
+    """What ``provenance.json`` says of a manifest: all that is not long."""
+    return {key: value for key, value in manifest.to_json().items() if key not in _NOT_COPIED}
 
 
 def provenance_file(
@@ -67,7 +80,6 @@ def provenance_file(
         variant: the kind of bundle among the platform's, such as ``source``.
         build: tools that made parts of it, with their versions.
     """
-    manifest = {key: value for key, value in model.manifest.to_json().items() if key not in _NOT_COPIED}
     document = {
         "schema": SCHEMA,
         "kind": KIND,
@@ -76,7 +88,7 @@ def provenance_file(
         "name": model.name,
         "tofe_edge": __version__,
         "build": dict(build or {}),
-        "manifest": manifest,
+        "manifest": manifest_copy(model.manifest),
         "weights": {"training": model.weights.training, "accuracy": model.weights.accuracy},
         "licences": [one.to_json() for one in licences],
         "files": {name: FileSum.of(files[name]).to_json() for name in sorted(files)},
@@ -110,15 +122,28 @@ def read_provenance(file: BundleFile, where: str) -> Provenance:
         raise InputError(f"{where}: platform, variant, name, manifest or files is missing or has the wrong type")
     platform, variant, name = map(str, texts)
     check_model_name(name, where)
-    return Provenance(
-        platform, variant, name, str(manifest.get("sha256")), {key: _sum(key, files[key], where) for key in files}
-    )
+    sums = {key: _sum(key, files[key], where) for key in files}
+    return Provenance(platform, variant, name, manifest, _licences(document.get("licences"), where), sums)
+
+
+def _licences(entries: Any, where: str) -> tuple[Licence, ...]:
+    keys = set(Licence.__dataclass_fields__)
+    for entry in entries if isinstance(entries, list) else [None]:
+        if (
+            not isinstance(entry, dict)
+            or set(entry) != keys
+            or not all(isinstance(text, str) for text in entry.values())
+        ):
+            raise InputError(f"{where}: its licences are missing or malformed")
+    return tuple(Licence(**entry) for entry in entries)
 
 
 def _sum(name: str, entry: Any, where: str) -> FileSum:
     check_member_name(name)
     match entry:
-        case {"sha256": str(sha256), "size_bytes": int(size), "executable": bool(executable)}:
+        case {"sha256": str(sha256), "size_bytes": int(size), "executable": bool(executable)} if (
+            type(size) is int and size >= 0
+        ):
             return FileSum(sha256, size, executable)
     raise InputError(f"{where}: the sums of {shown(name)} are malformed")
 

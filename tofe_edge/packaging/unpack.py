@@ -9,20 +9,26 @@ from __future__ import annotations
 import io
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tofe_edge.errors import InputError
+from tofe_edge.files import left_by_macos
 from tofe_edge.labels import shown
 from tofe_edge.packaging.archive import EXECUTABLE_MODE, GZIP_HEAD, tar_bytes, zip_bytes
 from tofe_edge.packaging.bundle import MAX_BYTES, MAX_FILES, BundleFile, Form, check_files, check_member_name
+from tofe_edge.packaging.wording import named
 
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
-_NOT_OURS = (".DS_Store", "._")
-"""What macOS leaves in folders that it shows or copies."""
+_APPLE_DOUBLE = b"\0\5\x16\7"
+"""How a file begins in which macOS keeps what other file systems cannot hold of another."""
+_END = "<4s4H2LH"
+_ENTRY_HEAD, _ENTRY_LENGTHS = 46, 28
 _FOREIGN = "it is damaged, or was not written by this program: package the model again"
 
 
@@ -40,14 +46,17 @@ def unpack(path: Path) -> Unpacked:
     Raises:
         InputError: missing, unreadable, no bundle, truncated, with unsafe names, or larger than a bundle may be.
     """
-    if path.is_dir():
-        return Unpacked("folder", _read_folder(path))
+    try:
+        if path.is_dir():
+            return Unpacked("folder", _read_folder(path))
+    except OSError as error:
+        raise InputError(f"{named(path)}: cannot be read ({error.strerror or error})") from error
     content = _read(path)
     if content.startswith(_ZIP):
-        return Unpacked("zip", read_zip(content, str(path)))
+        return Unpacked("zip", read_zip(content, named(path)))
     if content.startswith(_GZIP):
-        return Unpacked("tar.gz", read_tar_gz(content, str(path)))
-    raise InputError(f"{path}: is no folder, zip or tar.gz; give what `tofe-edge package` wrote")
+        return Unpacked("tar.gz", read_tar_gz(content, named(path)))
+    raise InputError(f"{named(path)}: is no folder, zip or tar.gz; give what `tofe-edge package` wrote")
 
 
 def read_zip(content: bytes, where: str) -> dict[str, BundleFile]:
@@ -57,9 +66,9 @@ def read_zip(content: bytes, where: str) -> dict[str, BundleFile]:
         InputError: anything else, beginning with ``where``.
     """
     try:
+        _check_directory(content, where)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
-            _require(len(entries) <= MAX_FILES, f"{where}: has more than {MAX_FILES} entries")
             for entry in entries:
                 _check_name(entry.filename, where)
                 # Stored entries that do not overlap cannot grow: no bomb passes both of these.
@@ -78,6 +87,20 @@ def read_zip(content: bytes, where: str) -> dict[str, BundleFile]:
     _check_all(files, where)
     _require(zip_bytes(files) == content, f"{where}: is not as this program writes a zip; {_FOREIGN}")
     return files
+
+
+def _check_directory(content: bytes, where: str) -> None:
+    """Count the entries of a zip before anything is made of each of them: small archives can name millions."""
+    end = len(content) - struct.calcsize(_END)
+    mark, *_, size, _, comment = struct.unpack_from(_END, content, max(end, 0))
+    _require(
+        mark == b"PK\5\6" and comment == 0 and size <= end, f"{where}: is not as this program writes a zip; {_FOREIGN}"
+    )
+    position, count = end - size, 0
+    while position < end:
+        position += _ENTRY_HEAD + sum(struct.unpack_from("<3H", content, position + _ENTRY_LENGTHS))
+        count += 1
+        _require(count <= MAX_FILES, f"{where}: has more than {MAX_FILES} entries")
 
 
 def read_tar_gz(content: bytes, where: str) -> dict[str, BundleFile]:
@@ -126,36 +149,45 @@ def _read_folder(folder: Path) -> dict[str, BundleFile]:
     files: dict[str, BundleFile] = {}
     total = 0
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
+        inside = Path(parent).relative_to(folder)
+        # Names are checked on the way down, which bounds how deep that goes.
         for name in (*folders, *names):
             path = Path(parent) / name
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise InputError(f"{path}: is no plain file; a bundle holds nothing else")
+                raise InputError(f"{named(path)}: is no plain file; a bundle holds nothing else")
+            _check_name((inside / name).as_posix(), named(folder))
         for name in names:
-            if name.startswith(_NOT_OURS):
-                continue
             path = Path(parent) / name
-            relative = path.relative_to(folder).as_posix()
-            _check_name(relative, str(folder))
+            if name == ".DS_Store" or _is_apple_double(path, names):
+                continue
             total += path.stat().st_size
-            _require(total <= MAX_BYTES, f"{folder}: holds more than {MAX_BYTES >> 20} MiB")
-            _require(len(files) < MAX_FILES, f"{folder}: holds more than {MAX_FILES} files")
-            files[relative] = BundleFile(_read(path), _is_executable(path.stat().st_mode))
-    _check_all(files, str(folder))
+            _require(total <= MAX_BYTES, f"{named(folder)}: holds more than {MAX_BYTES >> 20} MiB")
+            _require(len(files) < MAX_FILES, f"{named(folder)}: holds more than {MAX_FILES} files")
+            files[(inside / name).as_posix()] = BundleFile(_read(path), _is_executable(path.stat().st_mode))
+    _check_all(files, named(folder))
     return files
+
+
+def _is_apple_double(path: Path, beside: Sequence[str]) -> bool:
+    """Whether macOS keeps attributes of a file beside it here; a file of such a name alone may be anybody's, or code."""
+    if not left_by_macos(path.name) or path.name.removeprefix("._") not in beside:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_APPLE_DOUBLE)) == _APPLE_DOUBLE
 
 
 def _read(path: Path) -> bytes:
     try:
         found = path.stat()
-        _require(stat.S_ISREG(found.st_mode), f"{path}: is neither a folder nor a plain file")
-        _require(found.st_size <= MAX_BYTES, f"{path}: has more than {MAX_BYTES >> 20} MiB")
+        _require(stat.S_ISREG(found.st_mode), f"{named(path)}: is neither a folder nor a plain file")
+        _require(found.st_size <= MAX_BYTES, f"{named(path)}: has more than {MAX_BYTES >> 20} MiB")
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{named(path)}: cannot be read ({error.strerror or error})") from error
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+    raise InputError(f"{named(Path(error.filename))}: cannot be read ({error.strerror or error})") from error
 
 
 def _is_executable(mode: int) -> bool:

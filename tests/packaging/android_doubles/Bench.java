@@ -1,11 +1,19 @@
 import android.content.Context;
+import android.content.res.AssetManager;
 import android.graphics.Bitmap;
 import android.os.Looper;
 import java.io.File;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
+import java.util.Arrays;
+import java.util.Collections;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Executor;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.TimeUnit;
 import org.example.model.*;
 
 /** Drives the packaged library from Java, as an app would. Arguments: assets, private files, then commands; a line each. */
@@ -57,29 +65,70 @@ public final class Bench {
                 try (TofeClassifier one = TofeClassifier.create(context)) {
                     return one.classify(recycled).toString();
                 }
+            case "faulty": // FILE WIDTH HEIGHT: bitmaps that are recycled meanwhile, and too large
+                String told = "";
+                for (Throwable fault : new Throwable[] {new IllegalStateException("recycled"), new OutOfMemoryError("large")}) {
+                    Bitmap faulty = bitmap(words);
+                    faulty.fault = fault;
+                    try (TofeClassifier one = TofeClassifier.create(context)) {
+                        one.classify(faulty);
+                    } catch (TofeException error) {
+                        told += error.getReason() + ": " + error.getMessage() + "; ";
+                    }
+                }
+                return told;
+            case "together": // FILE WIDTH HEIGHT FILE WIDTH HEIGHT
+                return Together.run(context, bitmap(words), bitmap(Arrays.copyOfRange(words, 3, 7)));
+            case "golden": // FILE BUDGET: a golden.json as if it were the package's
+                String text = new String(Files.readAllBytes(new File(words[1]).toPath()), StandardCharsets.UTF_8);
+                return SelfTest.INSTANCE.read(text, Budget.valueOf(words[2])).size() + " vectors";
+            case "nothingMeasured":
+                LogitDistance nothing = new LogitDistance();
+                return SelfTest.INSTANCE.judge(nothing, Collections.singletonList(Double.NaN)).toString();
             case "onMain":
                 CompletableFuture<String> tried = new CompletableFuture<>();
                 Thread main = new Thread(() -> tried.complete(attempt(context)), Looper.MAIN);
                 main.start();
                 return tried.get();
-            case "async":
-                CompletableFuture<String> called = new CompletableFuture<>();
-                TofeClassifier.createAsync(context, new TofeClassifier.Callback() {
-                    @Override
-                    public void onReady(TofeClassifier classifier) {
-                        called.complete("ready on " + Thread.currentThread().getName());
-                        classifier.close();
-                    }
-
-                    @Override
-                    public void onError(TofeException error) {
-                        called.complete(error.getReason() + " on " + Thread.currentThread().getName());
-                    }
-                });
-                return called.get();
+            case "async": // [broken | refused]
+                return async(words.length == 1 ? "" : words[1], context);
             default:
                 throw new IllegalArgumentException(words[0]);
         }
+    }
+
+    /** What each callback said. */
+    private static String async(String way, Context context) throws Exception {
+        LinkedBlockingQueue<String> told = new LinkedBlockingQueue<>();
+        TofeClassifier.Callback callback = new TofeClassifier.Callback() {
+            @Override
+            public void onReady(TofeClassifier classifier) {
+                told.add("ready on " + Thread.currentThread().getName());
+                try {
+                    classifier.close();
+                } catch (TofeException error) {
+                    told.add(error.getMessage());
+                }
+            }
+
+            @Override
+            public void onError(TofeException error) {
+                told.add(error.getReason() + " on " + Thread.currentThread().getName() + ": " + error.getMessage());
+            }
+        };
+        Context used = way.equals("broken") ? new Context(null, null) {
+            @Override
+            public AssetManager getAssets() {
+                throw new AssertionError("no assets");
+            }
+        } : context;
+        Executor refusing = task -> {
+            throw new RejectedExecutionException("shut down");
+        };
+        TofeClassifier.createAsync(used, callback, Budget.DEFAULT, 0, way.equals("refused") ? refusing : null);
+        String first = told.take();
+        String second = told.poll(100, TimeUnit.MILLISECONDS);
+        return second == null ? first : first + "; " + second;
     }
 
     private static String attempt(Context context) {

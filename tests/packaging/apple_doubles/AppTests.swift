@@ -29,6 +29,17 @@ final class AppTests: XCTestCase {
         XCTAssertEqual(all.count, 10)
     }
 
+    func testTwoInstancesAtOnce() async throws {
+        async let one = TofeClassifier()
+        async let other = TofeClassifier()
+        let pair = try await [one, other]
+        async let first = pair[0].selfTest()
+        async let second = pair[1].selfTest()
+        async let third = pair[0].selfTest()
+        async let fourth = TofeClassifier().selfTest()
+        for result in try await [first, second, third, fourth] { XCTAssertTrue(result.passed, "\(result)") }
+    }
+
     func testImagesThatCannotBeUsed() async throws {
         let classifier = try await TofeClassifier()
         let narrow = CGImage(width: 1, height: 60_000, rgba: [UInt8](repeating: 9, count: 240_000))

@@ -81,7 +81,15 @@ public final class MLModel: @unchecked Sendable {
 
     private init(_ recorded: URL) { self.recorded = recorded }
 
+    private static let counter = NSLock()
+    nonisolated(unsafe) private static var counted = 0
+    /// How often a model was compiled.
+    public static var compilations: Int { counter.withLock { counted } }
+
     public static func compileModel(at url: URL) async throws -> URL {
+        counter.withLock { counted += 1 }
+        // Long enough for another caller to come meanwhile.
+        try await Task.sleep(nanoseconds: 50_000_000)
         let made = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID().uuidString).mlmodelc")
         try FileManager.default.copyItem(at: url, to: made)
         return made

@@ -20,7 +20,7 @@ public func CGImageSourceCreateImageAtIndex(_ source: CGImageSource, _ index: In
         guard let content = try? Data(contentsOf: png) else { return nil }
         guard content == source.content, let rgba = try? Data(contentsOf: folder.appendingPathComponent("\(number).rgba")) else { continue }
         let side = Int(Double(rgba.count / 4).squareRoot())
-        return CGImage(width: side, height: side, rgba: [UInt8](rgba))
+        return CGImage(width: side, height: side, rgba: [UInt8](rgba), space: .ofTheDevice)
     }
     return nil
 }

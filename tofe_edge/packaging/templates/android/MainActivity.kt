@@ -6,11 +6,11 @@ import @PACKAGE@.TofeClassifier
 import @PACKAGE@.TofeException
 import android.app.Activity
 import android.content.Intent
-import android.graphics.BitmapFactory
 import android.os.Bundle
 import android.widget.Button
 import android.widget.LinearLayout
 import android.widget.TextView
+import java.io.IOException
 import java.util.concurrent.Executors
 
 class MainActivity : Activity() {
@@ -51,9 +51,9 @@ class MainActivity : Activity() {
         val image = data?.data ?: return
         val ready = classifier ?: return
         work {
-            val bitmap = contentResolver.openInputStream(image).use { BitmapFactory.decodeStream(it, null, null) }
-            if (bitmap == null) "This is no image." else
-                ready.classify(bitmap).joinToString("\n") { "%.1f %%  %s".format(100 * it.probability, it.label) }
+            ready.classify(Photograph.read(contentResolver, image, cacheDir)).joinToString("\n") {
+                "%.1f %%  %s".format(100 * it.probability, it.label)
+            }
         }
     }
 
@@ -64,7 +64,16 @@ class MainActivity : Activity() {
     }
 
     private fun work(task: () -> String) = worker.execute {
-        val line = try { task() } catch (error: TofeException) { "${error.reason}: ${error.message}" }
+        val line =
+            try {
+                task()
+            } catch (error: TofeException) {
+                "${error.reason}: ${error.message}"
+            } catch (error: IOException) {
+                "The photograph cannot be read: ${error.message}"
+            } catch (error: SecurityException) {
+                "The photograph may not be read: ${error.message}"
+            }
         runOnUiThread { text.text = line }
     }
 

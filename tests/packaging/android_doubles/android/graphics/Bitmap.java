@@ -14,6 +14,9 @@ public final class Bitmap {
 
     public boolean recycled;
 
+    /** Thrown where its pixels are asked for: what a bitmap that is recycled meanwhile does, or one too large for a copy. */
+    public Throwable fault;
+
     public Bitmap(int[] argb, int width, int height, Config config) {
         this.argb = argb;
         this.width = width;
@@ -38,10 +41,14 @@ public final class Bitmap {
     }
 
     public Bitmap copy(Config config, boolean isMutable) {
-        return new Bitmap(argb, width, height, config);
+        Bitmap copy = new Bitmap(argb, width, height, config);
+        if (fault instanceof OutOfMemoryError) throw (OutOfMemoryError) fault;
+        copy.fault = fault;
+        return copy;
     }
 
     public void getPixels(int[] pixels, int offset, int stride, int x, int y, int width, int height) {
+        if (fault != null) throw (RuntimeException) fault;
         if (config == Config.HARDWARE) throw new IllegalStateException("pixels of a hardware bitmap");
         for (int row = 0; row < height; row++) {
             System.arraycopy(argb, (y + row) * this.width + x, pixels, offset + row * stride, width);

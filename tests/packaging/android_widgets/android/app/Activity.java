@@ -30,5 +30,7 @@ public class Activity extends Context {
 
     public native ContentResolver getContentResolver();
 
+    public native java.io.File getCacheDir();
+
     public final native void runOnUiThread(Runnable action);
 }

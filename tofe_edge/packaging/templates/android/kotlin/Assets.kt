@@ -14,10 +14,19 @@ internal object Assets {
             throw TofeException(TofeException.Reason.DAMAGED, "the app lacks the asset ${Model.FOLDER}/$name", error)
         }
 
-    fun text(context: Context, name: String): String =
-        try {
-            open(context, name).use { it.readBytes().toString(Charsets.UTF_8) }
-        } catch (error: IOException) {
-            throw TofeException(TofeException.Reason.DAMAGED, "the asset ${Model.FOLDER}/$name cannot be read", error)
+    /** A small file, as it was when the model was packaged. */
+    fun bytes(context: Context, name: String): ByteArray {
+        val content =
+            try {
+                open(context, name).use { it.readBytes() }
+            } catch (error: IOException) {
+                throw TofeException(TofeException.Reason.DAMAGED, "the asset ${Model.FOLDER}/$name cannot be read", error)
+            }
+        if (sha256(content.inputStream()) != Model.SUMS[name]) {
+            throw TofeException(TofeException.Reason.DAMAGED, "the asset ${Model.FOLDER}/$name is damaged: another checksum")
         }
+        return content
+    }
+
+    fun text(context: Context, name: String): String = bytes(context, name).toString(Charsets.UTF_8)
 }

@@ -20,15 +20,24 @@ enum class Budget(
 
 /** What `@NAME@.json` says, written here by tofe-edge when it packaged the model. */
 internal object Model {
+    /** The files of this package among the assets of the app, which all its libraries share. */
     const val FOLDER = "@FOLDER@"
+    /** Where the copies of the model are, those of later versions of the app too. */
+    const val COPIES = "tofe/@PACKAGE@"
     const val FILE = "@NAME@.pte"
     const val GOLDEN = "@NAME@.golden"
     const val LABELS = "labels.txt"
 
     const val SHA256 = "@SHA256@"
     const val SIZE_BYTES = @SIZE_BYTES@L
+    /** SHA-256 of the files beside the model. */
+    @JvmField val SUMS: Map<String, String> =
+        mapOf(
+@SUMS@
+        )
     const val CLASSES = @CLASSES@
     const val BATCH = @BATCH@
+    const val PATCH_TOKENS = @PATCH_TOKENS@
     const val SELECTION_IN_FLOATS = @SELECTION_IN_FLOATS@
 
     const val IMAGE_SIZE = @IMAGE_SIZE@

@@ -7,9 +7,6 @@ import java.io.File
 import java.io.FileInputStream
 import java.io.FileOutputStream
 import java.io.IOException
-import java.io.InputStream
-import java.io.OutputStream
-import java.security.MessageDigest
 
 /**
  * The model as a file: ExecuTorch maps a path into memory, and an asset has none.
@@ -18,12 +15,15 @@ import java.security.MessageDigest
  * checked every time, because a flipped bit in a weight changes answers and no runtime notices.
  */
 internal object ModelFile {
-    private const val PIECE = 1 shl 16
+    /** No copy takes as long: who wrote it was killed. */
+    private const val ABANDONED_MS = 3_600_000L
 
     @Synchronized
     fun provide(context: Context): File {
-        val folder = File(context.noBackupFilesDir, Model.FOLDER)
+        val folder = File(context.noBackupFilesDir, Model.COPIES)
         val file = File(folder, "${Model.SHA256}.pte")
+        val longAgo = System.currentTimeMillis() - ABANDONED_MS
+        folder.listFiles { one -> one.name.endsWith(".part") && one.lastModified() < longAgo }?.forEach { it.delete() }
         if (file.length() == Model.SIZE_BYTES && digest(file) == Model.SHA256) return file
         if (!folder.isDirectory && !folder.mkdirs()) {
             throw TofeException(TofeException.Reason.STORAGE, "the folder $folder cannot be made")
@@ -46,11 +46,7 @@ internal object ModelFile {
     private fun copy(context: Context, part: File): String =
         Assets.open(context, Model.FILE).use { from ->
             try {
-                FileOutputStream(part).use { to ->
-                    val digest = digest(from, to)
-                    to.fd.sync()
-                    digest
-                }
+                FileOutputStream(part).use { to -> sha256(from, to).also { to.fd.sync() } }
             } catch (error: IOException) {
                 throw TofeException(TofeException.Reason.STORAGE, "the model cannot be copied to $part: ${error.message}", error)
             }
@@ -58,20 +54,8 @@ internal object ModelFile {
 
     private fun digest(file: File): String? =
         try {
-            FileInputStream(file).use { digest(it, null) }
+            FileInputStream(file).use { sha256(it) }
         } catch (error: IOException) {
             null // it cannot be read, so it is written anew
         }
-
-    private fun digest(from: InputStream, to: OutputStream?): String {
-        val digest = MessageDigest.getInstance("SHA-256")
-        val piece = ByteArray(PIECE)
-        while (true) {
-            val count = from.read(piece)
-            if (count < 0) break
-            digest.update(piece, 0, count)
-            to?.write(piece, 0, count)
-        }
-        return digest.digest().joinToString("") { "%02x".format(it) }
-    }
 }

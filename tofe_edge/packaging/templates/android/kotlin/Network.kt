@@ -11,34 +11,34 @@ import org.pytorch.executorch.Tensor
 /** What one run gives: a number a class, and per stage the tokens in the order of their selection. */
 internal class Outputs(val logits: FloatArray, val selections: List<LongArray>)
 
-/** The loaded model: prepared pixels in, logits out. The only file that knows ExecuTorch. */
+/**
+ * The loaded model: prepared pixels in, logits out. The only file that knows ExecuTorch.
+ *
+ * Every load makes ExecuTorch's one pool of threads anew, under whatever model is running, and outputs lie in memory that
+ * the next run overwrites and [close] frees. So loading, running up to the copy of the outputs, and freeing wait for each
+ * other in the whole app: by the lock of a class that all packaged models in it share.
+ */
 internal class Network private constructor(private val module: Module, val labels: List<String>, val budget: Budget) : Closeable {
 
     private var closed = false
 
     /** Runs one image: `3 x SIZE x SIZE` values, channels first. */
-    fun run(pixels: FloatArray): Outputs {
-        val outputs = execute(pixels)
-        val selections = budget.keptTokens.indices.map { rowOf(outputs[1 + it]) }
-        return Outputs(logitsOf(outputs[0]), selections)
-    }
-
-    @Synchronized
-    private fun execute(pixels: FloatArray): List<Tensor> {
-        if (closed) throw TofeException(TofeException.Reason.CLOSED, "the classifier was closed")
-        val side = Model.IMAGE_SIZE.toLong()
-        val batch = FloatArray(Model.BATCH * pixels.size) { pixels[it % pixels.size] }
-        val input = Tensor.fromBlob(batch, longArrayOf(Model.BATCH.toLong(), 3, side, side))
-        val outputs =
-            try {
-                module.execute(budget.method, EValue.from(input)).map { it.toTensor() }
-            } catch (error: RuntimeException) {
-                throw TofeException(TofeException.Reason.RUNTIME, "ExecuTorch failed to run the model: ${error.message}", error)
+    fun run(pixels: FloatArray): Outputs =
+        failingAs(TofeException.Reason.RUNTIME, "ExecuTorch failed to run the model") {
+            val side = Model.IMAGE_SIZE.toLong()
+            val batch = FloatArray(Model.BATCH * pixels.size) { pixels[it % pixels.size] }
+            val input = EValue.from(Tensor.fromBlob(batch, longArrayOf(Model.BATCH.toLong(), 3, side, side)))
+            alone {
+                if (closed) throw TofeException(TofeException.Reason.CLOSED, "the classifier was closed")
+                copyOf(module.execute(budget.method, input).map { it.toTensor() })
             }
+        }
+
+    private fun copyOf(outputs: List<Tensor>): Outputs {
         if (outputs.size != 1 + budget.keptTokens.size) {
             throw TofeException(TofeException.Reason.RUNTIME, "the model has ${outputs.size} outputs, not what it should")
         }
-        return outputs
+        return Outputs(logitsOf(outputs[0]), outputs.drop(1).map(::rowOf))
     }
 
     private fun logitsOf(tensor: Tensor): FloatArray {
@@ -56,13 +56,15 @@ internal class Network private constructor(private val module: Module, val label
         return all.copyOf(all.size / Model.BATCH)
     }
 
-    @Synchronized
-    override fun close() {
-        if (!closed) {
-            closed = true
-            module.destroy()
+    override fun close() =
+        failingAs(TofeException.Reason.RUNTIME, "ExecuTorch failed to free the model") {
+            alone {
+                if (!closed) {
+                    closed = true
+                    module.destroy()
+                }
+            }
         }
-    }
 
     companion object {
         fun load(context: Context, budget: Budget, threads: Int): Network {
@@ -75,16 +77,18 @@ internal class Network private constructor(private val module: Module, val label
         }
 
         private fun open(file: File, threads: Int): Module =
-            try {
-                Module.load(file.path, Module.LOAD_MODE_MMAP, threads)
-            } catch (error: RuntimeException) {
-                throw TofeException(TofeException.Reason.RUNTIME, "ExecuTorch cannot load the model: ${error.message}", error)
-            } catch (error: LinkageError) {
-                throw TofeException(
-                    TofeException.Reason.RUNTIME,
-                    "ExecuTorch's native library is missing for this device (it has arm64-v8a and x86_64): ${error.message}",
-                    error,
-                )
+            failingAs(TofeException.Reason.RUNTIME, "ExecuTorch cannot load the model") {
+                try {
+                    alone { Module.load(file.path, Module.LOAD_MODE_MMAP, threads) }
+                } catch (error: LinkageError) {
+                    throw TofeException(
+                        TofeException.Reason.RUNTIME,
+                        "ExecuTorch's native library is missing for this device (it has arm64-v8a and x86_64): ${error.message}",
+                        error,
+                    )
+                }
             }
+
+        private inline fun <T> alone(action: () -> T): T = synchronized(Module::class.java, action)
     }
 }

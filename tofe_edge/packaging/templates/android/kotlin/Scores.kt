@@ -18,12 +18,15 @@ internal fun topClasses(logits: FloatArray, count: Int): List<Ranked> {
 
 /** Positions in the image of the tokens that each stage keeps: selection s indexes what selection s - 1 put in order. */
 internal fun keptPositions(selections: List<LongArray>, kept: List<Int>): List<Set<Int>> {
-    var positions: IntArray? = null
+    var positions = IntArray(Model.PATCH_TOKENS) { it }
     return selections.zip(kept) { selection, count ->
-        val before = positions
-        val now = IntArray(selection.size) { if (before == null) selection[it].toInt() else before[selection[it].toInt()] }
-        positions = now
-        now.take(count).toSet()
+        val wrong = selection.firstOrNull { it !in positions.indices }
+        if (selection.size < count || wrong != null) {
+            val said = if (wrong == null) "${selection.size} tokens where it keeps $count" else "token $wrong of ${positions.size}"
+            throw TofeException(TofeException.Reason.RUNTIME, "the model selected $said")
+        }
+        positions = IntArray(selection.size) { positions[selection[it].toInt()] }
+        positions.take(count).toSet()
     }
 }
 
@@ -46,10 +49,11 @@ internal class LogitDistance {
         count += wanted.size
     }
 
-    /** In decibels: infinite where nothing differs, minus infinite where a logit is no number. */
+    /** In decibels: infinite where nothing differs, minus infinite where a logit is no number, NaN where there are none. */
     val snr: Double
         get() =
             when {
+                count == 0 -> Double.NaN
                 !finite -> Double.NEGATIVE_INFINITY
                 noise == 0.0 -> Double.POSITIVE_INFINITY
                 signal == 0.0 -> Double.NEGATIVE_INFINITY

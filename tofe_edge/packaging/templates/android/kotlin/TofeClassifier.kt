@@ -7,13 +7,13 @@ import android.os.Handler
 import android.os.Looper
 import java.io.Closeable
 import java.util.concurrent.Executor
-import java.util.concurrent.Executors
 
 /**
  * Classifies images with @NAME@.
  *
- * One instance holds one loaded model; its methods may be called from any thread and wait for each other. [create] reads,
- * checks and loads the model, which takes too long for the main thread, so it refuses to run there; [createAsync] is for it.
+ * One instance holds one loaded model; its methods may be called from any thread. All classifiers of an app, this model's
+ * and others', wait for each other. [create] reads, checks and loads the model, which takes too long for the main thread, so
+ * it refuses to run there; [createAsync] is for it.
  *
  * Everything that goes wrong is a [TofeException].
  */
@@ -26,8 +26,8 @@ class TofeClassifier private constructor(private val network: Network, private v
     /**
      * The likeliest classes of an image, best first.
      *
-     * Colours are taken as sRGB; what is transparent is put on white. A photograph's EXIF orientation is not in a bitmap:
-     * turn it upright before.
+     * Colours are taken as sRGB, and converted to it where the bitmap says that they are others; what is transparent is put
+     * on white. A photograph's EXIF orientation is not in a bitmap: turn it upright before.
      *
      * @param bitmap of any size and configuration, not recycled.
      * @param count how many classes, at least 1; fewer come back where the model has fewer.
@@ -36,20 +36,26 @@ class TofeClassifier private constructor(private val network: Network, private v
     @Throws(TofeException::class)
     fun classify(bitmap: Bitmap, count: Int = 5): List<Prediction> {
         if (count < 1) throw TofeException(TofeException.Reason.INPUT, "count must be at least 1, not $count")
-        val labels = network.labels
-        return topClasses(network.run(Preprocessing.prepare(BitmapPixels.of(bitmap))).logits, count).map {
-            Prediction(it.index, labels[it.index], it.probability)
+        val pixels =
+            failingAs(TofeException.Reason.INPUT, "the bitmap's pixels cannot be read") {
+                Preprocessing.prepare(BitmapPixels.of(bitmap))
+            }
+        return topClasses(network.run(pixels).logits, count).map {
+            Prediction(it.index, network.labels[it.index], it.probability)
         }
     }
 
     /**
      * Runs the model on the images that it brings and compares with what it computed where it was converted: whether this
-     * device, its ExecuTorch and this code give what was measured. Takes four runs; call it off the main thread.
+     * device, its ExecuTorch and this code give what was measured. Checks the files beside the model too. Takes four runs; call
+     * it off the main thread.
      */
     @Throws(TofeException::class)
-    fun selfTest(): SelfTestResult = SelfTest.run(context, network)
+    fun selfTest(): SelfTestResult =
+        failingAs(TofeException.Reason.RUNTIME, "the self-test cannot be run") { SelfTest.run(context, network) }
 
     /** Frees the model's memory. Calls after it throw; a second close does nothing. */
+    @Throws(TofeException::class)
     override fun close() = network.close()
 
     /** What [createAsync] calls, on the main thread. Exactly one of the two, once. */
@@ -64,7 +70,7 @@ class TofeClassifier private constructor(private val network: Network, private v
          * Loads the model. The first call copies it out of the app's assets, later ones check that copy.
          *
          * @param budget which of the model's budgets to run.
-         * @param threads that ExecuTorch computes with; 0 leaves it to ExecuTorch.
+         * @param threads that ExecuTorch computes with, in the whole app: the last [create] decides. 0 leaves it to ExecuTorch.
          */
         @JvmStatic
         @JvmOverloads
@@ -77,12 +83,14 @@ class TofeClassifier private constructor(private val network: Network, private v
                 )
             }
             if (threads < 0) throw TofeException(TofeException.Reason.INPUT, "threads must not be negative, but is $threads")
-            val application = context.applicationContext ?: context
-            return TofeClassifier(Network.load(application, budget, threads), application)
+            return failingAs(TofeException.Reason.RUNTIME, "the model cannot be loaded") {
+                val application = context.applicationContext ?: context
+                TofeClassifier(Network.load(application, budget, threads), application)
+            }
         }
 
         /**
-         * Loads the model on [executor], or on a thread made for it, and calls back on the main thread.
+         * Loads the model on [executor], or on a thread made for it, and calls back on the main thread: once, whatever happens.
          */
         @JvmStatic
         @JvmOverloads
@@ -93,17 +101,24 @@ class TofeClassifier private constructor(private val network: Network, private v
             threads: Int = 0,
             executor: Executor? = null,
         ) {
-            val own = if (executor == null) Executors.newSingleThreadExecutor() else null
             val main = Handler(Looper.getMainLooper())
-            (executor ?: own!!).execute {
+            val fail = { error: Throwable ->
+                val told = error as? TofeException
+                    ?: TofeException(TofeException.Reason.RUNTIME, "the model cannot be loaded: $error", error)
+                main.post { callback.onError(told) }
+            }
+            val load = Runnable {
                 try {
                     val classifier = create(context, budget, threads)
                     main.post { callback.onReady(classifier) }
-                } catch (error: TofeException) {
-                    main.post { callback.onError(error) }
-                } finally {
-                    own?.shutdown()
+                } catch (error: Throwable) {
+                    fail(error)
                 }
+            }
+            try {
+                (executor ?: Executor { Thread(it, "tofe").start() }).execute(load)
+            } catch (error: Throwable) {
+                fail(error) // it did not take the task: it was shut down, is full, or there is no memory for a thread
             }
         }
     }

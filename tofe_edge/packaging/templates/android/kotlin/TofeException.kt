@@ -25,3 +25,11 @@ class TofeException @JvmOverloads constructor(val reason: Reason, message: Strin
         CLOSED,
     }
 }
+
+/** Does [action]; what it throws other than a [TofeException] becomes one, with [reason] and [what] failed. */
+internal inline fun <T> failingAs(reason: TofeException.Reason, what: String, action: () -> T): T =
+    try {
+        action()
+    } catch (error: Throwable) {
+        throw error as? TofeException ?: TofeException(reason, "$what: ${error.message ?: error.javaClass.name}", error)
+    }

@@ -40,7 +40,9 @@ final class Network: @unchecked Sendable {
             throw TofeError.runtime("it has \(logits.count) logits for \(Facts.classes) labels")
         }
         let selections = try budget.keptTokens.indices.map { stage in
-            try numbers("tokenOrder\(stage + 1)", in: outputs).map(\.intValue)
+            // Computed in half precision, so rounded, as the reference does.
+            let order = try numbers("tokenOrder\(stage + 1)", in: outputs)
+            return try tokenIndices(order.map { $0.doubleValue.rounded(.toNearestOrEven) })
         }
         return Outputs(logits: logits, selections: selections)
     }

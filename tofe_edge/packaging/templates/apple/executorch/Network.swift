@@ -3,24 +3,35 @@ import ExecuTorch
 import Foundation
 
 /// The loaded model: a square in, logits out. Only its `TofeClassifier` uses it, one call after the other.
+///
+/// All instances share ExecuTorch's thread pool and may share a backend's working memory, which grows and shrinks as models
+/// come and go. So they take turns: one at a time loads, runs or is given up.
 final class Network: @unchecked Sendable {
+    private static let turn = NSLock()
     let budget: TofeBudget
-    private let module: Module
+    private var module: Module?
 
     private init(_ module: Module, budget: TofeBudget) {
         self.module = module
         self.budget = budget
     }
 
+    deinit {
+        Network.turn.withLock { module = nil }
+    }
+
     static func load(_ configuration: TofeConfiguration) async throws -> Network {
-        let module = Module(filePath: try Resources.model().path)
-        do {
-            try module.load(configuration.budget.rawValue)
-        } catch {
-            throw TofeError.runtime(
-                "ExecuTorch cannot load it: \(error.localizedDescription) (is the app linked with -all_load?)")
+        let path = try Resources.model().path
+        return try turn.withLock {
+            let module = Module(filePath: path)
+            do {
+                try module.load(configuration.budget.rawValue)
+            } catch {
+                throw TofeError.runtime(
+                    "ExecuTorch cannot load it: \(error.localizedDescription) (is the app linked with -all_load?)")
+            }
+            return Network(module, budget: configuration.budget)
         }
-        return Network(module, budget: configuration.budget)
     }
 
     func run(_ square: Square) throws -> Outputs {
@@ -29,9 +40,14 @@ final class Network: @unchecked Sendable {
         for _ in 0..<Facts.batch { batch.append(values) }
         let input = Tensor<Float>(
             data: batch, shape: [Facts.batch, PillowResize.channels, square.side, square.side])
+        return try Network.turn.withLock { try outputs(input) }
+    }
+
+    /// Outputs lie in memory of the module, which its next run overwrites: they are copied before this returns.
+    private func outputs(_ input: Tensor<Float>) throws -> Outputs {
         let outputs: [Value]
         do {
-            outputs = try module.execute(budget.rawValue, [input])
+            outputs = try module?.execute(budget.rawValue, [input]) ?? []
         } catch {
             throw TofeError.runtime("ExecuTorch failed to run it: \(error.localizedDescription)")
         }
@@ -48,7 +64,7 @@ final class Network: @unchecked Sendable {
 
     /// The first image's selection: indices, or whole numbers as floats where the model selects by ranks.
     private func selection(_ value: Value) throws -> [Int] {
-        let all = Facts.selectsByRank ? try floats(value).map { Int($0) } : try indices(value)
+        let all = Facts.selectsByRank ? try tokenIndices(floats(value)) : try indices(value)
         return Array(all.prefix(all.count / Facts.batch))
     }
 

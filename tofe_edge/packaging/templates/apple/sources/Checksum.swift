@@ -44,14 +44,22 @@ struct Checksum: Equatable {
                 var isFolder: ObjCBool = false
                 let exists = manager.fileExists(
                     atPath: folder.appendingPathComponent(path).path, isDirectory: &isFolder)
-                let name = path.split(separator: "/").last ?? ""
-                // What macOS leaves in folders that it shows or copies.
-                return exists && !isFolder.boolValue && !name.hasPrefix(".DS_Store") && !name.hasPrefix("._")
+                return exists && !isFolder.boolValue
             }
-            return paths.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+            let all = Set(paths)
+            return paths.filter { !isOfFinder($0, among: all) }.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
         } catch {
             throw TofeError.damaged("\(folder.lastPathComponent) cannot be read: \(error.localizedDescription)")
         }
+    }
+
+    /// What macOS leaves in folders that it shows or copies: its own list, and `._NAME` beside a file NAME. Whatever else is in
+    /// the folder counts.
+    private static func isOfFinder(_ path: String, among all: Set<String>) -> Bool {
+        var parts = path.split(separator: "/")
+        guard let name = parts.popLast() else { return false }
+        if name == ".DS_Store" { return true }
+        return name.hasPrefix("._") && all.contains((parts + [name.dropFirst(2)]).joined(separator: "/"))
     }
 
     private static func streamed(_ url: URL) throws -> Checksum {

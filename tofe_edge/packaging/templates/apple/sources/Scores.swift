@@ -16,6 +16,14 @@ func topClasses(_ logits: [Float], labels: [String], count: Int) -> [Prediction]
     return order.prefix(count).map { Prediction(index: $0, label: labels[$0], probability: powers[$0] / sum) }
 }
 
+/// Indices of tokens that a model gives as numbers; what is no whole number is none.
+func tokenIndices<Number: BinaryFloatingPoint>(_ numbers: [Number]) throws -> [Int] {
+    try numbers.map { number in
+        guard let index = Int(exactly: number) else { throw TofeError.runtime("a selection holds \(number), which is no index") }
+        return index
+    }
+}
+
 /// Positions in the image of the tokens that each stage keeps: selection s indexes what selection s - 1 put in order.
 ///
 /// Nil where the selections do not fit together, which no sound model does.

@@ -26,6 +26,15 @@ final class ScoresTests: XCTestCase {
         XCTAssertFalse(SelfTest.judge(distance, [.nan]).passed)
     }
 
+    func testWhatIsNoWholeNumberIsNoIndex() throws {
+        XCTAssertEqual(try tokenIndices([2, 0, 195] as [Float]), [2, 0, 195])
+        for number in [Float.nan, .infinity, 0.5, 1e30] {
+            XCTAssertThrowsError(try tokenIndices([1, number])) { error in
+                guard case TofeError.runtime = error else { return XCTFail("\(error)") }
+            }
+        }
+    }
+
     func testPositionsAreComposed() {
         XCTAssertEqual(keptPositions([[3, 1, 0, 2], [2, 0, 1]], kept: [3, 2]), [[3, 1, 0], [0, 3]])
         XCTAssertNil(keptPositions([[0, 1], [2]], kept: [1, 1]))

@@ -1,5 +1,10 @@
 package org.pytorch.executorch;
 
+import java.nio.ByteBuffer;
+import java.nio.FloatBuffer;
+import java.nio.LongBuffer;
+
+/** Values that lie in memory of whoever made them; reading copies what is there at that time. */
 public abstract class Tensor {
     final long[] shape;
 
@@ -8,7 +13,7 @@ public abstract class Tensor {
     }
 
     public static Tensor fromBlob(float[] data, long[] shape) {
-        return new Floats(data, shape);
+        return new Floats(FloatBuffer.wrap(data), shape);
     }
 
     public float[] getDataAsFloatArray() {
@@ -20,30 +25,40 @@ public abstract class Tensor {
     }
 
     static final class Floats extends Tensor {
-        private final float[] data;
+        private final FloatBuffer data;
 
-        Floats(float[] data, long[] shape) {
+        Floats(FloatBuffer data, long[] shape) {
             super(shape);
             this.data = data;
         }
 
+        Floats(ByteBuffer memory) {
+            this(memory.asFloatBuffer(), new long[] {memory.remaining() / 4});
+        }
+
         @Override
         public float[] getDataAsFloatArray() {
-            return data;
+            Module.takeTime();
+            float[] values = new float[data.remaining()];
+            data.duplicate().get(values);
+            return values;
         }
     }
 
     static final class Longs extends Tensor {
-        private final long[] data;
+        private final LongBuffer data;
 
-        Longs(long[] data) {
-            super(new long[] {data.length});
-            this.data = data;
+        Longs(ByteBuffer memory) {
+            super(new long[] {memory.remaining() / 8});
+            this.data = memory.asLongBuffer();
         }
 
         @Override
         public long[] getDataAsLongArray() {
-            return data;
+            Module.takeTime();
+            long[] values = new long[data.remaining()];
+            data.duplicate().get(values);
+            return values;
         }
     }
 }

@@ -5,6 +5,9 @@ public final class Bitmap {
         ARGB_8888
     }
 
+    public static native Bitmap createBitmap(
+            Bitmap source, int x, int y, int width, int height, Matrix m, boolean filter);
+
     public native int getWidth();
 
     public native int getHeight();

@@ -1,0 +1,7 @@
+package android.util;
+
+public final class Size {
+    public native int getWidth();
+
+    public native int getHeight();
+}

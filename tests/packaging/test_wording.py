@@ -1,0 +1,133 @@
+"""What manifests and checkpoints say stays words in READMEs, NOTICE and code."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import manifest_for
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tofe_edge.artifact import Manifest
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.errors import InputError
+from tofe_edge.packaging.licences import GLUE, Weights, check_expression, notice, weights_licence
+from tofe_edge.packaging.wording import boolean, facts, float_words, named, plain
+
+HOSTILE = (
+    *(
+        "",
+        "a\nb",
+        "[x](http://evil)",
+        "<script>",
+        "http://evil",
+        "*/ evil()",
+        "`x`",
+        "# x",
+        '"; evil(',
+        "a -- b",
+        "x" * 121,
+    ),
+    *("${x}", "\\(x)", "@KEY@", " a", "a  b", "é", "|", "javascript:x"),
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["deit_tiny_patch16_224", "imagenette x2", "1.5.1+cpu", "timm/deit (tiny), v2", "a: b"]
+)
+def test_plain_words_stay_as_they_are(text: str) -> None:
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_anything_else_is_quoted(text: str) -> None:
+    assert plain(text).startswith("'") and plain(text).endswith("'")
+
+
+@given(st.text())
+def test_nothing_becomes_markup_code_or_a_line_of_its_own(text: str) -> None:
+    said = plain(text)
+    assert re.fullmatch(r"[A-Za-z0-9_.:+/,()?' -]+", said) and "--" not in said and "//" not in said
+    assert len(said) <= 122
+
+
+def test_facts_take_words_from_the_manifest(tiny_checkpoint: Checkpoint) -> None:
+    manifest = manifest_for(tiny_checkpoint, "net.pte", b"x")
+    assert facts(manifest).startswith(f"{manifest.backbone}, fp32, 0.00 MB, ")
+    assert facts(replace(manifest, backbone="<b>\n# x")).startswith("'?b?x', fp32")
+    assert ", all tokens a stage, " in facts(replace(manifest, token_counts=None))
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=4))
+def test_words_of_floats_are_their_bits(values: list[float]) -> None:
+    for signed, kind in ((False, "I"), (True, "i")):
+        words = float_words(values, signed)
+        assert list(struct.unpack(f"<{len(values)}f", struct.pack(f"<{len(values)}{kind}", *words))) == values
+
+
+def test_booleans_and_paths() -> None:
+    assert (boolean(True), boolean(False)) == ("true", "false")
+    assert (named(Path("a b/é")), named(Path("a\nb"))) == ("a b/é", r"'a\nb'")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("MIT", "GPL-2.0+", "LicenseRef-mine", "NOASSERTION", "(MIT OR Apache-2.0) AND CC-BY-4.0"),
+        "GPL-2.0-only WITH Classpath-exception-2.0",
+    ],
+)
+def test_licence_expressions_are_taken(text: str) -> None:
+    check_expression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "AND",
+            "MIT MIT",
+            "MIT AND",
+            "OR MIT",
+            "(MIT",
+            "MIT)",
+            ")MIT(",
+            "MIT AND OR",
+            "MIT\n",
+            "Apache 2.0",
+            "a<b",
+        ),
+        *("MIT\n\nimages\n    CC0-1.0", "MIT " + "AND MIT " * 40, "é"),
+    ],
+)
+def test_what_is_no_licence_expression_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no SPDX licence expression") as caught:
+        Weights(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_cannot_forge_a_part_of_the_notice() -> None:
+    forged = "x\n\ncode and build files\n    CC0-1.0\n    free"
+    honest = notice("net", [GLUE, weights_licence("x", "0", Weights(training={"start": "y", "data": ["z"]}))])
+    lying = notice(
+        "net", [GLUE, weights_licence(forged, forged, Weights(training={"start": forged, "data": [forged]}))]
+    )
+    assert lying.count("\n") == honest.count("\n") and "CC0-1.0\n" not in lying
+
+
+@pytest.mark.parametrize("gmacs", [-1, 1e9, 10**400, float("inf"), float("nan")])
+def test_a_manifest_with_work_that_is_no_figure_is_refused(tiny_checkpoint: Checkpoint, gmacs: Any) -> None:
+    document = json.loads(json.dumps(manifest_for(tiny_checkpoint, "net.pte", b"x").to_json()))
+    assert Manifest.from_json(document)
+    with pytest.raises(InputError, match="'gmacs'"):
+        Manifest.from_json({**document, "gmacs": gmacs})
+    method = {"name": "other", "token_counts": [1], "delegates": 0, "fallback_ops": {}, "planned_memory_bytes": 0}
+    with pytest.raises(InputError, match="'further_methods'"):
+        Manifest.from_json({**document, "further_methods": [{**method, "gmacs": gmacs}]})
