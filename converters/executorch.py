@@ -12,12 +12,12 @@ from converters.lowered import Lowered, LoweredMethod
 from tofe_edge.quiet import quiet
 
 
-def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Lowered:
+def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]]) -> Lowered:
     """Export and lower graphs into one program, in which equal constants are stored once.
 
     Args:
         methods: graphs by the name under which the program offers them; ``forward`` is the default.
-        input_shape: ``(B, 3, H, W)``, of all of them.
+        input_shape: ``(B, 3, H, W)``, of all of them; or of each, by name.
     """
     with quiet():
         from executorch.backends.transforms.remove_clone_ops import RemoveCloneOpsTransform
@@ -25,9 +25,11 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Low
 
         from converters.partition import LevelPartitioner
 
-        example = (torch.zeros(*input_shape),)
+        shapes = input_shape if isinstance(input_shape, Mapping) else dict.fromkeys(methods, input_shape)
         with torch.no_grad():
-            programs = {name: torch.export.export(graph, example) for name, graph in methods.items()}
+            programs = {
+                name: torch.export.export(graph, (torch.zeros(*shapes[name]),)) for name, graph in methods.items()
+            }
         edge = to_edge_transform_and_lower(
             programs,
             # Copies after a transposition, before partitioning: XNNPACK's transposition copies anyway, and with a

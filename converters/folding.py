@@ -74,6 +74,15 @@ def difference_of_outputs(layer: nn.Linear, first: int, second: int) -> nn.Linea
     return make_linear((weight[first] - weight[second])[None], (bias[first] - bias[second])[None])
 
 
+def pad_outputs(layer: nn.Linear, multiple: int) -> nn.Linear:
+    """``layer`` with outputs of zero behind its own, so that their number is a multiple of ``multiple``."""
+    weight, bias = weight_and_bias(layer)
+    missing = -len(weight) % multiple
+    return make_linear(
+        torch.cat((weight, weight.new_zeros(missing, weight.shape[1]))), torch.cat((bias, bias.new_zeros(missing)))
+    )
+
+
 def convolution_as_linear(conv: nn.Conv2d) -> nn.Linear:
     """A convolution whose stride is its kernel, as a Linear on flattened ``(C, kernel, kernel)`` patches."""
     assert conv.stride == conv.kernel_size and conv.padding == (0, 0), "its patches overlap"

@@ -69,14 +69,18 @@ class StaticAttention(nn.Module):
         batch, tokens, dim = x.shape
         query, key, value = self._heads_first(self.qkv(x), dim // self.heads)
         query = first_tokens(query, queries)
-        # aten._softmax and contiguous().view(), not softmax() and reshape(): what the exporter need not decompose
-        # costs it no second trace of the program.
-        mixed = torch.bmm(torch.ops.aten._softmax(torch.bmm(query, key.permute(0, 2, 1)), -1, False), value)
+        mixed = self.mix(torch.bmm(query, key.permute(0, 2, 1)), value)
         if batch > 1:
             mixed = mixed.view(batch, self.heads, *mixed.shape[1:])
+        # contiguous().view(), not reshape(): what the exporter need not decompose costs it no second trace of the program.
         mixed = mixed.permute(*range(batch > 1), -2, -3, -1).contiguous()
         out: Tensor = self.proj(mixed.view(batch, queries or tokens, dim))
         return out
+
+    def mix(self, scores: Tensor, value: Tensor) -> Tensor:
+        """Means of ``value`` ``(B * heads, T, width)``, weighted by the softmax of ``scores`` ``(B * heads, queries, T)``."""
+        # aten._softmax, not softmax(), which the exporter would decompose.
+        return torch.bmm(torch.ops.aten._softmax(scores, -1, False), value)
 
     def _heads_first(self, qkv: Tensor, width: int) -> list[Tensor]:
         """``(B, T, 3 D)`` to q, k and v ``(B * heads, T, width)``."""

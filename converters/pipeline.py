@@ -17,6 +17,7 @@ from converters.coreml_graph import NativeRankSelection, native_graph, native_to
 from converters.coreml_package import About, check_text, unique_labels
 from converters.lowered import Lowered, LoweredMethod
 from converters.quantize import gather_statistics, layers_of, plan_int8, quantize
+from converters.reproducible import reproducible
 from converters.request import PALETTE_BITS, Calibration, ConvertRequest, CoreMlRequest
 from converters.selection import select_by_rank, select_by_topk
 from converters.sensitivity import MixedPlan, choose_layers, measure_cost
@@ -80,7 +81,7 @@ def convert(request: ConvertRequest) -> Conversion:
     """
     request.check()
     checkpoint = request.checkpoint
-    model, counts, preprocessing = load_model(checkpoint), checkpoint.token_counts, checkpoint.preprocessing
+    model, counts, preprocessing = load_model(checkpoint), request.counts, checkpoint.preprocessing
     if request.image_size is not None and request.image_size != preprocessing.image_size:
         resized = at_image_size(model, counts, preprocessing, request.image_size)
         model, counts, preprocessing = resized.model, resized.counts, resized.preprocessing
@@ -92,7 +93,7 @@ def convert(request: ConvertRequest) -> Conversion:
     if request.coreml is not None:
         request = _in_pixels(request, preprocessing)
         graph = _native(graph, request, preprocessing, spec)
-    graph, report = _quantized(graph, request)
+    graph, report = _quantized(_rewritten(graph, request), request)
     channels_wanted = request.coreml is not None and request.coreml.layout == "channels_first"
     # Last: it moves quantized weights as they are.
     final = channels_first(graph) if channels_wanted else graph
@@ -115,19 +116,23 @@ def _native(graph: StaticToFe, request: ConvertRequest, preprocessing: Preproces
     return native_graph(graph, select, preprocessing if request.coreml.io == "image" else None)
 
 
+def _rewritten(graph: StaticToFe, request: ConvertRequest) -> StaticToFe:
+    """The fp32 graph as it is to be quantized: channels evened out where images tell the loud ones, kernels chosen."""
+    if request.quantizes and request.coreml is None and request.calibration is not None:
+        graph = smooth_residual(graph, loudest_normalised(graph, request.calibration.images[:_SMOOTHING_IMAGES]))
+    return reproducible(graph) if request.reproducible else graph
+
+
 def _quantized(graph: StaticToFe, request: ConvertRequest) -> tuple[StaticToFe, dict[str, Any] | None]:
     """The graph to lower, and what quantization cost where there are images to tell by."""
     if not request.quantizes:
         return graph, None
-    native = request.coreml is not None
     bits = PALETTE_BITS.get(request.precision)
-    plan = plan_int8(graph, request.int8_mode if bits is None else "weights", quantizes_outputs=not native)
+    plan = plan_int8(graph, "weights" if bits else request.int8_mode, quantizes_outputs=request.coreml is None)
     plan = replace(plan, palette_bits=bits)
     if request.calibration is None:
         return quantize(graph, plan), None
     images, labels = request.calibration.images, request.calibration.labels
-    if not native:
-        graph = smooth_residual(graph, loudest_normalised(graph, images[:_SMOOTHING_IMAGES]))
     statistics = gather_statistics(graph, images)
     mixed = None
     if request.max_accuracy_drop is not None:
@@ -240,6 +245,7 @@ def _manifest(
         class_ids=list(checkpoint.classes.ids),
         parity=None,
         versions=_versions(request),
+        reproducible=request.reproducible,
     )
 
 

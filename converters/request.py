@@ -9,6 +9,7 @@ import torch
 
 from converters.quantize import Int8Mode
 from profiles.schema import DEPLOYMENT_TARGETS
+from tofe_edge.backbones import TokenCounts
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
 
@@ -64,8 +65,17 @@ class ConvertRequest:
     image_size: int | None = None
     """Side of the input; ``None`` is the checkpoint's."""
     selection: Selection = "topk"
+    reproducible: bool = False
+    """The same bytes on every CPU, see :mod:`converters.reproducible`; XNNPACK, fp32 or static int8."""
+    token_counts: TokenCounts | None = None
+    """In place of the checkpoint's own."""
     coreml: CoreMlRequest | None = None
     """Set where the target is ``coreml``, or ExecuTorch hands the net to Core ML."""
+
+    @property
+    def counts(self) -> TokenCounts | None:
+        """Patch tokens kept a stage, at the checkpoint's image size; ``None`` for a dense model."""
+        return self.token_counts or self.checkpoint.token_counts
 
     @property
     def delegated(self) -> bool:
@@ -88,6 +98,10 @@ class ConvertRequest:
             )
         if self.precision == "int8" and self.int8_mode not in modes:
             raise InputError(f"--int8-mode {self.int8_mode} for {computes_on}: use one of {', '.join(modes)}")
+        if self.reproducible:
+            self._check_reproducible()
+        if self.token_counts is not None and self.checkpoint.token_counts is None:
+            raise InputError(f"{self.checkpoint.name}: a dense model keeps all tokens; leave token counts out")
         if self.further_gmacs and self.checkpoint.token_counts is None:
             raise InputError(f"{self.checkpoint.name}: a dense model has one budget; leave --elastic out")
         if self.batch < 1:
@@ -112,6 +126,16 @@ class ConvertRequest:
             raise InputError(
                 f"{patch_tokens} tokens cannot be ranked: float16 counts to {_EXACT_IN_FLOAT16}; use --selection topk or "
                 "--precision fp32"
+            )
+
+    def _check_reproducible(self) -> None:
+        if self.coreml is not None:
+            raise InputError(
+                "--reproducible: Core ML chooses processor and rounding itself; use XNNPACK (--target executorch)"
+            )
+        if self.precision == "int8" and self.int8_mode != "static":
+            raise InputError(
+                "--reproducible: XNNPACK rounds dynamic int8 differently where a CPU has dot products; use --int8-mode static"
             )
 
     def _check_delegated(self) -> None:

@@ -2,7 +2,9 @@
 
 from profiles.budget import EFFICIENCY, FRAME_RATE_HZ, FRAME_SHARE, big_core_int8_gops, derive_budget_gmacs
 from profiles.errors import ProfileError
-from profiles.loader import load_all, load_profile, profile_names
+from profiles.latency import Alignment, Anchor, LatencyTable, NetShape, Step
+from profiles.latency_text import check_layout, with_tables
+from profiles.loader import is_path, load_all, load_profile, profile_names, read_profile
 from profiles.schema import (
     Accelerator,
     Cpu,
@@ -20,18 +22,27 @@ __all__ = [
     "FRAME_RATE_HZ",
     "FRAME_SHARE",
     "Accelerator",
+    "Alignment",
+    "Anchor",
     "Cpu",
     "CpuCluster",
     "DeviceProfile",
+    "LatencyTable",
     "Memory",
+    "NetShape",
     "Peaks",
     "ProfileBudget",
     "ProfileDefaults",
     "ProfileError",
     "Quantity",
+    "Step",
     "big_core_int8_gops",
+    "check_layout",
     "derive_budget_gmacs",
+    "is_path",
     "load_all",
     "load_profile",
     "profile_names",
+    "read_profile",
+    "with_tables",
 ]

@@ -24,14 +24,20 @@ def load_profile(name_or_path: str) -> DeviceProfile:
     What ends in ``.yaml`` or ``.yml``, or holds a path separator, is a path. Raises ProfileError when there is no such
     profile or file, or when the file is not a valid profile.
     """
-    if _is_path(name_or_path):
-        return _load_file(Path(name_or_path), shown_as=name_or_path)
+    content, shown_as = read_profile(name_or_path)
+    return build_profile(parse_document(content, shown_as))
+
+
+def read_profile(name_or_path: str) -> tuple[bytes, str]:
+    """The text of a profile, unchecked, and how messages call it. Raises ProfileError when there is none."""
+    if is_path(name_or_path):
+        return _read(Path(name_or_path), name_or_path), name_or_path
     names = profile_names()
     if name_or_path not in names:
         hint = did_you_mean(name_or_path, names) or ";"
         raise ProfileError(f"unknown profile {shown(name_or_path)}{hint} {_LIST_HINT}, or give the path of a YAML file")
     path = _SHIPPED_FOLDER / f"{name_or_path}.yaml"
-    return _load_file(path, shown_as=str(path))
+    return _read(path, str(path)), str(path)
 
 
 def load_all() -> list[DeviceProfile]:
@@ -39,12 +45,9 @@ def load_all() -> list[DeviceProfile]:
     return [load_profile(name) for name in profile_names()]
 
 
-def _is_path(name_or_path: str) -> bool:
+def is_path(name_or_path: str) -> bool:
+    """Whether a profile is meant by its path rather than by the name of a shipped one."""
     return name_or_path.lower().endswith(_YAML_SUFFIXES) or "/" in name_or_path or "\\" in name_or_path
-
-
-def _load_file(path: Path, shown_as: str) -> DeviceProfile:
-    return build_profile(parse_document(_read(path, shown_as), shown_as))
 
 
 def _read(path: Path, shown_as: str) -> bytes:

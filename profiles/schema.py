@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from profiles.document import Field
 from profiles.errors import shown
+from profiles.latency import LatencyTable, read_tables
 
 SCHEMA_VERSION = 1
 
@@ -128,12 +129,14 @@ class DeviceProfile:
     peaks: Peaks
     defaults: ProfileDefaults
     budget: ProfileBudget
+    latency: tuple[LatencyTable, ...] = ()
+    """What nets take on it, where somebody measured that: at most one table a net and precision."""
 
 
 def build_profile(root: Field) -> DeviceProfile:
     """The profile in a parsed document. Raises ProfileError naming file, line and key of the first fault."""
     required = ("schema", "name", "title", "soc", "cpu", "memory", "peaks", "defaults", "budget")
-    fields = root.mapping(required)
+    fields = root.mapping(required, optional=("latency",))
     _check_version(fields["schema"])
     cpu = _cpu(fields["cpu"])
     return DeviceProfile(
@@ -145,6 +148,7 @@ def build_profile(root: Field) -> DeviceProfile:
         peaks=_peaks(fields["peaks"]),
         defaults=_defaults(fields["defaults"], cpu),
         budget=ProfileBudget(gmacs=_quantity(fields["budget"].mapping(("gmacs",))["gmacs"])),
+        latency=read_tables(fields["latency"]) if "latency" in fields else (),
     )
 
 

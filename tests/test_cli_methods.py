@@ -27,6 +27,7 @@ PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(4096)
 CONVERT_KEYS = {
     "artifact", "manifest", "checkpoint", "token_counts", "gmacs", "size_bytes", "delegates", "fallback_ops", "target",
     "precision", "int8_mode", "fp32_layers", "profile", "reason", "parity", "methods", "batch", "selection", "quantization",
+    "predicted_ms", "latency", "reproducible",
 }  # fmt: skip
 
 _NATIVE = re.compile(r"\[\w+\.cpp:\d+\] ")

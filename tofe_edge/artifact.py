@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ PACKAGE_SUFFIX = ".mlpackage"
 
 DEFAULT_METHOD = "forward"
 """The method that a program runs unless it is asked for another one."""
+
+_MAX_GMACS = 1e9
+"""Far above any net, and far below what code and READMEs could not say."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Method:
             isinstance(fields["name"], str)
             and isinstance(fields["token_counts"], list)
             and type(fields["gmacs"]) in (int, float)
+            and 0 <= fields["gmacs"] < _MAX_GMACS
             and isinstance(fields["fallback_ops"], dict)
             and type(fields["delegates"]) is int
             and (fields["planned_memory_bytes"] is None or type(fields["planned_memory_bytes"]) is int)
@@ -105,6 +110,10 @@ class Manifest:
     class_ids: list[str]
     parity: dict[str, Any] | None
     versions: dict[str, str]
+    reproducible: bool = False
+    """Whether 64-bit CPUs of any make compute the same bytes (docs/native.md); the document has this key where it is true."""
+    latency: dict[str, Any] | None = None
+    """What one image takes, milliseconds: predicted by the profile's table, measured where it was; where either is known."""
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -130,6 +139,10 @@ class Manifest:
         """The document stored beside the artifact."""
         document = asdict(self)
         document["preprocessing"] = self.preprocessing.to_json()
+        if not self.reproducible:
+            del document["reproducible"]
+        if self.latency is None:
+            del document["latency"]
         return {"schema": SCHEMA, **document}
 
     @classmethod
@@ -144,7 +157,7 @@ class Manifest:
             raise InputError(f"manifest schema {found!r} is not {SCHEMA}; convert the model again")
         fields = {key: value for key, value in document.items() if key != "schema"}
         names = set(cls.__dataclass_fields__)
-        for key in sorted(names - fields.keys()):
+        for key in sorted(names - fields.keys() - {"reproducible", "latency"}):
             raise InputError(f"manifest key {key!r} is missing; convert the model again")
         for key in sorted(fields.keys() - names):
             raise InputError(f"manifest key {key!r} is unknown; convert the model again")
@@ -152,6 +165,9 @@ class Manifest:
             value = fields[key]
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise InputError(f"manifest key {key!r} has the wrong type ({type(value).__name__})")
+        if not isinstance(fields.get("reproducible", False), bool):
+            raise InputError("manifest key 'reproducible' is not true or false")
+        _check_latency(fields.get("latency"))
         for key in ("token_counts", "stage_blocks", "fallback_ops"):
             if not all(type(item) is int and item >= 0 for item in _items(fields[key])):
                 raise InputError(f"manifest key {key!r} must list whole numbers")
@@ -162,6 +178,8 @@ class Manifest:
             raise InputError(f"manifest key 'precision' is not one of {', '.join(PRECISIONS)}")
         if not fields["class_names"] or len(fields["class_names"]) != len(fields["class_ids"]):
             raise InputError("manifest keys 'class_names' and 'class_ids' must be of equal length and not empty")
+        if not 0 <= fields["gmacs"] < _MAX_GMACS:
+            raise InputError("manifest key 'gmacs' is no number of a net's size; convert the model again")
         if fields["io"] not in IOS:
             raise InputError(f"manifest key 'io' is not one of {', '.join(IOS)}")
         if fields["batch"] < 1:
@@ -172,6 +190,22 @@ class Manifest:
             raise InputError("manifest key 'further_methods' names a method twice; convert the model again")
         fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
         return cls(**fields)
+
+
+_LATENCIES = ("predicted_ms", "measured_ms", "measured_p50_ms", "limit_ms")
+
+
+def _check_latency(found: Any) -> None:
+    if found is None:
+        return
+    wrong = not isinstance(found, dict) or set(found) != {*_LATENCIES, "device", "threads", "source"}
+    wrong = wrong or any(
+        found[key] is not None and (type(found[key]) not in (int, float) or not 0 < found[key] < math.inf)
+        for key in _LATENCIES
+    )
+    wrong = wrong or any(not isinstance(found[key], (str, _NONE)) for key in ("device", "source"))
+    if wrong or type(found["threads"]) is not int:
+        raise InputError("manifest key 'latency' is malformed; convert the model again")
 
 
 def _items(value: list[Any] | dict[str, Any] | None) -> list[Any]:

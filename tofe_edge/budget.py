@@ -57,18 +57,19 @@ def choose(checkpoints: Sequence[Checkpoint], budget: Budget) -> Choice:
     best = fitting[0]
     rest = [_weigh(checkpoint, limit, best) for checkpoint in ranked if checkpoint is not best]
     rest.sort(key=lambda candidate: not candidate.fits)
-    reason = f"most accurate of {len(fitting)} that fit {budget.gmacs:.2f} GMACs ({_accuracy(best)})"
+    reason = f"most accurate of {len(fitting)} that fit {budget.gmacs:.2f} GMACs ({accuracy_of(best)})"
     return Choice(best, budget, reason, tuple(rest))
 
 
 def _weigh(checkpoint: Checkpoint, limit: float, best: Checkpoint) -> Candidate:
     if checkpoint.gmacs > limit:
         over = checkpoint.gmacs - limit / (1 + TOLERANCE)
-        return Candidate(checkpoint, False, f"{over:.2f} GMACs over budget ({_accuracy(checkpoint)})")
-    return Candidate(checkpoint, True, f"fits, less accurate ({_accuracy(checkpoint)} against {_accuracy(best)})")
+        return Candidate(checkpoint, False, f"{over:.2f} GMACs over budget ({accuracy_of(checkpoint)})")
+    return Candidate(checkpoint, True, f"fits, less accurate ({accuracy_of(checkpoint)} against {accuracy_of(best)})")
 
 
-def _accuracy(checkpoint: Checkpoint) -> str:
+def accuracy_of(checkpoint: Checkpoint) -> str:
+    """Measured top-1 and on what, in words."""
     if not checkpoint.accuracy:
         return "accuracy not measured"
     return f"top-1 {checkpoint.top1:.1f} % on {checkpoint.accuracy.get('dataset', 'unnamed data')}"

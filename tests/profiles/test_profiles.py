@@ -25,10 +25,13 @@ from profiles import (
 )
 
 SHIPPED = [
-    "galaxy_s24", "generic_x86", "iphone_15", "iphone_16", "jetson_orin", "jetson_orin_nano", "jetson_orin_nx",
-    "m1", "m4", "pixel_8", "pixel_9", "raspberry_pi_5",
+    "galaxy_s22", "galaxy_s23", "galaxy_s24", "generic_x86", "intel_n100", "iphone_14", "iphone_15", "iphone_16",
+    "iphone_16_pro", "iphone_se_3", "jetson_orin", "jetson_orin_nano", "jetson_orin_nx", "m1", "m2", "m3", "m4", "pixel_7",
+    "pixel_8", "pixel_9", "raspberry_pi_5", "rock_5b", "steam_deck",
 ]  # fmt: skip
-CORE_ML_DEVICES = {"iphone_15", "iphone_16", "m1", "m4"}
+CORE_ML_DEVICES = {
+    "iphone_14", "iphone_15", "iphone_16", "iphone_16_pro", "iphone_se_3", "m1", "m2", "m3", "m4",
+}  # fmt: skip
 SMALLEST_CHECKPOINT_GMACS = 0.63
 VALID = (Path(__file__).parent / "my_board.yaml").read_text(encoding="utf-8")
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text(encoding="utf-8")
@@ -100,7 +103,7 @@ def test_cpu_int8_peak_is_the_sum_over_big_cores(shipped: DeviceProfile) -> None
 
 def test_peaks_follow_the_instruction_set(shipped: DeviceProfile) -> None:
     peaks = shipped.peaks
-    fp16_gain, int8_gain = (2, 4) if "dotprod" in shipped.cpu.isa else (1, 2)
+    fp16_gain, int8_gain = (2, 4) if "dotprod" in shipped.cpu.isa else (1, 4 if "vnni" in shipped.cpu.isa else 2)
     assert peaks.cpu_fp16_gops.value == pytest.approx(fp16_gain * peaks.cpu_fp32_gops.value, abs=0.05)
     assert peaks.cpu_int8_gops.value == pytest.approx(int8_gain * peaks.cpu_fp32_gops.value, abs=0.05)
 

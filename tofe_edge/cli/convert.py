@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tofe_edge.cli.convert_latency import latency_record
 from tofe_edge.cli.convert_options import Settings, add_options, settle
+from tofe_edge.cli.convert_page import write_convert_page
 from tofe_edge.cli.converted import describe, to_json
-from tofe_edge.cli.options import require
-from tofe_edge.cli.output import emit
+from tofe_edge.cli.options import open_profile, require
+from tofe_edge.cli.output import check_html_place, emit
 from tofe_edge.errors import GateError
 from tofe_edge.files import check_place, put_in_place, workshop, write_content
 from tofe_edge.progress import progress_bar
@@ -50,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     places |= {golden_path_of(args.out / file_name): True, manifest_path_of(args.out / file_name): False}
     for place, is_folder in places.items():
         check_place(place, is_folder)
+    if args.html is not None:
+        check_html_place(args.html, places)
     with workshop(args.out) as folder, progress_bar("reading images", total=3, unit="step") as bar:
         calibration, samples = _read_images(args, settings)
         bar.update(1)
@@ -60,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         found = _check_methods(draft, settings.checkpoint, samples, args.waive is not None)
         parity = next(iter(found.values())).parity
         manifest = with_parity(draft.manifest, _parity_record(found, samples.source, args.waive))
+        manifest = replace(manifest, latency=latency_record(args, draft, settings.forecast, settings.threads))
         write_manifest(draft.path, manifest)
         golden = _write_golden(draft, settings.checkpoint)
         bar.update(1)
@@ -69,7 +74,13 @@ def run(args: argparse.Namespace) -> int:
         put_in_place(draft.path, artifact.path)
         put_in_place(draft.manifest_path, artifact.manifest_path)
     reason = settings.reason
-    emit(args.json, to_json(artifact, reason, parity), describe(artifact, reason, parity, samples.source))
+    text = describe(artifact, reason, parity, samples.source)
+    if args.html is not None:
+        parities = {name: checked.parity for name, checked in found.items()}
+        profile = open_profile(args.profile) if args.profile else None
+        write_convert_page(args.html, artifact, settings.checkpoint, reason, parities, samples.source, profile)
+        text += f"\n\nWrote {args.html}"
+    emit(args.json, to_json(artifact, reason, parity), text)
     return 0
 
 
@@ -184,6 +195,8 @@ def _request(args: argparse.Namespace, settings: Settings) -> ConvertRequest:
         batch=args.batch,
         image_size=args.image_size,
         selection=settings.selection,
+        reproducible=args.reproducible,
+        token_counts=settings.token_counts,
         coreml=_coreml_request(args, settings) if settings.backend == "coreml" else None,
     )
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tofe_edge.cli.options import add_checkpoint, open_checkpoint, open_profile, positive_float, positive_int, require
-from tofe_edge.cli.select import add_budget, choose_for
+from tofe_edge.cli import convert_latency
+from tofe_edge.cli.convert_choice import choose
+from tofe_edge.cli.options import add_checkpoint, open_profile, positive_float, positive_int, require
+from tofe_edge.cli.select import add_budget
 
 if TYPE_CHECKING:
     from converters.quantize import Int8Mode
     from converters.request import Layout, Selection, Target
     from profiles import DeviceProfile
+    from tofe_edge.backbones import TokenCounts
     from tofe_edge.checkpoint import Checkpoint
+    from tofe_edge.latency_budget import Forecast
 
 _CALIBRATION_IMAGES = 256
 _DEPLOYMENT_TARGET = "iOS17"
@@ -41,6 +44,11 @@ class Settings:
     """The rest is read where the target is Core ML."""
     io: Literal["image", "tensor"] = "image"
     layout: Layout = "tokens_first"
+    token_counts: TokenCounts | None = None
+    """In place of the checkpoint's own."""
+    forecast: Forecast | None = None
+    """What it is predicted to take, where that is known."""
+    threads: int = 1
     variant: tuple[str, ...] = ()
     """What else makes the artifact differ from the profile's plain one; part of its name."""
 
@@ -58,6 +66,7 @@ class Settings:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
     add_budget(parser)
+    convert_latency.add_options(parser)
     add_checkpoint(parser)
     parser.add_argument("--target", choices=("executorch", "coreml"), help="default: the profile's, else executorch")
     parser.add_argument(
@@ -75,7 +84,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--int8-mode",
         choices=("dynamic", "static", "weights"),
         help="ranges of activations: per token as it runs, or fixed on calibration images; or weights alone "
-        "(default: dynamic for executorch, weights for coreml)",
+        "(default: dynamic for executorch, static with --reproducible, weights for coreml)",
+    )
+    parser.add_argument(
+        "--reproducible",
+        action="store_true",
+        help="the same bytes out on 64-bit ARM and on x86 with AVX2; with XNNPACK, for fp32 and int8, which is then static "
+        "and needs --calibration",
     )
     parser.add_argument(
         "--calibration",
@@ -121,6 +136,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="write the model even where it fails its parity gates; the failures and this reason go into the manifest",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="output folder (default: out)")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with parity, token map, and latency on this machine"
+    )
     _add_coreml_options(parser.add_argument_group("Core ML"))
 
 
@@ -150,15 +168,7 @@ def _add_coreml_options(group: argparse._ArgumentGroup) -> None:
 def settle(args: argparse.Namespace) -> Settings:
     """Options and the profile's defaults together. Raises :class:`InputError`."""
     profile = open_profile(args.profile) if args.profile else None
-    if args.checkpoint:
-        checkpoint, reason = open_checkpoint(args.checkpoint, args.backbone), "named with --checkpoint"
-        _warn_over_budget(checkpoint, profile, args.max_gmacs)
-    else:
-        require(
-            args.backbone is None, "--backbone names the net of plain dense weights; give their file with --checkpoint"
-        )
-        choice = choose_for(profile, args.max_gmacs)
-        checkpoint, reason = choice.checkpoint, choice.reason
+    checkpoint, reason, forecast = choose(args, profile)
     defaults = profile.defaults if profile else None
     target = _target(args.target or (defaults.target if defaults else "executorch"))
     require(target == "executorch" or args.backend != "xnnpack", "--backend xnnpack needs --target executorch")
@@ -181,18 +191,34 @@ def settle(args: argparse.Namespace) -> Settings:
         reason,
         target=target,
         backend=backend,
-        precision=args.precision or (defaults.precision if defaults else "int8"),
+        precision=forecast.table.precision
+        if forecast
+        else args.precision or (defaults.precision if defaults else "int8"),
         profile=profile.name if profile else None,
-        int8_mode=args.int8_mode or ("weights" if backend == "coreml" else "dynamic"),
+        int8_mode=args.int8_mode or _usual_int8_mode(backend, args.reproducible),
         selection=args.selection or own_selection,
         deployment_target=own_system if args.deployment_target is None else args.deployment_target,
         io=args.io or ("image" if target == "coreml" else "tensor"),
         layout=args.layout or "tokens_first",
+        token_counts=None if forecast is None or forecast.at_own_counts else forecast.counts,
+        forecast=forecast,
+        threads=defaults.threads if defaults else 1,
     )
+    if backend == "coreml":
+        require(
+            args.on is None, "--on times ExecuTorch programs; a Core ML model is timed on a Mac, by `tofe-edge profile`"
+        )
+        require(forecast is None, "--max-latency-ms: latency is not predicted for Core ML; add --target executorch")
+    elif forecast is None:
+        settled = replace(settled, forecast=convert_latency.predicted(args, profile, checkpoint, settled.precision))
+    if settled.forecast is not None:
+        settled = replace(settled, threads=settled.forecast.table.threads)
     variant = (
         _name_of_target(settled) if (target, backend) != (own_target, _OWN_BACKENDS[own_target]) else "",
         *_shape_variant(args),
+        str(settled.token_counts or "").replace(",", "_"),
         settled.selection if settled.selection != own_selection else "",
+        "reproducible" if args.reproducible else "",
         *(_coreml_variant(args, settled, own_system) if backend == "coreml" else ()),
     )
     return replace(settled, variant=tuple(filter(None, variant)))
@@ -226,22 +252,17 @@ def _target(name: str) -> Target:
     return "coreml" if name == "coreml" else "executorch"
 
 
+def _usual_int8_mode(backend: str, reproducible: bool) -> Int8Mode:
+    if backend == "coreml":
+        return "weights"
+    return "static" if reproducible else "dynamic"
+
+
 def _usual_selection(backend: str, profile: DeviceProfile | None) -> Selection:
     """topk and gather leave the Neural Engine, and tokens then travel to the CPU and back at each selection."""
     if backend == "xnnpack":
         return "topk"
     return "rank" if profile is None or any(unit.kind == "npu" for unit in profile.peaks.accelerators) else "topk"
-
-
-def _warn_over_budget(checkpoint: Checkpoint, profile: DeviceProfile | None, max_gmacs: float | None) -> None:
-    from tofe_edge.budget import TOLERANCE
-
-    limit = max_gmacs or (profile.budget.gmacs.value if profile else None)
-    if limit is not None and checkpoint.gmacs > limit * (1 + TOLERANCE):
-        print(
-            f"tofe-edge: warning: {checkpoint.name} needs {checkpoint.gmacs:.2f} GMACs, over the budget of {limit:.2f}",
-            file=sys.stderr,
-        )
 
 
 def _budgets(text: str) -> tuple[float, ...]:

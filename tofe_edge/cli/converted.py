@@ -28,11 +28,14 @@ def to_json(artifact: Artifact, reason: str, parity: Parity) -> dict[str, Any]:
         "precision": manifest.precision,
         "int8_mode": manifest.int8_mode,
         "fp32_layers": manifest.fp32_layers,
+        "reproducible": manifest.reproducible,
         "methods": {name: asdict(method) for name, method in manifest.methods.items()},
         "batch": manifest.batch,
         "selection": manifest.selection,
         "quantization": manifest.quantization,
         "profile": manifest.profile,
+        "predicted_ms": manifest.latency and manifest.latency["predicted_ms"],
+        "latency": manifest.latency,
         "reason": reason,
         "parity": parity.to_json(),
     }
@@ -43,13 +46,15 @@ def describe(artifact: Artifact, reason: str, parity: Parity, source: str) -> st
     manifest = artifact.manifest
     fallback = ", ".join(f"{count} {name}" for name, count in manifest.fallback_ops.items()) or "none"
     tokens = ", ".join(map(str, manifest.token_counts)) if manifest.token_counts else "all (dense)"
-    mode = f" ({manifest.int8_mode})" if manifest.int8_mode else ""
+    modes = ", ".join(filter(None, (manifest.int8_mode, "reproducible" if manifest.reproducible else None)))
+    mode = f" ({modes})" if modes else ""
     overlap = ", ".join(f"{value:.1%}" for value in parity.kept_overlap)
     return facts(
         [
             ("checkpoint", f"{manifest.checkpoint}: {reason}"),
             ("tokens kept", f"{tokens} of {manifest.patch_tokens} per stage, {manifest.gmacs:.3f} GMACs"),
             ("precision", f"{manifest.precision}{mode}, {manifest.size_bytes / 1e6:.2f} MB"),
+            *_describe_latency(manifest),
             ("delegates", f"{manifest.delegates}; operators outside: {fallback}"),
             (
                 "parity",
@@ -67,6 +72,21 @@ def describe(artifact: Artifact, reason: str, parity: Parity, source: str) -> st
             ("", artifact.manifest_path),
         ]
     )
+
+
+def _describe_latency(manifest: Manifest) -> list[tuple[str, str]]:
+    found = manifest.latency
+    if found is None:
+        return []
+    predicted, measured = found["predicted_ms"], found["measured_ms"]
+    words = [f"predicted {predicted:.2f} ms"] if predicted is not None else []
+    if measured is not None:
+        words.append(
+            f"measured {measured:.2f} ms on {found['device']}, half of the runs {found['measured_p50_ms']:.2f} ms or less"
+        )
+    if found["limit_ms"] is not None:
+        words.append(f"{found['limit_ms']:g} ms allowed")
+    return [("latency", f"{'; '.join(words)} ({found['threads']} thread{'s' if found['threads'] > 1 else ''})")]
 
 
 def _describe_int8(manifest: Manifest) -> list[tuple[str, str]]:

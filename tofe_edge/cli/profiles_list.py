@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tofe_edge.cli.calibrated import table_facts, threads_of
 from tofe_edge.cli.output import emit, facts, table
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Declare the command."""
     parser: argparse.ArgumentParser = commands.add_parser("profiles", help="list the device profiles, or show one")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show every number of this profile with its provenance")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="a shipped profile or a file: show every number with its provenance"
+    )
     return parser
 
 
@@ -52,6 +55,8 @@ def _describe(profile: DeviceProfile) -> str:
     rows: list[tuple[str, str]] = [("device", profile.title), ("SoC", profile.soc), ("ISA", ", ".join(cpu.isa))]
     for cluster in cpu.clusters:
         rows.append((f"{cluster.cores}x {cluster.name}", _quantity(cluster.ghz, "GHz")))
+        if cluster.int8_ops_per_cycle is not None:
+            rows.append(("", _quantity(cluster.int8_ops_per_cycle, "int8 operations a cycle")))
     rows += [
         ("RAM", _quantity(memory.ram_gb, "GB")),
         ("bandwidth", _quantity(memory.bandwidth_gb_per_s, "GB/s")),
@@ -69,6 +74,13 @@ def _describe(profile: DeviceProfile) -> str:
         ("defaults", f"{defaults.target}/{defaults.backend}, {defaults.precision}, {defaults.threads} threads{system}")
     )
     rows.append(("budget", _quantity(profile.budget.gmacs, "GMACs")))
+    for measured in profile.latency:
+        rows += [
+            ("", ""),
+            ("latency", f"{measured.backbone}, {measured.precision}, {threads_of(measured)}"),
+            ("", f"[{measured.provenance}: {measured.source}]"),
+            *table_facts(measured),
+        ]
     return facts(rows)
 
 
