@@ -1,6 +1,7 @@
 // Golden vectors, NAME.golden/: inputs as PNG, and what the model computed where it was converted. See docs/formats.md.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,10 @@ struct GoldenVector {
 };
 
 struct GoldenSet {
-  std::vector<std::pair<std::string, Image>> images;  // by file name
+  std::map<std::string, Image> images;  // by file name
   std::vector<GoldenVector> vectors;
 
+  // Throws Failure(kBadFile) where there is none.
   const Image& image(const std::string& file) const;
 };
 

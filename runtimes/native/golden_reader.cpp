@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <set>
-#include <utility>
+#include <string>
 
 #include "files.h"
 #include "json_reader.h"
@@ -79,7 +80,7 @@ GoldenSet read_golden(const std::string& folder, const Manifest& manifest) {
   const std::string path = folder + "/golden.json";
   const Json document = read_json(path);
   GoldenSet result;
-  std::vector<std::pair<std::string, std::string>> files;  // name, checksum
+  std::map<std::string, std::string> checksums;  // by file name
   try {
     if (whole(member(document, "schema"), "schema", 0, 1000) != kSchema) throw Malformed("its schema is not 1");
     if (text(member(document, "artifact_sha256"), "artifact_sha256") != manifest.sha256) {
@@ -87,8 +88,10 @@ GoldenSet read_golden(const std::string& folder, const Manifest& manifest) {
     }
     for (const Json& entry : list(member(document, "vectors"), "vectors")) {
       result.vectors.push_back(vector(entry, manifest));
-      const std::pair file(result.vectors.back().file, text(member(entry, "sha256"), "sha256"));
-      if (std::find(files.begin(), files.end(), file) == files.end()) files.push_back(file);
+      const std::string sha256 = text(member(entry, "sha256"), "sha256");
+      if (checksums.emplace(result.vectors.back().file, sha256).first->second != sha256) {
+        throw Malformed("one file has two checksums");
+      }
     }
     for (const MethodSpec& method : manifest.methods) {
       const auto is_of = [&](const GoldenVector& one) { return one.method == method.name; };
@@ -98,7 +101,7 @@ GoldenSet read_golden(const std::string& folder, const Manifest& manifest) {
     throw Failure(ExitCode::kBadFile, path + ": holds no golden vectors of this model (" + error.what() +
                                           "); copy the model's own folder or convert it again");
   }
-  for (const auto& [name, sha256] : files) result.images.emplace_back(name, image(folder + "/" + name, sha256, manifest));
+  for (const auto& [name, sha256] : checksums) result.images.emplace(name, image(folder + "/" + name, sha256, manifest));
   return result;
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <memory>
 
+#include "decoder_memory.h"
 #include "failure.h"
 #include "files.h"
 #include "image_container.h"
@@ -16,12 +17,16 @@
 #define STBI_NO_STDIO
 #define STBI_NO_LINEAR
 #define STBI_NO_HDR
+#define STBI_MALLOC(size) tofe::decoder_malloc(size)
+#define STBI_REALLOC(block, size) tofe::decoder_realloc(block, size)
+#define STBI_FREE(block) tofe::decoder_free(block)
 #include <stb/stb_image.h>
 
 namespace tofe {
 namespace {
 
 constexpr size_t kLargestFile = size_t{512} << 20;
+constexpr size_t kDecoderState = size_t{1} << 20;
 
 template <typename Sample>
 using Samples = std::unique_ptr<Sample, void (*)(void*)>;
@@ -35,6 +40,7 @@ using Samples = std::unique_ptr<Sample, void (*)(void*)>;
 }
 
 std::string reason() {
+  if (DecoderBudget::exceeded()) return "it holds more than its header says";
   const char* const said = stbi_failure_reason();
   return said == nullptr ? "no reason given" : said;
 }
@@ -80,6 +86,73 @@ Image upright(Image image, int turn) {
   });
 }
 
+struct Header {
+  int width = 0;
+  int height = 0;
+  int channels = 0;
+  bool wide = false;  // 16 bits a sample
+
+  size_t pixels() const { return static_cast<size_t>(width) * static_cast<size_t>(height); }
+};
+
+// What decoding a file takes at most: of each pixel, at most four samples, the unpacked data (twice that while it grows), the
+// picture, and a converted one; of JPEG the coefficients. Blocks of JPEG reach 31 pixels beyond the edges.
+size_t most_memory(const Header& header, size_t file_bytes) {
+  const size_t pixel_bytes = header.wide ? 8 : 4;
+  const size_t pixels = (static_cast<size_t>(header.width) + 32) * (static_cast<size_t>(header.height) + 32);
+  return 6 * pixel_bytes * pixels + 4 * file_bytes + kDecoderState;
+}
+
+// A file in memory and its decoding.
+class Decoder {
+ public:
+  Decoder(const std::string& path, const std::string& content)
+      : path_(path), bytes_(reinterpret_cast<const stbi_uc*>(content.data())), size_(static_cast<int>(content.size())) {}
+
+  Header header() const {
+    const DecoderBudget budget(kDecoderState);
+    Header found;
+    if (stbi_info_from_memory(bytes_, size_, &found.width, &found.height, &found.channels) == 0) refuse_damaged(path_, reason());
+    found.wide = stbi_is_16_bit_from_memory(bytes_, size_) != 0;
+    return found;
+  }
+
+  Image image(const Header& header) const {
+    const DecoderBudget budget(most_memory(header, static_cast<size_t>(size_)));
+    Image result{static_cast<uint32_t>(header.width), static_cast<uint32_t>(header.height), {}};
+    result.rgb.resize(header.pixels() * 3);
+    uint8_t* target = result.rgb.data();
+    if (header.channels <= 2 && header.wide) {
+      const auto samples = loaded(header, stbi_load_16_from_memory, 2);
+      for (const stbi_us* gray = samples.get(); gray != samples.get() + header.pixels() * 2; gray += 2) {
+        const uint8_t value = over_white(narrowed(gray[0]), static_cast<uint8_t>(gray[1] >> 8));
+        for (int i = 0; i < 3; ++i) *target++ = value;
+      }
+    } else {
+      const auto samples = loaded(header, stbi_load_from_memory, 4);
+      for (const stbi_uc* pixel = samples.get(); pixel != samples.get() + header.pixels() * 4; pixel += 4) {
+        for (int i = 0; i < 3; ++i) *target++ = over_white(pixel[i], pixel[3]);
+      }
+    }
+    return result;
+  }
+
+ private:
+  // As many samples a pixel as wanted, of as many pixels as the header says.
+  template <typename Sample>
+  Samples<Sample> loaded(const Header& header, Sample* (*load)(const stbi_uc*, int, int*, int*, int*, int), int wanted) const {
+    Header found;
+    Samples<Sample> samples(load(bytes_, size_, &found.width, &found.height, &found.channels, wanted), stbi_image_free);
+    if (!samples) refuse_damaged(path_, reason());
+    if (found.width != header.width || found.height != header.height) refuse_damaged(path_, "its size is not that of its header");
+    return samples;
+  }
+
+  const std::string& path_;
+  const stbi_uc* bytes_;
+  int size_;
+};
+
 }  // namespace
 
 Image read_image(const std::string& path) {
@@ -89,35 +162,10 @@ Image read_image(const std::string& path) {
   if (container == Container::kOther) refuse(path, "is no PNG or JPEG; convert it to one of them");
   if (const std::string what = damage(content, container); !what.empty()) refuse_damaged(path, what);
 
-  const auto* const bytes = reinterpret_cast<const stbi_uc*>(content.data());
-  const int size = static_cast<int>(content.size());
-  int width = 0;
-  int height = 0;
-  int channels = 0;
-  if (stbi_info_from_memory(bytes, size, &width, &height, &channels) == 0) refuse_damaged(path, reason());
-  const uint64_t pixels = static_cast<uint64_t>(width) * static_cast<uint64_t>(height);
-  if (pixels > kMostPixels) refuse(path, "has " + std::to_string(pixels) + " pixels; scale it down");
-
-  Image image;
-  image.width = static_cast<uint32_t>(width);
-  image.height = static_cast<uint32_t>(height);
-  image.rgb.resize(pixels * 3);
-  uint8_t* target = image.rgb.data();
-  if (channels <= 2 && stbi_is_16_bit_from_memory(bytes, size) != 0) {
-    const Samples<stbi_us> samples(stbi_load_16_from_memory(bytes, size, &width, &height, &channels, 2), stbi_image_free);
-    if (!samples) refuse_damaged(path, reason());
-    for (const stbi_us* gray = samples.get(); gray != samples.get() + pixels * 2; gray += 2) {
-      const uint8_t value = over_white(narrowed(gray[0]), static_cast<uint8_t>(gray[1] >> 8));
-      for (int i = 0; i < 3; ++i) *target++ = value;
-    }
-  } else {
-    const Samples<stbi_uc> samples(stbi_load_from_memory(bytes, size, &width, &height, &channels, 4), stbi_image_free);
-    if (!samples) refuse_damaged(path, reason());
-    for (const stbi_uc* pixel = samples.get(); pixel != samples.get() + pixels * 4; pixel += 4) {
-      for (int i = 0; i < 3; ++i) *target++ = over_white(pixel[i], pixel[3]);
-    }
-  }
-  return upright(std::move(image), orientation(content, container));
+  const Decoder decoder(path, content);
+  const Header header = decoder.header();
+  if (header.pixels() > kMostPixels) refuse(path, "has " + std::to_string(header.pixels()) + " pixels; scale it down");
+  return upright(decoder.image(header), orientation(content, container));
 }
 
 }  // namespace tofe

@@ -10,6 +10,10 @@ namespace {
 
 constexpr size_t kPngHead = 8;
 constexpr size_t kPngFrame = 12;  // length, type and checksum around the content of a chunk
+constexpr uint8_t kJpegEnd = 0xd9;
+constexpr uint8_t kJpegScan = 0xda;
+constexpr uint8_t kJpegHuffmanTables = 0xc4;
+constexpr uint8_t kJpegExif = 0xe1;
 constexpr uint16_t kOrientationTag = 0x0112;
 
 uint8_t byte_at(const std::string& content, size_t offset) { return static_cast<uint8_t>(content[offset]); }
@@ -52,20 +56,42 @@ std::string walk_png(const std::string& content, const std::function<void(const 
   return "it is cut short";
 }
 
-// Calls visit(marker, begin of the content, its size) for each segment before the first scan.
-void walk_jpeg(const std::string& content, const std::function<void(uint8_t, size_t, size_t)>& visit) {
+// Whether a marker has no segment behind it: a 0xff of the data of a scan, TEM, restarts, the beginning.
+bool stands_alone(uint8_t marker) { return marker <= 0x01 || (marker >= 0xd0 && marker <= 0xd8); }
+
+// Calls visit(marker, begin of the content, its size) for each segment up to the end, those between scans too; returns what
+// is wrong, or nothing. What lies between segments, the data of scans above all, is passed over as stb_image passes over it.
+std::string walk_jpeg(const std::string& content, const std::function<void(uint8_t, size_t, size_t)>& visit) {
   size_t offset = 2;
-  while (content.size() - offset >= 4 && byte_at(content, offset) == 0xff) {
-    const uint8_t marker = byte_at(content, offset + 1);
-    if (marker == 0xff) {  // padding
-      ++offset;
-      continue;
-    }
-    const size_t size = number_at(content, offset + 2, 2);
-    if (marker == 0xda || size < 2 || size > content.size() - offset - 2) return;
-    visit(marker, offset + 4, size - 2);
-    offset += 2 + size;
+  while (true) {
+    offset = content.find('\xff', offset);
+    if (offset != std::string::npos) offset = content.find_first_not_of('\xff', offset);  // padding
+    if (offset == std::string::npos) return "it is cut short";
+    const uint8_t marker = byte_at(content, offset++);
+    if (stands_alone(marker)) continue;
+    if (marker == kJpegEnd) return "";
+    if (content.size() - offset < 2) return "it is cut short";
+    const size_t size = number_at(content, offset, 2);
+    if (size < 2) return "the length of one of its segments is wrong";
+    if (size > content.size() - offset) return "it is cut short";
+    visit(marker, offset + 2, size - 2);
+    offset += size;
   }
+}
+
+// Whether a segment of Huffman tables is whole and no table has more codes than there are bytes; stb_image writes what it finds.
+bool holds_huffman_tables(const std::string& content, size_t begin, size_t size) {
+  constexpr size_t kHead = 1 + 16;  // which table, and the number of codes of each length
+  constexpr size_t kMostCodes = 256;
+  while (size > 0) {
+    if (size < kHead) return false;
+    size_t codes = 0;
+    for (size_t i = 1; i < kHead; ++i) codes += byte_at(content, begin + i);
+    if (codes > kMostCodes || codes > size - kHead) return false;
+    begin += kHead + codes;
+    size -= kHead + codes;
+  }
+  return true;
 }
 
 // The orientation in a TIFF structure of `size` bytes at `begin`.
@@ -98,10 +124,14 @@ Container container_of(const std::string& content) {
 
 std::string damage(const std::string& content, Container container) {
   if (container == Container::kPng) return walk_png(content, [](const std::string&, size_t, size_t) {});
-  // In the data of a scan 0xff is followed by 0 or a restart marker: what is found after the last scan's head is the end.
-  const size_t scan = content.rfind("\xff\xda");
-  const bool ends = scan != std::string::npos && content.find("\xff\xd9", scan) != std::string::npos;
-  return ends ? "" : "it is cut short";
+  bool has_scan = false;
+  bool has_tables = true;
+  const std::string wrong = walk_jpeg(content, [&](uint8_t marker, size_t begin, size_t size) {
+    if (marker == kJpegScan) has_scan = true;
+    if (marker == kJpegHuffmanTables && !holds_huffman_tables(content, begin, size)) has_tables = false;
+  });
+  if (!has_tables) return "one of its Huffman tables is wrong";
+  return wrong.empty() && !has_scan ? "it is cut short" : wrong;
 }
 
 int orientation(const std::string& content, Container container) {
@@ -112,8 +142,10 @@ int orientation(const std::string& content, Container container) {
     });
   } else {
     const std::string head("Exif\0\0", 6);
+    bool in_head = true;
     walk_jpeg(content, [&](uint8_t marker, size_t begin, size_t size) {
-      if (marker == 0xe1 && size >= head.size() && content.compare(begin, head.size(), head) == 0) {
+      if (marker == kJpegScan) in_head = false;
+      if (in_head && marker == kJpegExif && size >= head.size() && content.compare(begin, head.size(), head) == 0) {
         result = tiff_orientation(content, begin + head.size(), size - head.size());
       }
     });

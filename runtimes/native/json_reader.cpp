@@ -25,6 +25,9 @@ Json read_json(const std::string& path) {
   } catch (const Json::parse_error& error) {
     throw Failure(ExitCode::kBadFile, path + ": cannot be read as JSON (near byte " + std::to_string(error.byte) +
                                           "); copy it again or convert the model again");
+  } catch (const Json::exception&) {
+    // The parser's other complaint: 1e999.
+    throw Failure(ExitCode::kBadFile, path + ": cannot be read as JSON (a number is out of range); give the right file");
   } catch (const Malformed& error) {
     throw Failure(ExitCode::kBadFile, path + ": cannot be read as JSON (" + error.what() + "); give the right file");
   }

@@ -11,7 +11,8 @@ namespace tofe {
 
 using Json = nlohmann::json;
 
-// The document in a file. Throws Failure(kBadFile) where it is no JSON, too large, or nested too deeply.
+// The document in a file. Throws Failure(kBadFile) where it is no JSON, too large, nested too deeply, or
+// holds a number that is out of range.
 Json read_json(const std::string& path);
 
 // Says what is wrong without naming the file.

@@ -32,7 +32,8 @@ void capture_library_log(void (*tell)(const std::string& message)) {
 std::string take_library_error() { return std::exchange(last_error, ""); }
 
 std::string one_line(std::string text) {
-  std::replace_if(text.begin(), text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+  const auto controls = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
+  std::replace_if(text.begin(), text.end(), controls, ' ');
   return text;
 }
 

@@ -12,7 +12,7 @@ void capture_library_log(void (*tell)(const std::string& message));
 // where there is none.
 std::string take_library_error();
 
-// Without line breaks.
+// Blanks for line breaks and every other control character, so that no text of a stranger moves a cursor.
 std::string one_line(std::string text);
 
 }  // namespace tofe

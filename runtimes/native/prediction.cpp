@@ -44,6 +44,7 @@ Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::st
   if (outputs.size() != 1 + method.token_counts.size() || outputs[0].dtype != "float32" || outputs[0].shape != shape) {
     refuse(manifest, method);
   }
+  if (outputs[0].bytes > content.size() || classes > outputs[0].bytes / sizeof(float)) refuse(manifest, method);
   Prediction result;
   result.logits = elements<float>(content, 0, classes);
   size_t offset = outputs[0].bytes;
@@ -53,6 +54,8 @@ Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::st
     const OutputInfo& output = outputs[1 + stage];
     // Of one image (K,), of more (B, K): the last size is K.
     const size_t count = output.shape.empty() ? 0 : static_cast<size_t>(output.shape.back());
+    const size_t width = output.dtype == "int64" ? sizeof(int64_t) : sizeof(float);
+    if (output.bytes > content.size() - offset || count > output.bytes / width) refuse(manifest, method);
     const std::vector<int64_t> selected = indices(output, content, offset, count);
     if (selected.size() < method.token_counts[stage]) refuse(manifest, method);
     std::vector<int64_t> composed;
@@ -68,6 +71,10 @@ Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::st
 }
 
 std::vector<RankedClass> top_classes(const std::vector<float>& logits, const Manifest& manifest, size_t count) {
+  if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); })) {
+    throw Failure(ExitCode::kRuntime, manifest.path + ": the model's values for the classes are infinite or no numbers; "
+                                                      "replay its golden vectors, convert it again");
+  }
   std::vector<uint32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return logits[a] > logits[b]; });

@@ -21,7 +21,8 @@ struct Prediction {
 Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::string& content, const Manifest& manifest,
                            const MethodSpec& method);
 
-// The `count` likeliest classes, best first, with the softmax of the logits.
+// The `count` likeliest classes, best first, with the softmax of the logits. Throws Failure(kRuntime) where a logit is infinite
+// or no number.
 std::vector<RankedClass> top_classes(const std::vector<float>& logits, const Manifest& manifest, size_t count);
 
 }  // namespace tofe

@@ -59,7 +59,7 @@ tofe_status guarded(const Action& action) noexcept {
       last_error = one_line(failure.what());
       return static_cast<tofe_status>(failure.code());
     } catch (const std::exception& error) {
-      last_error = std::string("failed unexpectedly (") + error.what() + ")";
+      last_error = one_line(std::string("failed unexpectedly (") + error.what() + ")");
     } catch (...) {
       last_error = "failed unexpectedly";
     }
@@ -140,12 +140,14 @@ void tofe_close(tofe_model* model) {
 tofe_status tofe_classify_rgb(tofe_model* model, const uint8_t* pixels, uint32_t width, uint32_t height, size_t stride,
                               tofe_prediction* results, uint32_t* count) {
   return tofe::guarded([&] {
+    const uint32_t places = count == nullptr ? 0 : *count;
+    if (count != nullptr) *count = 0;
     if (model == nullptr) tofe::refuse("tofe_classify_rgb: model is NULL");
-    if (results == nullptr || count == nullptr || *count == 0) tofe::refuse("tofe_classify_rgb: there is no place for results");
+    if (results == nullptr || places == 0) tofe::refuse("tofe_classify_rgb: there is no place for results");
     const tofe::Image image = tofe::copied(pixels, width, height, stride);
     const std::lock_guard<std::mutex> lock(model->guard);
     const tofe::Prediction found = model->classifier.classify(image);
-    const auto best = tofe::top_classes(found.logits, model->classifier.manifest(), *count);
+    const auto best = tofe::top_classes(found.logits, model->classifier.manifest(), places);
     *count = static_cast<uint32_t>(best.size());
     std::transform(best.begin(), best.end(), results, [](const tofe::RankedClass& one) {
       return tofe_prediction{one.index, static_cast<float>(one.probability)};

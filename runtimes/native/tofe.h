@@ -14,7 +14,11 @@
  * a process, so all models that are open at the same time have the same number of them.
  *
  * The process. Nothing ends it, and nothing is printed but what ExecuTorch's CPU detection writes to stderr when the first
- * model is opened; ExecuTorch's log messages become part of the text of errors.
+ * model is opened. ExecuTorch's settings of a process are taken over: its log messages become part of the text of errors, and
+ * its thread pool gets the size that is asked for. A process that uses ExecuTorch on its own as well shares both.
+ *
+ * Files. A model is mapped as long as it is open. Replace it by renaming another file onto it: what is written into the
+ * file itself changes what the model computes, and where the file is cut short the system ends the process.
  */
 #ifndef TOFE_H
 #define TOFE_H
@@ -34,7 +38,7 @@ typedef enum tofe_status {
   TOFE_WRONG_CALL = 2,      /* an argument, or a method that the model has not */
   TOFE_BAD_FILE = 3,        /* model, manifest or golden vectors: missing, damaged, or not of one another */
   TOFE_BAD_INPUT = 4,       /* an image that is too small or too narrow */
-  TOFE_RUNTIME_ERROR = 5,   /* ExecuTorch failed, or memory is used up */
+  TOFE_RUNTIME_ERROR = 5,   /* ExecuTorch failed, memory is used up, or a logit is infinite or no number */
   TOFE_SELF_TEST_FAILED = 6 /* the model computes here something else than it should */
 } tofe_status;
 
@@ -66,7 +70,8 @@ void tofe_close(tofe_model* model);
  * pixels:  R, G, B, one byte each; the first row first.
  * stride:  bytes from the beginning of a row to that of the next, at least 3 * width.
  * results: takes the likeliest classes, best first.
- * count:   in: places in `results`, at least 1; out: how many were filled, fewer where the model has fewer classes.
+ * count:   in: places in `results`, at least 1; out: how many were filled, fewer where the model has fewer classes, 0 on
+ *          failure.
  */
 tofe_status tofe_classify_rgb(tofe_model* model, const uint8_t* pixels, uint32_t width, uint32_t height, size_t stride,
                               tofe_prediction* results, uint32_t* count);

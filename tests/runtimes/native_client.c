@@ -48,10 +48,15 @@ static void classify_at_once(tofe_model* first, tofe_model* second) {
   for (int i = 0; i < THREADS; ++i) CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
+static tofe_status refused(tofe_model* model, const uint8_t* from, uint32_t width, uint32_t height, size_t stride,
+                           tofe_prediction* best, uint32_t count) {
+  const tofe_status status = tofe_classify_rgb(model, from, width, height, stride, best, &count);
+  CHECK(count == 0);
+  return status;
+}
+
 static void refuse_wrong_calls(tofe_model* model, const char* path) {
   tofe_prediction best[1];
-  uint32_t count = 1;
-  uint32_t none = 0;
   tofe_model* other = model;
   CHECK(tofe_open(NULL, NULL, NULL, 1, &other) == TOFE_WRONG_CALL && other == NULL);
   CHECK(tofe_open(path, NULL, NULL, 0, &other) == TOFE_WRONG_CALL);
@@ -59,13 +64,14 @@ static void refuse_wrong_calls(tofe_model* model, const char* path) {
   CHECK(tofe_open(path, NULL, "backward", 1, &other) == TOFE_WRONG_CALL && strstr(tofe_last_error(), "backward") != NULL);
   CHECK(tofe_open(path, NULL, NULL, 2, &other) == TOFE_WRONG_CALL && strstr(tofe_last_error(), "threads") != NULL);
   CHECK(tofe_open("/nowhere/net.pte", NULL, NULL, 1, &other) == TOFE_BAD_FILE && other == NULL);
-  CHECK(tofe_classify_rgb(NULL, &pixels[0][0], 9, 9, 27, best, &count) == TOFE_WRONG_CALL);
-  CHECK(tofe_classify_rgb(model, NULL, 9, 9, 27, best, &count) == TOFE_WRONG_CALL);
-  CHECK(tofe_classify_rgb(model, &pixels[0][0], 0, 9, 27, best, &count) == TOFE_WRONG_CALL);
-  CHECK(tofe_classify_rgb(model, &pixels[0][0], 9, 9, 26, best, &count) == TOFE_WRONG_CALL);
-  CHECK(tofe_classify_rgb(model, &pixels[0][0], 9, 9, 27, NULL, &count) == TOFE_WRONG_CALL);
-  CHECK(tofe_classify_rgb(model, &pixels[0][0], 9, 9, 27, best, &none) == TOFE_WRONG_CALL);
-  CHECK(tofe_classify_rgb(model, &pixels[0][0], UINT32_MAX, UINT32_MAX, SIZE_MAX, best, &count) == TOFE_BAD_INPUT);
+  CHECK(refused(NULL, &pixels[0][0], 9, 9, 27, best, 1) == TOFE_WRONG_CALL);
+  CHECK(refused(model, NULL, 9, 9, 27, best, 1) == TOFE_WRONG_CALL);
+  CHECK(refused(model, &pixels[0][0], 0, 9, 27, best, 1) == TOFE_WRONG_CALL);
+  CHECK(refused(model, &pixels[0][0], 9, 9, 26, best, 1) == TOFE_WRONG_CALL);
+  CHECK(refused(model, &pixels[0][0], 9, 9, 27, NULL, 1) == TOFE_WRONG_CALL);
+  CHECK(refused(model, &pixels[0][0], 9, 9, 27, best, 0) == TOFE_WRONG_CALL);
+  CHECK(refused(model, &pixels[0][0], UINT32_MAX, UINT32_MAX, SIZE_MAX, best, 1) == TOFE_BAD_INPUT);
+  CHECK(tofe_classify_rgb(model, &pixels[0][0], 9, 9, 27, best, NULL) == TOFE_WRONG_CALL);
   CHECK(tofe_self_test(model, NULL) == TOFE_WRONG_CALL);
   CHECK(tofe_self_test(model, "/nowhere") == TOFE_BAD_FILE);
   CHECK(strchr(tofe_last_error(), '\n') == NULL);

@@ -2,6 +2,7 @@
 // A question is a line of words; what it says to follow it follows as bytes. An answer is a line with the number of
 // bytes that follow, or one with a minus sign, an exit code and a message.
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -9,6 +10,7 @@
 #include "affinity.h"
 #include "failure.h"
 #include "image.h"
+#include "prediction.h"
 #include "preprocess.h"
 #include "resample.h"
 #include "sha256.h"
@@ -80,6 +82,39 @@ std::string decoded(std::istringstream& words) {
   return std::to_string(found.width) + " " + std::to_string(found.height) + "\n" + bytes(found);
 }
 
+// A model of two classes that keeps two of four tokens.
+tofe::Manifest small_manifest() {
+  tofe::Manifest result;
+  result.path = "net.json";
+  result.patch_tokens = 4;
+  result.class_names = result.class_ids = {"a", "b"};
+  return result;
+}
+
+// The tokens that it kept, of outputs of which the question says what the selection is and how many bytes there are.
+std::string kept(std::istringstream& words) {
+  tofe::OutputInfo selection;
+  size_t size = 0;
+  words >> size >> selection.dtype >> selection.bytes;
+  for (int64_t dimension = 0; words >> dimension;) selection.shape.push_back(dimension);
+  const std::string content = taken(size);
+  // Exactly as large as the content: a read past its end is noticed.
+  const tofe::Prediction found =
+      tofe::read_prediction({{{1, 2}, "float32", 8}, selection}, content, small_manifest(), {"forward", {2}});
+  std::string result;
+  for (const int64_t position : found.kept.front()) result += std::to_string(position) + " ";
+  return result;
+}
+
+std::string ranked(std::istringstream&) {
+  std::vector<float> logits(2);
+  const std::string content = taken(logits.size() * sizeof(float));
+  std::memcpy(logits.data(), content.data(), content.size());
+  std::string result;
+  for (const tofe::RankedClass& one : tofe::top_classes(logits, small_manifest(), logits.size())) result += one.name;
+  return result;
+}
+
 std::string cpus(std::istringstream& words) {
   std::string text;
   words >> text;
@@ -93,6 +128,8 @@ std::string answer(const std::string& question, std::istringstream& words) {
   if (question == "resized") return resized(words);
   if (question == "preprocessed") return preprocessed(words);
   if (question == "decoded") return decoded(words);
+  if (question == "kept") return kept(words);
+  if (question == "ranked") return ranked(words);
   if (question == "cpus") return cpus(words);
   return "";
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,11 @@ Pixels = npt.NDArray[np.uint8]
 _HEADERS = Path("/usr/include")
 _PARTS = (
     "affinity.cpp",
+    "decoder_memory.cpp",
     "files.cpp",
     "image.cpp",
     "image_container.cpp",
+    "prediction.cpp",
     "preprocess.cpp",
     "resample.cpp",
     "sha256.cpp",
@@ -71,6 +73,15 @@ class Probe:
         answer = self._ask(f"decoded {path}")
         width, height = map(int, answer[: answer.index(b"\n")].split())
         return np.frombuffer(answer, np.uint8, offset=answer.index(b"\n") + 1).reshape(height, width, 3)
+
+    def kept(self, content: bytes, dtype: str, size: int, *shape: int) -> list[int]:
+        """The tokens kept: two of four. ``content`` is two logits and a selection of ``size`` bytes, type and shape."""
+        words = " ".join(map(str, (len(content), dtype, size, *shape)))
+        return [int(one) for one in self._ask(f"kept {words}", content).split()]
+
+    def ranked(self, logits: Sequence[float]) -> str:
+        """The names of the classes ``a`` and ``b``, the likelier first."""
+        return self._ask("ranked", np.asarray(logits, np.float32).tobytes()).decode()
 
     def cpus(self, text: str) -> list[int]:
         """The cores of a list."""

@@ -160,7 +160,7 @@ def test_a_malformed_manifest_is_a_bad_file(host: Built, model: Path, change: Ed
     assert f"net.json: is no manifest ({said}" in message
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"a": NaN}', "[" * 100000, '{"schema": 3', "\xff"])
+@pytest.mark.parametrize("content", ["", "{", '{"a": NaN}', '{"a": 1e999}', "[" * 100000, '{"schema": 3', "\xff"])
 def test_what_is_no_json_is_a_bad_file(host: Built, model: Path, content: str) -> None:
     model.with_suffix(".json").write_text(content, encoding="latin-1")
     assert "net.json: cannot be read as JSON" in host.refused(BAD_FILE, str(model))
@@ -181,6 +181,11 @@ def test_a_manifest_of_another_graph_is_a_bad_file(host: Built, model: Path, pic
     edited(manifest, lambda document: document.update(class_names=["a"], class_ids=["a"]))
     message = host.refused(BAD_FILE, str(model), "--image", str(picture), "--top", "1")
     assert "of the model gives other outputs than this manifest says" in message
+
+
+def test_no_name_of_a_file_moves_the_cursor(host: Built, model: Path) -> None:
+    message = host.refused(BAD_INPUT, str(model), "--input", "a\x1b[2J\tb\x7f\r\nc")
+    assert "a [2J b   c: cannot be opened" in message
 
 
 def test_a_bad_picture_is_a_bad_input(host: Built, model: Path, picture: Path) -> None:
@@ -233,6 +238,7 @@ def test_another_answer_than_that_of_the_vectors_fails(native: Built, model: Pat
         (lambda document: document.update(vectors=document["vectors"][:4]), "it lacks a method's inputs"),
         (lambda document: document["vectors"][0].update(method="none"), "its method is none of the model's"),
         (lambda document: document["vectors"][0].update(file="../0.png"), "its file is not named like 0.png"),
+        (lambda document: document["vectors"][0].update(file="1.png"), "one file has two checksums"),
         (lambda document: document["vectors"][0]["logits"].pop(), "its logits are not one a class"),
         (lambda document: document["vectors"][0]["logits"].__setitem__(0, 1e39), "logits must be a number in its range"),
         (lambda document: document["vectors"][0]["kept"].pop(), "kept has another number of stages"),

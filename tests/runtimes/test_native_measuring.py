@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,18 @@ def test_it_runs_on_the_cores_it_is_told_to(host: Built, model: Path) -> None:
     core = str(max(os.sched_getaffinity(0)))
     assert report(host, str(model), "--cpus", core)["cpus"] == [int(core)]
     assert report(host, str(model))["cpus"] is None
-    # What the process itself binds to, seen from outside: two threads on one core take turns.
-    both = report(host, str(model), "--cpus", core, "--threads", "2", "--runs", "20", "--warmup", "2")
-    assert both["cpu_ms"] <= 1.2 * sum(both["samples_ms"]) / 20
+    # What the system says of its threads.
+    command = [str(host.binary), str(model), "--cpus", core, "--threads", "2", "--duration", "60"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            threads = Path(f"/proc/{process.pid}/task")
+            while len(list(threads.iterdir())) < 2:
+                assert process.poll() is None
+                time.sleep(0.01)
+            for status in threads.glob("*/status"):
+                assert f"\nCpus_allowed_list:\t{core}\n" in status.read_text()
+        finally:
+            process.kill()
 
 
 def test_a_core_that_is_not_there_is_a_wrong_call(host: Built, model: Path) -> None:
@@ -115,7 +126,8 @@ def test_clocks_and_temperatures_are_read_between_runs(host: Built, model: Path,
     found = report(host, str(model), "--duration", "1.2", "--sysfs", str(fake_sys(tmp_path)))
     readings = found["telemetry"]
     assert 2 <= len(readings) <= 3
-    assert readings[0]["t_s"] == 0.0 and 1.0 <= readings[1]["t_s"] < 1.3
+    # A second after the first one, which is read just before the clock begins at 0.
+    assert readings[0]["t_s"] == 0.0 and readings[1]["t_s"] > 0.9
     for reading in readings:
         assert reading["khz"] == {"cpu0": 1800000, "cpu1": 2400000}
         assert reading["celsius"] == {"cpu-thermal": 48.312, "cpu-thermal thermal_zone1": -5.0, 'od"d?': 60.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from native_probe import Pixels, Probe, RefusedError, probe
 from PIL import Image
 
-from runtimes.native_runner import BAD_INPUT, WRONG_CALL
+from runtimes.native_runner import BAD_FILE, BAD_INPUT, RUNTIME_ERROR, WRONG_CALL
 from runtimes.native_toolchain import Target
 from tofe_edge.errors import InputError
 from tofe_edge.images import read_image
@@ -168,9 +169,18 @@ def png_bytes() -> bytes:
     return stored.getvalue()
 
 
-def jpeg_bytes() -> bytes:
+def rgb_png(side: int, packed: bytes) -> bytes:
+    """A square one, its pixels as they are given."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def jpeg_bytes(**options: Any) -> bytes:
     stored = io.BytesIO()
-    Image.fromarray(noise(32, 24, seed=0)).save(stored, "JPEG", exif=exif(6))
+    Image.fromarray(noise(32, 24, seed=0)).save(stored, "JPEG", exif=exif(6), **options)
     return stored.getvalue()
 
 
@@ -193,14 +203,33 @@ def test_what_is_no_image_or_damaged_is_refused(native: Probe, tmp_path: Path) -
     for whole in (png_bytes(), jpeg_bytes()):
         for share in (0.1, 0.5, 0.9):
             assert "it is cut short" in said_of(native, path, whole[: max(8, int(share * len(whole)))])
-    header = struct.pack(">IIBBBBB", 12000, 12000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    bomb = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    assert "has 144000000 pixels; scale it down" in said_of(native, path, b"\x89PNG\r\n\x1a\n" + bomb)
+    assert "has 144000000 pixels; scale it down" in said_of(native, path, rgb_png(12000, zlib.compress(b"")))
     with pytest.raises(RefusedError, match="cannot be opened"):
         native.decoded(tmp_path / "none.png")
+
+
+def test_a_png_that_unpacks_to_more_than_its_header_says_is_refused(native: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    rows = (b"\0" + bytes(3 * 16)) * 16
+    path.write_bytes(rgb_png(16, zlib.compress(rows)))
+    assert native.decoded(path).shape == (16, 16, 3)
+    bomb = rgb_png(16, zlib.compress(rows + bytes(32 << 20)))
+    assert len(bomb) < 1 << 16
+    assert "is damaged (it holds more than its header says)" in said_of(native, path, bomb)
+
+
+def test_a_huffman_table_of_more_codes_than_bytes_is_refused_wherever_it_is(native: Probe, tmp_path: Path) -> None:
+    path, whole = tmp_path / "codes.jpg", jpeg_bytes(progressive=True)
+    scans = [found.start() for found in re.finditer(b"\xff\xda", whole)]
+    assert len(scans) > 1
+    for place in (2, scans[0], scans[1], len(whole) - 2):
+        for counts, values in ((bytes([16] * 15 + [17]), 257), (bytes([255] * 16), 16 * 255), (bytes(15) + b"\x02", 1)):
+            table = b"\x13" + counts + bytes(values)
+            segment = b"\xff\xc4" + struct.pack(">H", 2 + len(table)) + table
+            said = said_of(native, path, whole[:place] + segment + whole[place:])
+            assert "is damaged (one of its Huffman tables is wrong)" in said
+        path.write_bytes(whole[:place] + b"\xff\xfe\0\x04hi" + whole[place:])
+        assert native.decoded(path).shape == (32, 24, 3)
 
 
 @given(
@@ -235,6 +264,29 @@ def test_lists_of_cores(here: Probe, text: str, cores: list[int]) -> None:
 def test_what_is_no_list_of_cores(here: Probe, text: str) -> None:
     with pytest.raises(RefusedError, match=f"-{WRONG_CALL} --cpus takes a list of cores such as 0,2-3, not"):
         here.cpus(text)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("int64", np.int64), ("float32", np.float32)])
+def test_a_selection_is_read_within_its_bytes(native: Probe, dtype: str, kind: type[np.generic]) -> None:
+    selection = np.array([3, 1], kind).tobytes()
+    content = bytes(8) + selection
+    assert native.kept(content, dtype, len(selection), 2) == native.kept(content, dtype, len(selection), 1, 2) == [3, 1]
+    for size, shape in (
+        (len(selection), (3,)),  # more elements than bytes
+        (0, (0, 2)),
+        (len(selection), (-1,)),
+        (len(selection), (1 << 62,)),
+        (2 * len(selection), (4,)),  # more bytes than there are
+    ):
+        with pytest.raises(RefusedError, match=f"-{BAD_FILE} net.json: .* gives other outputs"):
+            native.kept(content, dtype, size, *shape)
+
+
+def test_logits_that_are_no_numbers_are_a_runtime_error(native: Probe) -> None:
+    assert native.ranked([1, 2]) == "ba"
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(RefusedError, match=f"-{RUNTIME_ERROR} net.json: .* infinite or no numbers"):
+            native.ranked([value, 1])
 
 
 def test_normalisation_of_every_value_of_every_channel(native: Probe) -> None:
