@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -46,19 +46,11 @@ class HostBench:
         """Time a program in this process; see :meth:`Bench.time`. The input is random, always the same."""
         with bound_to(request.cpus):
             set_threads(request.threads)
+            method, load_ms = _load(model, request.method)
+            given = method.metadata.input_tensor_meta(0)
+            values = torch.rand(tuple(given.sizes()), generator=torch.Generator().manual_seed(0))
+            watch = telemetry.Watch()
             try:
-                with swallow_native_stderr():
-                    from executorch.runtime import Runtime, Verification
-
-                    begun = time.perf_counter()
-                    program = Runtime.get().load_program(model, verification=Verification.InternalConsistency)
-                    if request.method not in program.method_names:
-                        raise InputError(f"{model}: has no method {request.method!r}")
-                    method = program.load_method(request.method)
-                    load_ms = (time.perf_counter() - begun) * 1e3
-                given = method.metadata.input_tensor_meta(0)
-                values = torch.rand(tuple(given.sizes()), generator=torch.Generator().manual_seed(0))
-                watch = telemetry.Watch()
                 latency = measure(
                     lambda: method.execute([values]),
                     request.runs,
@@ -67,7 +59,7 @@ class HostBench:
                     between=watch.look,
                 )
             except RuntimeError as error:
-                raise DeviceError(f"{model}: ExecuTorch cannot run it ({first_line(error)})") from error
+                raise DeviceError(f"{model}: ExecuTorch failed to run it ({first_line(error)})") from error
         return Timing(
             latency=latency,
             load_ms=load_ms,
@@ -78,3 +70,18 @@ class HostBench:
             telemetry=watch.seen,
             machine=Machine(platform.machine(), os.cpu_count() or 1, telemetry.cpu_model()),
         )
+
+
+def _load(model: Path, name: str) -> tuple[Any, float]:
+    """A method of a program, and the milliseconds that loading took."""
+    try:
+        with swallow_native_stderr():
+            from executorch.runtime import Runtime, Verification
+
+            begun = time.perf_counter()
+            program = Runtime.get().load_program(model, verification=Verification.InternalConsistency)
+            if name not in program.method_names:
+                raise InputError(f"{model}: has no method {name!r}")
+            return program.load_method(name), (time.perf_counter() - begun) * 1e3
+    except RuntimeError as error:
+        raise DeviceError(f"{model}: ExecuTorch cannot load it ({first_line(error)})") from error

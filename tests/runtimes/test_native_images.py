@@ -27,6 +27,8 @@ from tofe_edge.parity import GATES
 from tofe_edge.prediction import top_classes
 from tofe_edge.preprocessing import preprocess
 
+pytestmark = pytest.mark.toolchain
+
 Edit = Callable[[dict[str, Any]], object]
 
 

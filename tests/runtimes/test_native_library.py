@@ -20,6 +20,8 @@ from tofe_edge.golden import make_golden
 from tofe_edge.prediction import top_classes
 from tofe_edge.preprocessing import preprocess
 
+pytestmark = pytest.mark.toolchain
+
 CLIENT = Path(__file__).with_name("native_client.c")
 
 NAMES = {

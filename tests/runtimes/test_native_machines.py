@@ -28,6 +28,8 @@ from tofe_edge.selections import compose_selections
 from tofe_edge.tofe import ToFe
 from tofe_edge.zoo import shipped_checkpoints
 
+pytestmark = pytest.mark.toolchain
+
 FULL_SIZE_PRECISIONS: tuple[Precision, ...] = ("int8-dynamic",)
 
 
@@ -147,7 +149,6 @@ def test_the_tiny_net_agrees_between_x86_and_arm(
     check(agreement, precision, len(pixels))
 
 
-@pytest.mark.toolchain
 @pytest.mark.parametrize("precision", FULL_SIZE_PRECISIONS)
 def test_the_shipped_net_agrees_between_x86_and_arm(host: Path, arm: Arm, tmp_path: Path, precision: Precision) -> None:
     checkpoint = next(one for one in shipped_checkpoints() if one.name == "tofe_deit_tiny_063")

@@ -18,6 +18,8 @@ from runtimes.native_runner import WRONG_CALL, run
 from runtimes.timing import Telemetry, TimingRequest
 from tofe_edge.artifact import Artifact
 
+pytestmark = pytest.mark.toolchain
+
 INPUT_BYTES = 3 * 3 * 64 * 64 * 4
 
 

@@ -26,10 +26,13 @@ from tofe_edge.errors import InputError
 from tofe_edge.images import read_image
 from tofe_edge.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
 
-pytestmark = pytest.mark.skipif(
-    int(PIL.__version__.split(".")[0]) < 13,
-    reason="Pillow 13 resizes tall images in another order; `pip install pillow>=13`",
-)
+pytestmark = [
+    pytest.mark.toolchain,
+    pytest.mark.skipif(
+        int(PIL.__version__.split(".")[0]) < 13,
+        reason="Pillow 13 resizes tall images in another order; `pip install pillow>=13`",
+    ),
+]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 BORDERS = [0, 1, 54, 55, 56, 57, 63, 64, 65, 119, 120, 127, 128, 129, 4096]
 sizes = st.integers(1, 90)
