@@ -52,7 +52,9 @@ def make_dense_twin(artifact: Artifact, checkpoint: Checkpoint, folder: Path) ->
     # Selectors always are, and the dense net has none.
     returned = [layer for layer in manifest.fp32_layers if not layer.startswith("selectors.")]
     if returned:
-        warn(f"{len(returned)} layers of {artifact.path} were left in float; the dense net's are not, and it gains by that")
+        warn(
+            f"{len(returned)} layers of {artifact.path} were left in float; the dense net's are not, and it gains by that"
+        )
     path, conversion = folder / request.file_name, convert(request)
     write_content(path, conversion.content)
     write_manifest(path, conversion.manifest)
