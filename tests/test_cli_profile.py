@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,3 +128,14 @@ def test_models_with_other_inputs_are_not_compared(
     write_manifest(path, manifest_for(tiny_checkpoint, path.name, content))
     said = refused("profile", elastic_artifact.path, "--against", path)
     assert "takes batches of 1 at 64 px where" in said and "takes 3 at 64 px" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_in_order(elastic_artifact: Artifact, number: signal.Signals) -> None:
+    """What is to be tidied away at the end is, as after Ctrl-C."""
+    command = [sys.executable, "-m", "tofe_edge", "profile", str(elastic_artifact.path), "--sustained", "100"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(6)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
