@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from runtimes.bench import Bench
 from runtimes.medians import Estimate, median_of
-from runtimes.timing import Timing, TimingRequest
+from runtimes.timing import Timing, TimingRequest, joined
 
 ROUNDS = 10
 """Turns that each model gets: enough for the interval of a median."""
@@ -94,14 +93,10 @@ def compare(
         turns.append([timed[0], timed[1]])
     times = [[median(timing.latency.samples_ms) for timing in turn] for turn in turns]
     comparison = Comparison(
-        ms=_overall([turn[0] for turn in turns]),
-        against_ms=_overall([turn[1] for turn in turns]),
+        ms=joined([turn[0] for turn in turns]).latency.percentile(50),
+        against_ms=joined([turn[1] for turn in turns]).latency.percentile(50),
         gmacs=model.gmacs,
         against_gmacs=against.gmacs,
         ratio=median_of([ms / other_ms for ms, other_ms in times]),
     )
     return comparison, tuple(turn[0] for turn in turns)
-
-
-def _overall(timings: Sequence[Timing]) -> float:
-    return median(sample for timing in timings for sample in timing.latency.samples_ms)

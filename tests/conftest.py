@@ -30,6 +30,9 @@ TINY = {"image_size": 64, "depth": 4, "dim": 48, "heads": 3, "classes": 10}
 
 TINY_COUNTS = TokenCounts((9, 5, 3))
 
+Program = Callable[..., tuple[int, str, str]]
+"""``program(*arguments)``: exit code, stdout and stderr."""
+
 TinyToFe = Callable[..., ToFe]
 """``tiny_tofe(name="deit_tiny_patch16_224", seed=0, **overrides)``"""
 
@@ -89,6 +92,27 @@ def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
         parity=None,
         versions={},
     )
+
+
+@pytest.fixture
+def program(capsys: pytest.CaptureFixture[str]) -> Program:
+    """The command line, in this process."""
+    from tofe_edge.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()  # what an earlier conversion said
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def refusal(program: Program, *arguments: object) -> str:
+    """The one line on stderr of a call that is exit code 2."""
+    code, out, err = program(*arguments)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    return err.removeprefix("tofe-edge: error: ").rstrip()
 
 
 def refused(path: Path, action: Callable[[], object]) -> str:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Program, refusal
 
 from tofe_edge.artifact import manifest_path_of
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
-
-Program = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +29,6 @@ def converted(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpo
 def model(converted: Path, tmp_path: Path) -> Path:
     """The same, copied to another place: model, manifest and golden vectors."""
     return Path(shutil.copytree(converted.parent, tmp_path / "copied")) / converted.name
-
-
-@pytest.fixture
-def program(capsys: pytest.CaptureFixture[str]) -> Program:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()  # what an earlier conversion said
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-def refusal(program: Program, *arguments: object) -> str:
-    """The one line on stderr of a call that is exit code 2."""
-    code, out, err = program(*arguments)
-    assert (code, out) == (2, "") and err.count("\n") == 1
-    return err.removeprefix("tofe-edge: error: ").rstrip()
 
 
 def package(program: Program, model: Path, out: Path, *arguments: object) -> dict[str, Any]:

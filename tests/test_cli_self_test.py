@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import manifest_for
+from conftest import Program, manifest_for, refusal
 from test_golden import edit, spoilt_weight
 
 from tofe_edge.artifact import manifest_path_of, open_artifact, write_manifest
@@ -21,8 +20,6 @@ from tofe_edge.golden import DOCUMENT, golden_path_of
 from tofe_edge.parity import GATES
 
 PARITY_KEYS = {"images", "top1_agreement", "snr_db", "psnr_db", "kept_overlap", "near_ties", "passed", "failures"}
-
-Program = Callable[..., tuple[int, str, str]]
 
 
 def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> Path:
@@ -43,24 +40,6 @@ def converted(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpo
 def model(converted: Path, tmp_path: Path) -> Path:
     """The same, copied to another place: model, manifest and golden vectors."""
     return Path(shutil.copytree(converted.parent, tmp_path / "copied")) / converted.name
-
-
-@pytest.fixture
-def program(capsys: pytest.CaptureFixture[str]) -> Program:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()  # what an earlier conversion said
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-def refusal(program: Program, *arguments: object) -> str:
-    """The one line on stderr of a call that is exit code 2."""
-    code, out, err = program(*arguments)
-    assert (code, out) == (2, "") and err.count("\n") == 1
-    return err.removeprefix("tofe-edge: error: ").rstrip()
 
 
 def vouch(model: Path) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tofe_edge.cli.calibrated import describe, to_json
-from tofe_edge.cli.options import add_checkpoint, open_checkpoint, positive_int, require
-from tofe_edge.cli.profile import add_runner
+from tofe_edge.cli.options import add_checkpoint, add_runner, open_checkpoint, positive_int, require
 from tofe_edge.files import check_place, workshop, write_bytes
 from tofe_edge.progress import covering_bar, progress_bar
 

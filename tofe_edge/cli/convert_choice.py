@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from tofe_edge.cli import convert_latency
 from tofe_edge.cli.options import open_checkpoint, require
 from tofe_edge.cli.select import check_budget, choose_for
+from tofe_edge.progress import warn
 
 if TYPE_CHECKING:
     from profiles import DeviceProfile
@@ -44,7 +44,4 @@ def _warn_over_budget(checkpoint: Checkpoint, profile: DeviceProfile | None, max
 
     limit = max_gmacs or (profile.budget.gmacs.value if profile else None)
     if limit is not None and checkpoint.gmacs > limit * (1 + TOLERANCE):
-        print(
-            f"tofe-edge: warning: {checkpoint.name} needs {checkpoint.gmacs:.2f} GMACs, over the budget of {limit:.2f}",
-            file=sys.stderr,
-        )
+        warn(f"{checkpoint.name} needs {checkpoint.gmacs:.2f} GMACs, over the budget of {limit:.2f}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.options import require
-from tofe_edge.cli.profile import add_runner
+from tofe_edge.cli.options import add_runner, require
 from tofe_edge.errors import GateError
 
 if TYPE_CHECKING:

@@ -61,6 +61,16 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_runner(parser: argparse.ArgumentParser) -> None:
+    """``--runner``, for commands with ``--on``."""
+    parser.add_argument(
+        "--runner",
+        type=Path,
+        metavar="DIR",
+        help="folder of a tofe_runner built for the device (default: built here; Android needs it, docs/native.md)",
+    )
+
+
 def preprocessing_for(spec: Preprocessing, args: Any) -> Preprocessing:
     """The model's preprocessing, with ``--resize`` applied where it is given."""
     return spec if args.resize is None else replace(spec, resize=args.resize)

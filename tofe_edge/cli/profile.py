@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_checkpoint, add_method, positive_float, positive_int, require
+from tofe_edge.cli.options import add_checkpoint, add_method, add_runner, positive_float, positive_int, require
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -45,16 +45,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add_method(parser)
     add_checkpoint(parser)
     return parser
-
-
-def add_runner(parser: argparse.ArgumentParser) -> None:
-    """``--runner``, for commands with ``--on``."""
-    parser.add_argument(
-        "--runner",
-        type=Path,
-        metavar="DIR",
-        help="folder of a tofe_runner built for the device (default: built here; Android needs it, docs/native.md)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tofe_edge.cli.options import require
 from tofe_edge.cli.output import emit, facts, table
+from tofe_edge.progress import warn
 
 if TYPE_CHECKING:
     import argparse
@@ -135,7 +135,7 @@ def _measured(artifact: Artifact, args: argparse.Namespace) -> tuple[dict[str, A
         placement = first.placement()
     except DeviceError as error:
         # The latency has been measured; a plan that is not to be had must not throw it away.
-        print(f"tofe-edge: warning: no placement: {error}", file=sys.stderr)
+        warn(f"no placement: {error}")
     document: dict[str, Any] = {
         "measured": True,
         "compute_units": first.compute_units,

@@ -15,7 +15,7 @@ from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.kotlin import STDLIB
 from tofe_edge.packaging.licences import Licence
 from tofe_edge.packaging.platform import executorch_release
-from tofe_edge.packaging.wording import boolean, facts, float_words
+from tofe_edge.packaging.wording import boolean, common_values, float_words
 from tofe_edge.parity import GATES
 
 GROUP = "tofeedge"
@@ -74,6 +74,7 @@ def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> d
     manifest, spec = model.manifest, model.manifest.preprocessing
     gates, names = GATES[manifest.precision], _budget_names(manifest)
     values: dict[str, object] = {
+        **common_values(manifest),
         "PACKAGE": package,
         "GROUP": GROUP,
         "NAME": model.name,
@@ -84,32 +85,20 @@ def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> d
         "MIN_SDK": MIN_SDK,
         "MIN_ANDROID": _MIN_ANDROID,
         "FOLDER": assets_folder(model.name, manifest.sha256),
-        "SHA256": manifest.sha256,
-        "SIZE_BYTES": manifest.size_bytes,
         "SUMS": _sums(model),
-        "CLASSES": len(manifest.class_names),
-        "BATCH": manifest.batch,
         "PATCH_TOKENS": manifest.patch_tokens,
         "SELECTION_IN_FLOATS": boolean(manifest.selection == "rank"),
-        "IMAGE_SIZE": spec.image_size,
         "RESIZES_SHORT_SIDE": boolean(spec.resize == "short_side"),
         "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct),
         "BICUBIC": boolean(spec.interpolation == "bicubic"),
         "MEAN": _float_bits(spec.mean),
-        "MEAN_TEXT": ", ".join(map(str, spec.mean)),
         "STD": _float_bits(spec.std),
-        "STD_TEXT": ", ".join(map(str, spec.std)),
-        "PRECISION": manifest.precision,
-        "MIN_SNR_DB": gates.min_snr_db,
         "MIN_PSNR_DB": gates.min_psnr_db if math.isfinite(gates.min_psnr_db) else "Double.NEGATIVE_INFINITY",
-        "MIN_KEPT_OVERLAP": gates.min_kept_overlap,
-        "SKIPS_NEAR_TIES": boolean(gates.skips_near_ties),
         "BUDGETS": ",\n".join(_budget(names[method.name], method) for method in manifest.methods.values()),
         "DEFAULT_BUDGET": next(iter(names.values())),
         "BUDGET_LIST": ", ".join(
             f"`{names[method.name]}` ({method.gmacs:.3f} GMACs)" for method in manifest.methods.values()
         ),
-        "FACTS": facts(manifest),
         "POM_LICENCES": "\n".join(
             f"    <license><name>{one}</name></license>" for one in sorted({licence.licence for licence in licences})
         ),

@@ -12,7 +12,7 @@ from tofe_edge.labels import shown
 from tofe_edge.packaging.apple_names import check_methods
 from tofe_edge.packaging.contents import LABELS, PackagedModel
 from tofe_edge.packaging.platform import executorch_release
-from tofe_edge.packaging.wording import boolean, facts, float_words
+from tofe_edge.packaging.wording import boolean, common_values, float_words
 from tofe_edge.parity import GATES
 
 COREML, EXECUTORCH = "coreml", "executorch"
@@ -81,30 +81,20 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
     ios, macos = systems_of(manifest)
     check_methods(manifest)
     values: dict[str, object] = {
+        **common_values(manifest),
         "MODULE": module,
         "NAME": model.name,
         "IOS": ios,
         "MACOS": macos,
         "MODEL_FILE": model.file_name,
-        "SHA256": manifest.sha256,
-        "SIZE_BYTES": manifest.size_bytes,
         "LABELS_FILE": LABELS,
         "SUMS": "\n".join(f'        "{name}": "{sha256}",' for name, sha256 in _sums(model).items()),
-        "CLASSES": len(manifest.class_names),
-        "BATCH": manifest.batch,
         "SELECTS_BY_RANK": boolean(manifest.selection == "rank"),
-        "IMAGE_SIZE": spec.image_size,
         "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct) if spec.resize == "short_side" else "nil",
         "FILTER": spec.interpolation,
         "MEAN": _floats(spec.mean),
-        "MEAN_TEXT": ", ".join(map(str, spec.mean)),
         "STD": _floats(spec.std),
-        "STD_TEXT": ", ".join(map(str, spec.std)),
-        "PRECISION": manifest.precision,
-        "MIN_SNR_DB": gates.min_snr_db,
         "MIN_PSNR_DB": gates.min_psnr_db if math.isfinite(gates.min_psnr_db) else "-.infinity",
-        "MIN_KEPT_OVERLAP": gates.min_kept_overlap,
-        "SKIPS_NEAR_TIES": boolean(gates.skips_near_ties),
         "BUDGET_CASES": "\n".join(f'    case {method.name} = "{method.name}"' for method in methods),
         "STANDARD_BUDGET": methods[0].name,
         "BUDGET_GMACS": "\n".join(f"        case .{method.name}: return {float(method.gmacs)!r}" for method in methods),
@@ -112,7 +102,6 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
             f"        case .{method.name}: return {method.token_counts or []}" for method in methods
         ),
         "BUDGET_LIST": ", ".join(f"`.{method.name}` ({method.gmacs:.3f} GMACs)" for method in methods),
-        "FACTS": facts(manifest),
     }
     if manifest.target == "executorch":
         values["EXECUTORCH"] = executorch_release(manifest, "iOS")

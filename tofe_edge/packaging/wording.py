@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tofe_edge.artifact import Manifest
+from tofe_edge.parity import GATES
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:+/,()-]+( [A-Za-z0-9_.:+/,()-]+)*", re.ASCII)
 _MAX_PLAIN = 120
@@ -40,6 +41,25 @@ def facts(manifest: Manifest) -> str:
         f"{plain(manifest.backbone)}, {manifest.precision}, {manifest.size_bytes / 1e6:.2f} MB, {tokens} a stage, "
         f"{manifest.gmacs:.3f} GMACs, {len(manifest.class_names)} classes."
     )
+
+
+def common_values(manifest: Manifest) -> dict[str, object]:
+    """Keys of templates that are the same in every language: sizes, classes, preparation and gates of a model."""
+    spec, gates = manifest.preprocessing, GATES[manifest.precision]
+    return {
+        "SHA256": manifest.sha256,
+        "SIZE_BYTES": manifest.size_bytes,
+        "CLASSES": len(manifest.class_names),
+        "BATCH": manifest.batch,
+        "IMAGE_SIZE": spec.image_size,
+        "MEAN_TEXT": ", ".join(map(str, spec.mean)),
+        "STD_TEXT": ", ".join(map(str, spec.std)),
+        "PRECISION": manifest.precision,
+        "MIN_SNR_DB": gates.min_snr_db,
+        "MIN_KEPT_OVERLAP": gates.min_kept_overlap,
+        "SKIPS_NEAR_TIES": boolean(gates.skips_near_ties),
+        "FACTS": facts(manifest),
+    }
 
 
 def float_words(values: Sequence[float], signed: bool = False) -> tuple[int, ...]:
