@@ -10,7 +10,7 @@ import pytest
 from tofe_edge.cli import main
 
 COMMANDS = (
-    "convert", "profile", "calibrate", "parity", "run", "select", "package", "train", "evaluate", "profiles", "checkpoints",
+    "convert", "profile", "calibrate", "parity", "run", "select", "package", "train", "evaluate", "tokens", "profiles", "checkpoints",
 )  # fmt: skip
 
 

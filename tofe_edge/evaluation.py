@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ import numpy as np
 from tofe_edge.backbones import Backbone
 from tofe_edge.dataset import Sample
 from tofe_edge.errors import InputError
-from tofe_edge.inputs import Inputs, none_usable, read_inputs
+from tofe_edge.inputs import Inputs
 from tofe_edge.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.predicting import Predicted, predict_samples
 from tofe_edge.prediction import Prediction
 from tofe_edge.preprocessing import Preprocessing
-from tofe_edge.progress import progress_bar
 from tofe_edge.reference import Reference
 from tofe_edge.statistics import proportion_interval
+from tofe_edge.usage import reused_counts
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Evaluation:
     mean_kept: tuple[float, ...]
     unreadable: tuple[Path, ...] = ()
     """Where the images are that could not be read and are not counted."""
+    mean_reused: tuple[float, ...] = ()
+    """Kept patches, a selection each, that an earlier selection had frozen."""
+    kept_counts: tuple[tuple[tuple[int, ...], int], ...] = ()
+    """Token counts of an image, a selection each, and how many images have them; in the order of the counts."""
 
     def to_json(self) -> dict[str, Any]:
         """The stable keys of ``tofe-edge evaluate --json``, and the interval and mean kept counts."""
@@ -55,12 +59,14 @@ class _Tally:
         self._backbone = backbone
         self._hits1 = self._hits5 = 0
         self._kept: Counter[tuple[int, ...]] = Counter()
+        self._reused: Counter[tuple[int, ...]] = Counter()
 
     def add(self, prediction: Prediction, label: int) -> None:
         best = np.argsort(-prediction.logits, kind="stable")[:5]
         self._hits1 += int(best[0] == label)
         self._hits5 += int(label in best)
         self._kept[tuple(len(positions) for positions in prediction.kept)] += 1
+        self._reused[reused_counts(prediction.kept, self._backbone.patch_tokens)] += 1
 
     def evaluation(self, unreadable: Sequence[Path] = ()) -> Evaluation:
         images = self._kept.total()
@@ -72,9 +78,15 @@ class _Tally:
             top5=100 * self._hits5 / images,
             images=images,
             gmacs=float(np.average(costs, weights=weights)),
-            mean_kept=tuple(np.average(list(self._kept), axis=0, weights=weights).tolist()),
+            mean_kept=_mean(self._kept),
             unreadable=tuple(unreadable),
+            mean_reused=_mean(self._reused),
+            kept_counts=tuple(sorted(self._kept.items())),
         )
+
+
+def _mean(tallied: Counter[tuple[int, ...]]) -> tuple[float, ...]:
+    return tuple(np.average(list(tallied), axis=0, weights=list(tallied.values())).tolist())
 
 
 def evaluate(reference: Reference, inputs: Inputs) -> Evaluation:
@@ -92,29 +104,30 @@ def evaluate(reference: Reference, inputs: Inputs) -> Evaluation:
 
 
 def evaluate_samples(
-    reference: Reference, source: Path, samples: Sequence[Sample], spec: Preprocessing, batch: int = 16
+    reference: Reference,
+    source: Path,
+    samples: Sequence[Sample],
+    spec: Preprocessing,
+    batch: int = 16,
+    witness: Callable[[Predicted], None] | None = None,
 ) -> Evaluation:
     """Top-1 and top-5 of a reference on the samples of ``source``, with ``batch`` inputs at a time in memory.
+
+    Args:
+        witness: is shown every prediction.
 
     Raises:
         InputError: none of the samples can be read.
     """
     tally = _Tally(reference.model.backbone.spec)
-    loaded = read_inputs(samples, spec)
     unreadable: list[Path] = []
-    reason = ""
-    with progress_bar("evaluating", total=len(samples), unit="image") as bar:
-        while some := list(islice(loaded, batch)):
-            pixels = [item.pixels for item in some if item.pixels is not None]
-            labels = [item.sample.label for item in some if item.pixels is not None]
-            corrupt = [item for item in some if item.pixels is None]
-            reason = reason or next((item.reason for item in corrupt), "")
-            unreadable += [item.sample.location for item in corrupt]
-            for prediction, label in zip(reference.predict(np.concatenate(pixels)) if pixels else (), labels):
-                tally.add(prediction, label)
-            bar.update(len(some))
-    if len(unreadable) == len(samples):
-        raise none_usable(source, len(unreadable), reason)
+    for found in predict_samples(reference, source, samples, spec, batch):
+        if isinstance(found, Predicted):
+            tally.add(found.prediction, found.sample.label)
+            if witness is not None:
+                witness(found)
+        else:
+            unreadable.append(found.sample.location)
     return tally.evaluation(unreadable)
 
 

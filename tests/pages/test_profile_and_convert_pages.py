@@ -39,7 +39,7 @@ def test_the_profile_shows_all_that_was_measured(manifest: Manifest) -> None:
         "Temperature over time", "cpu0, MHz", "1310", "gpu-thermal, °C", "89.0",
         "Time per stage", "Time per operator", "6 other kinds", "the last quarter takes 1.20 times the first",
         "Token reduction pays", "Latency of a block against its tokens", "stage 3: 4",
-        "stage 2: 5 computed, 11 frozen; 1 taken back", "Kept tokens that the reference keeps too", "90.00%",
+        "stage 2: 5 computed, 11 frozen; 1 reused", "Kept tokens that the reference keeps too", "90.00%",
         "Where rounding comes from", "29.0 dB",
     ):  # fmt: skip
         assert part in said, part

@@ -14,6 +14,7 @@ from tofe_edge.pages.charts import (
     Line,
     Mark,
     Words,
+    count_histogram,
     fitted_chart,
     gauge,
     histogram,
@@ -138,6 +139,39 @@ def test_a_histogram_counts_every_sample_once() -> None:
     assert len(heights) == 2 and heights[0] == pytest.approx(3 * heights[1], abs=0.05) and max(heights) < height
 
 
+counted = st.dictionaries(st.integers(0, 600), st.integers(1, 10**6), min_size=1, max_size=80)
+
+
+def bars_of(drawing: str) -> list[tuple[float, float, float]]:
+    """Left, right and height of each bar."""
+    path = re.findall(r'class="fill" d="([^"]+)"', drawing)[0]
+    found = re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)H([\d.]+)V[\d.]+z", path)
+    return [(float(left), float(right), float(bottom) - float(top)) for left, bottom, top, right in found]
+
+
+@given(counted, st.integers(0, 600))
+def test_bars_of_whole_numbers_are_equally_wide_and_within_their_drawing(numbers: dict[int, int], at: int) -> None:
+    drawing = count_histogram(numbers, [Mark(at, "shipped")], WORDS, over=(0, 600))
+    check(drawing)
+    bars = bars_of(drawing)
+    assert 1 <= len(bars) <= 36
+    widths = [right - left for left, right, _ in bars]
+    assert max(widths) - min(widths) < 0.05
+
+
+def test_bars_of_whole_numbers_count_each_once() -> None:
+    # 900 images: as many bars as fit, and each number has its own.
+    heights = {10: 100, 11: 200, 30: 600}
+    bars = bars_of(count_histogram(heights, [], WORDS))
+    assert len(bars) == 3
+    unit = bars[0][2]
+    assert [height / unit for *_, height in bars] == pytest.approx([1, 2, 6], rel=0.01)
+    assert bars[0][1] == bars[1][0] < bars[2][0]
+    # A hundred numbers share 36 bars by three.
+    wide = bars_of(count_histogram(dict.fromkeys(range(100), 10), [], WORDS))
+    assert len(wide) == 34 and wide[0][2] == pytest.approx(3 * wide[-1][2], abs=0.1)
+
+
 def test_stairs_rise_before_they_go_on() -> None:
     drawing = step_chart([Line("a", [(0.0, 1.0), (10.0, 2.0)])], WORDS)
     path = re.findall(r'class="line s0" d="([^"]+)"', drawing)[0]
@@ -145,7 +179,13 @@ def test_stairs_rise_before_they_go_on() -> None:
 
 
 def test_a_chart_of_nothing_is_nothing() -> None:
-    assert histogram([], [], WORDS) == line_chart([], WORDS) == step_chart([Line("a", [])], WORDS) == ""
+    assert (
+        count_histogram({}, [], WORDS)
+        == histogram([], [], WORDS)
+        == line_chart([], WORDS)
+        == step_chart([Line("a", [])], WORDS)
+        == ""
+    )
     assert legend([Line("a", [])]) == ""
 
 

@@ -23,11 +23,25 @@ from tofe_edge.cli import (
     profiles_list,
     run,
     select,
+    tokens,
     train,
 )
 from tofe_edge.errors import TofeEdgeError
 
-_COMMANDS = (convert, profile, parity, run, package, select, calibrate, train, evaluate, profiles_list, checkpoints)
+_COMMANDS = (
+    convert,
+    profile,
+    parity,
+    run,
+    package,
+    select,
+    calibrate,
+    train,
+    evaluate,
+    tokens,
+    profiles_list,
+    checkpoints,
+)
 _INTERRUPTED = 130
 _NOT_RUN = 3
 

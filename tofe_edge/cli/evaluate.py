@@ -1,12 +1,24 @@
-"""``tofe-edge evaluate``: accuracy of a checkpoint in eager PyTorch."""
+"""``tofe-edge evaluate``: accuracy of a checkpoint in eager PyTorch, and how many tokens it takes."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from tofe_edge.cli.evaluate_output import describe, to_json
 from tofe_edge.cli.options import add_data, open_checkpoint, preprocessing_for, require
-from tofe_edge.cli.output import emit, facts
+from tofe_edge.cli.output import emit
+
+if TYPE_CHECKING:
+    from tofe_edge.checkpoint import Checkpoint
+    from tofe_edge.distribution import CountDistribution
+    from tofe_edge.evaluation import Evaluation
+    from tofe_edge.image_tokens import Extremes
+
+_EXAMPLES = 3
+"""Images of the page with the fewest tokens, and with the most."""
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -23,37 +35,76 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to run (default: auto)"
     )
     add_data(parser, "labelled images: DIR/<class id>/<image>, a .csv of path,label, or a .tar or folder of .tar")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="with --mode instance: write a page with histograms of token counts and the images at both ends",
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from tofe_edge.dataset import find_samples, sample_evenly
+    from tofe_edge.distribution import distributions
     from tofe_edge.evaluation import evaluate_samples
+    from tofe_edge.files import check_place
+    from tofe_edge.image_tokens import Extremes
     from tofe_edge.reference import load_reference
 
     require(args.data is not None, "evaluate needs labelled images: --data DIR")
+    if args.html is not None:
+        require(args.mode == "instance", "--html shows how token counts differ; add --mode instance")
+        check_place(args.html, folder=False)
     checkpoint = open_checkpoint(args.checkpoint, args.backbone)
+    require(
+        args.html is None or args.html.resolve() != checkpoint.path.resolve(),
+        f"{args.html}: is the checkpoint; choose another file for --html",
+    )
     reference = load_reference(checkpoint, args.mode, args.device)
     spec = preprocessing_for(checkpoint.preprocessing, args)
     samples = sample_evenly(find_samples(args.data, checkpoint.classes.ids), args.limit)
-    result = evaluate_samples(reference, args.data, samples, spec)
-    low, high = result.top1_interval
+    extremes = Extremes(_EXAMPLES, checkpoint.classes.names, reference.model.backbone.spec.patch_tokens, spec)
+    witness = extremes.see if args.html is not None else None
+    result = evaluate_samples(reference, args.data, samples, spec, witness=witness)
+    found = distributions(result.kept_counts) if reference.mode == "instance" else ()
+    if args.html is not None:
+        _write_page(args, checkpoint, result, found, extremes)
+    where = f"{checkpoint.name}, {reference.mode}, on {reference.device.type}"
+    shipped = checkpoint.token_counts.kept if checkpoint.token_counts else ()
     document = {
         "checkpoint": checkpoint.name,
         "mode": reference.mode,
         "device": reference.device.type,
-        **result.to_json(),
-        "unreadable": [str(path) for path in result.unreadable],
+        **to_json(result, found, shipped),
+        "wrote": [] if args.html is None else [str(args.html)],
     }
-    rows = [
-        ("checkpoint", f"{checkpoint.name}, {reference.mode}, on {reference.device.type}"),
-        ("top-1", f"{result.top1:.2f} % (95 % interval {low:.1f} to {high:.1f})"),
-        ("top-5", f"{result.top5:.2f} %"),
-        ("images", f"{result.images}" + (f" ({len(result.unreadable)} unreadable)" if result.unreadable else "")),
-        ("GMACs", f"{result.gmacs:.3f}"),
-    ]
-    if result.mean_kept:
-        rows.append(("tokens kept", ", ".join(f"{count:.1f}" for count in result.mean_kept)))
-    emit(args.json, document, facts(rows))
+    emit(args.json, document, describe(where, result, found, shipped, args.html))
     return 0
+
+
+def _write_page(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    result: Evaluation,
+    found: Sequence[CountDistribution],
+    extremes: Extremes,
+) -> None:
+    from tofe_edge.pages.evaluation import EvaluationPage, write_page
+
+    assert checkpoint.token_counts is not None  # the reference was loaded for instance-adaptive counts
+    write_page(
+        args.html,
+        EvaluationPage(
+            checkpoint=checkpoint.name,
+            source=str(args.data),
+            evaluation=result,
+            shipped=checkpoint.token_counts.kept,
+            patch_tokens=extremes.patch_tokens,
+            found=found,
+            fewest=extremes.fewest(),
+            most=extremes.most(),
+            class_names=checkpoint.classes.names,
+        ),
+    )

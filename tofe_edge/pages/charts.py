@@ -6,7 +6,9 @@ style's, by class; lines differ in their dashes too. Names that are not ours sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,17 +74,37 @@ def histogram(samples: Sequence[float], marks: Sequence[Mark], words: Words) -> 
         return NOTHING
     across = axis([*samples, *(mark.at for mark in marks)], most_ticks=6)
     shares = [across.share(sample) for sample in samples]
-    bins = min(_BINS, max(1, 2 * round(len(samples) ** 0.5)))
+    bins = _bins(len(samples))
     counts = np.histogram(shares, bins=bins, range=(0, 1))[0].tolist()
-    up = axis(map(float, counts), from_zero=True)
-    frame = _Frame(across, up, rows=len(marks))
-    bars = "".join(
-        f"M{_at(frame.left(index / bins))} {_at(frame.bottom)}V{_at(frame.y(count))}"
-        f"H{_at(frame.left((index + 1) / bins))}V{_at(frame.bottom)}z"
-        for index, count in enumerate(counts)
-        if count
+    bars = [(index / bins, (index + 1) / bins, float(count)) for index, count in enumerate(counts)]
+    return _bars(across, bars, marks, words)
+
+
+def count_histogram(
+    numbers: Mapping[int, int], marks: Sequence[Mark], words: Words, over: tuple[float, float] | None = None
+) -> Html:
+    """How often each whole number came: a bar covers as many of them as any other, so that the bars can be compared.
+
+    Args:
+        numbers: a whole number and how often it came, at least once.
+        over: numbers that the horizontal axis reaches, for charts to be compared.
+    """
+    if not numbers:
+        return NOTHING
+    least, most = min(numbers), max(numbers)
+    width = -(-(most - least + 1) // _bins(sum(numbers.values())))
+    heights = Counter[int]()
+    for number, times in numbers.items():
+        heights[(number - least) // width] += times
+    # A number stands in the middle of its bar.
+    edges = [(least - 0.5 + index * width, least - 0.5 + (index + 1) * width) for index in heights]
+    across = axis(
+        [*(edge for pair in edges for edge in pair), *(mark.at for mark in marks), *(over or ())], most_ticks=6
     )
-    return frame.drawing(words, f'<path class="fill" d="{bars}"/>', marks)
+    bars = [
+        (across.share(left), across.share(right), float(heights[index])) for index, (left, right) in zip(heights, edges)
+    ]
+    return _bars(across, bars, marks, words)
 
 
 def line_chart(lines: Sequence[Line], words: Words, over: tuple[float, float] | None = None) -> Html:
@@ -109,6 +131,22 @@ def legend(lines: Sequence[Line]) -> Html:
         for number, line in enumerate(lines[:STYLES])
     )
     return Html(f'<ul class="legend">{entries}</ul>')
+
+
+def _bins(samples: int) -> int:
+    """As many bars as that many samples can fill."""
+    return min(_BINS, max(1, 2 * round(math.sqrt(samples))))
+
+
+def _bars(across: Axis, bars: Sequence[tuple[float, float, float]], marks: Sequence[Mark], words: Words) -> Html:
+    """Bars from one share of the horizontal axis to another, as high as the third number."""
+    frame = _Frame(across, axis([height for *_, height in bars], from_zero=True), rows=len(marks))
+    path = "".join(
+        f"M{_at(frame.left(left))} {_at(frame.bottom)}V{_at(frame.y(height))}H{_at(frame.left(right))}V{_at(frame.bottom)}z"
+        for left, right, height in bars
+        if height
+    )
+    return frame.drawing(words, f'<path class="fill" d="{path}"/>', marks)
 
 
 def _curves(

@@ -1,4 +1,7 @@
-"""Which patches of a picture each stage computes with: the picture once a stage, with the frozen patches darkened."""
+"""Which patches of a picture each stage computes with: the picture once a stage, with the frozen patches darkened.
+
+The last picture is the usage heat map: how many stages, the one before the first selection among them, compute each patch.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,18 @@ from PIL import Image
 from tofe_edge.artifact import Manifest
 from tofe_edge.errors import InputError
 from tofe_edge.golden import GoldenSet, GoldenVector
+from tofe_edge.pages.heat import as_hex, heat_colours
 from tofe_edge.pages.html import NOTHING, Html, figure, join, name, paragraph, section, text
+from tofe_edge.usage import Mask, kept_mask, reused_mask, stages_computed
 
 _JPEG_QUALITY = 85
+_HEAT_OPACITY = 0.75
+"""So that one sees what was hot."""
+
+EXPLANATION = (
+    "Dark patches are frozen: they skip the stage; framed ones are reused: frozen in an earlier stage, computed again here. "
+    "The last picture shows in how many stages a patch is computed, the one before the first selection included."
+)
 
 
 @dataclass(frozen=True)
@@ -40,20 +52,23 @@ class TokenMap:
     def __post_init__(self) -> None:
         if self.patch_tokens < 1 or isqrt(self.patch_tokens) ** 2 != self.patch_tokens:
             raise InputError(f"{self.patch_tokens} patches fill no square; only square pictures have a token map")
-        for stage, positions in enumerate(self.kept, start=1):
-            if not all(0 <= position < self.patch_tokens for position in positions):
-                raise InputError(
-                    f"stage {stage} keeps a patch that is none of {self.patch_tokens}; convert the model again"
-                )
+        self._mask()
 
     @property
     def side(self) -> int:
         """Patches in a row."""
         return isqrt(self.patch_tokens)
 
-    def taken_back(self, stage: int) -> frozenset[int]:
-        """What stage ``stage`` (from 0) keeps although the stage before had frozen it."""
-        return frozenset(self.kept[stage]).difference(self.kept[stage - 1]) if stage else frozenset()
+    def reused(self, stage: int) -> frozenset[int]:
+        """What stage ``stage`` (from 0) keeps although a stage before had frozen it."""
+        return frozenset(np.flatnonzero(reused_mask(self._mask())[stage]).tolist())
+
+    def usage(self) -> tuple[int, ...]:
+        """A patch each: how many of all stages compute it, the one before the first selection among them."""
+        return tuple(stages_computed(self._mask()).tolist())
+
+    def _mask(self) -> Mask:
+        return kept_mask(self.kept, self.patch_tokens)
 
 
 def kept_tokens(manifest: Manifest, golden: GoldenSet | None, methods: Sequence[str]) -> Html:
@@ -62,9 +77,9 @@ def kept_tokens(manifest: Manifest, golden: GoldenSet | None, methods: Sequence[
     if golden is None or not reduced:
         return NOTHING
     parts = [
-        paragraph(text("A sample photograph as each stage sees it. Dark patches are frozen: they skip the stage; framed ones "
-                       "were frozen in the stage before and are computed again."))
-    ]  # fmt: skip
+        paragraph(text(f"A sample photograph as each stage sees it. {EXPLANATION}")),
+        heat_legend(len(manifest.stage_blocks)),
+    ]
     for method in reduced:
         vector = golden.of(method)[0]
         said = ", ".join(f"{one.name} {one.probability:.0%}" for one in vector.top5[:3])
@@ -80,22 +95,49 @@ def map_of(vector: GoldenVector, patch_tokens: int) -> TokenMap:
 
 
 def token_maps(found: TokenMap) -> Html:
-    """A row of pictures: the input, then each stage with its frozen patches dark and those taken back framed."""
+    """A row of pictures: the input, each stage with its frozen patches dark and those it reuses framed, the usage.
+
+    Without stages there is the input alone.
+    """
     picture = _address(found.pixels)
     whole = figure(_picture(picture, found.side, "The input", ""), text(f"input: {found.patch_tokens} patches"))
     stages = (_stage(found, stage, picture) for stage in range(len(found.kept)))
-    return Html(f'<div class="maps">{whole}{join(stages)}</div>')
+    heat = _heat(found, picture) if found.kept else NOTHING
+    return Html(f'<div class="maps">{whole}{join(stages)}{heat}</div>')
+
+
+def heat_legend(stages: int) -> Html:
+    """The colours of the usage heat map, for nets with ``stages`` stages in all."""
+    entries = "".join(
+        f'<li><svg viewBox="0 0 26 10" aria-hidden="true"><rect width="26" height="10" fill="{as_hex(colour)}"/></svg>'
+        f"{number} of {stages}</li>"
+        for number, colour in enumerate(heat_colours(stages), start=1)
+    )
+    return Html(f'<ul class="legend"><li>stages that compute a patch:</li>{entries}</ul>')
 
 
 def _stage(found: TokenMap, stage: int, picture: str) -> Html:
-    kept, again = frozenset(found.kept[stage]), found.taken_back(stage)
+    kept, again = frozenset(found.kept[stage]), found.reused(stage)
     frozen = frozenset(range(found.patch_tokens)) - kept
     overlay = f'<path class="frozen" d="{_veil(frozen, found.side)}"/>' if frozen else ""
     overlay += f'<path class="again" stroke-width=".12" d="{_frames(again, found.side)}"/>' if again else ""
     words = f"{len(kept)} of {found.patch_tokens} patches computed, {len(frozen)} frozen"
-    back = f"; {len(again)} taken back from the stage before" if again else ""
+    back = f"; {len(again)} reused" if again else ""
     svg = _picture(picture, found.side, f"Stage {stage + 1}: {words}{back}", overlay)
     return figure(svg, text(f"stage {stage + 1}: {len(kept)} computed, {len(frozen)} frozen{back}"))
+
+
+def _heat(found: TokenMap, picture: str) -> Html:
+    usage, stages = found.usage(), len(found.kept) + 1
+    patches = {level: [at for at, times in enumerate(usage) if times == level] for level in range(1, stages + 1)}
+    overlay = "".join(
+        f'<path class="usage" fill="{as_hex(colour)}" fill-opacity="{_HEAT_OPACITY}" d="{_veil(some, found.side)}"/>'
+        for some, colour in zip(patches.values(), heat_colours(stages))
+        if some
+    )
+    words = "; ".join(f"{len(some)} patches in {level}" for level, some in patches.items())
+    caption = f"usage: computed in {sum(usage) / len(usage):.2f} of {stages} stages on average"
+    return figure(_picture(picture, found.side, f"Stages that compute a patch: {words}", overlay), text(caption))
 
 
 def _picture(address: str, side: int, title: str, overlay: str) -> Html:

@@ -1,0 +1,76 @@
+"""Which of an image's patches each stage computes, which it takes back, and how often a patch is computed. Pure functions.
+
+A net with S selections has S + 1 stages of blocks: the first computes every patch, stage s of the others those that
+selection s kept. Positions count the patches of the image, row by row from the top left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tofe_edge.errors import InputError
+
+Mask = npt.NDArray[np.bool_]
+"""``(S, N)``: a row a selection, a column a patch."""
+
+
+def kept_mask(kept: Sequence[npt.ArrayLike], patch_tokens: int) -> Mask:
+    """Which patches each selection kept.
+
+    Args:
+        kept: a selection each: positions of the patches it kept, in any order.
+        patch_tokens: N.
+
+    Raises:
+        InputError: a position is none of the N patches.
+    """
+    mask = np.zeros((len(kept), patch_tokens), np.bool_)
+    for stage, positions in enumerate(kept):
+        index = np.asarray(positions, np.int64)
+        if index.size and not 0 <= int(index.min()) <= int(index.max()) < patch_tokens:
+            raise InputError(f"stage {stage + 1} keeps a patch that is none of {patch_tokens}; convert the model again")
+        mask[stage, index] = True
+    return mask
+
+
+def reused_mask(kept: Mask) -> Mask:
+    """Which patches each selection kept although an earlier one, not only the last, had frozen them (Fig. 8, Table VII)."""
+    frozen_so_far = np.logical_or.accumulate(~kept, axis=0)
+    reused = np.zeros_like(kept)
+    reused[1:] = kept[1:] & frozen_so_far[:-1]
+    return reused
+
+
+def stages_computed(kept: Mask) -> npt.NDArray[np.int64]:
+    """How many of the S + 1 stages compute each patch: ``(N,)``, from 1 to S + 1 (last column of Fig. 8)."""
+    computed: npt.NDArray[np.int64] = 1 + kept.sum(axis=0, dtype=np.int64)
+    return computed
+
+
+def reused_counts(kept: Sequence[npt.ArrayLike], patch_tokens: int) -> tuple[int, ...]:
+    """How many patches each selection reuses. Raises :class:`InputError` as :func:`kept_mask`."""
+    return tuple(reused_mask(kept_mask(kept, patch_tokens)).sum(axis=1).tolist())
+
+
+@dataclass(frozen=True)
+class MeanUsage:
+    """Means over images; empty tuples for a net without selections."""
+
+    images: int
+    patch_tokens: int
+    kept: tuple[float, ...]
+    reused: tuple[float, ...]
+
+    @property
+    def reused_share(self) -> tuple[float, ...]:
+        """Mean reused of mean kept patches, a selection each (the ratio of Table VII)."""
+        return tuple(reused / kept if kept else 0.0 for kept, reused in zip(self.kept, self.reused))
+
+    @property
+    def stages_computed(self) -> float:
+        """In how many of the S + 1 stages a patch is computed."""
+        return 1 + sum(self.kept) / self.patch_tokens
