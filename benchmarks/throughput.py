@@ -1,0 +1,224 @@
+"""Images a second of the reference, eager PyTorch: dense against ToFe with batch-adaptive counts, by batch size.
+
+    python -m benchmarks.throughput
+    python -m benchmarks.throughput --nets deit_small_2.0 lvvit_s:96,48,24 --precision fp16
+    taskset -c 0 python -m benchmarks.throughput --device cpu --batches 1,2,4,8 --seconds 10
+
+Runs on the CPU where there is no GPU, and says so. Images lie in the device's memory: what it takes to get them there
+is not measured. Prints a Markdown table and writes all figures as YAML.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import host
+from benchmarks.memory import is_out_of_memory, shortage
+from benchmarks.runtimes import thread_count
+from benchmarks.throughput_nets import NAMED, Entry, open_net
+from benchmarks.throughput_results import Results, Row, render, row_of, write_results
+from benchmarks.turns import Plan, take_turns
+from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.progress import progress_bar
+from tofe_edge.reference import forbid_tf32, gpu_failures, pick_device, why_no_cuda
+
+NETS = ("tofe_deit_tiny_063", *NAMED)
+BATCHES = "1,2,4,8,16,32,64,128,256"
+PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+_PACKAGES = ("torch", "timm")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Where and how nets are measured."""
+
+    device: torch.device
+    precision: str = "fp32"
+    clock: str = "wall"
+    plan: Plan = field(default_factory=Plan)
+
+
+def measure_all(entry: Entry, batches: Sequence[int], conditions: Conditions) -> list[Row]:
+    """A row per batch size, in ascending order; after one that does not fit larger ones are not tried.
+
+    Raises:
+        DeviceError: the GPU fails, or the nets alone do not fit it.
+    """
+    rows: list[Row] = []
+    device = conditions.device
+    both = entry.nets.dense, entry.nets.tofe
+    with progress_bar(entry.name, total=len(batches), unit="batch size") as bar:
+        with gpu_failures(device, f"with {entry.name} alone"):
+            for net in both:
+                net.to(device)
+        for batch in batches:
+            too_large = next((row.batch for row in rows if row.note), None)
+            if too_large is None:
+                with gpu_failures(device, f"with {batch} images"):
+                    rows.append(measure(entry, batch, conditions))
+            else:
+                rows.append(Row(entry.name, batch, note=f"not tried, as {too_large} images do not fit"))
+            bar.update(1)
+    for net in both:
+        net.to("cpu")
+    return rows
+
+
+def measure(entry: Entry, batch: int, conditions: Conditions) -> Row:
+    """Time both nets, which are on the device, with one batch; a row with a note where it does not fit the memory."""
+    nets, device, lower = entry.nets, conditions.device, PRECISIONS[conditions.precision]
+    spec = nets.dense.backbone.spec
+    note = shortage(spec, batch, device)
+    if note is None:
+        try:
+            # One scope around all calls, and no inference mode, in which autocast would round all weights in each.
+            with torch.no_grad(), torch.autocast(device.type, dtype=lower, enabled=lower is not None):
+                images = torch.randn(batch, 3, spec.image_size, spec.image_size, device=device)
+                turns = take_turns(
+                    lambda: nets.dense.forward_dense(images),
+                    lambda: nets.tofe.forward_batch(images, nets.counts),
+                    conditions.plan,
+                    torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+                    CLOCKS[conditions.clock],
+                )
+            return row_of(entry.name, batch, turns)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            note = "out of memory"
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return Row(entry.name, batch, note=note)
+
+
+def device_facts(device: torch.device, asked: str) -> dict[str, Any]:
+    """What was measured on, and for a CPU why not on a GPU."""
+    if device.type == "cpu":
+        why = "as asked" if asked == "cpu" else f"as there is no GPU: {why_no_cuda()}"
+        return {"kind": "cpu", "name": host.processor(), "why": why}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "kind": "cuda",
+        "name": properties.name,
+        "memory_gb": round(properties.total_memory / 1e9, 1),
+        "cuda": torch.version.cuda or torch.version.hip,
+        "tf32": False,
+    }
+
+
+def run(arguments: argparse.Namespace, command: str) -> tuple[Results, Path]:
+    """Open the nets, measure, write. Returns the results and where they are.
+
+    Raises:
+        InputError: an argument does not fit.
+        DeviceError: the GPU fails.
+    """
+    batches, threads = parse_batches(arguments.batches), thread_count(arguments.threads)
+    plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
+    device = pick_device(arguments.device)
+    if arguments.clock == "cpu" and (device.type != "cpu" or threads != 1):
+        raise InputError("--clock cpu is for one thread on the CPU; use --clock wall")
+    setting = Conditions(device, arguments.precision, arguments.clock, plan)
+    entries = {entry.name: entry for entry in map(open_net, arguments.nets)}
+    torch.set_num_threads(threads)
+    forbid_tf32()
+    rows = [row for entry in entries.values() for row in measure_all(entry, batches, setting)]
+    today = datetime.date.today().isoformat()
+    conditions: dict[str, Any] = {
+        "date": today,
+        "command": command,
+        "device": device_facts(device, arguments.device),
+        "precision": arguments.precision,
+        "clock": arguments.clock,
+        "threads": threads,
+        "pinned_to": host.usable_cores(),
+        "host": host.facts(),
+        "versions": host.versions(_PACKAGES),
+        "turns": {**asdict(plan), "order": "dense, ToFe, ToFe, dense"},
+        "nets": {name: _describe(entry) for name, entry in entries.items()},
+    }
+    results = Results(conditions, tuple(rows))
+    suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
+    path: Path = arguments.out / f"throughput-{device.type}{suffix}-{today}.yaml"
+    write_results(path, results)
+    return results, path
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    nets = entry.nets
+    return {
+        "backbone": nets.backbone,
+        "image_size": nets.dense.backbone.spec.image_size,
+        "tokens": str(nets.counts),
+        "gmacs": nets.gmacs(),
+        "weights": nets.weights,
+    }
+
+
+def parse_batches(text: str) -> list[int]:
+    """``"1,8,64"``: images a batch, in ascending order.
+
+    Raises:
+        InputError: it is not a comma-separated list of different positive whole numbers.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    fits = all(part.isdecimal() and int(part) > 0 for part in parts)
+    if not fits or len({int(part) for part in parts}) < len(parts):
+        raise InputError(f"--batches {text}: expected different positive whole numbers such as {BATCHES}")
+    return sorted(map(int, parts))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--nets",
+        nargs="+",
+        default=list(NETS),
+        metavar="NET",
+        help=f"checkpoints, names ({', '.join(NAMED)}) and BACKBONE:A,B,C with random weights (default: {' '.join(NETS)})",
+    )
+    parser.add_argument("--batches", default=BATCHES, metavar="N[,N]", help="images a batch (%(default)s)")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="(%(default)s)")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="autocast to it (%(default)s)")
+    parser.add_argument("--threads", default="1", metavar="N", help="of the CPU, or 'all' (%(default)s)")
+    parser.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="cpu: the process's own time, where others use the core too; one thread (%(default)s)",
+    )
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of four turns, a batch size (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, metavar="S", help="begin no round of a batch size after these"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 2 for a wrong argument, 3 for a GPU that fails."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        results, path = run(parser().parse_args(words), host.command("benchmarks.throughput", words))
+    except TofeEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(render(results))
+    print(f"\nwrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

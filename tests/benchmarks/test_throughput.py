@@ -1,0 +1,251 @@
+"""The throughput benchmark end to end on a tiny net, its clock, and batches that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from benchmarks import memory, throughput
+from benchmarks.throughput_nets import NAMED, open_net
+from benchmarks.throughput_results import row_of
+from benchmarks.turns import MIN_ROUNDS, Plan, Turns, take_turns
+from tofe_edge.backbones import create_host
+from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.tofe import ToFe
+
+Measure = Callable[..., tuple[dict[str, Any], str]]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def measure(tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Measure:
+    """The program with the tiny checkpoint: the result file, and what is printed."""
+
+    def run(*arguments: str) -> tuple[dict[str, Any], str]:
+        words = ["--nets", str(tiny_checkpoint.path), "--out", str(tmp_path), "--seconds", "0.001", *arguments]
+        assert throughput.main(words) == 0
+        (path,) = tmp_path.glob("throughput-*.yaml")
+        text = path.read_text()
+        assert str(tmp_path) not in text and str(tiny_checkpoint.path.parent) not in text
+        return {"file": path.name, **yaml.safe_load(text)}, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "Plan", lambda **given: Plan(**given, turn_s=1e-6, warm_up_s=0.0))
+
+
+def test_every_batch_size_gives_a_row(measure: Measure) -> None:
+    document, out = measure("--batches", "3,1", "--device", "cpu")
+    assert [(row["net"], row["batch"], row["rounds"]) for row in document["results"]] == [
+        ("tiny", 1, 6),
+        ("tiny", 3, 6),
+    ]
+    for row in document["results"]:
+        low, high = row["ratio_interval"]
+        assert low <= row["ratio"] <= high
+        assert low <= row["ratio_quartiles"][0] <= row["ratio_quartiles"][1] <= high
+        assert row["dense_images_per_s"] > 0 and row["tofe_images_per_s"] > 0 and "note" not in row
+    assert document["nets"]["tiny"]["tokens"] == "9,5,3"
+    assert document["device"]["kind"] == "cpu" and document["device"]["why"] == "as asked"
+    assert (document["precision"], document["threads"]) == ("fp32", 1)
+    table = [line for line in out.splitlines() if line.startswith("| tiny | ")]
+    assert [line.split(" | ")[2] for line in table] == ["1", "3"]
+
+
+def test_without_a_gpu_it_runs_on_the_cpu_and_says_so(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    document, out = measure("--batches", "1")
+    assert document["file"].startswith("throughput-cpu-20")
+    assert document["device"]["why"].startswith("as there is no GPU: PyTorch ")
+    assert out.startswith("On the CPU, as there is no GPU: PyTorch ")
+
+
+def test_autocast_reaches_both_nets(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+
+    def noting(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(self: ToFe, *arguments: Any) -> Any:
+            seen.add((name, self.score(0, torch.zeros(1, 1, self.backbone.spec.dim)).dtype))
+            return own(self, *arguments)
+
+        return forward
+
+    for name in ("forward_dense", "forward_batch"):
+        monkeypatch.setattr(ToFe, name, noting(name, getattr(ToFe, name)))
+    document, _ = measure("--batches", "2", "--device", "cpu", "--precision", "bf16")
+    assert seen == {("forward_dense", torch.bfloat16), ("forward_batch", torch.bfloat16)}
+    assert document["precision"] == "bf16" and document["file"].startswith("throughput-cpu-bf16-20")
+
+
+def test_the_clock_that_is_asked_for_times_the_nets(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A second passes from one look at the clock to the next, and only there.
+    monkeypatch.setitem(throughput.CLOCKS, "cpu", count(1.0).__next__)
+    document, out = measure("--batches", "3", "--device", "cpu", "--clock", "cpu")
+    (row,) = document["results"]
+    assert (row["dense_images_per_s"], row["tofe_images_per_s"], row["ratio"]) == (3.0, 3.0, 1.0)
+    assert document["clock"] == "cpu" and "by the process's CPU time" in out
+
+
+def test_figures_go_to_the_net_and_batch_that_took_them(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made_up(dense: Callable[[], Any], tofe: Callable[[], Any], *how: object) -> Turns:
+        batch, kept = len(dense()), tofe().kept  # the dense forward gives logits alone
+        assert [len(index) for index in kept] == [batch] * 3
+        return Turns((0.5 * batch,) * 6, (0.2 * batch,) * 6)
+
+    monkeypatch.setattr(throughput, "take_turns", made_up)
+    document, out = measure("--batches", "1,4", "--device", "cpu")
+    assert [row["batch"] for row in document["results"]] == [1, 4]
+    for row in document["results"]:
+        assert (row["dense_images_per_s"], row["tofe_images_per_s"], row["ratio"]) == (2.0, 5.0, 2.5)
+    assert "| 4 | 2 | 5 | 2.50x | 2.50 to 2.50 |" in out
+
+
+def _no_room_on_the_cpu() -> None:
+    torch.empty(1 << 60)
+
+
+def _no_room_on_the_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("failure", [_no_room_on_the_cpu, _no_room_on_the_gpu])
+def test_a_batch_that_does_not_fit_is_noted_and_larger_ones_are_not_tried(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], None]
+) -> None:
+    own = ToFe.forward_batch
+    sizes: list[int] = []
+
+    def limited(self: ToFe, images: torch.Tensor, counts: Any) -> Any:
+        sizes.append(len(images))
+        if len(images) > 2:
+            failure()
+        return own(self, images, counts)
+
+    monkeypatch.setattr(ToFe, "forward_batch", limited)
+    document, out = measure("--batches", "1,2,3,4", "--device", "cpu")
+    one, two, three, four = document["results"]
+    assert "ratio" in one and "ratio" in two and max(sizes) == 3
+    assert three == {"net": "tiny", "batch": 3, "rounds": 0, "note": "out of memory"}
+    assert four == {"net": "tiny", "batch": 4, "rounds": 0, "note": "not tried, as 3 images do not fit"}
+    assert "| 3 | – | – | – | out of memory |" in out
+
+
+def test_a_batch_larger_than_the_memory_is_not_begun(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(throughput, "take_turns", lambda *arguments: pytest.fail("begun"))
+    document, _ = measure("--batches", "1024", "--device", "cpu")
+    (row,) = document["results"]
+    assert row["note"].startswith("needs about ") and row["note"].endswith("0.0 GB are free")
+
+
+def test_another_error_is_none_of_memory(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: ToFe, images: torch.Tensor) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(ToFe, "forward_dense", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        throughput.measure_all(open_net(str(tiny_checkpoint.path)), [1], throughput.Conditions(CPU))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--batches", "1,0"], "--batches 1,0: expected different positive whole numbers"),
+        (["--batches", "8,8"], "--batches 8,8: expected"),
+        (["--batches", ""], "--batches : expected"),
+        (["--rounds", "5"], "rounds (5) must be at least 6"),
+        (["--seconds", "nan"], "seconds (nan)"),
+        (["--seconds", "0"], "seconds (0)"),
+        (["--threads", "0"], "--threads 0"),
+        (["--nets", "no_such_net"], "no_such_net"),
+        (["--nets", "deit_huge:9,5,3"], "deit_huge"),
+        (["--nets", "deit_small:9,5"], "has 3 stages, not 2"),
+        (["--nets", "deit_small:9,5,x"], "'9,5,x'"),
+        (["--device", "cuda"], "device cuda: PyTorch "),
+        (["--clock", "cpu", "--threads", "2"], "--clock cpu is for one thread"),
+    ],
+)
+def test_wrong_arguments_are_one_line_before_anything_is_measured(
+    arguments: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(throughput, "measure_all", lambda *arguments: pytest.fail("measured"))
+    assert throughput.main(["--seconds", "1", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and reason in line
+
+
+def test_the_papers_net_has_its_gmacs() -> None:
+    named = NAMED["deit_small_2.0"]
+    with torch.device("meta"):
+        spec = create_host(f"{named.backbone}_patch16_224").spec
+    assert gmacs(tofe_macs(spec, named.counts.kept)) == pytest.approx(2.0, rel=0.005)
+    assert gmacs(dense_macs(spec)) == pytest.approx(4.6, rel=0.005)
+
+
+class Machine:
+    """Two rivals that take 3 and 1 seconds, on a clock that each call slows down further."""
+
+    def __init__(self, drift: float) -> None:
+        self.now, self.drift, self.calls = 0.0, drift, ""
+
+    def clock(self) -> float:
+        return self.now
+
+    def call(self, name: str, seconds: float) -> None:
+        self.now += seconds * (1 + self.drift * self.now)
+        self.calls += name
+
+    def turns(self, plan: Plan) -> Turns:
+        return take_turns(lambda: self.call("A", 3.0), lambda: self.call("B", 1.0), plan, clock=self.clock)
+
+
+def test_turns_go_a_b_b_a_after_a_warm_up() -> None:
+    machine = Machine(drift=0.0)
+    turns = machine.turns(Plan(rounds=7, turn_s=2.0, warm_up_s=4.0))
+    # B is called twice a turn, for it takes half of one.
+    assert machine.calls == "AAA" + "BBBBB" + "ABBBBA" * 7
+    assert turns == Turns((3.0,) * 7, (1.0,) * 7)
+    assert (turns.medians_s, turns.speedup.value, turns.quartiles) == ((3.0, 1.0), 3.0, (3.0, 3.0))
+
+
+def test_a_machine_that_slows_down_does_not_move_the_ratio() -> None:
+    turns = Machine(drift=1e-4).turns(Plan(rounds=10, turn_s=1.0, warm_up_s=0.0))
+    assert turns.a_s[-1] > 1.003 * turns.a_s[0]
+    assert turns.speedup.value == pytest.approx(3.0, rel=1e-4)
+
+
+def test_no_round_begins_after_the_seconds_but_an_interval_there_is() -> None:
+    assert len(Machine(0.0).turns(Plan(rounds=50, seconds=100.0, turn_s=1.0, warm_up_s=0.0)).a_s) == 13
+    turns = Machine(0.0).turns(Plan(rounds=50, seconds=1.0, turn_s=1.0, warm_up_s=0.0))
+    assert len(turns.a_s) == MIN_ROUNDS
+    assert row_of("net", 1, turns).ratio_interval == (3.0, 3.0)
+
+
+def test_memory_is_read_where_the_system_tells(tmp_path: Path) -> None:
+    file = tmp_path / "meminfo"
+    assert memory.available_bytes(file) is None
+    file.write_text("MemTotal:       24000000 kB\nMemFree: 5 kB\nMemAvailable:   16000000 kB\n")
+    assert memory.available_bytes(file) == 16_000_000 * 1024
+    file.write_text("MemTotal:       24000000 kB\n")
+    assert memory.available_bytes(file) is None
+
+
+def test_a_gpu_is_not_asked_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    with torch.device("meta"):
+        spec = create_host("deit_small_patch16_224").spec
+    assert memory.shortage(spec, 256, torch.device("cuda")) is None
+    assert memory.shortage(spec, 256, CPU) is not None
+    # By this much a process grew with 32 images.
+    assert memory.activation_bytes(spec, 32) == pytest.approx(217e6, rel=0.1)
