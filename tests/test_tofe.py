@@ -95,10 +95,31 @@ def test_masked_forward_without_noise_is_the_instance_adaptive_one(net: ToFe) ->
         close(masked.logits[number], instance.logits[0])
 
 
+def test_the_gathered_form_is_batch_adaptive_inference_and_trains_all_but_the_selectors(net: ToFe) -> None:
+    images = images_for(net)
+    inference = net.forward_batch(images, COUNTS)
+    with torch.enable_grad():
+        net.requires_grad_(True)
+        output = net.gathered_from(net.stem(images).detach(), COUNTS)
+        (output.logits.square().sum() + output.rearranged[-1].square().sum()).backward()
+    close(output.logits, inference.logits)
+    for mask, expected in zip(output.masks, masks_of(inference, PATCHES)):
+        assert torch.equal(mask, expected)
+    for one, other in zip(output.rearranged, net.forward_masked(images, masks=output.masks).rearranged):
+        close(one, other)
+    learned = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
+    assert not any(name.startswith("selectors") for name in learned)
+    assert {name for name, _ in net.approximators.named_parameters(prefix="approximators")} <= learned
+    first = net.backbone.spec.stages[0]
+    assert {name.split("blocks.")[1].split(".")[0] for name in learned if "blocks." in name} == {
+        str(block) for block in range(first, net.backbone.spec.depth)
+    }
+
+
 def test_a_given_stem_replaces_the_first_blocks(net: ToFe) -> None:
     images = images_for(net)
     stem = net.run_blocks(0, net.backbone.embed(images))
-    close(net.forward_masked(torch.zeros_like(images), stem=stem).logits, net.forward_masked(images).logits)
+    close(net.masked_from(stem).logits, net.forward_masked(images).logits)
 
 
 def test_instance_adaptive_is_batch_adaptive_with_its_own_counts(net: ToFe) -> None:

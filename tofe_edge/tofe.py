@@ -1,7 +1,9 @@
-"""ToFe: a backbone with token selectors and token approximators, and its three forwards.
+"""ToFe: a backbone with token selectors and token approximators, and its forwards.
 
 * :meth:`ToFe.forward_masked` is the training graph: every token goes through every block, frozen ones are
   masked (Eq. 16-18), so gradients reach the selectors.
+* :meth:`ToFe.gathered_from` trains the form that is exported: the top-N^s tokens alone go through the blocks.
+  No gradient reaches the selectors, and a step costs what the small net costs.
 * :meth:`ToFe.forward_instance` is instance-adaptive inference: one image keeps what its selectors say.
 * :meth:`ToFe.forward_batch` is batch-adaptive inference: the top-N^s tokens per stage, static counts.
 
@@ -71,13 +73,13 @@ class TokenApproximator(nn.Module):
 
 
 @dataclass(frozen=True)
-class MaskedOutput:
-    """What the training graph gives for B images and S stages."""
+class TrainingOutput:
+    """What a graph that is trained gives for B images and S stages."""
 
     logits: Tensor
     """``(B, classes)``"""
     masks: tuple[Tensor, ...]
-    """S masks ``(B, N)``, 1 = kept; differentiable where they were sampled."""
+    """S masks ``(B, N)``, 1 = kept; differentiable where they were drawn by a sampler."""
     rearranged: tuple[Tensor, ...]
     """S - 1 patch token tensors ``(B, N, D)`` at the input of blocks l_2 … l_S, frozen ones approximated."""
 
@@ -129,24 +131,27 @@ class ToFe(nn.Module):
         score: Tensor = logits[..., KEEP] - logits[..., 1 - KEEP]
         return score
 
+    def stem(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` to tokens ``(B, P + N, D)`` at the input of block l_1."""
+        return self.run_blocks(0, self.backbone.embed(images))
+
     def forward_masked(
-        self,
-        images: Tensor,
-        gumbel: Gumbel | None = None,
-        masks: Sequence[Tensor] | None = None,
-        stem: Tensor | None = None,
-    ) -> MaskedOutput:
+        self, images: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
+    ) -> TrainingOutput:
         """The training graph (Eq. 8-9, 16-18).
 
         Args:
             images: ``(B, 3, H, W)``.
             gumbel: draws the masks; ``None`` keeps tokens with p_keep > 0.5, without noise or gradient.
             masks: S given masks ``(B, N)`` in place of the selectors' own.
-            stem: tokens ``(B, P + N, D)`` at the input of block l_1, where they are known already (the
-                teacher's, as long as the backbone is fixed).
         """
-        spec = self.backbone.spec
-        tokens = self.run_blocks(0, self.backbone.embed(images)) if stem is None else stem
+        return self.masked_from(self.stem(images), gumbel, masks)
+
+    def masked_from(
+        self, stem: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
+    ) -> TrainingOutput:
+        """:meth:`forward_masked` from the tokens that :meth:`stem` gives."""
+        spec, tokens = self.backbone.spec, stem
         used: list[Tensor] = []
         rearranged: list[Tensor] = []
         for stage in range(len(self.selectors)):
@@ -162,7 +167,7 @@ class ToFe(nn.Module):
                 rearranged.append(merged)
                 processed = torch.cat((processed[:, : spec.prefix_tokens], merged), dim=1)
             tokens = processed
-        return MaskedOutput(self.backbone.logits(tokens, used[-1]), tuple(used), tuple(rearranged))
+        return TrainingOutput(self.backbone.logits(tokens, used[-1]), tuple(used), tuple(rearranged))
 
     def _draw(self, stage: int, patches: Tensor, gumbel: Gumbel | None) -> Tensor:
         if gumbel is None:
@@ -171,6 +176,23 @@ class ToFe(nn.Module):
         # P(keep) to [0.27, 0.73] (Eq. 8 followed literally by Eq. 9).
         return gumbel(F.log_softmax(self.selectors[stage](patches).float(), dim=-1))[..., KEEP]
 
+    def gathered_from(self, stem: Tensor, counts: TokenCounts) -> TrainingOutput:
+        """The form that is exported, to be trained: batch-adaptive selection, frozen tokens left out of the blocks.
+
+        Selections are taken as given: approximators and blocks learn, selectors do not.
+
+        Args:
+            stem: what :meth:`stem` gives.
+            counts: of :meth:`forward_batch`, with which the logits agree.
+
+        Raises:
+            InputError: the counts do not fit the backbone.
+        """
+        kept = counts.check(self.backbone.spec).kept
+        rearranged: list[Tensor] = []
+        inference = self._infer(stem, lambda stage, scores: kept[stage], rearranged)
+        return TrainingOutput(inference.logits, masks_of(inference, self.backbone.spec.patch_tokens), tuple(rearranged))
+
     def forward_batch(self, images: Tensor, counts: TokenCounts) -> Inference:
         """Batch-adaptive inference (Algorithm 1): top-N^s tokens by score in each stage; ties to the lower position.
 
@@ -178,7 +200,7 @@ class ToFe(nn.Module):
             InputError: the counts do not fit the backbone.
         """
         kept = counts.check(self.backbone.spec).kept
-        return self._infer(images, lambda stage, scores: kept[stage])
+        return self._infer(self.stem(images), lambda stage, scores: kept[stage])
 
     def forward_instance(self, image: Tensor) -> Inference:
         """Instance-adaptive inference (Algorithm 1): one image ``(1, 3, H, W)`` keeps tokens with p_keep > 0.5, at least one.
@@ -188,11 +210,13 @@ class ToFe(nn.Module):
         """
         if len(image) != 1:
             raise InputError(f"instance-adaptive inference takes one image at a time, not {len(image)}")
-        return self._infer(image, lambda stage, scores: max(1, int((scores > 0).sum())))
+        return self._infer(self.stem(image), lambda stage, scores: max(1, int((scores > 0).sum())))
 
-    def _infer(self, images: Tensor, count: Callable[[int, Tensor], int]) -> Inference:
+    def _infer(
+        self, tokens: Tensor, count: Callable[[int, Tensor], int], rearranged: list[Tensor] | None = None
+    ) -> Inference:
+        """Algorithm 1 from the first selection on; ``rearranged`` takes the S - 1 patch token tensors between stages."""
         prefix = self.backbone.spec.prefix_tokens
-        tokens = self.run_blocks(0, self.backbone.embed(images))
         kept: list[Tensor] = []
         margins: list[Tensor] = []
         for stage in range(len(self.selectors)):
@@ -210,6 +234,8 @@ class ToFe(nn.Module):
                 patches = put(patches, frozen, self.approximators[stage](take(patches, frozen)))
                 patches = put(patches, index, processed[:, prefix:])
                 tokens = torch.cat((processed[:, :prefix], patches), dim=1)
+                if rearranged is not None:
+                    rearranged.append(patches)
             else:
                 tokens = processed
         return Inference(self.backbone.logits(tokens), tuple(kept), tuple(margins))

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tofe_edge.backbones import create_host
+from tofe_edge.errors import InputError
 from tofe_edge.macs import gmacs, tofe_macs
+from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import TARGET_TOLERANCE, fit_counts
 from tofe_edge.training.noise import gumbel_sampler, noise_scale
 
@@ -64,3 +66,15 @@ def test_without_noise_the_likelier_choice_is_taken_and_gradients_flow() -> None
     assert kept.detach().round().tolist() == [[1.0, 0.0]]
     kept.sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None and bool((logits.grad != 0).all())
+
+
+def test_a_run_has_one_target() -> None:
+    with pytest.raises(InputError, match="either target_gmacs or target_ms"):
+        TrainingConfig()
+    with pytest.raises(InputError, match="either target_gmacs or target_ms"):
+        TrainingConfig(target_gmacs=0.6, target_ms=5.0)
+    with pytest.raises(InputError, match="target_ms must be greater than 0, not -1"):
+        TrainingConfig(target_ms=-1.0)
+    with pytest.raises(InputError, match="latency_table is for a target in milliseconds"):
+        TrainingConfig(target_gmacs=0.6, latency_table="a_board int8")
+    assert TrainingConfig(target_gmacs=0.6).to_json().keys().isdisjoint({"target_ms", "latency_table"})

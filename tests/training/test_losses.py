@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tofe_edge.backbones import Backbone, create_host
 from tofe_edge.tofe import ToFe
+from tofe_edge.training.cost import GmacsCost
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
 from tofe_edge.training.noise import gumbel_sampler
 
@@ -117,7 +118,9 @@ def test_budget_loss_equals_the_loop(spec: Backbone, per_sample: bool, seed: int
     target = 0.002
     gaps = [naive_gmacs(spec, [int(masks[stage, image].sum()) for stage in range(3)]) - target for image in range(5)]
     wanted = float(np.mean(np.square(gaps))) if per_sample else float(np.mean(gaps)) ** 2
-    assert float(budget_loss(tensors(masks), spec, target, per_sample)) == pytest.approx(wanted, rel=1e-4, abs=1e-14)
+    assert float(budget_loss(tensors(masks), GmacsCost(spec, target), per_sample)) == pytest.approx(
+        wanted, rel=1e-4, abs=1e-14
+    )
 
 
 def test_gaps_of_opposite_sign_cancel_in_a_batch_but_not_in_a_sample(spec: Backbone) -> None:
@@ -126,14 +129,14 @@ def test_gaps_of_opposite_sign_cancel_in_a_batch_but_not_in_a_sample(spec: Backb
     n = spec.patch_tokens
     target = (naive_gmacs(spec, [n, n, n]) + naive_gmacs(spec, [0, 0, 0])) / 2
     gap = naive_gmacs(spec, [n, n, n]) - target
-    assert float(budget_loss(masks, spec, target, per_sample=True)) == pytest.approx(gap**2, rel=1e-3)
-    assert float(budget_loss(masks, spec, target, per_sample=False)) < 1e-6 * gap**2
+    assert float(budget_loss(masks, GmacsCost(spec, target), per_sample=True)) == pytest.approx(gap**2, rel=1e-3)
+    assert float(budget_loss(masks, GmacsCost(spec, target), per_sample=False)) < 1e-6 * gap**2
 
 
 @pytest.mark.parametrize(("target", "sign"), [(0.0, 1.0), (1.0, -1.0)], ids=["over budget", "under budget"])
 def test_budget_gradient_points_towards_the_budget_for_every_token(spec: Backbone, target: float, sign: float) -> None:
     masks = [torch.full((2, spec.patch_tokens), 0.5, requires_grad=True) for _ in range(3)]
-    budget_loss(masks, spec, target).backward()  # type: ignore[no-untyped-call]
+    budget_loss(masks, GmacsCost(spec, target)).backward()  # type: ignore[no-untyped-call]
     for mask in masks:
         assert mask.grad is not None
         assert bool((sign * mask.grad > 0).all())
@@ -148,7 +151,7 @@ def test_descending_the_budget_loss_lowers_kept_counts_through_the_selectors(tin
         masks = model.forward_masked(images, gumbel_sampler(0, 0)).masks
         kept.append(float(sum(mask.detach().sum() for mask in masks)) / 8)
         optimizer.zero_grad()
-        (1e6 * budget_loss(masks, model.backbone.spec, 0.0)).backward()  # type: ignore[no-untyped-call]
+        (1e6 * budget_loss(masks, GmacsCost(model.backbone.spec, 0.0))).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert kept[-1] < 0.6 * kept[0]
 

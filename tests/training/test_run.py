@@ -139,3 +139,33 @@ def test_an_output_folder_that_is_a_file_is_found_before_any_training(request_: 
     with pytest.raises(InputError, match="cannot be written to"):
         train_checkpoint(request_, CONFIG)
     assert request_.out.parent.read_text() == "a file"
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_a_checkpoint_that_finds_no_room_is_written_by_the_next_call_without_training_again(
+    request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *content: object) -> Checkpoint:
+        raise InputError(f"{path}: cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save", full)
+        with pytest.raises(InputError, match="No space left"):
+            train_checkpoint(request_, CONFIG)
+    log = request_.out.with_suffix(".log.jsonl").read_text()
+    assert not request_.out.exists() and log
+    record = train_checkpoint(request_, CONFIG).training
+    assert record is not None and record["steps"] == 2
+    assert request_.out.with_suffix(".log.jsonl").read_text() == log
+    first = request_.out.read_bytes()
+    for path in request_.out.parent.iterdir():
+        path.unlink()
+    train_checkpoint(request_, CONFIG)
+    assert request_.out.read_bytes() == first
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_the_record_names_unit_target_and_what_the_counts_come_to(request_: TrainingRequest) -> None:
+    header = train_checkpoint(request_, CONFIG)
+    assert header.training is not None
+    assert header.training["budget"] == {"unit": "GMACs", "target": 0.002, "reached": round(header.gmacs, 6)}

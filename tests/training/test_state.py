@@ -13,17 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 
+from tofe_edge.backbones import create_host
 from tofe_edge.checkpoint import Checkpoint, save
 from tofe_edge.errors import InputError
 from tofe_edge.tofe import ToFe
 from tofe_edge.training import state
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.cost import GmacsCost
 from tofe_edge.training.optimizer import make_optimizer
 from tofe_edge.training.trainer import train
 
 CPU = torch.device("cpu")
+COST = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, 0.0017)
 SHORT = TrainingConfig(target_gmacs=0.0017, epochs=1, fixed_epochs=0.5, batch_size=2, held_out=0)
 
 
@@ -80,7 +84,7 @@ def test_a_full_disk_while_training_is_an_error(
 ) -> None:
     out = tmp_path / "net.safetensors"
     with nearly_full_disk(20_000), pytest.raises(InputError, match="cannot be written"):
-        train(tiny_tofe(), data, SHORT, out, CPU)
+        train(tiny_tofe(), data, SHORT, COST, out, CPU)
     assert not out.with_suffix(".state").exists()
 
 
@@ -89,7 +93,7 @@ def test_a_log_that_cannot_be_written_is_an_error(
 ) -> None:
     (tmp_path / "net.log.jsonl").mkdir()
     with pytest.raises(InputError, match=r"net\.log\.jsonl: cannot be written"):
-        train(tiny_tofe(), data, SHORT, tmp_path / "net.safetensors", CPU)
+        train(tiny_tofe(), data, SHORT, COST, tmp_path / "net.safetensors", CPU)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_a_damaged_state_is_refused_and_says_what_to_do(
     if damage == "list":
         torch.save([1, 2], path)
     with pytest.raises(InputError, match=r"net\.state: cannot be read as a training state .* delete it to start anew"):
-        train(tiny_tofe(), data, SHORT, out, CPU)
+        train(tiny_tofe(), data, SHORT, COST, out, CPU)
 
 
 def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(

@@ -11,20 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 
+from tofe_edge.backbones import create_host
 from tofe_edge.macs import tofe_macs
 from tofe_edge.tofe import ToFe
-from tofe_edge.training import trainer
+from tofe_edge.training import lessons, trainer
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.trainer import TrainingResult, total_steps, train
+from tofe_edge.training.cost import GmacsCost
+from tofe_edge.training.schedule import Schedule
+from tofe_edge.training.trainer import TrainingResult, train
 
 CPU = torch.device("cpu")
 IDS = [str(number) for number in range(10)]
+TARGET_GMACS = 0.0017
+COST = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, TARGET_GMACS)
 # A tiny net's costs are thousandths of a GMAC and their squares millionths: the weight makes up for it.
 CONFIG = TrainingConfig(
-    target_gmacs=0.0017,
+    target_gmacs=TARGET_GMACS,
     epochs=20,
     fixed_epochs=2,
     batch_size=8,
@@ -70,7 +76,7 @@ def trained(
 ) -> tuple[ToFe, Path, TrainingResult]:
     out = tmp_path_factory.mktemp("trained") / "net.safetensors"
     model = tiny_tofe()
-    result = train(model, data, CONFIG, out, CPU)
+    result = train(model, data, CONFIG, COST, out, CPU)
     return model, out, result
 
 
@@ -80,7 +86,7 @@ def short_run(
 ) -> dict[str, torch.Tensor]:
     """Weights after an uninterrupted run of 8 steps."""
     model = tiny_tofe()
-    train(model, data, SHORT, tmp_path_factory.mktemp("short") / "net.safetensors", CPU)
+    train(model, data, SHORT, COST, tmp_path_factory.mktemp("short") / "net.safetensors", CPU)
     return weights_of(model)
 
 
@@ -94,7 +100,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch, error: BaseException
                 raise error
             yield batch
 
-    monkeypatch.setattr(trainer, "batches", cut)
+    monkeypatch.setattr(lessons, "batches", cut)
 
 
 def test_training_lowers_the_loss(trained: tuple[ToFe, Path, TrainingResult]) -> None:
@@ -107,7 +113,7 @@ def test_training_meets_the_budget_within_a_tenth(trained: tuple[ToFe, Path, Tra
     spec = trained[0].backbone.spec
 
     def off_target(kept: list[float]) -> float:
-        return abs(float(tofe_macs(spec, kept)) / 1e9 / CONFIG.target_gmacs - 1)
+        return abs(float(tofe_macs(spec, kept)) / 1e9 / TARGET_GMACS - 1)
 
     log = records(trained[1])
     assert off_target([spec.patch_tokens / 1.0] * 3) > 0.2, "the target must not be met from the start"
@@ -116,7 +122,7 @@ def test_training_meets_the_budget_within_a_tenth(trained: tuple[ToFe, Path, Tra
 
 def test_a_finished_run_has_taken_every_step_and_logged_the_last(trained: tuple[ToFe, Path, TrainingResult]) -> None:
     model, out, result = trained
-    assert result.steps == total_steps(CONFIG, 32) == 80
+    assert result.steps == Schedule.of(CONFIG, 32).steps == 80
     assert result.unreadable == 0
     log = records(out)
     assert [record["step"] for record in log] == list(range(10, 81, 10))
@@ -128,7 +134,7 @@ def test_the_backbone_is_fixed_while_the_configuration_says_so(
     tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
 ) -> None:
     model, before = tiny_tofe(), tiny_tofe().state_dict()
-    train(model, data, replace(SHORT, fixed_epochs=2.0), tmp_path / "net.safetensors", CPU)
+    train(model, data, replace(SHORT, fixed_epochs=2.0), COST, tmp_path / "net.safetensors", CPU)
     after = model.state_dict()
     backbone = [key for key in before if key.startswith("backbone.")]
     assert all(torch.equal(before[key], after[key]) for key in backbone)
@@ -156,10 +162,10 @@ def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
     with monkeypatch.context() as patch:
         stop_after(steps, patch, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            train(tiny_tofe(), data, SHORT, out, CPU)
+            train(tiny_tofe(), data, SHORT, COST, out, CPU)
     assert torch.load(out.with_suffix(".state"), weights_only=True)["step"] == steps
     resumed = tiny_tofe()
-    train(resumed, data, SHORT, out, CPU)
+    train(resumed, data, SHORT, COST, out, CPU)
     assert_same_weights(weights_of(resumed), short_run)
 
 
@@ -175,9 +181,9 @@ def test_a_killed_run_resumes_from_its_last_saved_state(
         patch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
         stop_after(3, patch, SystemError("killed"))
         with pytest.raises(SystemError, match="killed"):
-            train(tiny_tofe(), data, SHORT, out, CPU)
+            train(tiny_tofe(), data, SHORT, COST, out, CPU)
     resumed = tiny_tofe()
-    train(resumed, data, SHORT, out, CPU)
+    train(resumed, data, SHORT, COST, out, CPU)
     assert_same_weights(weights_of(resumed), short_run)
 
 
@@ -202,8 +208,8 @@ def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
         patch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
         patch.setattr(torch.optim.AdamW, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(tiny_tofe(), data, SHORT, out, CPU)
+            train(tiny_tofe(), data, SHORT, COST, out, CPU)
     assert torch.load(out.with_suffix(".state"), weights_only=True)["step"] == 2
     resumed = tiny_tofe()
-    train(resumed, data, SHORT, out, CPU)
+    train(resumed, data, SHORT, COST, out, CPU)
     assert_same_weights(weights_of(resumed), short_run)

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.options import positive_float, positive_int, require
+from tofe_edge.cli.options import open_checkpoint, open_profile, positive_float, positive_int, require
 from tofe_edge.cli.output import emit, facts
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ _NUMBERS = {
     "fixed-epochs": "of these, with the backbone fixed",
     "learning-rate": "of selectors and approximators",
     "backbone-learning-rate": "of the backbone once it is free",
+    "gathered-epochs": "of all, the last ones, with token counts fixed and frozen tokens left out",
+    "gathered-learning-rate": "of blocks and approximators in those",
     "final-learning-rate": "at the end of the cosine",
     "weight-decay": "of AdamW, on matrices",
     "cls-weight": "of the cross entropy",
@@ -66,9 +68,37 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--validation-name", metavar="TEXT", help="what the header calls these images (default: the folder's name)"
     )
-    parser.add_argument("--target-gmacs", type=positive_float, required=True, metavar="G", help="whole-net budget")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--target-gmacs", type=positive_float, metavar="G", help="whole-net budget")
+    target.add_argument(
+        "--target-ms",
+        type=positive_float,
+        metavar="T",
+        help="the same in milliseconds an image, as the latency table of --profile predicts them",
+    )
+    parser.add_argument("--profile", metavar="PROFILE", help="for --target-ms: a profile from `tofe-edge calibrate`")
+    parser.add_argument(
+        "--precision",
+        choices=("int8", "fp32"),
+        help="of the latency table (default: the profile's, where it has that table)",
+    )
     for name, text in _NUMBERS.items():
         parser.add_argument(f"--{name}", type=float, metavar="X", help=text)
+    parser.add_argument(
+        "--start",
+        metavar="CKPT",
+        help="go on from a ToFe checkpoint, such as that of the next larger budget (default: from the dense weights)",
+    )
+    parser.add_argument(
+        "--views",
+        type=int,
+        metavar="N",
+        help="prepare N random crops once, at the dense model's first selection, and draw from them in every epoch: "
+        "several times as fast; the blocks before the first selection stay as they are (default: 0, fresh crops)",
+    )
+    parser.add_argument(
+        "--views-dir", type=Path, metavar="DIR", help="where they are kept, for several runs (default: beside --out)"
+    )
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="images a step")
     parser.add_argument("--held-out", type=int, metavar="N", help="images kept aside for measuring token counts")
     parser.add_argument(
@@ -90,6 +120,11 @@ def run(args: argparse.Namespace) -> int:
     from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
     require(args.out.suffix == ".safetensors", f"{args.out}: a checkpoint's file name ends in .safetensors")
+    if args.target_ms is None:
+        require(args.profile is None, "--profile says where --target-ms is held; --target-gmacs holds everywhere")
+        require(args.precision is None, "--precision is that of the latency table of --target-ms")
+    else:
+        require(args.profile is not None, "--target-ms is held by a device's latency table; say which with --profile")
     request = TrainingRequest(
         backbone=args.backbone,
         weights=args.weights,
@@ -101,6 +136,10 @@ def run(args: argparse.Namespace) -> int:
         name=args.name or args.out.stem,
         out=args.out,
         device=args.device,
+        start=open_checkpoint(args.start, None) if args.start else None,
+        views=args.views_dir,
+        profile=None if args.profile is None else open_profile(args.profile),
+        precision=args.precision,
     )
     checkpoint = train_checkpoint(request, _config(args))
     emit(args.json, _to_json(checkpoint), _describe(checkpoint))
@@ -110,7 +149,8 @@ def run(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> TrainingConfig:
     from tofe_edge.training.config import TrainingConfig
 
-    given = {field.name: getattr(args, field.name) for field in fields(TrainingConfig)}
+    # Which latency table it is follows from the profile, and is no option.
+    given = {field.name: getattr(args, field.name, None) for field in fields(TrainingConfig)}
     return TrainingConfig(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -129,6 +169,13 @@ def _describe(checkpoint: Checkpoint) -> str:
         ("tokens kept", f"{checkpoint.token_counts} per stage"),
         ("GMACs", f"{checkpoint.gmacs:.3f} of {checkpoint.dense_gmacs:.3f} dense"),
     ]
+    budget = (checkpoint.training or {}).get("budget", {})
+    if budget.get("unit") == "ms":
+        threads = f"{budget['threads']} thread{'s' if budget['threads'] > 1 else ''}"
+        where = f"{budget['profile']} in {budget['precision']} with {threads}"
+        rows.append(
+            ("latency", f"{budget['predicted']:.2f} ms predicted on {where}; the target was {budget['target']:g}")
+        )
     if checkpoint.accuracy:
         accuracy = checkpoint.accuracy
         rows.append(

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -91,7 +92,8 @@ def _batch(
     images: list[np.ndarray] = []
     labels: list[int] = []
     unreadable: list[Path] = []
-    for sample in _drawn(samples, batch_size, step, seed):
+    for index in shuffled(len(samples), batch_size, step, seed):
+        sample = samples[index]
         try:
             image = sample.read()
         except InputError:
@@ -107,15 +109,12 @@ def _batch(
     return Batch(step, torch.from_numpy(np.stack(images)), torch.tensor(labels), tuple(unreadable))
 
 
-def _drawn(samples: Sequence[Sample], batch_size: int, step: int, seed: int) -> list[Sample]:
-    """The samples of a step: each epoch is a fresh permutation, the tail of one runs into the next."""
-    drawn = []
-    for position in range(step * batch_size, (step + 1) * batch_size):
-        epoch, offset = divmod(position, len(samples))
-        drawn.append(samples[_permutation(len(samples), seed, epoch)[offset]])
-    return drawn
+def shuffled(length: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which of ``length`` items a step draws: each epoch is a fresh permutation, the tail of one runs into the next."""
+    positions = [divmod(position, length) for position in range(step * batch_size, (step + 1) * batch_size)]
+    return np.array([_permutation(length, seed, epoch)[offset] for epoch, offset in positions])
 
 
 @lru_cache(maxsize=4)
-def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+def _permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, 0, epoch]).permutation(length)

@@ -14,10 +14,10 @@ from torch import Tensor
 from tofe_edge.backbones import Backbone, TokenCounts
 from tofe_edge.dataset import Sample
 from tofe_edge.errors import InputError
-from tofe_edge.macs import gmacs, tofe_macs
-from tofe_edge.preprocessing import preprocess
+from tofe_edge.preprocessing import Preprocessing, preprocess
 from tofe_edge.progress import progress_bar
 from tofe_edge.tofe import ToFe
+from tofe_edge.training.cost import Cost, GmacsCost
 from tofe_edge.training.noise import gumbel_sampler
 
 _BATCH = 16
@@ -43,63 +43,70 @@ class FittedCounts:
     factor: float
 
 
-@torch.no_grad()
-def measure_counts(model: ToFe, samples: Sequence[Sample], seed: int = 0) -> MeasuredCounts:
-    """What the selectors keep on average.
+def held_out_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
+    """The images ``(B, 3, H, W)`` on which counts are measured; those that cannot be read are left out.
 
     Raises:
-        InputError: none of the samples can be read.
+        InputError: none of them can be read.
     """
+    arrays = []
+    for sample in samples:
+        try:
+            arrays.append(preprocess(sample.read(), preprocessing))
+        except InputError:
+            continue
+    if not arrays:
+        raise InputError("token counts: none of the held-out images could be read")
+    return torch.from_numpy(np.concatenate(arrays))
+
+
+@torch.no_grad()
+def measure_counts(model: ToFe, images: Tensor, seed: int = 0) -> MeasuredCounts:
+    """What the selectors keep on average of ``images`` ``(B, 3, H, W)``."""
     model.eval()
     sums, sampled_sums = np.zeros(len(model.selectors)), np.zeros(len(model.selectors))
-    images = 0
-    with progress_bar("measuring token counts", total=len(samples), unit="image") as bar:
-        for start in range(0, len(samples), _BATCH):
-            arrays = []
-            for sample in samples[start : start + _BATCH]:
-                try:
-                    arrays.append(preprocess(sample.read(), model.backbone.preprocessing))
-                except InputError:
-                    continue
-            if arrays:
-                images_now = torch.from_numpy(np.concatenate(arrays))
-                sums += _kept(model.forward_masked(images_now).masks)
-                sampled_sums += _kept(model.forward_masked(images_now, gumbel_sampler(seed, start)).masks)
-                images += len(arrays)
-            bar.update(min(_BATCH, len(samples) - start))
-    if not images:
-        raise InputError("token counts: none of the held-out images could be read")
-    means = tuple((sums / images).tolist())
-    return MeasuredCounts(means, tuple((sampled_sums / images).tolist()), images)
+    with progress_bar("measuring token counts", total=len(images), unit="image") as bar:
+        for start in range(0, len(images), _BATCH):
+            stem = model.stem(images[start : start + _BATCH])
+            sums += _kept(model.masked_from(stem).masks)
+            sampled_sums += _kept(model.masked_from(stem, gumbel_sampler(seed, start)).masks)
+            bar.update(len(stem))
+    means, sampled = ((total / len(images)).tolist() for total in (sums, sampled_sums))
+    return MeasuredCounts(tuple(means), tuple(sampled), len(images))
 
 
 def fit_counts(means: Sequence[float], backbone: Backbone, target_gmacs: float) -> FittedCounts:
+    """:func:`fit_to_budget` for a budget in GMACs."""
+    return fit_to_budget(means, GmacsCost(backbone, target_gmacs))
+
+
+def fit_to_budget(means: Sequence[float], cost: Cost) -> FittedCounts:
     """Token counts N^s from mean kept counts: rounded half up into [1, N], and scaled where they miss the target.
+
+    Tokens that then cost nothing come on top.
 
     The budget loss ends where its pull balances that of the other losses, a few per cent above the target;
     a device budget is a limit. So where the rounded means miss the target by more than ``TARGET_TOLERANCE``
     all means are scaled by the one factor that meets it best.
     """
-    plain = _rounded(means, backbone.patch_tokens)
-    if _misses(plain, backbone, target_gmacs) <= TARGET_TOLERANCE:
-        return FittedCounts(TokenCounts(plain), 1.0)
-    factors = np.linspace(0.25, 4.0, 3751).tolist()
-    best = min(
-        factors,
-        key=lambda factor: (
-            _misses(_rounded([factor * mean for mean in means], backbone.patch_tokens), backbone, target_gmacs),
-            abs(factor - 1),
-        ),
-    )
-    return FittedCounts(TokenCounts(_rounded([best * mean for mean in means], backbone.patch_tokens)), best)
+    most = cost.backbone.patch_tokens
+
+    def misses(kept: Sequence[int]) -> float:
+        return abs(cost.of_counts(kept) / cost.target - 1)
+
+    plain = _rounded(means, most)
+    if misses(plain) <= TARGET_TOLERANCE:
+        return FittedCounts(TokenCounts(cost.raised(plain)), 1.0)
+    # Many factors round to the same counts; of these the one nearest to 1 stands for all.
+    nearest: dict[tuple[int, ...], float] = {}
+    for factor in sorted(np.linspace(0.25, 4.0, 3751).tolist(), key=lambda factor: abs(factor - 1)):
+        nearest.setdefault(_rounded([factor * mean for mean in means], most), factor)
+    best = min(nearest, key=lambda kept: (misses(kept), abs(nearest[kept] - 1)))
+    return FittedCounts(TokenCounts(cost.raised(best)), nearest[best])
 
 
 def _rounded(means: Sequence[float], patch_tokens: int) -> tuple[int, ...]:
     return tuple(min(patch_tokens, max(1, math.floor(mean + 0.5))) for mean in means)
-
-
-def _misses(kept: Sequence[int], backbone: Backbone, target_gmacs: float) -> float:
-    return abs(gmacs(tofe_macs(backbone, kept)) / target_gmacs - 1)
 
 
 def _kept(masks: Sequence[Tensor]) -> npt.NDArray[np.float64]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from tofe_edge.backbones import Backbone
-from tofe_edge.macs import tofe_macs
+from tofe_edge.training.cost import Cost
 
 
 def approximation_loss(rearranged: Sequence[Tensor], teacher: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
@@ -31,15 +30,15 @@ def approximation_loss(rearranged: Sequence[Tensor], teacher: Sequence[Tensor], 
     return total
 
 
-def budget_loss(masks: Sequence[Tensor], backbone: Backbone, target_gmacs: float, per_sample: bool = True) -> Tensor:
-    """Squared gap between the net's cost and its budget, in (1e9 MACs)^2 (Eq. 14).
+def budget_loss(masks: Sequence[Tensor], cost: Cost, per_sample: bool = True) -> Tensor:
+    """Squared gap between the net's cost and its budget, in (1e9 MACs)^2 or what is worth that (Eq. 14).
 
     Args:
         masks: S masks ``(B, N)``.
+        cost: in GMACs, or in a device's milliseconds; see ``Cost.gap`` for their exchange rate.
         per_sample: square each sample's gap (Eq. 14), or the gap of the batch mean.
     """
-    kept = [mask.float().sum(dim=1) for mask in masks]
-    gap: Tensor = tofe_macs(backbone, kept) / 1e9 - target_gmacs
+    gap = cost.gap([mask.float().sum(dim=1) for mask in masks])
     return gap.square().mean() if per_sample else gap.mean().square()
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.config import TrainingConfig
-
-_WARM_UP_SHARE = 0.02
+from tofe_edge.training.schedule import Schedule
 
 
 def make_optimizer(model: ToFe, config: TrainingConfig) -> torch.optim.AdamW:
@@ -35,16 +32,14 @@ def make_optimizer(model: ToFe, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups)
 
 
-def set_learning_rates(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, steps: int, free_at: int
-) -> None:
-    """Cosine from each group's peak to ``final_learning_rate``; the backbone's is 0 before step ``free_at``.
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, schedule: Schedule, step: int) -> None:
+    """Cosine from each group's peak to ``final_learning_rate``; the backbone's is 0 while it is fixed.
 
-    A linear warm-up over the first 2 % of steps is ours: AdamW's second moments need it at batch 32.
+    All groups have one peak, ``gathered_learning_rate``, once tokens are gathered.
     """
-    warm_up = min(1.0, (step + 1) / max(1.0, _WARM_UP_SHARE * steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+    loudness, warm_up = schedule.loudness(step), schedule.warm_up(step)
     for group in optimizer.param_groups:
-        final = min(config.final_learning_rate, group["peak"])
-        rate = (final + (group["peak"] - final) * cosine) * warm_up
-        group["lr"] = 0.0 if group["backbone"] and step < free_at else rate
+        peak = config.gathered_learning_rate if schedule.gathers(step) else group["peak"]
+        final = min(config.final_learning_rate, peak)
+        fixed = group["backbone"] and schedule.fixes_backbone(step)
+        group["lr"] = 0.0 if fixed else (final + (peak - final) * loudness) * warm_up

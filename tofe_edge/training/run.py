@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tofe_edge.backbones import TokenCounts, create_host
+from profiles import DeviceProfile
+from tofe_edge.backbones import Backbone, TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, read_tensors, save
 from tofe_edge.dataset import find_samples, sample_evenly
 from tofe_edge.errors import InputError
@@ -18,8 +20,14 @@ from tofe_edge.reference import Mode, Reference, pick_device
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.counts import MeasuredCounts, fit_counts, measure_counts
+from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, latency_cost
+from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budget, held_out_images, measure_counts
+from tofe_edge.training.thresholds import center_selectors
 from tofe_edge.training.trainer import TrainingResult, train
+from tofe_edge.training.views import Views, prepare_views, recipe
+
+_SAME_STEM = 0.01
+"""Relative distance up to which two stems are the same but for rounding."""
 
 _COUNT_TOLERANCE = 2.0
 """Tokens by which sampled and noise-free means may differ before a warning is recorded."""
@@ -39,6 +47,14 @@ class TrainingRequest:
     name: str
     out: Path
     device: str
+    start: Checkpoint | None = None
+    """A ToFe checkpoint to go on from, such as that of the next larger budget; ``None``: the dense weights."""
+    views: Path | None = None
+    """Folder of the prepared views, where the configuration asks for some; ``None``: beside ``out``."""
+    profile: DeviceProfile | None = None
+    """With the latency table of a target in milliseconds."""
+    precision: str | None = None
+    """Of that table; ``None``: the profile's choice."""
 
 
 def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkpoint:
@@ -57,14 +73,28 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
         host.load_dense(read_tensors(request.weights))
     elif not request.pretrained:
         raise InputError("train needs dense weights to start from: --weights FILE, or --pretrained for timm's")
-    model, classes = ToFe(host), default_classes(host.spec.classes)
+    cost = _cost(request, config, host.spec)
+    if isinstance(cost, LatencyCost):
+        config = replace(config, latency_table=cost.fingerprint)
+    teacher, classes = ToFe(host), default_classes(host.spec.classes)
+    model = _student(request, teacher)
     sources = tuple(Source.parse(text) for text in request.data)
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
-    dense = _accuracy(request, model, None, classes)
-    result = train(model, data, config, request.out, device)
-    measured = measure_counts(model, data.held_out or sample_evenly(data.train, 256), config.seed)
-    fitted = fit_counts(measured.means, host.spec, config.target_gmacs)
-    record = {**_record(request, config, data, result, measured), "counts_scaled_by": round(fitted.factor, 3)}
+    dense = _accuracy(request, teacher, None, classes)
+    views = _views(request, config, teacher, model, data)
+    result = train(model, data, config, cost, request.out, device, teacher, views)
+    images = held_out_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
+    learned = measure_counts(model, images, config.seed)
+    fitted = FittedCounts(result.counts, 1.0) if result.counts else fit_to_budget(learned.means, cost)
+    center_selectors(model, fitted.counts, images)
+    record = {
+        "budget": cost.to_json(fitted.counts.kept),
+        **_record(request, config, data, result, learned),
+        "counts_scaled_by": round(fitted.factor, 3),
+        "mean_kept_centred": [round(mean, 3) for mean in measure_counts(model, images, config.seed).means],
+    }
+    if views is not None:
+        record["views"] = len(views)
     if dense is not None and dense.unreadable:
         record["warnings"].append(f"{len(dense.unreadable)} validation images could not be read and are not counted")
     header = describe(request.name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
@@ -85,6 +115,57 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
         "mode": "batch",
     }
     return save(request.out, model, replace(header, accuracy=accuracy))
+
+
+def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
+    """The net to train: the teacher's copy, or the one to start from. Raises :class:`InputError` where that is another."""
+    if request.start is None:
+        return copy.deepcopy(teacher)
+    student = load_model(request.start)
+    if student.backbone.spec != teacher.backbone.spec:
+        raise InputError(
+            f"--start {request.start.name}: is a {student.backbone.spec.name}, not the --backbone to train"
+        )
+    return student
+
+
+def _views(
+    request: TrainingRequest, config: TrainingConfig, teacher: ToFe, model: ToFe, data: TrainingSet
+) -> Views | None:
+    """The prepared views, where asked for.
+
+    Raises:
+        InputError: the student is not the teacher up to the first selection, or as :func:`prepare_views`.
+    """
+    if not config.views:
+        return None
+    size = teacher.backbone.spec.image_size
+    image = torch.linspace(-1, 1, 3 * size * size).reshape(1, 3, size, size)
+    # A checkpoint's weights are stored in half precision.
+    with torch.no_grad():
+        gap = (model.stem(image) - teacher.stem(image)).abs().max() / teacher.stem(image).abs().max()
+    if gap > _SAME_STEM:
+        name = request.start.name if request.start else "the start"
+        raise InputError(
+            f"--start {name}: its blocks before the first selection are not those of the dense weights, which --views needs; "
+            "start from a checkpoint trained with --views, or leave it out"
+        )
+    wanted = recipe(teacher, data.train, config.views, config.seed, config.crop_scale)
+    return prepare_views(request.views or request.out.with_suffix(".views"), teacher, data.train, wanted)
+
+
+def _cost(request: TrainingRequest, config: TrainingConfig, backbone: Backbone) -> Cost:
+    """What is trained to. Raises :class:`InputError` where it is out of reach, or the profile cannot tell."""
+    cost: Cost
+    if config.target_ms is None:
+        assert config.target_gmacs is not None, "a configuration has one of both"
+        cost = GmacsCost(backbone, config.target_gmacs)
+    elif request.profile is None:
+        raise InputError("--target-ms is met by a device's latency table; say which with --profile")
+    else:
+        cost = latency_cost(backbone, config.target_ms, request.profile, request.precision)
+    cost.check()
+    return cost
 
 
 def _accuracy(request: TrainingRequest, model: ToFe, counts: TokenCounts | None, classes: Classes) -> Evaluation | None:
@@ -115,7 +196,8 @@ def _record(
         warnings.append(f"{result.unreadable} times an image could not be read and was left out of its batch")
     return {
         "hyper_parameters": config.to_json(),
-        "start": request.weights.name if request.weights else f"timm {request.backbone}",
+        "start": request.start.name if request.start else _teacher_name(request),
+        "teacher": _teacher_name(request),
         "data": [Source.parse(text).folder.resolve().name + f" x{Source.parse(text).repeats}" for text in request.data],
         "images_per_epoch": len(data.train),
         "held_out_images": measured.images,
@@ -126,3 +208,7 @@ def _record(
         "torch": str(torch.__version__),
         "warnings": warnings,
     }
+
+
+def _teacher_name(request: TrainingRequest) -> str:
+    return request.weights.name if request.weights else f"timm {request.backbone}"

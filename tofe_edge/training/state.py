@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import InputError
 from tofe_edge.files import write_atomically
 from tofe_edge.tofe import ToFe
@@ -21,6 +22,8 @@ class Progress:
 
     step: int
     unreadable: int
+    counts: TokenCounts | None = None
+    """That the blocks are trained with, once tokens are gathered."""
 
 
 def save_state(
@@ -31,6 +34,7 @@ def save_state(
         "config": json.dumps(config.to_json(), sort_keys=True),
         "step": progress.step,
         "unreadable": progress.unreadable,
+        "counts": list(progress.counts.kept) if progress.counts else [],
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
@@ -46,7 +50,8 @@ def load_state(path: Path, model: ToFe, optimizer: torch.optim.Optimizer, config
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         stored = json.loads(content["config"])
-        progress = Progress(int(content["step"]), int(content["unreadable"]))
+        counts = TokenCounts(tuple(content["counts"])) if content["counts"] else None
+        progress = Progress(int(content["step"]), int(content["unreadable"]), counts)
         weights, moments = content["model"], content["optimizer"]
     except Exception as error:  # torch.load raises anything from EOFError to RuntimeError on damaged files
         raise InputError(

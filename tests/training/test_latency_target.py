@@ -1,0 +1,207 @@
+"""``tofe-edge train --target-ms``: a tiny net trained to a made-up latency table, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, Program, refusal
+from latency_tables import NET, table_for
+from PIL import Image
+from safetensors.torch import save_file
+
+from profiles import LatencyTable, Step, with_tables
+from tofe_edge.backbones import Host, TokenCounts, create_host
+from tofe_edge.checkpoint import read_header
+from tofe_edge.latency_model import predict_ms
+from tofe_edge.training import run
+from tofe_edge.training.cost import LatencyCost
+from tofe_edge.training.counts import fit_to_budget
+
+BOARD = (Path(__file__).parents[1] / "profiles" / "my_board.yaml").read_bytes()
+TINY_NET = create_host("deit_tiny_patch16_224", TINY).spec
+SETTINGS = (
+    "--epochs", 20, "--fixed-epochs", 2, "--batch-size", 8, "--held-out", 8, "--learning-rate", 2e-3,
+    "--backbone-learning-rate", 2e-3, "--budget-weight", 1e7, "--device", "cpu",
+)  # fmt: skip
+"""80 steps."""
+
+
+def tiny_table(precision: str = "int8", block_us: float = 50.0) -> LatencyTable:
+    """A block takes 50 us a token, in steps of 4 tokens that are half as high as their tokens are dear."""
+    return table_for(TINY_NET, precision, kept=(9, 5, 3), block_us=block_us, step=Step(4, block_us * 4 / 2e3))
+
+
+def board(folder: Path, *tables: LatencyTable) -> Path:
+    path = folder / "board.yaml"
+    path.write_bytes(with_tables(BOARD, tables, path.name) if tables else BOARD)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """The options for 40 images of two classes and a tiny net's dense weights, under the name of the published net."""
+
+    def tiny(name: str, overrides: None = None, pretrained: bool = False) -> Host:
+        return create_host(name, TINY, pretrained)
+
+    monkeypatch.setattr(run, "create_host", tiny)
+    generator = np.random.default_rng(0)
+    for identifier in (0, 1):
+        (tmp_path / "data" / str(identifier)).mkdir(parents=True)
+        for number in range(20):
+            pixels = generator.integers(0, 100, (64, 64, 3))
+            pixels[32 * identifier : 32 * identifier + 32] += 120
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / str(identifier) / f"{number}.png")
+    dense = create_host("deit_tiny_patch16_224", TINY).state_dict()
+    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    return "--weights", str(tmp_path / "dense.safetensors"), "--data", str(tmp_path / "data")
+
+
+def test_a_run_meets_a_target_in_milliseconds_and_records_where_it_holds(
+    tmp_path: Path, data: tuple[str, ...], program: Program
+) -> None:
+    table, out = tiny_table(), tmp_path / "net.safetensors"
+    cost = LatencyCost(TINY_NET, 2.7, table, "my_board")
+    code, stdout, _ = program(
+        "train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, table), *SETTINGS, "--out", out, "--json"
+    )
+    assert code == 0
+    header = read_header(out)
+    assert header.training is not None and header.token_counts is not None
+    log = [json.loads(line) for line in out.with_suffix(".log.jsonl").read_text().splitlines()]
+    trained = predict_means(cost, np.mean([line["kept"] for line in log[-2:]], axis=0).tolist())
+    assert abs(predict_means(cost, [16.0] * 3) / 2.7 - 1) > 0.2, "the target must not be met from the start"
+    assert trained == pytest.approx(2.7, rel=0.03), "the loss alone brings the net there"
+    predicted = predict_ms(table, TINY_NET, header.token_counts)
+    assert predicted == pytest.approx(2.7, rel=0.05)
+
+    assert header.training["budget"] == {
+        "unit": "ms",
+        "target": 2.7,
+        "predicted": round(predicted, 3),
+        "profile": "my_board",
+        "precision": "int8",
+        "threads": 1,
+        "table": "made up for a test",
+    }
+    parameters = header.training["hyper_parameters"]
+    assert parameters["target_ms"] == 2.7 and "target_gmacs" not in parameters
+    assert parameters["latency_table"] == cost.fingerprint
+    assert json.loads(stdout)["training"] == header.training
+
+
+def predict_means(cost: LatencyCost, kept: list[float]) -> float:
+    """What mean counts cost: between those of whole counts on both sides."""
+    import torch
+
+    return float(cost.of([torch.tensor([count]) for count in kept]))
+
+
+def test_the_table_of_the_precision_that_is_asked_for_counts(
+    tmp_path: Path, data: tuple[str, ...], program: Program
+) -> None:
+    profile = board(tmp_path, tiny_table("int8"), tiny_table("fp32", 100.0))
+    code, stdout, _ = program(
+        "train", *data, "--target-ms", 4.6, "--profile", profile, "--precision", "fp32", *SETTINGS[4:], "--epochs", 0.25,
+        "--fixed-epochs", 0.1, "--out", tmp_path / "net.safetensors", "--json",
+    )  # fmt: skip
+    assert code == 0
+    document = json.loads(stdout)
+    kept = TokenCounts(tuple(document["token_counts"]))
+    assert document["training"]["budget"]["precision"] == "fp32"
+    assert document["training"]["budget"]["predicted"] == round(
+        predict_ms(tiny_table("fp32", 100.0), TINY_NET, kept), 3
+    )
+
+
+def test_a_run_does_not_go_on_with_another_table(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:
+    out = tmp_path / "net.safetensors"
+    brief = (*SETTINGS[4:], "--epochs", 0.25, "--fixed-epochs", 0.1, "--out", out)
+    assert program("train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, tiny_table()), *brief)[0] == 0
+    again = board(tmp_path, tiny_table(block_us=51.0))
+    _, _, err = program("train", *data, "--target-ms", 2.7, "--profile", again, *brief)
+    assert "net.state: belongs to a run with another latency_table;" in err
+    _, _, err = program("train", *data, "--target-gmacs", 0.002, *brief)
+    assert "net.state: belongs to a run with another target_gmacs;" in err
+
+
+def test_people_read_what_is_predicted_and_where(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:
+    code, stdout, _ = program(
+        "train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, tiny_table()), *SETTINGS[4:], "--epochs", 0.25,
+        "--fixed-epochs", 0.1, "--out", tmp_path / "net.safetensors",
+    )  # fmt: skip
+    assert code == 0
+    (line,) = [line for line in stdout.splitlines() if line.startswith("latency ")]
+    assert line.endswith(" ms predicted on my_board in int8 with 1 thread; the target was 2.7")
+
+
+def test_fitted_counts_meet_a_target_in_milliseconds() -> None:
+    table = table_for(step=Step(7, 0.02))
+    for target in (4.4, 5.0, 7.0):
+        cost = LatencyCost(NET, target, table, "a_board")
+        kept = fit_to_budget((120.0, 80.0, 35.0), cost).counts
+        assert predict_ms(table, NET, kept) == pytest.approx(target, rel=0.02)
+        assert cost.raised(kept.kept) == kept.kept
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--target-ms", 2.7], "--target-ms is held by a device's latency table; say which with --profile"),
+        (["--target-gmacs", 0.002, "--profile", "jetson_orin"], "--profile says where --target-ms is held"),
+        (["--target-gmacs", 0.002, "--precision", "int8"], "--precision is that of the latency table of --target-ms"),
+        (["--target-gmacs", 9], "--target-gmacs 9: deit_tiny_patch16_224 takes 0.00"),
+        (["--target-gmacs", 0.0001], "--target-gmacs 0.0001: deit_tiny_patch16_224 takes 0.00"),
+    ],
+)
+def test_a_target_that_makes_no_sense_is_refused(
+    tmp_path: Path, data: tuple[str, ...], program: Program, options: list[str], said: str
+) -> None:
+    out = tmp_path / "out" / "net.safetensors"
+    assert said in refusal(program, "train", *data, *options, *SETTINGS, "--out", out)
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("tables", "target", "said"),
+    [
+        (
+            [],
+            2.7,
+            "profile my_board has no latency table of deit_tiny_patch16_224 in int8 or fp32 (it has: none at all)",
+        ),
+        (
+            [table_for(NET)],
+            2.7,
+            "in int8 or fp32 (it has: a_net in int8); run `tofe-edge calibrate --profile my_board`",
+        ),
+        ([tiny_table()], 0.2, "--target-ms 0.2: deit_tiny_patch16_224 takes "),
+        ([tiny_table()], 90.0, " ms (dense) on my_board in int8; choose a target between them"),
+        ([tiny_table("fp32")], 0.2, " ms (dense) on my_board in fp32; choose a target between them"),
+        ([replace(tiny_table(), backbone="deit_tiny")], 2.7, "(it has: deit_tiny in int8)"),
+    ],
+    ids=["no table", "of another net", "too little", "more than dense", "the precision there is", "by another name"],
+)
+def test_a_target_that_no_table_can_hold_is_refused(
+    tmp_path: Path, data: tuple[str, ...], program: Program, tables: list[LatencyTable], target: float, said: str
+) -> None:
+    out = tmp_path / "out" / "net.safetensors"
+    options = ("--target-ms", target, "--profile", board(tmp_path, *tables), *SETTINGS, "--out", out)
+    assert said in refusal(program, "train", *data, *options)
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--target-ms", "1", "--target-gmacs", "1")], ids=["none", "both"])
+def test_a_run_has_one_target(
+    tmp_path: Path, data: tuple[str, ...], capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    from tofe_edge.cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *data, *options, "--out", str(tmp_path / "net.safetensors")])
+    assert caught.value.code == 2
+    assert "--target-gmacs" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""Prepared views: what is stored is what the teacher gives, whoever is interrupted; anything else is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from tofe_edge.backbones import create_host
+from tofe_edge.errors import InputError
+from tofe_edge.tofe import ToFe
+from tofe_edge.training import views as module
+from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.cost import GmacsCost
+from tofe_edge.training.teacher import look
+from tofe_edge.training.trainer import train
+from tofe_edge.training.views import ViewRecipe, Views, prepare_views, recipe
+
+IDS = [str(number) for number in range(10)]
+COUNT = 40
+
+
+@pytest.fixture
+def data(image_folder: Path) -> TrainingSet:
+    return TrainingSet.find([Source(image_folder)], IDS, 0, 0)
+
+
+@pytest.fixture
+def wanted(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> ViewRecipe:
+    return recipe(tiny_tofe(), data.train, COUNT, seed=3, crop_scale=0.35)
+
+
+def same(one: Views, other: Views) -> None:
+    pairs = zip(
+        (one.stem, *one.stages, one.logits, one.labels), (other.stem, *other.stages, other.logits, other.labels)
+    )
+    for first, second in pairs:
+        np.testing.assert_array_equal(first, second)
+
+
+def test_views_are_what_the_teacher_gives_for_the_same_crops(
+    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    teacher = tiny_tofe()
+    views = prepare_views(tmp_path / "views", teacher, data.train, wanted)
+    crops = list(batches(data.train, teacher.backbone.preprocessing, 32, range(2), wanted.seed, wanted.crop_scale))
+    view = look(teacher, torch.cat([batch.images for batch in crops])[:COUNT])
+    assert len(views) == COUNT
+    assert views.labels.tolist() == torch.cat([batch.labels for batch in crops])[:COUNT].tolist()
+    for stored, given in zip((views.stem, *views.stages, views.logits), (view.stem, *view.stages, view.logits)):
+        # Half precision: eleven bits.
+        np.testing.assert_allclose(stored.astype(np.float32), given.numpy(), rtol=2**-10, atol=1e-3)
+
+
+def test_an_interrupted_preparation_goes_on_to_the_same_views(
+    tmp_path: Path,
+    data: TrainingSet,
+    wanted: ViewRecipe,
+    tiny_tofe: Callable[..., ToFe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = prepare_views(tmp_path / "whole", tiny_tofe(), data.train, wanted)
+
+    def cut(*arguments: Any) -> Iterator[Batch]:
+        yield next(iter(batches(*arguments)))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "batches", cut)
+        patch.setattr(module, "_NOTE_EVERY_BATCHES", 1)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_views(tmp_path / "cut", tiny_tofe(), data.train, wanted)
+    assert json.loads((tmp_path / "cut/views.json").read_text())["views"] == 32
+    same(whole, prepare_views(tmp_path / "cut", tiny_tofe(), data.train, wanted))
+
+
+def test_views_are_opened_again_without_running_the_teacher(
+    tmp_path: Path,
+    data: TrainingSet,
+    wanted: ViewRecipe,
+    tiny_tofe: Callable[..., ToFe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    monkeypatch.setattr(module, "look", None)
+    same(made, prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted))
+
+
+def test_each_pass_draws_every_view_once(
+    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    views = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    drawn = [views.draw(step, 8, seed=1) for step in range(10)]
+    sums = [view.logits.sum().item() for view, _ in drawn]
+    assert sum(sums[:5]) == pytest.approx(float(views.logits.astype(np.float32).sum()), rel=1e-4)
+    assert sums[:5] != sums[5:]
+    again, labels = views.draw(7, 8, seed=1)
+    assert torch.equal(again.stem, drawn[7][0].stem)
+    assert torch.equal(labels, drawn[7][1])
+
+
+@pytest.mark.parametrize("field", ["count", "seed", "crop_scale", "teacher", "samples"])
+def test_views_of_another_recipe_are_refused(
+    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe], field: str
+) -> None:
+    prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    other = {"teacher": "0", "samples": "0"}.get(field) or getattr(wanted, field) / 2
+    with pytest.raises(InputError, match=f"another {field}; use another folder"):
+        prepare_views(tmp_path / "views", tiny_tofe(), data.train, replace(wanted, **{field: other}))
+
+
+def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> None:
+    one = recipe(tiny_tofe(), data.train, COUNT, 0, 0.35)
+    assert recipe(tiny_tofe(), data.train, COUNT, 0, 0.35) == one
+    assert recipe(tiny_tofe(), data.train[1:], COUNT, 0, 0.35).samples != one.samples
+    changed = tiny_tofe()
+    with torch.no_grad():
+        next(changed.backbone.parameters()).view(-1)[0] += 1
+    assert recipe(changed, data.train, COUNT, 0, 0.35).teacher != one.teacher
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("views.json", b"not JSON", "is not a note of prepared views"),
+        ("views.json", b"[]", "is not a note of prepared views"),
+        ("stem.npy", b"\x93NUMPY", "is damaged"),
+        ("labels.npy", b"", "is damaged"),
+    ],
+)
+def test_damaged_views_are_refused(
+    tmp_path: Path,
+    data: TrainingSet,
+    wanted: ViewRecipe,
+    tiny_tofe: Callable[..., ToFe],
+    name: str,
+    content: bytes,
+    said: str,
+) -> None:
+    prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    (tmp_path / "views" / name).write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+
+
+def test_a_full_disk_is_found_out_before_any_work(
+    tmp_path: Path,
+    data: TrainingSet,
+    wanted: ViewRecipe,
+    tiny_tofe: Callable[..., ToFe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(module, "look", None)
+    with pytest.raises(InputError, match="No space left on device"):
+        prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+
+
+def test_unreadable_images_leave_fewer_views(
+    tmp_path: Path, image_folder: Path, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    broken = next(image_folder.rglob("*.png"))
+    broken.write_bytes(b"no picture")
+    samples = TrainingSet.find([Source(image_folder)], IDS, 0, 0).train
+    views = prepare_views(tmp_path / "views", tiny_tofe(), samples, wanted)
+    assert views.unreadable > 0
+    assert len(views) + views.unreadable >= COUNT
+    assert len(views) < COUNT + 32
+
+
+def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
+    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    model = tiny_tofe()
+    views = prepare_views(tmp_path / "views", model, data.train, wanted)
+    images = torch.randn(2, 3, TINY["image_size"], TINY["image_size"])
+    before = model.stem(images)
+    config = TrainingConfig(target_gmacs=0.0017, epochs=4, fixed_epochs=0, batch_size=4, held_out=0, views=COUNT)
+    cost = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, 0.0017)
+    first = model.backbone.spec.stages[0]
+    parts = [parameter.clone() for parameter in model.backbone.parameters()]
+    train(model, data, config, cost, tmp_path / "net.safetensors", torch.device("cpu"), views=views)
+    assert first > 0
+    torch.testing.assert_close(model.stem(images), before, rtol=0, atol=0)
+    assert any(not torch.equal(old, new) for old, new in zip(parts, model.backbone.parameters()))
