@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,10 @@ def test_a_run_writes_a_checkpoint_that_explains_itself(request_: TrainingReques
     assert accuracy is not None
     assert accuracy["images"] == 6 and accuracy["dataset"] == "val" and accuracy["mode"] == "batch"
     assert {"top1", "top1_interval", "top5", "dense_top1", "dense_top5"} <= accuracy.keys()
+    for mode in (accuracy, accuracy["instance"]):
+        assert mode["drop_points"]["estimate"] == pytest.approx(accuracy["dense_top1"] - mode["top1"], abs=0.01)
+        assert mode["drop_points"]["low"] <= mode["drop_points"]["estimate"] <= mode["drop_points"]["high"]
+        assert 0 < mode["p_value"] <= 1
     assert str(request_.out.parent) not in str(record) + str(accuracy), (
         "paths of this machine do not belong in a header"
     )
@@ -169,3 +175,45 @@ def test_the_record_names_unit_target_and_what_the_counts_come_to(request_: Trai
     header = train_checkpoint(request_, CONFIG)
     assert header.training is not None
     assert header.training["budget"] == {"unit": "GMACs", "target": 0.002, "reached": round(header.gmacs, 6)}
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_gathered_epochs_train_with_the_counts_that_are_shipped_and_both_modes_keep(request_: TrainingRequest) -> None:
+    config = replace(CONFIG, epochs=4, gathered_epochs=2, views=24)
+    header = train_checkpoint(request_, config)
+    record = header.training
+    assert record is not None and header.token_counts is not None
+    assert header.gmacs == pytest.approx(CONFIG.target_gmacs, rel=0.03)
+    assert record["views"] == 24
+    assert record["mean_kept_centred"] == pytest.approx(header.token_counts.kept, abs=0.2)
+    log = request_.out.with_suffix(".log.jsonl").read_text().splitlines()
+    last = json.loads(log[-1])
+    assert last["kept"] == list(header.token_counts.kept) and "budget" not in last
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tmp_path: Path) -> None:
+    larger = train_checkpoint(request_, replace(CONFIG, target_gmacs=0.0023, views=24))
+    smaller = replace(
+        request_, start=larger, out=tmp_path / "out" / "smaller.safetensors", views=tmp_path / "out/tiny.views"
+    )
+    header = train_checkpoint(smaller, replace(CONFIG, views=24))
+    assert header.training is not None
+    assert (header.training["start"], header.training["teacher"]) == ("tiny", "dense.safetensors")
+    assert header.gmacs < larger.gmacs
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_views_need_a_start_with_the_first_blocks_of_the_dense_weights(
+    request_: TrainingRequest, tmp_path: Path
+) -> None:
+    other = train_checkpoint(request_, replace(CONFIG, epochs=4, fixed_epochs=0, backbone_learning_rate=0.05))
+    request = replace(request_, start=other, out=tmp_path / "out" / "next.safetensors")
+    with pytest.raises(InputError, match="its blocks before the first selection are not those of the dense weights"):
+        train_checkpoint(request, replace(CONFIG, views=24))
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_a_start_of_another_backbone_is_refused(request_: TrainingRequest, tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(InputError, match="is a deit_tiny_patch16_224, not the --backbone"):
+        train_checkpoint(replace(request_, start=tiny_checkpoint, backbone="deit_small_patch16_224"), CONFIG)

@@ -20,7 +20,6 @@ _NUMBERS = {
     "learning-rate": "of selectors and approximators",
     "backbone-learning-rate": "of the backbone once it is free",
     "gathered-epochs": "of all, the last ones, with token counts fixed and frozen tokens left out",
-    "gathered-learning-rate": "of blocks and approximators in those",
     "final-learning-rate": "at the end of the cosine",
     "weight-decay": "of AdamW, on matrices",
     "cls-weight": "of the cross entropy",

@@ -29,9 +29,8 @@ class TrainingConfig:
     """Of the backbone once it is free (paper: the same; DynamicViT's recipe: a hundredth)."""
     gathered_epochs: float = 0.0
     """Of all epochs, the last ones, with the token counts fixed: blocks and approximators are trained in the form that is
-    exported, frozen tokens left out; 0 is the paper's recipe. The budget is met already, and a step costs a fraction."""
-    gathered_learning_rate: float = 1e-4
-    """Of blocks and approximators in those epochs, along a cosine of their own."""
+    exported, frozen tokens left out, at the same learning rates along a second cosine; 0 is the paper's recipe. The budget is met
+    already, and a step costs a fraction."""
     final_learning_rate: float = 2e-6
     weight_decay: float = 0.05
     """On matrices only. Not in the paper; the recipe of the family."""
@@ -73,7 +72,6 @@ class TrainingConfig:
             "batch_size",
             "learning_rate",
             "backbone_learning_rate",
-            "gathered_learning_rate",
             "gradient_clip",
         )
         for name in (*targets, *positive):

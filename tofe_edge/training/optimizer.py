@@ -33,13 +33,9 @@ def make_optimizer(model: ToFe, config: TrainingConfig) -> torch.optim.AdamW:
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, schedule: Schedule, step: int) -> None:
-    """Cosine from each group's peak to ``final_learning_rate``; the backbone's is 0 while it is fixed.
-
-    All groups have one peak, ``gathered_learning_rate``, once tokens are gathered.
-    """
+    """Cosine from each group's peak to ``final_learning_rate``; the backbone's is 0 while it is fixed."""
     loudness, warm_up = schedule.loudness(step), schedule.warm_up(step)
     for group in optimizer.param_groups:
-        peak = config.gathered_learning_rate if schedule.gathers(step) else group["peak"]
-        final = min(config.final_learning_rate, peak)
+        final = min(config.final_learning_rate, group["peak"])
         fixed = group["backbone"] and schedule.fixes_backbone(step)
-        group["lr"] = 0.0 if fixed else (final + (peak - final) * loudness) * warm_up
+        group["lr"] = 0.0 if fixed else (final + (group["peak"] - final) * loudness) * warm_up

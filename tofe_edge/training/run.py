@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from profiles import DeviceProfile
-from tofe_edge.backbones import Backbone, TokenCounts, create_host
+from tofe_edge.backbones import Backbone, create_host
 from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, read_tensors, save
-from tofe_edge.dataset import find_samples, sample_evenly
+from tofe_edge.dataset import sample_evenly
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation import Evaluation, evaluate_samples
 from tofe_edge.files import workshop
-from tofe_edge.reference import Mode, Reference, pick_device
+from tofe_edge.reference import pick_device
 from tofe_edge.tofe import ToFe
+from tofe_edge.training.accuracy import Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, latency_cost
@@ -80,7 +80,8 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     model = _student(request, teacher)
     sources = tuple(Source.parse(text) for text in request.data)
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
-    dense = _accuracy(request, teacher, None, classes)
+    validation = _validation(request, classes)
+    dense = validation.examine(teacher, None, "dense") if validation else None
     views = _views(request, config, teacher, model, data)
     result = train(model, data, config, cost, request.out, device, teacher, views)
     images = held_out_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
@@ -95,26 +96,24 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     }
     if views is not None:
         record["views"] = len(views)
-    if dense is not None and dense.unreadable:
-        record["warnings"].append(f"{len(dense.unreadable)} validation images could not be read and are not counted")
+    unreadable = len(dense.evaluation.unreadable) if dense else 0
+    if unreadable:
+        record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
     header = describe(request.name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
     saved = save(request.out, model, header)
-    if dense is None:
+    if validation is None or dense is None:
         return saved
-    # Accuracy is that of the stored, half-precision weights.
-    tofe = _accuracy(request, load_model(saved), fitted.counts, classes)
-    assert tofe is not None and request.validation is not None
-    accuracy = {
-        "top1": tofe.top1,
-        "top1_interval": list(tofe.top1_interval),
-        "top5": tofe.top5,
-        "dense_top1": dense.top1,
-        "dense_top5": dense.top5,
-        "images": tofe.images,
-        "dataset": request.validation_name or request.validation.resolve().name,
-        "mode": "batch",
-    }
+    stored = load_model(saved)  # accuracy is that of the stored, half-precision weights
+    batch = validation.examine(stored, fitted.counts, "batch")
+    instance = validation.examine(stored, fitted.counts, "instance")
+    accuracy = accuracy_record(dense, batch, instance, validation.name)
     return save(request.out, model, replace(header, accuracy=accuracy))
+
+
+def _validation(request: TrainingRequest, classes: Classes) -> Validation | None:
+    if request.validation is None:
+        return None
+    return Validation.find(request.validation, classes.ids, request.validation_resize, request.validation_name)
 
 
 def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
@@ -166,16 +165,6 @@ def _cost(request: TrainingRequest, config: TrainingConfig, backbone: Backbone) 
         cost = latency_cost(backbone, config.target_ms, request.profile, request.precision)
     cost.check()
     return cost
-
-
-def _accuracy(request: TrainingRequest, model: ToFe, counts: TokenCounts | None, classes: Classes) -> Evaluation | None:
-    if request.validation is None:
-        return None
-    spec = replace(model.backbone.preprocessing, resize=request.validation_resize)
-    samples = sample_evenly(find_samples(request.validation, classes.ids), limit=None)
-    mode: Mode = "dense" if counts is None else "batch"
-    reference = Reference(model.eval(), counts, mode, torch.device("cpu"), model.backbone.preprocessing)
-    return evaluate_samples(reference, request.validation, samples, spec)
 
 
 def _record(
