@@ -1,0 +1,70 @@
+"""All compared methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from benchmarks.peers.ablations import (
+    ClassAttentionToFe,
+    DepthWiseToFe,
+    EqualToFe,
+    GeometricToFe,
+    IdentityToFe,
+    LocalGlobalToFe,
+    RandomToFe,
+    TransformerToFe,
+)
+from benchmarks.peers.evit import EViT, UntrainedEViT
+from benchmarks.peers.freezing import Freezing
+from benchmarks.peers.idling import IdleViT
+from benchmarks.peers.method import Method
+from benchmarks.peers.pruning import DynamicViT, ToFeWithoutReuse
+from benchmarks.peers.resolution import LowerResolution, UntrainedLowerResolution
+from benchmarks.peers.tome import ToMe, UntrainedToMe, UntrainedToMeEverywhere
+from tofe_edge.backbones import Host
+from tofe_edge.errors import InputError
+
+PEERS: dict[str, Callable[[Host, float], Method]] = {
+    "tofe": Freezing,
+    "tofe_without_reuse": ToFeWithoutReuse,
+    "dynamicvit": DynamicViT,
+    "evit": EViT,
+    "evit_untrained": UntrainedEViT,
+    "tome": ToMe,
+    "tome_untrained": UntrainedToMe,
+    "tome_everywhere_untrained": UntrainedToMeEverywhere,
+    "idlevit": IdleViT,
+    "random": RandomToFe,
+    "resolution": LowerResolution,
+    "resolution_untrained": UntrainedLowerResolution,
+}
+ABLATIONS: dict[str, Callable[[Host, float], Method]] = {
+    "tofe_identity": IdentityToFe,
+    "tofe_depthwise": DepthWiseToFe,
+    "tofe_transformer": TransformerToFe,
+    "tofe_localglobal": LocalGlobalToFe,
+    "tofe_classattention": ClassAttentionToFe,
+    "tofe_equal": EqualToFe,
+    "tofe_geometric": GeometricToFe,
+}
+METHODS: dict[str, Callable[[Host, float], Method]] = {**PEERS, **ABLATIONS}
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """``"evit,tome"``, ``peers``, ``ablations`` or ``all`` to names, each once.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    groups: dict[str, Sequence[str]] = {
+        "peers": tuple(PEERS),
+        "ablations": tuple(ABLATIONS),
+        "all": tuple(METHODS),
+        "": (),
+    }
+    names = [name for part in text.split(",") for name in groups.get(part.strip(), (part.strip(),))]
+    unknown = sorted(set(names) - set(METHODS))
+    if unknown:
+        known = ", ".join(METHODS)
+        raise InputError(f"--methods: {unknown[0]!r} is unknown; choose from {known}, or peers, ablations, all")
+    return tuple(dict.fromkeys(names))

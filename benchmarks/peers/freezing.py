@@ -1,0 +1,175 @@
+"""ToFe with exchangeable parts: which tokens are frozen, what happens to them, and how many of them there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers.anatomy import block_macs, ones_beside, run_stage, shared_macs
+from benchmarks.peers.approximators import Approximator, Bottleneck
+from benchmarks.peers.learning import measured_means
+from benchmarks.peers.method import (
+    FormulaCost,
+    Method,
+    Step,
+    counts_buffer,
+    draw_mask,
+    fixed_counts,
+    geometric,
+    ratio_loss,
+    taught,
+)
+from benchmarks.peers.selectors import LearnedSelector, MlpSelector, Scene, Selector
+from tofe_edge.backbones import Host, TokenCounts
+from tofe_edge.macs import Number, dense_macs, gmacs
+from tofe_edge.masking import mask_of, put, rank_order, take
+from tofe_edge.tofe import Gumbel, Inference, ToFe, TrainingOutput
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.counts import fit_to_budget
+from tofe_edge.training.losses import approximation_loss, budget_loss
+from tofe_edge.training.views import Views
+
+Count = Callable[[int, Tensor], int]
+"""Stage (0-based) and scores ``(B, N)`` to how many tokens each image of the batch keeps."""
+
+
+class Freezing(Method):
+    """Tokens that a stage leaves out are approximated and come back before the next selection.
+
+    With its own parts this is ToFe. Where selectors are learned, so are the counts, unless a method says otherwise; else
+    they follow from ``shares``.
+    """
+
+    paper = "ToFe"
+    selector: ClassVar[type[Selector]] = MlpSelector
+    approximator: ClassVar[type[Approximator]] = Bottleneck
+    learns_counts: ClassVar[bool] = True
+    """Where its selectors are learned."""
+
+    kept: Tensor
+    """Token counts, as a buffer."""
+
+    def __init__(self, host: Host, target_gmacs: float) -> None:
+        super().__init__(host)
+        kind = type(self)
+        stages = range(len(self.spec.stages))
+        self.selectors = nn.ModuleList(kind.selector(self.spec.dim) for _ in stages)
+        self.approximators = nn.ModuleList(kind.approximator(self.backbone, stage) for stage in stages[1:])
+        self.cost = FormulaCost(self.spec, target_gmacs, self.macs_of)
+        self.register_buffer("kept", counts_buffer(fixed_counts(self.cost, kind.shares)))
+
+    @staticmethod
+    def shares(ratio: float) -> Sequence[float]:
+        """A number in [0, 1] to the share of all tokens that each stage keeps, which rises with it."""
+        return geometric(ratio)
+
+    @classmethod
+    def of(cls, net: ToFe, counts: TokenCounts) -> Freezing:
+        """A trained ToFe with its counts."""
+        made = cls(net.backbone, gmacs(dense_macs(net.backbone.spec)))
+        for mine, its in zip((*made.selectors, *made.approximators), (*net.selectors, *net.approximators), strict=True):
+            cast("MlpSelector | Bottleneck", mine).net.load_state_dict(its.state_dict())
+        made.kept.copy_(counts_buffer(counts.check(made.spec).kept))
+        return made.eval()
+
+    @property
+    def selects(self) -> bool:
+        return type(self).selector.learned
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Patch tokens kept per stage."""
+        return tuple(self.kept.tolist())
+
+    def masked_from(
+        self, stem: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
+    ) -> TrainingOutput:
+        """The form in which selectors learn; see ``ToFe.masked_from``."""
+        tokens = stem
+        used: list[Tensor] = []
+        rearranged: list[Tensor] = []
+        for stage, selector in enumerate(self.selectors):
+            patches = tokens[:, 1:]
+            if masks is not None:
+                mask = masks[stage]
+            else:
+                mask = draw_mask(cast(LearnedSelector, selector).decide(patches), gumbel)
+            used.append(mask)
+            processed = run_stage(self.backbone, stage + 1, tokens, ones_beside(mask))
+            if stage < len(self.approximators):
+                frozen = cast(Approximator, self.approximators[stage]).masked(patches, 1 - mask)
+                merged = mask[..., None] * processed[:, 1:] + (1 - mask)[..., None] * frozen
+                rearranged.append(merged)
+                processed = torch.cat((processed[:, :1], merged), dim=1)
+            tokens = processed
+        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(rearranged))
+
+    def gathered_from(self, stem: Tensor, count: Count | None = None) -> tuple[Inference, list[Tensor]]:
+        """The inference form, and patch tokens between stages; ``count`` in place of the method's own counts."""
+        counts, tokens = self.counts, stem
+        kept: list[Tensor] = []
+        rearranged: list[Tensor] = []
+        for stage, selector in enumerate(self.selectors):
+            patches = tokens[:, 1:]
+            # Selections are taken as given; nothing learns from them here.
+            with torch.no_grad():
+                scores = cast(Selector, selector).score(Scene(self.backbone, stage, tokens, stem))
+            order = rank_order(scores)
+            number = counts[stage] if count is None else count(stage, scores)
+            index, rest = order[:, :number], order[:, number:]
+            kept.append(index)
+            tokens = run_stage(self.backbone, stage + 1, torch.cat((tokens[:, :1], take(patches, index)), dim=1))
+            if stage < len(self.approximators):
+                if rest.shape[1]:
+                    frozen = cast(Approximator, self.approximators[stage]).gathered(patches, rest)
+                    patches = put(patches, rest, frozen)
+                patches = put(patches, index, tokens[:, 1:])
+                rearranged.append(patches)
+                tokens = torch.cat((tokens[:, :1], patches), dim=1)
+        return Inference(self.backbone.logits(tokens), tuple(kept), ()), rearranged
+
+    def infer(self, stem: Tensor) -> Tensor:
+        return self.gathered_from(stem)[0].logits
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        view, config = step.lesson.view, step.config
+        if step.gumbel is not None:
+            output = self.masked_from(view.stem, step.gumbel)
+        else:
+            inference, rearranged = self.gathered_from(view.stem)
+            masks = tuple(mask_of(index, self.spec.patch_tokens) for index in inference.kept)
+            output = TrainingOutput(inference.logits, masks, tuple(rearranged))
+        apart = approximation_loss(output.rearranged, view.stages, output.masks)
+        parts = taught(output.logits, step) | {"approximation": config.approximation_weight * apart}
+        if step.gumbel is None:
+            return parts
+        if not type(self).learns_counts:
+            return parts | {"ratio": ratio_loss(output.masks, self.kept)}
+        budget = budget_loss(output.masks, self.cost, config.budget == "per_sample")
+        return parts | {"budget": config.budget_weight * budget}
+
+    def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
+        if self.selects and type(self).learns_counts:
+            means = measured_means(self.masked_from, views, config.seed, noise)
+            self.kept.copy_(counts_buffer(fit_to_budget(means, self.cost).counts.kept))
+
+    def macs_of(self, kept: Sequence[Number]) -> Number:
+        """Whole net with these token counts."""
+        spec = self.spec
+        total: Number = shared_macs(spec)
+        for blocks, count in zip(spec.stage_lengths()[1:], kept, strict=True):
+            total = total + blocks * block_macs(count + 1, spec)
+        for selector in self.selectors:
+            total = total + cast(Selector, selector).macs(spec.patch_tokens, spec)
+        for approximator, count in zip(self.approximators, kept):
+            total = total + cast(Approximator, approximator).macs(spec.patch_tokens - count, spec)
+        return total
+
+    def macs(self) -> int:
+        return int(self.macs_of(self.counts))
+
+    def describe(self) -> str:
+        return f"keeps {', '.join(map(str, self.counts))} tokens"

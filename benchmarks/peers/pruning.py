@@ -1,0 +1,168 @@
+"""Pruning with learned selectors: what is left out once is gone (DynamicViT, and ToFe without reuse)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers.anatomy import block_macs, ones_beside, run_stage, shared_macs
+from benchmarks.peers.learning import measured_means
+from benchmarks.peers.method import (
+    FormulaCost,
+    Method,
+    Step,
+    counts_buffer,
+    draw_mask,
+    fixed_counts,
+    geometric,
+    ratio_loss,
+    taught,
+)
+from benchmarks.peers.selectors import LearnedSelector, LocalGlobalSelector, MlpSelector, Scene
+from tofe_edge.backbones import Host
+from tofe_edge.macs import Number
+from tofe_edge.masking import rank_order, take
+from tofe_edge.tofe import Gumbel, TrainingOutput
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.counts import fit_to_budget
+from tofe_edge.training.losses import budget_loss
+from tofe_edge.training.views import Views
+
+_TOKEN_WEIGHT = 0.5
+
+
+class Pruned(NamedTuple):
+    """What the inference form gives."""
+
+    logits: Tensor
+    kept: tuple[Tensor, ...]
+    """Positions ``(B, N^s)`` among all patches, a stage each."""
+    tokens: tuple[Tensor, ...]
+    """Patch tokens ``(B, N^s, D)`` at the end of each stage."""
+
+
+class Pruning(Method):
+    """Masks are cumulative: a stage selects among what the one before kept."""
+
+    selector: ClassVar[type[LearnedSelector]]
+    kept: Tensor
+
+    def __init__(self, host: Host, target_gmacs: float) -> None:
+        super().__init__(host)
+        self.selectors = nn.ModuleList(type(self).selector(self.spec.dim) for _ in self.spec.stages)
+        self.cost = FormulaCost(self.spec, target_gmacs, self.macs_of)
+        self.register_buffer("kept", counts_buffer(fixed_counts(self.cost, geometric)))
+
+    @property
+    def selects(self) -> bool:
+        return True
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Patch tokens kept per stage."""
+        return tuple(self.kept.tolist())
+
+    def masked_from(
+        self, stem: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
+    ) -> TrainingOutput:
+        """The form in which selectors learn; ``rearranged`` has patch tokens at the input of l_2 … l_S."""
+        tokens, alive = stem, stem.new_ones(len(stem), stem.shape[1] - 1)
+        used: list[Tensor] = []
+        between: list[Tensor] = []
+        for stage, selector in enumerate(self.selectors):
+            if masks is not None:
+                alive = masks[stage]
+            else:
+                alive = alive * draw_mask(cast(LearnedSelector, selector).decide(tokens[:, 1:], alive), gumbel)
+            used.append(alive)
+            tokens = run_stage(self.backbone, stage + 1, tokens, ones_beside(alive))
+            between.append(tokens[:, 1:])
+        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(between[:-1]))
+
+    def gathered_from(self, stem: Tensor) -> Pruned:
+        """The inference form."""
+        tokens = stem
+        where = torch.arange(stem.shape[1] - 1, device=stem.device).expand(len(stem), -1)
+        kept: list[Tensor] = []
+        ends: list[Tensor] = []
+        for stage, (selector, number) in enumerate(zip(self.selectors, self.counts)):
+            with torch.no_grad():
+                scores = cast(LearnedSelector, selector).score(Scene(self.backbone, stage, tokens, stem))
+            index = rank_order(scores)[:, :number]
+            where = where.gather(1, index)
+            tokens = torch.cat((tokens[:, :1], take(tokens[:, 1:], index)), dim=1)
+            tokens = run_stage(self.backbone, stage + 1, tokens)
+            kept.append(where)
+            ends.append(tokens[:, 1:])
+        return Pruned(self.backbone.logits(tokens), tuple(kept), tuple(ends))
+
+    def infer(self, stem: Tensor) -> Tensor:
+        return self.gathered_from(stem).logits
+
+    def macs_of(self, kept: Sequence[Number]) -> Number:
+        """Whole net with these token counts."""
+        spec = self.spec
+        total: Number = shared_macs(spec)
+        looked_at = (spec.patch_tokens, *kept)
+        for selector, blocks, seen, count in zip(self.selectors, spec.stage_lengths()[1:], looked_at, kept):
+            total = total + cast(LearnedSelector, selector).macs(seen, spec) + blocks * block_macs(count + 1, spec)
+        return total
+
+    def macs(self) -> int:
+        return int(self.macs_of(self.counts))
+
+    def describe(self) -> str:
+        return f"keeps {', '.join(map(str, self.counts))} tokens"
+
+
+class DynamicViT(Pruning):
+    """Every selection keeps the same share; a loss holds each image's masks to it.
+
+    Its loss on tokens, at the end of the net in the paper, is at the inputs of blocks l_2 … l_S here, where views have
+    the dense model's tokens. The paper masks pruned tokens' columns and lets each see itself, as we do for ToFe.
+    """
+
+    paper = "Rao et al. 2021, DynamicViT"
+    selector = LocalGlobalSelector
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        view = step.lesson.view
+        if step.gumbel is None:
+            pruned = self.gathered_from(view.stem)
+            teacher = [take(tokens, index) for tokens, index in zip(view.stages, pruned.kept)]
+            gaps = [(mine - its).square().mean() for mine, its in zip(pruned.tokens, teacher)]
+            return taught(pruned.logits, step) | {"tokens": _TOKEN_WEIGHT * torch.stack(gaps).mean()}
+        output = self.masked_from(view.stem, step.gumbel)
+        return taught(output.logits, step) | {
+            "ratio": ratio_loss(output.masks, self.kept),
+            "tokens": _TOKEN_WEIGHT * _kept_token_loss(output, view.stages),
+        }
+
+
+def _kept_token_loss(output: TrainingOutput, teacher: Sequence[Tensor]) -> Tensor:
+    gaps = []
+    for mine, its, mask in zip(output.rearranged, teacher, output.masks):
+        apart = (mine - its).square().mean(dim=-1)
+        gaps.append((mask * apart).sum() / mask.sum().clamp(min=1))
+    return torch.stack(gaps).mean()
+
+
+class ToFeWithoutReuse(Pruning):
+    """ToFe with cumulative masks (Table II): its selectors, its learned counts, no approximators."""
+
+    paper = "ToFe, Table II"
+    selector = MlpSelector
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        if step.gumbel is None:
+            return super().losses(step)
+        output, config = self.masked_from(step.lesson.view.stem, step.gumbel), step.config
+        budget = config.budget_weight * budget_loss(output.masks, self.cost, config.budget == "per_sample")
+        return taught(output.logits, step) | {"budget": budget}
+
+    def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
+        means = measured_means(self.masked_from, views, config.seed, noise)
+        self.kept.copy_(counts_buffer(fit_to_budget(means, self.cost).counts.kept))
