@@ -96,6 +96,7 @@ def _first(views: Views, number: int | None) -> Views:
         views.stem[:number],
         tuple(stage[:number] for stage in views.stages),
         views.logits[:number],
+        views.importance[:number],
         views.labels[:number],
         views.unreadable,
     )

@@ -27,6 +27,20 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor) ->
     return mixed / weights.sum(dim=-1, keepdim=True).to(value.dtype)
 
 
+def received(query: Tensor, key: Tensor, prefix: int) -> Tensor:
+    """What patch tokens receive of attention: from CLS, and on average from all tokens; mean over heads.
+
+    Args:
+        query, key: ``(B, H, P + N, d)``.
+        prefix: P, CLS first.
+
+    Returns:
+        ``(B, N)``
+    """
+    weights: Tensor = ((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)).softmax(dim=-1).mean(dim=1)
+    return weights[:, 0, prefix:] + weights[:, :, prefix:].mean(dim=1)
+
+
 def _visible(keep: Tensor) -> Tensor:
     """G of Eq. 17, ``(B, T, T)``: 1 on the diagonal, ``keep_j`` elsewhere."""
     tokens = keep.shape[1]

@@ -82,6 +82,8 @@ class TrainingOutput:
     """S masks ``(B, N)``, 1 = kept; differentiable where they were drawn by a sampler."""
     rearranged: tuple[Tensor, ...]
     """S - 1 patch token tensors ``(B, N, D)`` at the input of blocks l_2 … l_S, frozen ones approximated."""
+    scores: tuple[Tensor, ...]
+    """S tensors ``(B, N)``: what :meth:`ToFe.score` gives."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,7 @@ class ToFe(nn.Module):
 
         The difference of the two logits; it orders tokens as p_keep does, and p_keep > 0.5 iff it is > 0.
         """
-        logits = self.selectors[stage](patches)
-        score: Tensor = logits[..., KEEP] - logits[..., 1 - KEEP]
-        return score
+        return _score(self.selectors[stage](patches))
 
     def stem(self, images: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` to tokens ``(B, P + N, D)`` at the input of block l_1."""
@@ -154,9 +154,12 @@ class ToFe(nn.Module):
         spec, tokens = self.backbone.spec, stem
         used: list[Tensor] = []
         rearranged: list[Tensor] = []
-        for stage in range(len(self.selectors)):
+        scores: list[Tensor] = []
+        for stage, selector in enumerate(self.selectors):
             patches = tokens[:, spec.prefix_tokens :]
-            mask = masks[stage] if masks is not None else self._draw(stage, patches, gumbel)
+            logits = selector(patches)
+            scores.append(_score(logits))
+            mask = masks[stage] if masks is not None else _draw(logits, gumbel)
             used.append(mask)
             keep = torch.cat((mask.new_ones(len(mask), spec.prefix_tokens), mask), dim=1)
             processed = self.run_blocks(stage + 1, tokens, keep)
@@ -167,19 +170,14 @@ class ToFe(nn.Module):
                 rearranged.append(merged)
                 processed = torch.cat((processed[:, : spec.prefix_tokens], merged), dim=1)
             tokens = processed
-        return TrainingOutput(self.backbone.logits(tokens, used[-1]), tuple(used), tuple(rearranged))
-
-    def _draw(self, stage: int, patches: Tensor, gumbel: Gumbel | None) -> Tensor:
-        if gumbel is None:
-            return (self.score(stage, patches) > 0).to(patches.dtype)
-        # log_softmax, not softmax, goes into the Gumbel softmax: probabilities taken as logits would cap
-        # P(keep) to [0.27, 0.73] (Eq. 8 followed literally by Eq. 9).
-        return gumbel(F.log_softmax(self.selectors[stage](patches).float(), dim=-1))[..., KEEP]
+        logits = self.backbone.logits(tokens, used[-1])
+        return TrainingOutput(logits, tuple(used), tuple(rearranged), tuple(scores))
 
     def gathered_from(self, stem: Tensor, counts: TokenCounts) -> TrainingOutput:
         """The form that is exported, to be trained: batch-adaptive selection, frozen tokens left out of the blocks.
 
-        Selections are taken as given: approximators and blocks learn, selectors do not.
+        Selections are taken as given: no gradient of logits or tokens reaches the selectors, and none of the scores
+        reaches the blocks.
 
         Args:
             stem: what :meth:`stem` gives.
@@ -189,9 +187,9 @@ class ToFe(nn.Module):
             InputError: the counts do not fit the backbone.
         """
         kept = counts.check(self.backbone.spec).kept
-        rearranged: list[Tensor] = []
-        inference = self._infer(stem, lambda stage, scores: kept[stage], rearranged)
-        return TrainingOutput(inference.logits, masks_of(inference, self.backbone.spec.patch_tokens), tuple(rearranged))
+        run = self._infer(stem, lambda stage, scores: kept[stage])
+        masks = masks_of(run.inference, self.backbone.spec.patch_tokens)
+        return TrainingOutput(run.inference.logits, masks, run.rearranged, run.scores)
 
     def forward_batch(self, images: Tensor, counts: TokenCounts) -> Inference:
         """Batch-adaptive inference (Algorithm 1): top-N^s tokens by score in each stage; ties to the lower position.
@@ -200,7 +198,7 @@ class ToFe(nn.Module):
             InputError: the counts do not fit the backbone.
         """
         kept = counts.check(self.backbone.spec).kept
-        return self._infer(self.stem(images), lambda stage, scores: kept[stage])
+        return self._infer(self.stem(images), lambda stage, scores: kept[stage]).inference
 
     def forward_instance(self, image: Tensor) -> Inference:
         """Instance-adaptive inference (Algorithm 1): one image ``(1, 3, H, W)`` keeps tokens with p_keep > 0.5, at least one.
@@ -210,18 +208,19 @@ class ToFe(nn.Module):
         """
         if len(image) != 1:
             raise InputError(f"instance-adaptive inference takes one image at a time, not {len(image)}")
-        return self._infer(self.stem(image), lambda stage, scores: max(1, int((scores > 0).sum())))
+        return self._infer(self.stem(image), lambda stage, scores: max(1, int((scores > 0).sum()))).inference
 
-    def _infer(
-        self, tokens: Tensor, count: Callable[[int, Tensor], int], rearranged: list[Tensor] | None = None
-    ) -> Inference:
-        """Algorithm 1 from the first selection on; ``rearranged`` takes the S - 1 patch token tensors between stages."""
+    def _infer(self, tokens: Tensor, count: Callable[[int, Tensor], int]) -> _Run:
+        """Algorithm 1 from the first selection on."""
         prefix = self.backbone.spec.prefix_tokens
         kept: list[Tensor] = []
         margins: list[Tensor] = []
+        rearranged: list[Tensor] = []
+        every: list[Tensor] = []
         for stage in range(len(self.selectors)):
             patches = tokens[:, prefix:]
-            scores = self.score(stage, patches)
+            scores = self.score(stage, patches.detach())
+            every.append(scores)
             number = count(stage, scores)
             order = rank_order(scores)
             index = order[:, :number]
@@ -233,12 +232,34 @@ class ToFe(nn.Module):
                 frozen = order[:, number:]
                 patches = put(patches, frozen, self.approximators[stage](take(patches, frozen)))
                 patches = put(patches, index, processed[:, prefix:])
+                rearranged.append(patches)
                 tokens = torch.cat((processed[:, :prefix], patches), dim=1)
-                if rearranged is not None:
-                    rearranged.append(patches)
             else:
                 tokens = processed
-        return Inference(self.backbone.logits(tokens), tuple(kept), tuple(margins))
+        inference = Inference(self.backbone.logits(tokens), tuple(kept), tuple(margins))
+        return _Run(inference, tuple(rearranged), tuple(every))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An inference, and what came up on the way; as in :class:`TrainingOutput`."""
+
+    inference: Inference
+    rearranged: tuple[Tensor, ...]
+    scores: tuple[Tensor, ...]
+
+
+def _score(logits: Tensor) -> Tensor:
+    return logits[..., KEEP] - logits[..., 1 - KEEP]
+
+
+def _draw(logits: Tensor, gumbel: Gumbel | None) -> Tensor:
+    """A mask ``(B, N)`` from a selector's logits ``(B, N, 2)``; without noise the tokens with p_keep > 0.5."""
+    if gumbel is None:
+        return (_score(logits) > 0).to(logits.dtype)
+    # log_softmax, not softmax, goes into the Gumbel softmax: probabilities taken as logits would cap
+    # P(keep) to [0.27, 0.73] (Eq. 8 followed literally by Eq. 9).
+    return gumbel(F.log_softmax(logits.float(), dim=-1))[..., KEEP]
 
 
 def _margin(scores: Tensor, order: Tensor, number: int) -> Tensor:

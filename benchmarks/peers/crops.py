@@ -98,4 +98,4 @@ def lessons_from_crops(
         index = np.sort(shuffled(len(views), config.batch_size, step, config.seed))
         images = torch.from_numpy(np.stack([normalize(crop, preprocessing) for crop in crops[index]]))
         logits = torch.from_numpy(views.logits[index].astype(np.float32))
-        yield Lesson(step, TeacherView(nothing, (), logits), torch.from_numpy(views.labels[index]), images, 0)
+        yield Lesson(step, TeacherView(nothing, (), logits, nothing), torch.from_numpy(views.labels[index]), images, 0)

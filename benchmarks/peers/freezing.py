@@ -105,7 +105,7 @@ class Freezing(Method):
                 rearranged.append(merged)
                 processed = torch.cat((processed[:, :1], merged), dim=1)
             tokens = processed
-        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(rearranged))
+        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(rearranged), ())
 
     def gathered_from(self, stem: Tensor, count: Count | None = None) -> tuple[Inference, list[Tensor]]:
         """The inference form, and patch tokens between stages; ``count`` in place of the method's own counts."""
@@ -141,7 +141,7 @@ class Freezing(Method):
         else:
             inference, rearranged = self.gathered_from(view.stem)
             masks = tuple(mask_of(index, self.spec.patch_tokens) for index in inference.kept)
-            output = TrainingOutput(inference.logits, masks, tuple(rearranged))
+            output = TrainingOutput(inference.logits, masks, tuple(rearranged), ())
         apart = approximation_loss(output.rearranged, view.stages, output.masks)
         parts = taught(output.logits, step) | {"approximation": config.approximation_weight * apart}
         if step.gumbel is None:

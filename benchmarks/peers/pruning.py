@@ -80,7 +80,7 @@ class Pruning(Method):
             used.append(alive)
             tokens = run_stage(self.backbone, stage + 1, tokens, ones_beside(alive))
             between.append(tokens[:, 1:])
-        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(between[:-1]))
+        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(between[:-1]), ())
 
     def gathered_from(self, stem: Tensor) -> Pruned:
         """The inference form."""

@@ -42,7 +42,7 @@ def tiny_views(teacher: ToFe, count: int = 24) -> Views:
     view = look(teacher, tiny_images(count))
     halves = [tensor.half().numpy() for tensor in (view.stem, *view.stages, view.logits)]
     stem, *stages, logits = halves
-    return Views(stem, tuple(stages), logits, np.arange(count) % 10, 0)
+    return Views(stem, tuple(stages), logits, view.importance.numpy(), np.arange(count) % 10, 0)
 
 
 def unsettled(method: Method) -> Method:

@@ -31,6 +31,13 @@ class Host(nn.Module, ABC):
         """Run block ``index`` as the dense model does."""
 
     @abstractmethod
+    def attention_received(self, index: int, tokens: Tensor) -> Tensor:
+        """How much block ``index`` attends to each patch token: ``(B, n)``.
+
+        What CLS pays it, plus the mean of what all tokens pay it; mean over heads.
+        """
+
+    @abstractmethod
     def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
         """Run block ``index`` with masked attention; ``keep`` is ``(B, P + N)``, 1 for the prefix."""
 

@@ -13,7 +13,7 @@ from tofe_edge.backbones.spec import Backbone, Conv
 from tofe_edge.backbones.stages import default_stages
 from tofe_edge.backbones.weights import load_strictly, resample_positions
 from tofe_edge.errors import InputError
-from tofe_edge.masking import masked_attention
+from tofe_edge.masking import masked_attention, received
 from tofe_edge.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 RESIDUAL_SCALE = 0.5
@@ -68,10 +68,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each ``(B, H, T, d)``."""
         batch, count, dim = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        batch, count, dim = tokens.shape
+        query, key, value = self.project(tokens)
         if keep is None:
             mixed = F.scaled_dot_product_attention(query, key, value)
         else:
@@ -139,6 +145,12 @@ class LvVit(Host):
     def block(self, index: int, tokens: Tensor) -> Tensor:
         out: Tensor = self.blocks[index](tokens)
         return out
+
+    def attention_received(self, index: int, tokens: Tensor) -> Tensor:
+        block = self.blocks[index]
+        assert isinstance(block, Block)
+        query, key, _ = block.attn.project(block.norm1(tokens))
+        return received(query, key, self.spec.prefix_tokens)
 
     def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
         out: Tensor = self.blocks[index](tokens, keep)

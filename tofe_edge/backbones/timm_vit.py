@@ -17,7 +17,7 @@ from tofe_edge.backbones.spec import Backbone, Conv
 from tofe_edge.backbones.stages import default_stages
 from tofe_edge.backbones.weights import load_strictly
 from tofe_edge.errors import InputError
-from tofe_edge.masking import masked_attention
+from tofe_edge.masking import masked_attention, received
 from tofe_edge.preprocessing import Preprocessing
 
 _TORCHVISION_OPERATORS: list[torch.library.Library] = []
@@ -87,6 +87,11 @@ class TimmVit(Host):
         out: Tensor = self.vit.blocks[index](tokens)
         return out
 
+    def attention_received(self, index: int, tokens: Tensor) -> Tensor:
+        block = self.vit.blocks[index]
+        query, key, _ = _project(block.attn, block.norm1(tokens))
+        return received(query, key, self.spec.prefix_tokens)
+
     def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
         block = self.vit.blocks[index]
         tokens = tokens + block.drop_path1(block.ls1(_attend(block.attn, block.norm1(tokens), keep)))
@@ -115,11 +120,17 @@ class TimmVit(Host):
         return net
 
 
-def _attend(attention: Any, tokens: Tensor, keep: Tensor) -> Tensor:
+def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, each ``(B, H, T, d)``."""
     batch, count, _ = tokens.shape
     qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    mixed = masked_attention(attention.q_norm(query), attention.k_norm(key), value, keep)
+    return attention.q_norm(query), attention.k_norm(key), value
+
+
+def _attend(attention: Any, tokens: Tensor, keep: Tensor) -> Tensor:
+    batch, count, _ = tokens.shape
+    mixed = masked_attention(*_project(attention, tokens), keep)
     out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, count, attention.attn_dim))
     return out
 

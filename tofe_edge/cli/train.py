@@ -26,6 +26,7 @@ _NUMBERS = {
     "approximation-weight": "of the approximation loss (Eq. 10)",
     "budget-weight": "of the budget loss (Eq. 14)",
     "distillation-weight": "of the KL divergence to the dense model's logits; 0 is the paper's recipe",
+    "guidance-weight": "of the selectors' gap to what the dense model attends to later; 0 is the paper's recipe",
     "noise-decay-start": "share of the run after which the Gumbel noise fades; 1 is the paper's recipe",
     "crop-scale": "least share of an image in a random crop",
     "gradient-clip": "largest norm of the gradient",

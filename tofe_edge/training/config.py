@@ -40,6 +40,9 @@ class TrainingConfig:
     """Of a gap in GMACs, squared. A gap in milliseconds weighs as much as the same share of the dense net's GMACs."""
     distillation_weight: float = 0.0
     """Of the KL divergence to the dense teacher's logits; 0 is the paper's recipe."""
+    guidance_weight: float = 0.0
+    """Of the selectors' gap to the attention that the dense model pays from each stage on; 0 is the paper's recipe. Drawn
+    samples alone teach selectors slowly: after some hundred steps they hardly tell tokens apart."""
     budget: Literal["per_sample", "per_batch"] = "per_sample"
     """Eq. 14 squares each sample's gap; ``per_batch`` squares the gap of the batch mean."""
     noise_decay_start: float = 1.0
@@ -77,7 +80,14 @@ class TrainingConfig:
         for name in (*targets, *positive):
             if not getattr(self, name) > 0:
                 raise InputError(f"training: {name} must be greater than 0, not {getattr(self, name)}")
-        weights = ("cls_weight", "approximation_weight", "budget_weight", "distillation_weight", "weight_decay")
+        weights = (
+            "cls_weight",
+            "approximation_weight",
+            "budget_weight",
+            "distillation_weight",
+            "guidance_weight",
+            "weight_decay",
+        )
         for name in (*weights, "fixed_epochs", "gathered_epochs", "views", "held_out", "final_learning_rate"):
             if getattr(self, name) < 0:
                 raise InputError(f"training: {name} must not be negative, not {getattr(self, name)}")

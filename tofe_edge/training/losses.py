@@ -9,6 +9,11 @@ from torch import Tensor
 
 from tofe_edge.training.cost import Cost
 
+SPREAD = 3.0
+"""Standard deviation that guidance gives the scores: nearly twice that of the noise in training, so most tokens are decided."""
+
+_LEAST = 1e-6
+
 
 def approximation_loss(rearranged: Sequence[Tensor], teacher: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
     """How far approximated tokens are from the teacher's (Eq. 10).
@@ -55,3 +60,22 @@ def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
         log_target=True,
         reduction="batchmean",
     )
+
+
+def guidance_loss(scores: Sequence[Tensor], importance: Tensor) -> Tensor:
+    """How far the selectors' scores are from what the dense model attends to later on. Not in the paper.
+
+    Args:
+        scores: S tensors ``(B, N)``.
+        importance: ``(B, S, N)``, of :class:`tofe_edge.training.teacher.TeacherView`.
+
+    The logarithm of the importance, standardized over the batch, is the aim for scores less their mean over the batch:
+    how many tokens are kept is left to the budget. Squared gaps, their mean over tokens, summed over stages.
+    """
+    total = scores[0].new_zeros(())
+    for stage, found in enumerate(scores):
+        wanted = importance[:, stage].float().clamp(min=_LEAST).log()
+        wanted = (wanted - wanted.mean()) / wanted.std().clamp(min=_LEAST)
+        gap = (found.float() - found.float().mean()) / SPREAD - wanted
+        total = total + gap.square().mean()
+    return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,22 +21,29 @@ class TeacherView:
     """Patch tokens ``(B, N, D)`` at the input of blocks l_2 … l_S."""
     logits: Tensor
     """``(B, classes)``"""
+    importance: Tensor
+    """``(B, S, N)``: the attention that each patch token receives from stage s on, to the last block."""
 
     def to(self, device: torch.device) -> TeacherView:
         """The same on a device."""
-        return TeacherView(
-            self.stem.to(device), tuple(stage.to(device) for stage in self.stages), self.logits.to(device)
-        )
+        stages = tuple(stage.to(device) for stage in self.stages)
+        return TeacherView(self.stem.to(device), stages, self.logits.to(device), self.importance.to(device))
 
 
 @torch.no_grad()
 def look(teacher: ToFe, images: Tensor) -> TeacherView:
     """Run the dense teacher and note its residual stream where the student is compared with it."""
-    prefix = teacher.backbone.spec.prefix_tokens
-    tokens = stem = teacher.run_blocks(0, teacher.backbone.embed(images))
-    stages = []
-    for stage in range(1, len(teacher.selectors) + 1):
-        tokens = teacher.run_blocks(stage, tokens)
-        if stage <= len(teacher.approximators):
-            stages.append(tokens[:, prefix:])
-    return TeacherView(stem, tuple(stages), teacher.backbone.logits(tokens))
+    spec, backbone = teacher.backbone.spec, teacher.backbone
+    tokens = stem = teacher.stem(images)
+    stages, received = [], []
+    for stage, (first, end) in enumerate(pairwise((*spec.stages, spec.depth)), start=1):
+        paid = []
+        for index in range(first, end):
+            paid.append(backbone.attention_received(index, tokens))
+            tokens = backbone.block(index, tokens)
+        received.append(torch.stack(paid).sum(dim=0))
+        if stage < len(spec.stages):
+            stages.append(tokens[:, spec.prefix_tokens :])
+    # What a later stage attends to is to be kept now, too: it is computed anew from here on.
+    importance = torch.stack(received, dim=1).flip(1).cumsum(dim=1).flip(1)
+    return TeacherView(stem, tuple(stages), backbone.logits(tokens), importance)

@@ -21,7 +21,13 @@ from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import Cost
 from tofe_edge.training.counts import fit_to_budget, held_out_images, measure_counts
 from tofe_edge.training.lessons import Lesson, lessons_from_images, lessons_from_views
-from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
+from tofe_edge.training.losses import (
+    approximation_loss,
+    budget_loss,
+    classification_loss,
+    distillation_loss,
+    guidance_loss,
+)
 from tofe_edge.training.noise import gumbel_sampler, noise_scale
 from tofe_edge.training.optimizer import make_optimizer, set_learning_rates
 from tofe_edge.training.schedule import Schedule
@@ -150,6 +156,8 @@ def _gradients(
             parts["budget"] = config.budget_weight * budget_loss(output.masks, cost, config.budget == "per_sample")
         if config.distillation_weight:
             parts["distillation"] = config.distillation_weight * distillation_loss(output.logits, view.logits)
+        if config.guidance_weight:
+            parts["guidance"] = config.guidance_weight * guidance_loss(output.scores, view.importance)
     loss = torch.stack(list(parts.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.gradient_clip)

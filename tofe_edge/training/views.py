@@ -2,7 +2,7 @@
 
 A step that trains on them decodes no image and runs neither the teacher nor the blocks before the first selection.
 In exchange those blocks stay as the dense model has them, and the crops are a fixed set. A view of DeiT-Tiny takes
-229 kB: half precision, at the input of each stage.
+232 kB: half precision, at the input of each stage.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class Views:
     """S - 1 times ``(V, N, D)`` float16: patch tokens at the input of blocks l_2 … l_S."""
     logits: Array
     """``(V, classes)`` float16"""
+    importance: Array
+    """``(V, S, N)`` float32: the attention that patch tokens receive from each stage on"""
     labels: Array
     """``(V,)`` int64"""
     unreadable: int
@@ -73,10 +75,9 @@ class Views:
         """The views and labels of a step: each pass is a fresh permutation, the tail of one runs into the next."""
         # Sorted, so that the disk is read in one direction; the order within a batch says nothing.
         index = np.sort(shuffled(len(self), batch_size, step, seed))
+        stages = tuple(_tensor(stage[index]) for stage in self.stages)
         view = TeacherView(
-            _tensor(self.stem[index]),
-            tuple(_tensor(stage[index]) for stage in self.stages),
-            _tensor(self.logits[index]),
+            _tensor(self.stem[index]), stages, _tensor(self.logits[index]), _tensor(self.importance[index])
         )
         return view, torch.from_numpy(self.labels[index])
 
@@ -162,12 +163,15 @@ class _Arrays:
             "stem": ((count, spec.prefix_tokens + tokens, spec.dim), half),
             **{f"stage{number}": ((count, tokens, spec.dim), half) for number in range(2, len(spec.stages) + 1)},
             "logits": ((count, spec.classes), half),
+            "importance": ((count, len(spec.stages), tokens), np.dtype(np.float32)),
             "labels": ((count,), np.dtype(np.int64)),
         }
         self._arrays = {name: _open(folder / f"{name}.npy", *shape, fresh=fresh) for name, shape in shapes.items()}
 
     def put(self, start: int, view: TeacherView, labels: Tensor) -> None:
-        for array, tensor in zip(self._arrays.values(), (view.stem, *view.stages, view.logits, labels)):
+        for array, tensor in zip(
+            self._arrays.values(), (view.stem, *view.stages, view.logits, view.importance, labels)
+        ):
             array[start : start + len(labels)] = tensor.cpu().numpy()
 
     def flush(self) -> None:
@@ -175,8 +179,8 @@ class _Arrays:
             array.flush()
 
     def views(self, stored: int, unreadable: int) -> Views:
-        stem, *stages, logits, labels = (array[:stored] for array in self._arrays.values())
-        return Views(stem, tuple(stages), logits, labels, unreadable)
+        stem, *stages, logits, importance, labels = (array[:stored] for array in self._arrays.values())
+        return Views(stem, tuple(stages), logits, importance, labels, unreadable)
 
 
 def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], fresh: bool) -> Any:

@@ -1,0 +1,92 @@
+"""What the dense model attends to, and selectors that learn it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import TINY_COUNTS
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tofe_edge.tofe import ToFe
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.losses import SPREAD, guidance_loss
+from tofe_edge.training.optimizer import make_optimizer
+from tofe_edge.training.teacher import look
+
+IMAGES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def attention_maps(model: ToFe, images: Tensor) -> list[Tensor]:
+    """``(B, H, T, T)`` of every block, by the definition: softmax of q k / sqrt d."""
+    maps, tokens = [], model.backbone.embed(images)
+    for index, block in enumerate(model.backbone.get_submodule("vit.blocks")):  # type: ignore[arg-type]
+        attention, (batch, count, dim) = block.attn, tokens.shape
+        query, key, _ = attention.qkv(block.norm1(tokens)).split(dim, dim=-1)
+        heads = [part.reshape(batch, count, attention.num_heads, -1).transpose(1, 2) for part in (query, key)]
+        maps.append(torch.softmax(torch.einsum("bhqd,bhkd->bhqk", *heads) / heads[0].shape[-1] ** 0.5, dim=-1))
+        tokens = model.backbone.block(index, tokens)
+    return maps
+
+
+@torch.no_grad()
+def test_importance_is_the_attention_received_from_a_stage_on(tiny_tofe: Callable[..., ToFe]) -> None:
+    model = tiny_tofe()
+    maps = [heads.mean(dim=1) for heads in attention_maps(model, IMAGES)]
+    received = [weights[:, 0, 1:] + weights[:, :, 1:].mean(dim=1) for weights in maps]
+    importance = look(model, IMAGES).importance
+    for stage, first in enumerate(model.backbone.spec.stages):
+        torch.testing.assert_close(importance[:, stage], sum(received[first:]))
+
+
+@torch.no_grad()
+def test_lvvit_says_what_it_attends_to(tiny_tofe: Callable[..., ToFe]) -> None:
+    model = tiny_tofe("lvvit_s")
+    tokens = model.backbone.embed(IMAGES)
+    # All that is paid to patches is one less what is paid to CLS, for CLS and on average.
+    assert 0 < float(model.backbone.attention_received(0, tokens).sum(dim=1).max()) < 2
+
+
+def test_scores_that_follow_the_importance_cost_nothing_whatever_their_mean() -> None:
+    importance = torch.rand(8, 3, 16, generator=torch.Generator().manual_seed(0)) + 0.01
+    logs = importance.log()
+    scores = [SPREAD * (logs[:, stage] - logs[:, stage].mean()) / logs[:, stage].std() + stage for stage in range(3)]
+    assert float(guidance_loss(scores, importance)) == pytest.approx(0, abs=1e-9)
+    assert float(guidance_loss([-one for one in scores], importance)) > 10
+
+
+@given(st.floats(-20, 20))
+def test_how_many_tokens_are_kept_is_left_to_the_budget(shift: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    importance, scores = torch.rand(4, 1, 16, generator=generator), torch.randn(4, 16, generator=generator)
+    moved = guidance_loss([scores + shift], importance)
+    assert float(moved) == pytest.approx(float(guidance_loss([scores], importance)), rel=1e-3)
+
+
+def test_importance_of_nothing_at_all_is_no_trouble() -> None:
+    assert torch.isfinite(guidance_loss([torch.zeros(2, 16)], torch.zeros(2, 1, 16)))
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+def test_guidance_teaches_selectors_and_gathered_nothing_else(tiny_tofe: Callable[..., ToFe], gathered: bool) -> None:
+    model = tiny_tofe()
+    view = look(model, IMAGES)
+    optimizer = make_optimizer(
+        model, TrainingConfig(target_gmacs=0.0017, learning_rate=5e-3, backbone_learning_rate=1e-9)
+    )
+    losses = []
+    for _ in range(60):
+        output = model.gathered_from(view.stem, TINY_COUNTS) if gathered else model.masked_from(view.stem)
+        loss = guidance_loss(output.scores, view.importance)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        learned = {name.split(".")[0] for name, one in model.named_parameters() if one.grad is not None}
+        assert "selectors" in learned and (not gathered or learned == {"selectors"})
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
