@@ -117,6 +117,7 @@ def _config(arguments: argparse.Namespace) -> TrainingConfig:
         cls_weight=arguments.cls_weight,
         budget_weight=arguments.budget_weight,
         distillation_weight=arguments.distillation_weight,
+        guidance_weight=arguments.guidance_weight,
         noise_decay_start=arguments.noise_decay_start,
         views=arguments.view_count,
         crop_scale=arguments.crop_scale,
@@ -173,15 +174,16 @@ def parser() -> argparse.ArgumentParser:
     add("--tables", action="store_true", help="accuracy by batch size and reused tokens, of those that reuse any")
     add("--steps", type=int, default=600, metavar="N", help="of training (%(default)s)")
     add(
-        "--selecting-share", type=float, default=0.3, metavar="X", help="of them in which selectors learn (%(default)s)"
+        "--selecting-share", type=float, default=0.2, metavar="X", help="of them in which selectors learn (%(default)s)"
     )
     add("--batch-size", type=int, default=32, metavar="N", help="(%(default)s)")
     add("--learning-rate", type=float, default=1e-3, metavar="X", help="of selectors and approximators (%(default)s)")
-    add("--backbone-learning-rate", type=float, default=1e-4, metavar="X", help="of all else (%(default)s)")
+    add("--backbone-learning-rate", type=float, default=5e-5, metavar="X", help="of all else (%(default)s)")
     add("--cls-weight", type=float, default=0.0, metavar="X", help="of the labels (%(default)s)")
     add("--distillation-weight", type=float, default=3.0, metavar="X", help="of the dense net's logits (%(default)s)")
     add("--budget-weight", type=float, default=67.0, metavar="X", help="where counts are learned (%(default)s)")
-    add("--noise-decay-start", type=float, default=0.5, metavar="X", help="as `tofe-edge train` (%(default)s)")
+    add("--guidance-weight", type=float, default=1.0, metavar="X", help="of learned selectors (%(default)s)")
+    add("--noise-decay-start", type=float, default=1.0, metavar="X", help="as `tofe-edge train` (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
     add("--threads", default="all", metavar="N", help="of the CPU (%(default)s)")
     add("--states", type=Path, metavar="DIR", help="of training, 60 MB a method (default: in the folder of the views)")

@@ -101,7 +101,7 @@ def accuracy_by_batch(
         logits, costs = [], []
         with progress_bar(f"batches of {batch}", total=len(stems), unit="image") as bar:
             for images in stems.split(batch):
-                inference, _ = method.gathered_from(images, wanted_count)
+                inference = method.gathered_from(images, wanted_count).inference
                 logits.append(inference.logits)
                 kept = [index.shape[1] for index in inference.kept]
                 costs.append(len(images) * gmacs(method.macs_of(kept)))
@@ -138,7 +138,7 @@ def reuse_by_stage(method: Freezing, stems: Tensor, batch: int = 100) -> list[Re
     reused = np.zeros(len(method.counts))
     for images in stems.split(batch):
         frozen = torch.zeros(len(images), method.spec.patch_tokens, dtype=torch.bool)
-        for stage, index in enumerate(method.gathered_from(images)[0].kept):
+        for stage, index in enumerate(method.gathered_from(images).inference.kept):
             mask = torch.zeros_like(frozen).scatter(1, index, True)
             reused[stage] += int((mask & frozen).sum())
             frozen |= ~mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,9 @@ from benchmarks.peers.method import (
     draw_mask,
     fixed_counts,
     geometric,
+    guided,
     ratio_loss,
+    score_of,
     taught,
 )
 from benchmarks.peers.selectors import LearnedSelector, MlpSelector, Scene, Selector
@@ -34,6 +36,16 @@ from tofe_edge.training.views import Views
 
 Count = Callable[[int, Tensor], int]
 """Stage (0-based) and scores ``(B, N)`` to how many tokens each image of the batch keeps."""
+
+
+class Gathered(NamedTuple):
+    """What the inference form gives."""
+
+    inference: Inference
+    rearranged: tuple[Tensor, ...]
+    """Patch tokens ``(B, N, D)`` between stages."""
+    scores: tuple[Tensor, ...]
+    """``(B, N)``, a stage each."""
 
 
 class Freezing(Method):
@@ -91,12 +103,15 @@ class Freezing(Method):
         tokens = stem
         used: list[Tensor] = []
         rearranged: list[Tensor] = []
+        scores: list[Tensor] = []
         for stage, selector in enumerate(self.selectors):
             patches = tokens[:, 1:]
             if masks is not None:
                 mask = masks[stage]
             else:
-                mask = draw_mask(cast(LearnedSelector, selector).decide(patches), gumbel)
+                logits = cast(LearnedSelector, selector).decide(patches)
+                scores.append(score_of(logits))
+                mask = draw_mask(logits, gumbel)
             used.append(mask)
             processed = run_stage(self.backbone, stage + 1, tokens, ones_beside(mask))
             if stage < len(self.approximators):
@@ -105,19 +120,20 @@ class Freezing(Method):
                 rearranged.append(merged)
                 processed = torch.cat((processed[:, :1], merged), dim=1)
             tokens = processed
-        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(rearranged), ())
+        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(rearranged), tuple(scores))
 
-    def gathered_from(self, stem: Tensor, count: Count | None = None) -> tuple[Inference, list[Tensor]]:
-        """The inference form, and patch tokens between stages; ``count`` in place of the method's own counts."""
+    def gathered_from(self, stem: Tensor, count: Count | None = None) -> Gathered:
+        """The inference form; ``count`` in place of the method's own counts."""
         counts, tokens = self.counts, stem
         kept: list[Tensor] = []
         rearranged: list[Tensor] = []
+        every: list[Tensor] = []
         for stage, selector in enumerate(self.selectors):
             patches = tokens[:, 1:]
-            # Selections are taken as given; nothing learns from them here.
-            with torch.no_grad():
-                scores = cast(Selector, selector).score(Scene(self.backbone, stage, tokens, stem))
-            order = rank_order(scores)
+            # Selections are taken as given; guidance alone teaches selectors here, and nothing but them.
+            scores = cast(Selector, selector).score(Scene(self.backbone, stage, tokens.detach(), stem))
+            every.append(scores)
+            order = rank_order(scores.detach())
             number = counts[stage] if count is None else count(stage, scores)
             index, rest = order[:, :number], order[:, number:]
             kept.append(index)
@@ -129,21 +145,23 @@ class Freezing(Method):
                 patches = put(patches, index, tokens[:, 1:])
                 rearranged.append(patches)
                 tokens = torch.cat((tokens[:, :1], patches), dim=1)
-        return Inference(self.backbone.logits(tokens), tuple(kept), ()), rearranged
+        return Gathered(Inference(self.backbone.logits(tokens), tuple(kept), ()), tuple(rearranged), tuple(every))
 
     def infer(self, stem: Tensor) -> Tensor:
-        return self.gathered_from(stem)[0].logits
+        return self.gathered_from(stem).inference.logits
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view, config = step.lesson.view, step.config
         if step.gumbel is not None:
             output = self.masked_from(view.stem, step.gumbel)
         else:
-            inference, rearranged = self.gathered_from(view.stem)
-            masks = tuple(mask_of(index, self.spec.patch_tokens) for index in inference.kept)
-            output = TrainingOutput(inference.logits, masks, tuple(rearranged), ())
+            run = self.gathered_from(view.stem)
+            masks = tuple(mask_of(index, self.spec.patch_tokens) for index in run.inference.kept)
+            output = TrainingOutput(run.inference.logits, masks, run.rearranged, run.scores)
         apart = approximation_loss(output.rearranged, view.stages, output.masks)
         parts = taught(output.logits, step) | {"approximation": config.approximation_weight * apart}
+        if self.selects:
+            parts |= guided(output.scores, view.importance.unbind(dim=1), config)
         if step.gumbel is None:
             return parts
         if not type(self).learns_counts:

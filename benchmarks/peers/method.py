@@ -20,7 +20,7 @@ from tofe_edge.tofe import KEEP, Gumbel
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import GmacsCost
 from tofe_edge.training.lessons import Lesson
-from tofe_edge.training.losses import classification_loss, distillation_loss
+from tofe_edge.training.losses import classification_loss, distillation_loss, guidance_loss
 from tofe_edge.training.views import Views
 
 _HALVINGS = 40
@@ -136,6 +136,13 @@ def taught(logits: Tensor, step: Step) -> dict[str, Tensor]:
     return parts
 
 
+def guided(scores: Sequence[Tensor], importance: Sequence[Tensor], config: TrainingConfig) -> dict[str, Tensor]:
+    """What every learned selector is guided by, where guidance weighs anything; S tensors ``(B, n)`` each."""
+    if not config.guidance_weight:
+        return {}
+    return {"guidance": config.guidance_weight * guidance_loss(scores, importance)}
+
+
 def ratio_loss(masks: Sequence[Tensor], kept: Tensor) -> Tensor:
     """DynamicViT's: squared gaps between the shares that each image keeps and those it should, weighted.
 
@@ -163,6 +170,11 @@ def solve(cost: Callable[[float], float], low: float, high: float, target: float
         else:
             high = middle
     return min((low, high), key=lambda end: abs(cost(end) - target))
+
+
+def score_of(logits: Tensor) -> Tensor:
+    """Logits ``(B, n, 2)`` of keeping to scores ``(B, n)``, positive = keep."""
+    return logits[..., KEEP] - logits[..., 1 - KEEP]
 
 
 def draw_mask(logits: Tensor, gumbel: Gumbel | None) -> Tensor:

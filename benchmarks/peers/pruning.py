@@ -18,7 +18,9 @@ from benchmarks.peers.method import (
     draw_mask,
     fixed_counts,
     geometric,
+    guided,
     ratio_loss,
+    score_of,
     taught,
 )
 from benchmarks.peers.selectors import LearnedSelector, LocalGlobalSelector, MlpSelector, Scene
@@ -42,6 +44,15 @@ class Pruned(NamedTuple):
     """Positions ``(B, N^s)`` among all patches, a stage each."""
     tokens: tuple[Tensor, ...]
     """Patch tokens ``(B, N^s, D)`` at the end of each stage."""
+    scores: tuple[Tensor, ...]
+    """Of the patch tokens that were left, a stage each."""
+    scored: tuple[Tensor, ...]
+    """Their positions among all patches."""
+
+    def guided(self, importance: Tensor, config: TrainingConfig) -> dict[str, Tensor]:
+        """See :func:`benchmarks.peers.method.guided`; importance is ``(B, S, N)``."""
+        received = [part.gather(1, where) for part, where in zip(importance.unbind(dim=1), self.scored)]
+        return guided(self.scores, received, config)
 
 
 class Pruning(Method):
@@ -72,15 +83,18 @@ class Pruning(Method):
         tokens, alive = stem, stem.new_ones(len(stem), stem.shape[1] - 1)
         used: list[Tensor] = []
         between: list[Tensor] = []
+        scores: list[Tensor] = []
         for stage, selector in enumerate(self.selectors):
             if masks is not None:
                 alive = masks[stage]
             else:
-                alive = alive * draw_mask(cast(LearnedSelector, selector).decide(tokens[:, 1:], alive), gumbel)
+                logits = cast(LearnedSelector, selector).decide(tokens[:, 1:], alive)
+                scores.append(score_of(logits))
+                alive = alive * draw_mask(logits, gumbel)
             used.append(alive)
             tokens = run_stage(self.backbone, stage + 1, tokens, ones_beside(alive))
             between.append(tokens[:, 1:])
-        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(between[:-1]), ())
+        return TrainingOutput(self.backbone.logits(tokens), tuple(used), tuple(between[:-1]), tuple(scores))
 
     def gathered_from(self, stem: Tensor) -> Pruned:
         """The inference form."""
@@ -88,16 +102,19 @@ class Pruning(Method):
         where = torch.arange(stem.shape[1] - 1, device=stem.device).expand(len(stem), -1)
         kept: list[Tensor] = []
         ends: list[Tensor] = []
+        every: list[Tensor] = []
+        scored: list[Tensor] = []
         for stage, (selector, number) in enumerate(zip(self.selectors, self.counts)):
-            with torch.no_grad():
-                scores = cast(LearnedSelector, selector).score(Scene(self.backbone, stage, tokens, stem))
-            index = rank_order(scores)[:, :number]
+            scores = cast(LearnedSelector, selector).score(Scene(self.backbone, stage, tokens.detach(), stem))
+            every.append(scores)
+            scored.append(where)
+            index = rank_order(scores.detach())[:, :number]
             where = where.gather(1, index)
             tokens = torch.cat((tokens[:, :1], take(tokens[:, 1:], index)), dim=1)
             tokens = run_stage(self.backbone, stage + 1, tokens)
             kept.append(where)
             ends.append(tokens[:, 1:])
-        return Pruned(self.backbone.logits(tokens), tuple(kept), tuple(ends))
+        return Pruned(self.backbone.logits(tokens), tuple(kept), tuple(ends), tuple(every), tuple(scored))
 
     def infer(self, stem: Tensor) -> Tensor:
         return self.gathered_from(stem).logits
@@ -134,12 +151,18 @@ class DynamicViT(Pruning):
             pruned = self.gathered_from(view.stem)
             teacher = [take(tokens, index) for tokens, index in zip(view.stages, pruned.kept)]
             gaps = [(mine - its).square().mean() for mine, its in zip(pruned.tokens, teacher)]
-            return taught(pruned.logits, step) | {"tokens": _TOKEN_WEIGHT * torch.stack(gaps).mean()}
+            guidance = pruned.guided(view.importance, step.config)
+            return taught(pruned.logits, step) | guidance | {"tokens": _TOKEN_WEIGHT * torch.stack(gaps).mean()}
         output = self.masked_from(view.stem, step.gumbel)
-        return taught(output.logits, step) | {
-            "ratio": ratio_loss(output.masks, self.kept),
-            "tokens": _TOKEN_WEIGHT * _kept_token_loss(output, view.stages),
-        }
+        guidance = guided(output.scores, view.importance.unbind(dim=1), step.config)
+        return (
+            taught(output.logits, step)
+            | guidance
+            | {
+                "ratio": ratio_loss(output.masks, self.kept),
+                "tokens": _TOKEN_WEIGHT * _kept_token_loss(output, view.stages),
+            }
+        )
 
 
 def _kept_token_loss(output: TrainingOutput, teacher: Sequence[Tensor]) -> Tensor:
@@ -157,11 +180,14 @@ class ToFeWithoutReuse(Pruning):
     selector = MlpSelector
 
     def losses(self, step: Step) -> dict[str, Tensor]:
+        view, config = step.lesson.view, step.config
         if step.gumbel is None:
-            return super().losses(step)
-        output, config = self.masked_from(step.lesson.view.stem, step.gumbel), step.config
+            pruned = self.gathered_from(view.stem)
+            return taught(pruned.logits, step) | pruned.guided(view.importance, config)
+        output = self.masked_from(view.stem, step.gumbel)
         budget = config.budget_weight * budget_loss(output.masks, self.cost, config.budget == "per_sample")
-        return taught(output.logits, step) | {"budget": budget}
+        guidance = guided(output.scores, view.importance.unbind(dim=1), config)
+        return taught(output.logits, step) | guidance | {"budget": budget}
 
     def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
         means = measured_means(self.masked_from, views, config.seed, noise)

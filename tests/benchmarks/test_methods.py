@@ -101,7 +101,7 @@ def test_the_masked_form_with_the_masks_of_the_gathered_one_gives_its_logits(nam
     stem = tiny_teacher().stem(tiny_images(5))
     with torch.no_grad():
         if isinstance(method, Freezing):
-            inference, _ = method.gathered_from(stem)
+            inference = method.gathered_from(stem).inference
             kept, logits = inference.kept, inference.logits
         else:
             assert isinstance(method, Pruning)
@@ -132,7 +132,7 @@ def test_without_exchanged_parts_it_is_tofe() -> None:
     net, counts, images = tiny_teacher(), TokenCounts((9, 5, 3)), tiny_images(4)
     method = Freezing.of(net, counts)
     stem = net.stem(images)
-    gathered, between = method.gathered_from(stem)
+    gathered, between, _ = method.gathered_from(stem)
     wanted, wanted_masked = net.gathered_from(stem, counts), net.masked_from(stem, gumbel_sampler(0, 3))
     torch.testing.assert_close(gathered.logits, wanted.logits)
     torch.testing.assert_close(method.infer_images(images), wanted.logits)
@@ -147,10 +147,10 @@ def test_random_tokens_differ_by_image_and_stage_but_not_by_batch() -> None:
     method = made("random")
     assert isinstance(method, RandomToFe)
     stem = tiny_teacher().stem(tiny_images(40))
-    kept = method.gathered_from(stem)[0].kept
+    kept = method.gathered_from(stem).inference.kept
     sets = [{tuple(sorted(row)) for row in index.tolist()} for index in kept]
     assert len(sets[0]) > 30 and sets[0] != sets[1]
-    alone = method.gathered_from(stem[7:8])[0].kept
+    alone = method.gathered_from(stem[7:8]).inference.kept
     assert [index[0].tolist() for index in alone] == [index[7].tolist() for index in kept]
     # Every position is kept about as often as any other.
     often = torch.stack([mask_of(index, 16).mean(dim=0) for index in kept[:1]])[0]

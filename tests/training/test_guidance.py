@@ -54,20 +54,20 @@ def test_scores_that_follow_the_importance_cost_nothing_whatever_their_mean() ->
     importance = torch.rand(8, 3, 16, generator=torch.Generator().manual_seed(0)) + 0.01
     logs = importance.log()
     scores = [SPREAD * (logs[:, stage] - logs[:, stage].mean()) / logs[:, stage].std() + stage for stage in range(3)]
-    assert float(guidance_loss(scores, importance)) == pytest.approx(0, abs=1e-9)
-    assert float(guidance_loss([-one for one in scores], importance)) > 10
+    assert float(guidance_loss(scores, importance.unbind(1))) == pytest.approx(0, abs=1e-9)
+    assert float(guidance_loss([-one for one in scores], importance.unbind(1))) > 10
 
 
 @given(st.floats(-20, 20))
 def test_how_many_tokens_are_kept_is_left_to_the_budget(shift: float) -> None:
     generator = torch.Generator().manual_seed(0)
     importance, scores = torch.rand(4, 1, 16, generator=generator), torch.randn(4, 16, generator=generator)
-    moved = guidance_loss([scores + shift], importance)
-    assert float(moved) == pytest.approx(float(guidance_loss([scores], importance)), rel=1e-3)
+    moved = guidance_loss([scores + shift], importance.unbind(1))
+    assert float(moved) == pytest.approx(float(guidance_loss([scores], importance.unbind(1))), rel=1e-3)
 
 
 def test_importance_of_nothing_at_all_is_no_trouble() -> None:
-    assert torch.isfinite(guidance_loss([torch.zeros(2, 16)], torch.zeros(2, 1, 16)))
+    assert torch.isfinite(guidance_loss([torch.zeros(2, 16)], [torch.zeros(2, 16)]))
 
 
 @pytest.mark.parametrize("gathered", [False, True])
@@ -80,7 +80,7 @@ def test_guidance_teaches_selectors_and_gathered_nothing_else(tiny_tofe: Callabl
     losses = []
     for _ in range(60):
         output = model.gathered_from(view.stem, TINY_COUNTS) if gathered else model.masked_from(view.stem)
-        loss = guidance_loss(output.scores, view.importance)
+        loss = guidance_loss(output.scores, view.importance.unbind(1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         learned = {name.split(".")[0] for name, one in model.named_parameters() if one.grad is not None}

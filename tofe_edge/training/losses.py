@@ -62,19 +62,19 @@ def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
     )
 
 
-def guidance_loss(scores: Sequence[Tensor], importance: Tensor) -> Tensor:
+def guidance_loss(scores: Sequence[Tensor], importance: Sequence[Tensor]) -> Tensor:
     """How far the selectors' scores are from what the dense model attends to later on. Not in the paper.
 
     Args:
         scores: S tensors ``(B, N)``.
-        importance: ``(B, S, N)``, of :class:`tofe_edge.training.teacher.TeacherView`.
+        importance: S tensors ``(B, N)``, of :class:`tofe_edge.training.teacher.TeacherView`.
 
     The logarithm of the importance, standardized over the batch, is the aim for scores less their mean over the batch:
     how many tokens are kept is left to the budget. Squared gaps, their mean over tokens, summed over stages.
     """
     total = scores[0].new_zeros(())
-    for stage, found in enumerate(scores):
-        wanted = importance[:, stage].float().clamp(min=_LEAST).log()
+    for found, received in zip(scores, importance, strict=True):
+        wanted = received.float().clamp(min=_LEAST).log()
         wanted = (wanted - wanted.mean()) / wanted.std().clamp(min=_LEAST)
         gap = (found.float() - found.float().mean()) / SPREAD - wanted
         total = total + gap.square().mean()

@@ -157,7 +157,7 @@ def _gradients(
         if config.distillation_weight:
             parts["distillation"] = config.distillation_weight * distillation_loss(output.logits, view.logits)
         if config.guidance_weight:
-            parts["guidance"] = config.guidance_weight * guidance_loss(output.scores, view.importance)
+            parts["guidance"] = config.guidance_weight * guidance_loss(output.scores, view.importance.unbind(dim=1))
     loss = torch.stack(list(parts.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.gradient_clip)
