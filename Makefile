@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-MODEL := $(OUT)/tofe_deit_tiny_063-jetson_orin-int8.pte
+MODEL := $(OUT)/tofe_deit_tiny_090-jetson_orin-int8.pte
 
 .PHONY: demo test test-toolchains lint clean
 

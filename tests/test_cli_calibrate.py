@@ -16,6 +16,8 @@ from tofe_edge.backbones import create_host
 from tofe_edge.backbones.spec import Backbone
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
+from tofe_edge.latency_model import predict_ms
+from tofe_edge.zoo import shipped_checkpoints
 
 BOARD = (Path(__file__).parent / "profiles" / "my_board.yaml").read_text()
 
@@ -166,8 +168,9 @@ def test_calls_that_cannot_be_met(board: Path, tiny_checkpoint: Checkpoint, caps
 
 def test_select_without_a_table_or_a_profile_says_what_to_run(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = error_of(capsys, "select", "--profile", board, "--max-latency-ms", 5)
-    assert "profile my_board has no latency table for tofe_deit_tiny_063" in missing
-    assert "`tofe-edge calibrate --profile my_board --checkpoint tofe_deit_tiny_063`" in missing
+    best = shipped_checkpoints()[0].name
+    assert f"profile my_board has no latency table for {best}" in missing
+    assert f"`tofe-edge calibrate --profile my_board --checkpoint {best}`" in missing
     assert "say which with --profile" in error_of(capsys, "select", "--max-latency-ms", 5)
     both = ("--max-gmacs", 1, "--max-latency-ms", 5)
     assert "two budgets; give one" in error_of(capsys, "select", "--profile", board, *both)
@@ -181,11 +184,15 @@ def test_select_by_latency(board: Path, capsys: pytest.CaptureFixture[str]) -> N
     board.write_bytes(with_tables(board.read_bytes(), tables, "board.yaml"))
     call("select", "--profile", board, "--max-latency-ms", 100, "--json")
     roomy = json.loads(capsys.readouterr().out)
-    assert (roomy["checkpoint"], roomy["precision"], roomy["at_own_counts"]) == ("tofe_deit_tiny_063", "int8", True)
-    assert roomy["predicted_ms"] == pytest.approx(tables[0].tofe[0].ms, abs=1e-3)
-    assert [other["precision"] for other in roomy["runners_up"]] == ["fp32"]
+    shipped = shipped_checkpoints()
+    best = shipped[0]
+    assert best.token_counts is not None
+    assert (roomy["checkpoint"], roomy["precision"], roomy["at_own_counts"]) == (best.name, "int8", True)
+    assert roomy["predicted_ms"] == pytest.approx(predict_ms(tables[0], spec, best.token_counts), abs=1e-3)
+    runners_up = [(other["checkpoint"], other["precision"]) for other in roomy["runners_up"]]
+    assert runners_up == [(one.name, precision) for one in shipped for precision in ("int8", "fp32")][1:]
     call("select", "--profile", board, "--max-latency-ms", 100, "--precision", "fp32")
-    assert "> tofe_deit_tiny_063  fp32" in capsys.readouterr().out
+    assert f"> {best.name}  fp32" in capsys.readouterr().out
     call("select", "--profile", board, "--max-latency-ms", 5, "--json")
     tight = json.loads(capsys.readouterr().out)
     assert tight["predicted_ms"] < 5

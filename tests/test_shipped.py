@@ -14,7 +14,6 @@ import torch
 from profiles import load_all
 from runtimes.executorch import load
 from tofe_edge.artifact import open_artifact
-from tofe_edge.backbones import TokenCounts
 from tofe_edge.budget import Budget, choose
 from tofe_edge.checkpoint import load_model
 from tofe_edge.cli import main
@@ -34,7 +33,8 @@ def test_every_shipped_checkpoint_states_its_accuracy_and_its_training() -> None
         assert checkpoint.accuracy is not None
         assert 0 < checkpoint.accuracy["top1"] <= checkpoint.accuracy["dense_top1"] + 1
         assert checkpoint.training is not None
-        assert checkpoint.training["hyper_parameters"]["target_gmacs"] > 0
+        parameters = checkpoint.training["hyper_parameters"]
+        assert parameters.get("target_gmacs", parameters.get("target_ms")) > 0
 
 
 def test_the_header_counts_the_macs_of_the_net_in_the_file() -> None:
@@ -44,12 +44,30 @@ def test_the_header_counts_the_macs_of_the_net_in_the_file() -> None:
         assert checkpoint.gmacs == pytest.approx(gmacs(tofe_macs(spec, checkpoint.token_counts.kept)), abs=1e-6)
 
 
-def test_a_shipped_checkpoint_needs_half_of_the_dense_macs() -> None:
-    half = [checkpoint for checkpoint in shipped_checkpoints() if checkpoint.name == "tofe_deit_tiny_063"]
-    assert len(half) == 1
-    assert half[0].dense_gmacs == pytest.approx(_DEIT_TINY_DENSE, abs=1e-4)
-    assert half[0].gmacs == pytest.approx(_DEIT_TINY_DENSE / 2, rel=0.02)
-    assert half[0].token_counts == TokenCounts((95, 63, 31))
+def test_the_zoo_has_the_budgets_of_its_names_and_fits_the_package() -> None:
+    shipped = {checkpoint.name: checkpoint for checkpoint in shipped_checkpoints()}
+    assert list(shipped) == [f"tofe_deit_tiny_{share}" for share in ("090", "063", "050")]
+    for name, checkpoint in shipped.items():
+        assert checkpoint.dense_gmacs == pytest.approx(_DEIT_TINY_DENSE, abs=1e-4)
+        assert checkpoint.gmacs == pytest.approx(int(name[-3:]) / 100, rel=0.02)
+    assert sum(checkpoint.path.stat().st_size for checkpoint in shipped.values()) < 40e6
+
+
+def test_each_budget_was_trained_from_the_next_larger_one() -> None:
+    shipped = shipped_checkpoints()
+    starts = [(checkpoint.training or {})["start"] for checkpoint in shipped]
+    assert starts[1:] == [checkpoint.name for checkpoint in shipped[:-1]]
+
+
+def test_the_header_says_how_both_modes_compare_with_the_dense_model() -> None:
+    for checkpoint in shipped_checkpoints():
+        accuracy = checkpoint.accuracy
+        assert accuracy is not None and checkpoint.token_counts is not None
+        for mode in (accuracy, accuracy["instance"]):
+            drop = mode["drop_points"]
+            assert drop["low"] <= drop["estimate"] <= drop["high"]
+            assert drop["estimate"] == pytest.approx(accuracy["dense_top1"] - mode["top1"], abs=0.01)
+            assert mode["top1_interval"][0] < mode["top1"] < mode["top1_interval"][1]
 
 
 def test_every_shipped_profile_finds_a_checkpoint() -> None:

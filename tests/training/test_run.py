@@ -217,3 +217,21 @@ def test_views_need_a_start_with_the_first_blocks_of_the_dense_weights(
 def test_a_start_of_another_backbone_is_refused(request_: TrainingRequest, tiny_checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match="is a deit_tiny_patch16_224, not the --backbone"):
         train_checkpoint(replace(request_, start=tiny_checkpoint, backbone="deit_small_patch16_224"), CONFIG)
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_counts_can_be_given_in_place_of_learned(request_: TrainingRequest) -> None:
+    given = replace(CONFIG, gathered_epochs=1, token_counts="9,5,3", target_gmacs=0.00177)
+    header = train_checkpoint(request_, given)
+    assert header.token_counts is not None and header.token_counts.kept == (9, 5, 3)
+    with pytest.raises(InputError, match=r"--token-counts 16,16,16: cost .* GMACs, and the target is 0.00177"):
+        train_checkpoint(request_, replace(given, token_counts="16,16,16"))
+    with pytest.raises(InputError, match="stages"):
+        train_checkpoint(request_, replace(given, token_counts="9,5"))
+
+
+def test_given_counts_need_epochs_that_use_them() -> None:
+    with pytest.raises(InputError, match="token_counts are for gathered epochs"):
+        replace(CONFIG, token_counts="9,5,3")
+    with pytest.raises(InputError, match="whole numbers"):
+        replace(CONFIG, gathered_epochs=1, token_counts="9,five,3")

@@ -99,6 +99,11 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--views-dir", type=Path, metavar="DIR", help="where they are kept, for several runs (default: beside --out)"
     )
+    parser.add_argument(
+        "--token-counts",
+        metavar="A,B,C",
+        help="tokens kept in the gathered epochs (default: what the selectors have learned to keep)",
+    )
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="images a step")
     parser.add_argument("--held-out", type=int, metavar="N", help="images kept aside for measuring token counts")
     parser.add_argument(

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from tofe_edge.backbones.spec import TokenCounts
 from tofe_edge.errors import InputError
 
 
@@ -31,6 +32,8 @@ class TrainingConfig:
     """Of all epochs, the last ones, with the token counts fixed: blocks and approximators are trained in the form that is
     exported, frozen tokens left out, at the same learning rates along a second cosine; 0 is the paper's recipe. The budget is met
     already, and a step costs a fraction."""
+    token_counts: str | None = None
+    """Of those epochs, such as ``"82,68,43"``; ``None``: what the selectors have learned to keep."""
     final_learning_rate: float = 2e-6
     weight_decay: float = 0.05
     """On matrices only. Not in the paper; the recipe of the family."""
@@ -70,6 +73,10 @@ class TrainingConfig:
             raise InputError("training: a run has one target, either target_gmacs or target_ms")
         if self.latency_table is not None and self.target_ms is None:
             raise InputError("training: latency_table is for a target in milliseconds, and this one is in GMACs")
+        if self.token_counts is not None:
+            TokenCounts.parse(self.token_counts)
+            if not self.gathered_epochs:
+                raise InputError("training: token_counts are for gathered epochs, and there are none")
         positive = (
             "epochs",
             "batch_size",

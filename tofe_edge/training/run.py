@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from profiles import DeviceProfile
-from tofe_edge.backbones import Backbone, create_host
+from tofe_edge.backbones import Backbone, TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, read_tensors, save
 from tofe_edge.dataset import sample_evenly
 from tofe_edge.errors import InputError
@@ -25,6 +25,9 @@ from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budge
 from tofe_edge.training.thresholds import center_selectors
 from tofe_edge.training.trainer import TrainingResult, train
 from tofe_edge.training.views import Views, prepare_views, recipe
+
+_GIVEN_TOLERANCE = 0.02
+"""Share of the target by which the cost of given counts may miss it."""
 
 _SAME_STEM = 0.01
 """Relative distance up to which two stems are the same but for rounding."""
@@ -74,6 +77,8 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     elif not request.pretrained:
         raise InputError("train needs dense weights to start from: --weights FILE, or --pretrained for timm's")
     cost = _cost(request, config, host.spec)
+    if config.token_counts is not None:
+        _check_given(TokenCounts.parse(config.token_counts).check(host.spec), cost)
     if isinstance(cost, LatencyCost):
         config = replace(config, latency_table=cost.fingerprint)
     teacher, classes = ToFe(host), default_classes(host.spec.classes)
@@ -114,6 +119,13 @@ def _validation(request: TrainingRequest, classes: Classes) -> Validation | None
     if request.validation is None:
         return None
     return Validation.find(request.validation, classes.ids, request.validation_resize, request.validation_name)
+
+
+def _check_given(counts: TokenCounts, cost: Cost) -> None:
+    """Raise :class:`InputError` where given counts miss the target."""
+    reached = cost.of_counts(counts.kept)
+    if abs(reached / cost.target - 1) > _GIVEN_TOLERANCE:
+        raise InputError(f"--token-counts {counts}: cost {reached:.3g} {cost.unit}, and the target is {cost.target:g}")
 
 
 def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:

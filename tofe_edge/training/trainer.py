@@ -95,7 +95,7 @@ def train(
         ):
             for lesson in lessons:
                 if schedule.gathers(lesson.step) and progress.counts is None:
-                    progress = replace(progress, counts=_learned_counts(model, data, config, cost))
+                    progress = replace(progress, counts=_counts_to_train(model, data, config, cost))
                 set_learning_rates(optimizer, config, schedule, lesson.step)
                 model.backbone.requires_grad_(not schedule.fixes_backbone(lesson.step))
                 optimizer.zero_grad(set_to_none=True)
@@ -128,12 +128,14 @@ def train(
     return TrainingResult(schedule.steps, progress.unreadable, rate, progress.counts)
 
 
-def _learned_counts(model: ToFe, data: TrainingSet, config: TrainingConfig, cost: Cost) -> TokenCounts:
-    """What the selectors have learned to keep, in counts that meet the target.
+def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cost: Cost) -> TokenCounts:
+    """What the selectors have learned to keep, in counts that meet the target; or the counts that are given.
 
     Where the noise stays to the end, learned are the means with it, as in the paper: without it, undecided selectors
     keep all of some stages and little of others.
     """
+    if config.token_counts is not None:
+        return TokenCounts.parse(config.token_counts)
     device = next(model.parameters()).device
     images = held_out_images(data.held_out or sample_evenly(data.train, _COUNTED_IMAGES), model.backbone.preprocessing)
     measured = measure_counts(model.to("cpu"), images, config.seed)
