@@ -126,7 +126,7 @@ def test_a_run_does_not_go_on_with_another_table(tmp_path: Path, data: tuple[str
     _, _, err = program("train", *data, "--target-ms", 2.7, "--profile", again, *brief)
     assert "net.state: belongs to a run with another latency_table;" in err
     _, _, err = program("train", *data, "--target-gmacs", 0.002, *brief)
-    assert "net.state: belongs to a run with another target_gmacs;" in err
+    assert "net.state: belongs to a run with another latency_table, target_gmacs, target_ms;" in err
 
 
 def test_people_read_what_is_predicted_and_where(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:

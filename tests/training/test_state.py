@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from tofe_edge.backbones import create_host
+from tofe_edge.backbones import TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, save
 from tofe_edge.errors import InputError
 from tofe_edge.tofe import ToFe
@@ -29,6 +29,7 @@ from tofe_edge.training.trainer import train
 CPU = torch.device("cpu")
 COST = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, 0.0017)
 SHORT = TrainingConfig(target_gmacs=0.0017, epochs=1, fixed_epochs=0.5, batch_size=2, held_out=0)
+ORIGIN = {"weights": "w", "start": "s", "images": "i"}
 
 
 @pytest.fixture
@@ -56,10 +57,10 @@ def test_a_full_disk_while_saving_is_an_error_and_the_old_state_survives(
 ) -> None:
     path, model = tmp_path / "net.state", tiny_tofe()
     optimizer = make_optimizer(model, SHORT)
-    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 1))
+    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 1), ORIGIN)
     with nearly_full_disk(20_000), pytest.raises(InputError, match=r"net\.state: cannot be written"):
-        state.save_state(path, model, optimizer, SHORT, state.Progress(4, 1))
-    assert state.load_state(path, model, optimizer, SHORT) == state.Progress(3, 1)
+        state.save_state(path, model, optimizer, SHORT, state.Progress(4, 1), ORIGIN)
+    assert state.load_state(path, model, optimizer, SHORT, ORIGIN) == state.Progress(3, 1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.state"]
 
 
@@ -72,11 +73,11 @@ def test_a_disk_that_python_finds_full_leaves_the_old_state(
 
     path, model = tmp_path / "net.state", tiny_tofe()
     optimizer = make_optimizer(model, SHORT)
-    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 1))
+    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 1), ORIGIN)
     monkeypatch.setattr(torch, "save", no_space)
     with pytest.raises(InputError, match="No space left on device"):
-        state.save_state(path, model, optimizer, SHORT, state.Progress(4, 1))
-    assert state.load_state(path, model, optimizer, SHORT) == state.Progress(3, 1)
+        state.save_state(path, model, optimizer, SHORT, state.Progress(4, 1), ORIGIN)
+    assert state.load_state(path, model, optimizer, SHORT, ORIGIN) == state.Progress(3, 1)
 
 
 def test_a_full_disk_while_training_is_an_error(
@@ -109,19 +110,19 @@ def test_a_state_of_another_configuration_is_refused_naming_the_option(
 ) -> None:
     path, model = tmp_path / "net.state", tiny_tofe()
     optimizer = make_optimizer(model, SHORT)
-    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 0))
+    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 0), ORIGIN)
     before = weights_of(model)
     with pytest.raises(InputError, match=named):
-        state.load_state(path, model, optimizer, replace(SHORT, **changes))
+        state.load_state(path, model, optimizer, replace(SHORT, **changes), ORIGIN)
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
 def test_a_state_of_another_net_is_refused(tmp_path: Path, tiny_tofe: Callable[..., ToFe]) -> None:
     path, model, other = tmp_path / "net.state", tiny_tofe(), tiny_tofe(dim=24)
-    state.save_state(path, model, make_optimizer(model, SHORT), SHORT, state.Progress(3, 0))
+    state.save_state(path, model, make_optimizer(model, SHORT), SHORT, state.Progress(3, 0), ORIGIN)
     with pytest.raises(InputError, match="belongs to another net"):
-        state.load_state(path, other, make_optimizer(other, SHORT), SHORT)
+        state.load_state(path, other, make_optimizer(other, SHORT), SHORT, ORIGIN)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "list"])
@@ -130,7 +131,7 @@ def test_a_damaged_state_is_refused_and_says_what_to_do(
 ) -> None:
     out, model = tmp_path / "net.safetensors", tiny_tofe()
     path = out.with_suffix(".state")
-    state.save_state(path, model, make_optimizer(model, SHORT), SHORT, state.Progress(3, 0))
+    state.save_state(path, model, make_optimizer(model, SHORT), SHORT, state.Progress(3, 0), ORIGIN)
     content = path.read_bytes()
     path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"hello"}.get(damage, b""))
     if damage == "list":
@@ -145,3 +146,39 @@ def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(
     with nearly_full_disk(20_000), pytest.raises(InputError, match=r"net\.safetensors: cannot be written"):
         save(tmp_path / "net.safetensors", tiny_tofe(), tiny_checkpoint)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["weights", "start", "images"])
+def test_a_state_of_another_origin_is_refused(tmp_path: Path, tiny_tofe: Callable[..., ToFe], what: str) -> None:
+    path, model = tmp_path / "net.state", tiny_tofe()
+    optimizer = make_optimizer(model, SHORT)
+    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 0), ORIGIN)
+    with pytest.raises(InputError, match=f"belongs to a run with other {what}; use another --out"):
+        state.load_state(path, model, optimizer, SHORT, {**ORIGIN, what: "another"})
+
+
+def test_an_option_that_is_left_out_is_a_change_too(tmp_path: Path, tiny_tofe: Callable[..., ToFe]) -> None:
+    path, model = tmp_path / "net.state", tiny_tofe()
+    optimizer, given = make_optimizer(model, SHORT), replace(SHORT, gathered_epochs=0.5, token_counts="9,5,3")
+    state.save_state(path, model, optimizer, given, state.Progress(3, 0, TokenCounts((9, 5, 3))), ORIGIN)
+    assert state.load_state(path, model, optimizer, given, ORIGIN).counts == TokenCounts((9, 5, 3))
+    with pytest.raises(InputError, match="another token_counts"):
+        state.check_state(path, replace(given, token_counts=None))
+
+
+def test_a_run_with_other_images_does_not_go_on_from_the_state(
+    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    out = tmp_path / "net.safetensors"
+    train(tiny_tofe(), data, SHORT, COST, out, CPU)
+    with pytest.raises(InputError, match="other images"):
+        train(tiny_tofe(), replace(data, train=data.train[1:]), SHORT, COST, out, CPU)
+
+
+def test_a_run_that_diverges_says_so_and_keeps_no_state(
+    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    wild = replace(SHORT, epochs=4, fixed_epochs=0, learning_rate=1e30, backbone_learning_rate=1e30)
+    with pytest.raises(InputError, match=r"the loss is .* at step \d+; lower --learning-rate"):
+        train(tiny_tofe(), data, wild, COST, tmp_path / "net.safetensors", CPU)
+    assert not (tmp_path / "net.state").exists()

@@ -213,3 +213,31 @@ def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
     resumed = tiny_tofe()
     train(resumed, data, SHORT, COST, out, CPU)
     assert_same_weights(weights_of(resumed), short_run)
+
+
+def test_a_run_interrupted_while_tokens_are_gathered_resumes_with_its_counts(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(SHORT, gathered_epochs=1, guidance_weight=1.0)
+    whole, resumed = tiny_tofe(), tiny_tofe()
+    expected = train(whole, data, config, COST, tmp_path / "whole.safetensors", CPU)
+    out = tmp_path / "net.safetensors"
+    with monkeypatch.context() as patch:
+        stop_after(6, patch, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_tofe(), data, config, COST, out, CPU)
+    with monkeypatch.context() as patch:
+        # Measured anew, on another net than at the switch, counts would be others.
+        patch.setattr(trainer, "measure_counts", None)
+        found = train(resumed, data, config, COST, out, CPU)
+    assert found.counts == expected.counts is not None
+    assert_same_weights(weights_of(resumed), weights_of(whole))
+
+
+def test_guidance_teaches_the_selectors_of_a_run(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
+) -> None:
+    config = replace(SHORT, epochs=8, gathered_epochs=7, learning_rate=5e-3, guidance_weight=1.0)
+    train(tiny_tofe(), data, config, COST, tmp_path / "net.safetensors", CPU)
+    gaps = [record["guidance"] for record in records(tmp_path / "net.safetensors")]
+    assert gaps[-1] < 0.8 * gaps[0]

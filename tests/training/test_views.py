@@ -42,7 +42,9 @@ def wanted(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> ViewRecipe:
 
 def same(one: Views, other: Views) -> None:
     pairs = zip(
-        (one.stem, *one.stages, one.logits, one.labels), (other.stem, *other.stages, other.logits, other.labels)
+        (one.stem, *one.stages, one.logits, one.importance, one.labels),
+        (other.stem, *other.stages, other.logits, other.importance, other.labels),
+        strict=True,
     )
     for first, second in pairs:
         np.testing.assert_array_equal(first, second)
@@ -60,6 +62,7 @@ def test_views_are_what_the_teacher_gives_for_the_same_crops(
     for stored, given in zip((views.stem, *views.stages, views.logits), (view.stem, *view.stages, view.logits)):
         # Half precision: eleven bits.
         np.testing.assert_allclose(stored.astype(np.float32), given.numpy(), rtol=2**-10, atol=1e-3)
+    np.testing.assert_allclose(views.importance, view.importance.numpy(), rtol=1e-5)
 
 
 def test_an_interrupted_preparation_goes_on_to_the_same_views(
@@ -115,7 +118,7 @@ def test_views_of_another_recipe_are_refused(
 ) -> None:
     prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
     other = {"teacher": "0", "samples": "0"}.get(field) or getattr(wanted, field) / 2
-    with pytest.raises(InputError, match=f"another {field}; use another folder"):
+    with pytest.raises(InputError, match=f"another {field}; use another --views-dir"):
         prepare_views(tmp_path / "views", tiny_tofe(), data.train, replace(wanted, **{field: other}))
 
 
@@ -196,3 +199,38 @@ def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
     assert first > 0
     torch.testing.assert_close(model.stem(images), before, rtol=0, atol=0)
     assert any(not torch.equal(old, new) for old, new in zip(parts, model.backbone.parameters()))
+
+
+def test_a_short_file_is_not_made_longer(
+    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    path = tmp_path / "views/stem.npy"
+    os.truncate(path, path.stat().st_size - 1000)
+    with pytest.raises(InputError, match=r"stem\.npy: is damaged"):
+        prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+
+
+def test_more_views_than_the_disk_can_hold_are_refused_with_nothing_left_behind(
+    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    with pytest.raises(InputError, match=r"the views take .* GB and .* GB are free; ask for fewer"):
+        prepare_views(tmp_path / "views", tiny_tofe(), data.train, replace(wanted, count=10**12))
+    assert not list((tmp_path / "views").glob("*.npy"))
+
+
+def test_a_second_run_in_the_same_folder_waits_its_turn(
+    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    (tmp_path / "views").mkdir()
+    with module._alone(tmp_path / "views"), pytest.raises(InputError, match="another run is preparing views there"):
+        prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    assert len(prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)) == COUNT
+
+
+def test_finished_views_may_be_where_nothing_can_be_written(
+    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    views = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    assert not views.stem.flags.writeable

@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
         args.html is None or args.html.resolve() != checkpoint.path.resolve(),
         f"{args.html}: is the checkpoint; choose another file for --html",
     )
+    if args.html is not None and args.html.exists():
+        data, page = args.data.resolve(), args.html.resolve()
+        require(data != page and data not in page.parents, f"{args.html}: is of --data; choose another file for --html")
     reference = load_reference(checkpoint, args.mode, args.device)
     spec = preprocessing_for(checkpoint.preprocessing, args)
     samples = sample_evenly(find_samples(args.data, checkpoint.classes.ids), args.limit)

@@ -94,9 +94,12 @@ def _check_places(args: argparse.Namespace) -> None:
 
     places = [path for path in (args.html, args.png) if path is not None]
     read = {path.resolve() for path in (*(args.image or ()), Path(args.checkpoint))}
+    read |= {args.data.resolve()} if args.data else set()
     for path in places:
         check_place(path, folder=False)
         require(path.resolve() not in read, f"{path}: is what is to be read; choose another file to write")
+        in_data = args.data is not None and path.exists() and args.data.resolve() in path.resolve().parents
+        require(not in_data, f"{path}: is a file of --data; choose another to write")
     require(len({path.resolve() for path in places}) == len(places), "--html and --png name one file; give two")
 
 

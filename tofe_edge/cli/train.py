@@ -130,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         require(args.precision is None, "--precision is that of the latency table of --target-ms")
     else:
         require(args.profile is not None, "--target-ms is held by a device's latency table; say which with --profile")
+    require(args.views_dir is None or args.views, "--views-dir is where --views are kept; say how many with --views N")
     request = TrainingRequest(
         backbone=args.backbone,
         weights=args.weights,

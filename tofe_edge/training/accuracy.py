@@ -75,7 +75,7 @@ def accuracy_record(dense: Examined, batch: Examined, instance: Examined, datase
 
 
 def _mode(dense: Examined, tofe: Examined) -> dict[str, Any]:
-    pairs = np.array([[dense.right[place], right] for place, right in tofe.right.items()])
+    pairs = np.array([[dense.right[place], right] for place, right in tofe.right.items() if place in dense.right])
     difference = bootstrap_difference(pairs[:, 0], pairs[:, 1])
     drop = {"estimate": -difference.estimate, "low": -difference.high, "high": -difference.low}
     return {

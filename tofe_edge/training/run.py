@@ -15,13 +15,14 @@ from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe,
 from tofe_edge.dataset import sample_evenly
 from tofe_edge.errors import InputError
 from tofe_edge.files import workshop
-from tofe_edge.reference import pick_device
+from tofe_edge.reference import gpu_failures, pick_device
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.accuracy import Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, latency_cost
 from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budget, held_out_images, measure_counts
+from tofe_edge.training.state import check_state
 from tofe_edge.training.thresholds import center_selectors
 from tofe_edge.training.trainer import TrainingResult, train
 from tofe_edge.training.views import Views, prepare_views, recipe
@@ -69,6 +70,11 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     device = pick_device(request.device)
     with workshop(request.out.parent):
         pass  # find out now, not after hours, that the folder cannot be written to
+    state = request.out.with_suffix(".state")
+    if config.gathered_epochs >= config.epochs and request.start is None and not config.guidance_weight:
+        raise InputError(
+            "training: with gathered epochs alone selectors never learn; give --start or --guidance-weight"
+        )
     # Weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
     host = create_host(request.backbone, pretrained=request.pretrained)
@@ -85,10 +91,13 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     model = _student(request, teacher)
     sources = tuple(Source.parse(text) for text in request.data)
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
+    if state.exists():
+        check_state(state, config)
     validation = _validation(request, classes)
     dense = validation.examine(teacher, None, "dense") if validation else None
     views = _views(request, config, teacher, model, data)
-    result = train(model, data, config, cost, request.out, device, teacher, views)
+    with gpu_failures(device, f"with --batch-size {config.batch_size}"):
+        result = train(model, data, config, cost, request.out, device, teacher, views)
     images = held_out_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
     learned = measure_counts(model, images, config.seed)
     fitted = FittedCounts(result.counts, 1.0) if result.counts else fit_to_budget(learned.means, cost)
@@ -96,7 +105,7 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     record = {
         "budget": cost.to_json(fitted.counts.kept),
         **_record(request, config, data, result, learned),
-        "counts_scaled_by": round(fitted.factor, 3),
+        "counts_scaled_by": None if result.counts else round(fitted.factor, 3),
         "mean_kept_centred": [round(mean, 3) for mean in measure_counts(model, images, config.seed).means],
     }
     if views is not None:
@@ -132,10 +141,13 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
     """The net to train: the teacher's copy, or the one to start from. Raises :class:`InputError` where that is another."""
     if request.start is None:
         return copy.deepcopy(teacher)
+    if request.start.token_counts is None:
+        raise InputError(f"--start {request.start.name}: is a dense model; give its weights with --weights")
     student = load_model(request.start)
     if student.backbone.spec != teacher.backbone.spec:
         raise InputError(
-            f"--start {request.start.name}: is a {student.backbone.spec.name}, not the --backbone to train"
+            f"--start {request.start.name}: is a {student.backbone.spec.name} with {student.backbone.spec.image_size} px and "
+            f"{student.backbone.spec.classes} classes, not the --backbone to train"
         )
     return student
 
@@ -162,7 +174,9 @@ def _views(
             "start from a checkpoint trained with --views, or leave it out"
         )
     wanted = recipe(teacher, data.train, config.views, config.seed, config.crop_scale)
-    return prepare_views(request.views or request.out.with_suffix(".views"), teacher, data.train, wanted)
+    device = pick_device(request.device)
+    with gpu_failures(device, "in preparing views"):
+        return prepare_views(request.views or request.out.with_suffix(".views"), teacher.to(device), data.train, wanted)
 
 
 def _cost(request: TrainingRequest, config: TrainingConfig, backbone: Backbone) -> Cost:

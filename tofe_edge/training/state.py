@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,24 @@ class Progress:
 
 
 def save_state(
-    path: Path, model: ToFe, optimizer: torch.optim.Optimizer, config: TrainingConfig, progress: Progress
+    path: Path,
+    model: ToFe,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    progress: Progress,
+    origin: Mapping[str, str],
 ) -> None:
-    """Write the state atomically. Raises :class:`InputError` where the disk is full or read-only."""
+    """Write the state atomically.
+
+    Args:
+        origin: what a run that goes on from it must have in common beside ``config``, by names.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
     content = {
         "config": json.dumps(config.to_json(), sort_keys=True),
+        "origin": dict(origin),
         "step": progress.step,
         "unreadable": progress.unreadable,
         "counts": list(progress.counts.kept) if progress.counts else [],
@@ -41,33 +55,57 @@ def save_state(
     write_atomically(path, lambda temporary: _save(content, temporary))
 
 
-def load_state(path: Path, model: ToFe, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> Progress:
+def check_state(path: Path, config: TrainingConfig) -> None:
+    """Raise :class:`InputError` where a run with ``config`` cannot go on from this state, before hours are spent."""
+    _require_same(path, _read(path), config)
+
+
+def load_state(
+    path: Path, model: ToFe, optimizer: torch.optim.Optimizer, config: TrainingConfig, origin: Mapping[str, str]
+) -> Progress:
     """Put a saved state back into model and optimizer.
 
     Raises:
-        InputError: the file is damaged, or belongs to a run with other hyper-parameters.
+        InputError: the file is damaged, or belongs to a run with other hyper-parameters or another origin.
     """
+    content = _read(path)
+    _require_same(path, content, config)
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        stored = json.loads(content["config"])
+        came_from = dict(content["origin"])
         counts = TokenCounts(tuple(content["counts"])) if content["counts"] else None
         progress = Progress(int(content["step"]), int(content["unreadable"]), counts)
         weights, moments = content["model"], content["optimizer"]
-    except Exception as error:  # torch.load raises anything from EOFError to RuntimeError on damaged files
-        raise InputError(
-            f"{path}: cannot be read as a training state ({type(error).__name__}); delete it to start anew"
-        ) from error
-    changed = sorted(key for key, value in config.to_json().items() if stored.get(key) != value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is of another version of this program; delete it to start anew") from error
+    changed = sorted(key for key, value in origin.items() if came_from.get(key) != value)
     if changed:
-        raise InputError(
-            f"{path}: belongs to a run with another {', '.join(changed)}; use the same options, another --out, or delete it"
-        )
+        raise InputError(f"{path}: belongs to a run with other {', '.join(changed)}; use another --out, or delete it")
     try:
         model.load_state_dict(weights)
         optimizer.load_state_dict(moments)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: belongs to another net; use another --out, or delete it") from error
     return progress
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        json.loads(content["config"])
+    except Exception as error:  # torch.load raises anything from EOFError to RuntimeError on damaged files
+        raise InputError(
+            f"{path}: cannot be read as a training state ({type(error).__name__}); delete it to start anew"
+        ) from error
+    return content
+
+
+def _require_same(path: Path, content: dict[str, Any], config: TrainingConfig) -> None:
+    stored, wanted = json.loads(content["config"]), config.to_json()
+    changed = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
+    if changed:
+        raise InputError(
+            f"{path}: belongs to a run with another {', '.join(changed)}; use the same options, another --out, or delete it"
+        )
 
 
 def _save(content: dict[str, Any], path: Path) -> None:

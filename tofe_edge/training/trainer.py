@@ -20,6 +20,7 @@ from tofe_edge.training.batches import TrainingSet
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import Cost
 from tofe_edge.training.counts import fit_to_budget, held_out_images, measure_counts
+from tofe_edge.training.digests import samples_digest, weights_digest
 from tofe_edge.training.lessons import Lesson, lessons_from_images, lessons_from_views
 from tofe_edge.training.losses import (
     approximation_loss,
@@ -74,11 +75,13 @@ def train(
         InputError: the data or a saved state is unfit, or the disk is full.
     """
     state_path, log_path = out.with_suffix(".state"), out.with_suffix(".log.jsonl")
+    start = weights_digest(model)
     teacher = copy.deepcopy(teacher or model).to(device).eval().requires_grad_(False)
     # eval mode: no dropout or stochastic depth at fine-tuning, and LV-ViT's BatchNorm statistics stay put.
     model.to(device).eval()
     optimizer = make_optimizer(model, config)
-    begin = load_state(state_path, model, optimizer, config) if state_path.exists() else Progress(0, 0)
+    origin = {"weights": weights_digest(teacher.backbone), "start": start, "images": samples_digest(data.train)}
+    begin = load_state(state_path, model, optimizer, config, origin) if state_path.exists() else Progress(0, 0)
     schedule = Schedule.of(config, len(data.train))
     progress, begun, saved_at = begin, time.monotonic(), time.monotonic()
     steps, whole = range(begin.step, schedule.steps), True
@@ -112,16 +115,16 @@ def train(
                 bar.set_postfix_str(f"loss {parts['loss']:.3f}, kept {kept}, {rate:.1f} images/s")
                 bar.update(1)
                 if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
-                    save_state(state_path, model, optimizer, config, progress)
+                    save_state(state_path, model, optimizer, config, progress, origin)
                     saved_at = time.monotonic()
     except KeyboardInterrupt:
         # Stopped inside an update, weights and step do not belong together: the state saved before is the one to keep.
         if whole:
-            save_state(state_path, model, optimizer, config, progress)
+            save_state(state_path, model, optimizer, config, progress, origin)
         raise
     except OSError as error:
         raise InputError(f"{log_path}: cannot be written ({error.strerror or error}); free some space") from error
-    save_state(state_path, model, optimizer, config, progress)
+    save_state(state_path, model, optimizer, config, progress, origin)
     model.to("cpu")
     seconds = max(1e-9, time.monotonic() - begun)
     rate = (progress.step - begin.step) * config.batch_size / seconds
@@ -162,7 +165,13 @@ def _gradients(
             parts["guidance"] = config.guidance_weight * guidance_loss(output.scores, view.importance.unbind(dim=1))
     loss = torch.stack(list(parts.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.gradient_clip)
+    with_gradient = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(with_gradient, config.gradient_clip)
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        raise InputError(
+            f"training: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at step {lesson.step + 1}; "
+            "lower --learning-rate or --backbone-learning-rate and use another --out"
+        )
     kept = [round(float(mask.detach().sum(dim=1).mean()), 1) for mask in output.masks]
     values = {name: round(float(value.detach()), 4) for name, value in parts.items()}
     return {"loss": round(float(loss.detach()), 4), **values}, kept

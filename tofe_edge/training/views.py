@@ -2,18 +2,20 @@
 
 A step that trains on them decodes no image and runs neither the teacher nor the blocks before the first selection.
 In exchange those blocks stay as the dense model has them, and the crops are a fixed set. A view of DeiT-Tiny takes
-232 kB: half precision, at the input of each stage.
+231 kB: half precision, at the input of each stage.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +29,19 @@ from tofe_edge.files import write_json
 from tofe_edge.progress import progress_bar
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.batches import batches, shuffled
+from tofe_edge.training.digests import samples_digest, weights_digest
 from tofe_edge.training.teacher import TeacherView, look
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 _FORMAT = 1
 _BATCH = 32
 _NOTE_EVERY_BATCHES = 20
 _NOTE = "views.json"
+_LOCK = ".lock"
 
 Array = npt.NDArray[Any]
 
@@ -88,47 +97,58 @@ def _tensor(stored: Array) -> Tensor:
 
 def recipe(teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, crop_scale: float) -> ViewRecipe:
     """The recipe of ``count`` views of these images by this dense model."""
-    weights = hashlib.sha256()
-    for name, tensor in teacher.backbone.state_dict().items():
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    names = hashlib.sha256()
-    for sample in samples:
-        names.update(
-            f"{sample.location.parent.name}/{sample.location.name}\0{sample.label}\n".encode("utf-8", "surrogateescape")
-        )
-    return ViewRecipe(count, seed, crop_scale, weights.hexdigest(), names.hexdigest())
+    digests = weights_digest(teacher.backbone), samples_digest(samples)
+    return ViewRecipe(count, seed, crop_scale, *digests)
 
 
 def prepare_views(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted: ViewRecipe) -> Views:
     """Open the views in ``folder``, after making those that are missing. An interrupted call goes on where it was.
 
     Raises:
-        InputError: the folder holds views of another recipe or is damaged, no image can be read, or the disk is full.
+        InputError: the folder holds views of another recipe or is damaged, another run is preparing views there, no
+            image can be read, or the disk is full.
     """
     note = folder / _NOTE
     try:
+        if note.exists():
+            stored, made, unreadable = _read_note(note, wanted)
+            if made * _BATCH >= wanted.count:
+                return _Arrays(folder, teacher.backbone.spec, wanted.count, "r").views(stored, unreadable)
         folder.mkdir(parents=True, exist_ok=True)
-        stored, made, unreadable = _read_note(note, wanted) if note.exists() else (0, 0, 0)
-        arrays = _Arrays(folder, teacher.backbone.spec, wanted.count, fresh=made == 0)
-        steps = range(made, -(-wanted.count // _BATCH))
-        device = next(teacher.parameters()).device
-        with progress_bar("preparing views", total=wanted.count, initial=made * _BATCH, unit="view") as bar:
-            for batch in batches(
-                samples, teacher.backbone.preprocessing, _BATCH, steps, wanted.seed, wanted.crop_scale
-            ):
-                size = min(len(batch.labels), wanted.count - stored)
-                view = look(teacher, batch.images[:size].to(device))
-                arrays.put(stored, view, batch.labels[:size])
-                stored, made, unreadable = stored + size, batch.step + 1, unreadable + len(batch.unreadable)
-                if made % _NOTE_EVERY_BATCHES == 0 or made == steps.stop:
-                    arrays.flush()
-                    write_json(note, _note(wanted, stored, made, unreadable))
-                bar.update(size)
+        with _alone(folder):
+            return _prepare(folder, teacher, samples, wanted)
     except OSError as error:
-        raise InputError(
-            f"{folder}: views cannot be kept there ({error.strerror or error}); free some space"
-        ) from error
+        raise InputError(f"{folder}: views cannot be kept there ({error.strerror or error})") from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a second run in the same folder: it would cut off the arrays of the first."""
+    with (folder / _LOCK).open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{folder}: another run is preparing views there; wait for it") from error
+        yield
+
+
+def _prepare(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted: ViewRecipe) -> Views:
+    note = folder / _NOTE
+    stored, made, unreadable = _read_note(note, wanted) if note.exists() else (0, 0, 0)
+    arrays = _Arrays(folder, teacher.backbone.spec, wanted.count, "r+" if made else "w+")
+    steps = range(made, -(-wanted.count // _BATCH))
+    device = next(teacher.parameters()).device
+    with progress_bar("preparing views", total=wanted.count, initial=made * _BATCH, unit="view") as bar:
+        for batch in batches(samples, teacher.backbone.preprocessing, _BATCH, steps, wanted.seed, wanted.crop_scale):
+            size = min(len(batch.labels), wanted.count - stored)
+            view = look(teacher, batch.images[:size].to(device))
+            arrays.put(stored, view, batch.labels[:size])
+            stored, made, unreadable = stored + size, batch.step + 1, unreadable + len(batch.unreadable)
+            if made % _NOTE_EVERY_BATCHES == 0 or made == steps.stop:
+                arrays.flush()
+                write_json(note, _note(wanted, stored, made, unreadable))
+            bar.update(size)
     return arrays.views(stored, unreadable)
 
 
@@ -148,16 +168,18 @@ def _read_note(note: Path, wanted: ViewRecipe) -> tuple[int, int, int]:
     changed = sorted(key for key, value in asdict(wanted).items() if found.get(key) != value)
     if changed:
         raise InputError(
-            f"{note.parent}: holds views of another {', '.join(changed)}; use another folder, or delete it"
+            f"{note.parent}: holds views of another {', '.join(changed)}; use another --views-dir, or delete it"
         )
     stored, made, unreadable = numbers
+    if not (0 < stored <= wanted.count and made > 0 and unreadable >= 0):
+        raise InputError(f"{note}: is not a note of prepared views; delete the folder to make them anew")
     return stored, made, unreadable
 
 
 class _Arrays:
     """The arrays on disk, as large as all views need from the start, so that a full disk shows early."""
 
-    def __init__(self, folder: Path, spec: Backbone, count: int, fresh: bool) -> None:
+    def __init__(self, folder: Path, spec: Backbone, count: int, mode: Literal["r", "r+", "w+"]) -> None:
         tokens, half = spec.patch_tokens, np.dtype(np.float16)
         shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
             "stem": ((count, spec.prefix_tokens + tokens, spec.dim), half),
@@ -166,7 +188,9 @@ class _Arrays:
             "importance": ((count, len(spec.stages), tokens), np.dtype(np.float32)),
             "labels": ((count,), np.dtype(np.int64)),
         }
-        self._arrays = {name: _open(folder / f"{name}.npy", *shape, fresh=fresh) for name, shape in shapes.items()}
+        if mode == "w+":
+            _require_space(folder, sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values()))
+        self._arrays = {name: _open(folder / f"{name}.npy", *shape, mode) for name, shape in shapes.items()}
 
     def put(self, start: int, view: TeacherView, labels: Tensor) -> None:
         for array, tensor in zip(
@@ -183,18 +207,35 @@ class _Arrays:
         return Views(stem, tuple(stages), logits, importance, labels, unreadable)
 
 
-def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], fresh: bool) -> Any:
-    if fresh:
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{folder}: the views take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; ask for fewer, or use another disk"
+        )
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Literal["r", "r+", "w+"]) -> Any:
+    if mode == "w+":
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         # Without its blocks, a file that a full disk cannot hold would end the program at the first write (SIGBUS).
-        with path.open("r+b") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        try:
+            with path.open("r+b") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError:
+            path.unlink()  # what was to be had of the disk is given back
+            raise
         return array
+    again = "delete the folder to make the views anew"
     try:
-        array = np.lib.format.open_memmap(path, mode="r+")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is damaged ({error}); delete the folder to make the views anew") from error
-    if array.shape != shape or array.dtype != dtype:
-        raise InputError(f"{path}: is damaged (another shape); delete the folder to make the views anew")
-    return array
+        # A short file would be made longer, with zeros, where it may be written to.
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            found = np.lib.format.read_array_header_1_0(file)
+            whole = path.stat().st_size == file.tell() + math.prod(shape) * dtype.itemsize
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); {again}") from error
+    if found != (shape, False, dtype) or not whole:
+        raise InputError(f"{path}: is damaged (another shape or size); {again}")
+    return np.lib.format.open_memmap(path, mode=mode)
