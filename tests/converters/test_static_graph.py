@@ -152,7 +152,7 @@ def test_a_backbone_of_an_unknown_kind_is_refused(tiny_tofe: TinyToFe) -> None:
 
     class Other(Host):
         spec, preprocessing = wrapped.spec, wrapped.preprocessing
-        embed = block = masked_block = logits = load_dense = None  # type: ignore[assignment]
+        embed = block = attention_received = masked_block = logits = load_dense = None  # type: ignore[assignment]
 
     model.backbone = Other()
     with pytest.raises(InputError, match="Other: this kind of backbone cannot be exported"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ IMAGES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 def attention_maps(model: ToFe, images: Tensor) -> list[Tensor]:
     """``(B, H, T, T)`` of every block, by the definition: softmax of q k / sqrt d."""
     maps, tokens = [], model.backbone.embed(images)
-    for index, block in enumerate(model.backbone.get_submodule("vit.blocks")):  # type: ignore[arg-type]
+    for index in range(model.backbone.spec.depth):
+        block: Any = model.backbone.get_submodule(f"vit.blocks.{index}")
         attention, (batch, count, dim) = block.attn, tokens.shape
         query, key, _ = attention.qkv(block.norm1(tokens)).split(dim, dim=-1)
         heads = [part.reshape(batch, count, attention.num_heads, -1).transpose(1, 2) for part in (query, key)]

@@ -117,9 +117,11 @@ def test_views_of_another_recipe_are_refused(
     tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe], field: str
 ) -> None:
     prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
-    other = {"teacher": "0", "samples": "0"}.get(field) or getattr(wanted, field) / 2
+    other: Any = {"teacher": "0", "samples": "0"}.get(field) or getattr(wanted, field) / 2
+    changed = replace(wanted)
+    object.__setattr__(changed, field, other)
     with pytest.raises(InputError, match=f"another {field}; use another --views-dir"):
-        prepare_views(tmp_path / "views", tiny_tofe(), data.train, replace(wanted, **{field: other}))
+        prepare_views(tmp_path / "views", tiny_tofe(), data.train, changed)
 
 
 def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> None:
