@@ -115,7 +115,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch, ToFe], None]] = {
     "attention": lambda patch, model: patch.setattr(masking, "_visible", _eye_on_the_cpu),
     "order": lambda patch, model: patch.setattr(tofe_module, "rank_order", _order_on_the_cpu),
     "constant": lambda patch, model: patch.setattr(model.backbone, "embed", _unregistered(model.backbone.embed)),
-    "noise": lambda patch, model: patch.setattr(model, "_draw", lambda stage, patches, gumbel: torch.ones(2, 16)),
+    "noise": lambda patch, model: patch.setattr(tofe_module, "_draw", lambda logits, gumbel: torch.ones(2, 16)),
 }
 
 

@@ -221,11 +221,13 @@ def test_a_start_of_another_backbone_is_refused(request_: TrainingRequest, tiny_
 
 @pytest.mark.usefixtures("tiny_backbones")
 def test_counts_can_be_given_in_place_of_learned(request_: TrainingRequest) -> None:
-    given = replace(CONFIG, gathered_epochs=1, token_counts="9,5,3", target_gmacs=0.00177)
+    given = replace(CONFIG, gathered_epochs=1, guidance_weight=1.0, token_counts="9,5,3", target_gmacs=0.00177)
     header = train_checkpoint(request_, given)
     assert header.token_counts is not None and header.token_counts.kept == (9, 5, 3)
     with pytest.raises(InputError, match=r"--token-counts 16,16,16: cost .* GMACs, and the target is 0.00177"):
         train_checkpoint(request_, replace(given, token_counts="16,16,16"))
+    with pytest.raises(InputError, match="selectors never learn"):
+        train_checkpoint(request_, replace(given, guidance_weight=0.0))
     with pytest.raises(InputError, match="stages"):
         train_checkpoint(request_, replace(given, token_counts="9,5"))
 
