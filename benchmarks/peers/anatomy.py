@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tofe_edge.backbones import Backbone
-from tofe_edge.backbones.timm_vit import TimmVit
+from tofe_edge.backbones.timm_vit import TimmVit, project
 from tofe_edge.macs import Number, stem_macs
 from tofe_edge.macs import block_macs as whole_block_macs
 
@@ -36,9 +36,7 @@ def attend(
     block: Any = host.vit.blocks[index]
     attention = block.attn
     batch, count, _ = tokens.shape
-    qkv = attention.qkv(block.norm1(tokens)).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    query, key = attention.q_norm(query), attention.k_norm(key)
+    query, key, value = project(attention, block.norm1(tokens))
     weights: Tensor | None = None
     if with_weights:
         scores = (query * attention.head_dim**-0.5) @ key.transpose(-2, -1)

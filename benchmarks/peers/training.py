@@ -14,7 +14,6 @@ import torch
 
 from benchmarks.peers.method import Method, Step
 from tofe_edge.errors import InputError
-from tofe_edge.files import write_atomically
 from tofe_edge.progress import progress_bar
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.config import TrainingConfig
@@ -22,6 +21,7 @@ from tofe_edge.training.lessons import Lesson
 from tofe_edge.training.noise import gumbel_sampler, noise_scale
 from tofe_edge.training.optimizer import make_optimizer, set_learning_rates
 from tofe_edge.training.schedule import Schedule
+from tofe_edge.training.state import write_state
 from tofe_edge.training.views import Views
 
 SAVE_EVERY_SECONDS = 60.0
@@ -162,7 +162,7 @@ class _State:
             "method": self._method.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
-        write_atomically(self._path, lambda temporary: _save(content, temporary))
+        write_state(self._path, content)
 
     def load(self) -> tuple[int, float]:
         try:
@@ -181,11 +181,3 @@ class _State:
         except (RuntimeError, ValueError) as error:
             raise InputError(f"{self._path}: belongs to another net; use another --states, or delete it") from error
         return step, seconds
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:
-        # torch's own writer reports a full disk as a RuntimeError that speaks of file positions.
-        raise OSError("not all of it could be written, as on a full disk") from error

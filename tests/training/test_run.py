@@ -192,6 +192,15 @@ def test_gathered_epochs_train_with_the_counts_that_are_shipped_and_both_modes_k
 
 
 @pytest.mark.usefixtures("tiny_backbones")
+def test_images_missing_among_the_views_are_counted_in_the_header(request_: TrainingRequest) -> None:
+    for number in range(13):
+        (Path(request_.data[0]) / "0" / f"{number}.png").write_bytes(b"no image")
+    record = train_checkpoint(request_, replace(CONFIG, views=24)).training
+    assert record is not None
+    assert any("not among the views" in warning for warning in record["warnings"])
+
+
+@pytest.mark.usefixtures("tiny_backbones")
 def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tmp_path: Path) -> None:
     larger = train_checkpoint(request_, replace(CONFIG, target_gmacs=0.0023, views=24))
     smaller = replace(

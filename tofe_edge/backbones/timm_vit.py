@@ -89,7 +89,7 @@ class TimmVit(Host):
 
     def attention_received(self, index: int, tokens: Tensor) -> Tensor:
         block = self.vit.blocks[index]
-        query, key, _ = _project(block.attn, block.norm1(tokens))
+        query, key, _ = project(block.attn, block.norm1(tokens))
         return received(query, key, self.spec.prefix_tokens)
 
     def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
@@ -120,8 +120,8 @@ class TimmVit(Host):
         return net
 
 
-def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each ``(B, H, T, d)``."""
+def project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of timm's attention, each ``(B, H, T, d)``, normalised where the net does that."""
     batch, count, _ = tokens.shape
     qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -130,7 +130,7 @@ def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _attend(attention: Any, tokens: Tensor, keep: Tensor) -> Tensor:
     batch, count, _ = tokens.shape
-    mixed = masked_attention(*_project(attention, tokens), keep)
+    mixed = masked_attention(*project(attention, tokens), keep)
     out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, count, attention.attn_dim))
     return out
 

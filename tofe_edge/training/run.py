@@ -110,6 +110,8 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     }
     if views is not None:
         record["views"] = len(views)
+        if views.unreadable:
+            record["warnings"].append(f"{views.unreadable} times an image could not be read and is not among the views")
     unreadable = len(dense.evaluation.unreadable) if dense else 0
     if unreadable:
         record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
