@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     settings = _settings(arguments, config, sources)
     results = open_results(arguments.out, settings, _conditions(arguments, command))
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
-    wanted = recipe(teacher, data.train, arguments.view_count, config.seed, config.crop_scale)
+    wanted = recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
     views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
     validation = open_validation(
         teacher, arguments.validation, classes.ids, arguments.validation_resize, arguments.limit
@@ -121,6 +121,7 @@ def _config(arguments: argparse.Namespace) -> TrainingConfig:
         noise_decay_start=arguments.noise_decay_start,
         views=arguments.view_count,
         crop_scale=arguments.crop_scale,
+        cutmix=arguments.cutmix,
         seed=arguments.seed,
         held_out=arguments.held_out,
     )
@@ -165,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
     add("--first-views", type=int, metavar="N", help="draw from the first N alone")
     add("--held-out", type=int, default=256, metavar="N", help="images left out of the views (%(default)s)")
     add("--crop-scale", type=float, default=0.35, metavar="X", help="of the views (%(default)s)")
+    add("--cutmix", type=float, default=0.0, metavar="X", help="of the views (%(default)s)")
     add("--validation", type=Path, required=True, metavar="DATA", help="labelled images to test on")
     add("--validation-resize", choices=("short_side", "none"), default="short_side", help="as `evaluate --resize`")
     add("--limit", type=int, metavar="N", help="test on N of them, evenly over classes")

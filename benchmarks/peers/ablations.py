@@ -81,6 +81,22 @@ class GeometricToFe(Freezing):
     learns_counts = False
 
 
+class GivenToFe(Freezing):
+    """Counts given, and no masked steps: selectors learn by guidance alone, as those of the shipped checkpoints did."""
+
+    paper = "ToFe, Table V"
+    learns_counts = False
+
+    @property
+    def selects(self) -> bool:
+        return False
+
+    @staticmethod
+    def shares(ratio: float) -> Sequence[float]:
+        """In the proportions of (82, 68, 43), which did best of those tried at 0.63 GMACs."""
+        return ratio, ratio * 68 / 82, ratio * 43 / 82
+
+
 @dataclass(frozen=True)
 class BatchRow:
     """A line of Table VI."""

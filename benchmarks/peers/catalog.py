@@ -9,6 +9,7 @@ from benchmarks.peers.ablations import (
     DepthWiseToFe,
     EqualToFe,
     GeometricToFe,
+    GivenToFe,
     IdentityToFe,
     LocalGlobalToFe,
     RandomToFe,
@@ -46,6 +47,7 @@ ABLATIONS: dict[str, Callable[[Host, float], Method]] = {
     "tofe_classattention": ClassAttentionToFe,
     "tofe_equal": EqualToFe,
     "tofe_geometric": GeometricToFe,
+    "tofe_given": GivenToFe,
 }
 METHODS: dict[str, Callable[[Host, float], Method]] = {**PEERS, **ABLATIONS}
 

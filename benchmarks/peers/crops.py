@@ -71,7 +71,7 @@ def _draw(
     steps, stored = range(-(-recipe.count // _BATCH)), 0
     with path.open("wb") as file, progress_bar("drawing crops", total=number, unit="crop") as bar:
         np.lib.format.write_array_header_1_0(file, header)
-        for batch in batches(samples, preprocessing, _BATCH, steps, recipe.seed, recipe.crop_scale):
+        for batch in batches(samples, preprocessing, _BATCH, steps, recipe.seed, recipe.augmentation):
             pixels = denormalize(batch.images.numpy(), preprocessing).astype(np.uint8)
             for image in pixels[: number - stored]:
                 small = Image.fromarray(image.transpose(1, 2, 0)).resize(

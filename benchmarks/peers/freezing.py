@@ -160,7 +160,7 @@ class Freezing(Method):
             output = TrainingOutput(run.inference.logits, masks, run.rearranged, run.scores)
         apart = approximation_loss(output.rearranged, view.stages, output.masks)
         parts = taught(output.logits, step) | {"approximation": config.approximation_weight * apart}
-        if self.selects:
+        if type(self).selector.learned:
             parts |= guided(output.scores, view.importance.unbind(dim=1), config)
         if step.gumbel is None:
             return parts

@@ -200,9 +200,9 @@ def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> N
 
 def test_crops_are_those_of_the_views(tmp_path: Path, image_folder: Path) -> None:
     data, spec = TrainingSet.find([Source(image_folder)], IDS, 0, 0), tiny_teacher().backbone.preprocessing
-    recipe = ViewRecipe(40, 3, 0.35, "", "")
+    recipe = ViewRecipe(40, 3, 0.35, 0.0, "", "")
     crops = prepare_crops(tmp_path, data.train, spec, recipe, 35, spec.image_size)
-    wanted = torch.cat([batch.images for batch in batches(data.train, spec, 32, range(2), 3, 0.35)])[:35]
+    wanted = torch.cat([batch.images for batch in batches(data.train, spec, 32, range(2), 3, recipe.augmentation)])[:35]
     assert np.array_equal(np.stack([normalize(crop, spec) for crop in crops]), wanted.numpy())
     smaller = prepare_crops(tmp_path, data.train, spec, recipe, 35, 32)
     assert smaller.shape == (35, 32, 32, 3)

@@ -13,14 +13,15 @@ from PIL import Image
 from tofe_edge.dataset import Sample, find_samples
 from tofe_edge.errors import InputError
 from tofe_edge.preprocessing import Preprocessing
+from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 
 SPEC = Preprocessing(16, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IDS = [str(number) for number in range(10)]
 
 
-def run(samples: list[Sample], steps: range, size: int = 4, seed: int = 0) -> list[Batch]:
-    return list(batches(samples, SPEC, size, steps, seed, 0.35))
+def run(samples: list[Sample], steps: range, size: int = 4, seed: int = 0, mixed: float = 0.0) -> list[Batch]:
+    return list(batches(samples, SPEC, size, steps, seed, Augmentation(0.35, mixed)))
 
 
 def flat_images(folder: Path, count: int) -> list[Sample]:
@@ -162,3 +163,17 @@ def test_holding_everything_out_is_refused(image_folder: Path) -> None:
 )
 def test_a_source_is_a_folder_with_an_optional_number_of_repeats(text: str, folder: str, repeats: int) -> None:
     assert Source.parse(text) == Source(Path(folder), repeats)
+
+
+def test_mixed_batches_have_pieces_of_their_own_images_and_nothing_else(tmp_path: Path) -> None:
+    samples = flat_images(tmp_path, 4)
+    (plain,), (mixed,) = run(samples, range(1)), run(samples, range(1), mixed=1.0)
+    assert torch.equal(plain.labels, mixed.labels)
+    colours = [image[0, 0, 0].item() for image in plain.images]
+    foreign = 0
+    for index, image in enumerate(mixed.images):
+        own, other = colours[index], colours[(index + 1) % 4]
+        assert set(image[0].unique().tolist()) <= {own, other}
+        foreign += int((image[0] == other).sum())
+    assert 0 < foreign < 4 * 16 * 16
+    assert torch.equal(run(samples, range(1), mixed=1.0)[0].images, mixed.images)

@@ -19,6 +19,7 @@ from tofe_edge.backbones import create_host
 from tofe_edge.errors import InputError
 from tofe_edge.tofe import ToFe
 from tofe_edge.training import views as module
+from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import GmacsCost
@@ -37,7 +38,7 @@ def data(image_folder: Path) -> TrainingSet:
 
 @pytest.fixture
 def wanted(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> ViewRecipe:
-    return recipe(tiny_tofe(), data.train, COUNT, seed=3, crop_scale=0.35)
+    return recipe(tiny_tofe(), data.train, COUNT, seed=3, augmentation=Augmentation(0.35))
 
 
 def same(one: Views, other: Views) -> None:
@@ -55,7 +56,7 @@ def test_views_are_what_the_teacher_gives_for_the_same_crops(
 ) -> None:
     teacher = tiny_tofe()
     views = prepare_views(tmp_path / "views", teacher, data.train, wanted)
-    crops = list(batches(data.train, teacher.backbone.preprocessing, 32, range(2), wanted.seed, wanted.crop_scale))
+    crops = list(batches(data.train, teacher.backbone.preprocessing, 32, range(2), wanted.seed, wanted.augmentation))
     view = look(teacher, torch.cat([batch.images for batch in crops])[:COUNT])
     assert len(views) == COUNT
     assert views.labels.tolist() == torch.cat([batch.labels for batch in crops])[:COUNT].tolist()
@@ -112,12 +113,12 @@ def test_each_pass_draws_every_view_once(
     assert torch.equal(labels, drawn[7][1])
 
 
-@pytest.mark.parametrize("field", ["count", "seed", "crop_scale", "teacher", "samples"])
+@pytest.mark.parametrize("field", ["count", "seed", "crop_scale", "cutmix", "teacher", "samples"])
 def test_views_of_another_recipe_are_refused(
     tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe], field: str
 ) -> None:
     prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
-    other: Any = {"teacher": "0", "samples": "0"}.get(field) or getattr(wanted, field) / 2
+    other: Any = {"teacher": "0", "samples": "0", "cutmix": 0.5}.get(field) or getattr(wanted, field) / 2
     changed = replace(wanted)
     object.__setattr__(changed, field, other)
     with pytest.raises(InputError, match=f"another {field}; use another --views-dir"):
@@ -125,13 +126,13 @@ def test_views_of_another_recipe_are_refused(
 
 
 def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> None:
-    one = recipe(tiny_tofe(), data.train, COUNT, 0, 0.35)
-    assert recipe(tiny_tofe(), data.train, COUNT, 0, 0.35) == one
-    assert recipe(tiny_tofe(), data.train[1:], COUNT, 0, 0.35).samples != one.samples
+    one = recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35))
+    assert recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35)) == one
+    assert recipe(tiny_tofe(), data.train[1:], COUNT, 0, Augmentation(0.35)).samples != one.samples
     changed = tiny_tofe()
     with torch.no_grad():
         next(changed.backbone.parameters()).view(-1)[0] += 1
-    assert recipe(changed, data.train, COUNT, 0, 0.35).teacher != one.teacher
+    assert recipe(changed, data.train, COUNT, 0, Augmentation(0.35)).teacher != one.teacher
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ _NUMBERS = {
     "guidance-weight": "of the selectors' gap to what the dense model attends to later; 0 is the paper's recipe",
     "noise-decay-start": "share of the run after which the Gumbel noise fades; 1 is the paper's recipe",
     "crop-scale": "least share of an image in a random crop",
+    "cutmix": "share of the crops that get a rectangle of another one; needs --cls-weight 0",
     "gradient-clip": "largest norm of the gradient",
 }
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tofe_edge.dataset import Sample, find_samples
 from tofe_edge.errors import InputError
 from tofe_edge.preprocessing import Preprocessing, normalize, random_resized_crop
+from tofe_edge.training.augmentation import Augmentation, cutmix
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,32 @@ class Batch:
 
 
 def batches(
-    samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, steps: range, seed: int, crop_scale: float
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    steps: range,
+    seed: int,
+    augmentation: Augmentation,
 ) -> Iterator[Batch]:
     """Augmented batches for ``steps``, the next ones decoded while the current one is trained on."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending = [
-            pool.submit(_batch, samples, preprocessing, batch_size, step, seed, crop_scale) for step in steps[:2]
+            pool.submit(_batch, samples, preprocessing, batch_size, step, seed, augmentation) for step in steps[:2]
         ]
         for step in steps:
             batch = pending.pop(0).result()
             if step + 2 < steps.stop:
-                pending.append(pool.submit(_batch, samples, preprocessing, batch_size, step + 2, seed, crop_scale))
+                pending.append(pool.submit(_batch, samples, preprocessing, batch_size, step + 2, seed, augmentation))
             yield batch
 
 
 def _batch(
-    samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, step: int, seed: int, crop_scale: float
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    step: int,
+    seed: int,
+    augmentation: Augmentation,
 ) -> Batch:
     generator = np.random.default_rng([seed, 2, step])
     images: list[np.ndarray] = []
@@ -99,14 +110,15 @@ def _batch(
         except InputError:
             unreadable.append(sample.location)
             continue
-        crop = random_resized_crop(image, preprocessing.image_size, generator, (crop_scale, 1.0))
+        crop = random_resized_crop(image, preprocessing.image_size, generator, (augmentation.crop_scale, 1.0))
         images.append(normalize(np.asarray(crop), preprocessing))
         labels.append(sample.label)
     if not images:
         raise InputError(
             f"training: none of {len(unreadable)} images of a batch could be read (first: {unreadable[0]})"
         )
-    return Batch(step, torch.from_numpy(np.stack(images)), torch.tensor(labels), tuple(unreadable))
+    mixed = cutmix(np.stack(images), augmentation.cutmix, generator)
+    return Batch(step, torch.from_numpy(mixed), torch.tensor(labels), tuple(unreadable))
 
 
 def shuffled(length: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tofe_edge.backbones.spec import TokenCounts
 from tofe_edge.errors import InputError
+from tofe_edge.training.augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class TrainingConfig:
     """Crops prepared once and drawn from in every epoch; 0 draws fresh crops. See ``tofe_edge.training.views``."""
     crop_scale: float = 0.35
     """Least share of an image's area in a random crop."""
+    cutmix: float = 0.0
+    """Share of the crops that get a rectangle of another one; for distillation alone, as no label fits them."""
     gradient_clip: float = 5.0
     seed: int = 0
     held_out: int = 256
@@ -98,9 +101,18 @@ class TrainingConfig:
         for name in (*weights, "fixed_epochs", "gathered_epochs", "views", "held_out", "final_learning_rate"):
             if getattr(self, name) < 0:
                 raise InputError(f"training: {name} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.cutmix <= 1:
+            raise InputError(f"training: cutmix must lie in [0, 1], not {self.cutmix}")
+        if self.cutmix and self.cls_weight:
+            raise InputError("training: no label fits an image that cutmix mixed; set cls_weight to 0 and distil")
         for name in ("crop_scale", "noise_decay_start"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"training: {name} must lie in (0, 1], not {getattr(self, name)}")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What crops are drawn with."""
+        return Augmentation(self.crop_scale, self.cutmix)
 
     def to_json(self) -> dict[str, Any]:
         """All fields that are set, for the checkpoint's header."""

@@ -32,7 +32,7 @@ def lessons_from_images(
 ) -> Iterator[Lesson]:
     """Random crops, the next ones decoded while the current ones are trained on."""
     preprocessing = teacher.backbone.preprocessing
-    for batch in batches(data.train, preprocessing, config.batch_size, steps, config.seed, config.crop_scale):
+    for batch in batches(data.train, preprocessing, config.batch_size, steps, config.seed, config.augmentation):
         images = batch.images.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             view = look(teacher, images)

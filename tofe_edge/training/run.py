@@ -175,7 +175,7 @@ def _views(
             f"--start {name}: its blocks before the first selection are not those of the dense weights, which --views needs; "
             "start from a checkpoint trained with --views, or leave it out"
         )
-    wanted = recipe(teacher, data.train, config.views, config.seed, config.crop_scale)
+    wanted = recipe(teacher, data.train, config.views, config.seed, config.augmentation)
     device = pick_device(request.device)
     with gpu_failures(device, "in preparing views"):
         return prepare_views(request.views or request.out.with_suffix(".views"), teacher.to(device), data.train, wanted)

@@ -28,6 +28,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.files import write_json
 from tofe_edge.progress import progress_bar
 from tofe_edge.tofe import ToFe
+from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import batches, shuffled
 from tofe_edge.training.digests import samples_digest, weights_digest
 from tofe_edge.training.teacher import TeacherView, look
@@ -54,10 +55,16 @@ class ViewRecipe:
     """Crops to draw; those of unreadable images are left out."""
     seed: int
     crop_scale: float
+    cutmix: float
     teacher: str
     """Digest of the dense model's weights."""
     samples: str
     """Digest of the names and labels of the images, in order."""
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What crops are drawn with."""
+        return Augmentation(self.crop_scale, self.cutmix)
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,10 @@ def _tensor(stored: Array) -> Tensor:
     return torch.from_numpy(stored.astype(np.float32))
 
 
-def recipe(teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, crop_scale: float) -> ViewRecipe:
+def recipe(teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, augmentation: Augmentation) -> ViewRecipe:
     """The recipe of ``count`` views of these images by this dense model."""
     digests = weights_digest(teacher.backbone), samples_digest(samples)
-    return ViewRecipe(count, seed, crop_scale, *digests)
+    return ViewRecipe(count, seed, augmentation.crop_scale, augmentation.cutmix, *digests)
 
 
 def prepare_views(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted: ViewRecipe) -> Views:
@@ -140,7 +147,7 @@ def _prepare(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted: Vie
     steps = range(made, -(-wanted.count // _BATCH))
     device = next(teacher.parameters()).device
     with progress_bar("preparing views", total=wanted.count, initial=made * _BATCH, unit="view") as bar:
-        for batch in batches(samples, teacher.backbone.preprocessing, _BATCH, steps, wanted.seed, wanted.crop_scale):
+        for batch in batches(samples, teacher.backbone.preprocessing, _BATCH, steps, wanted.seed, wanted.augmentation):
             size = min(len(batch.labels), wanted.count - stored)
             view = look(teacher, batch.images[:size].to(device))
             arrays.put(stored, view, batch.labels[:size])
