@@ -37,12 +37,13 @@ def test_the_extremes_of_a_stream_are_those_of_its_sorted_list(totals: list[int]
     for position, total in enumerate(totals):
         extremes.see(predicted(position, total))
     order = sorted(range(len(totals)), key=lambda position: totals[position])
-    backwards = sorted(range(len(totals)), key=lambda position: -totals[position])
+    backwards = order[::-1]
     half = len(totals) // 2
     assert [image.location.stem for image in extremes.fewest()] == [f"{at}" for at in order[: min(number, half)]]
     assert [image.location.stem for image in extremes.most()] == [
         f"{at}" for at in backwards[: min(number, len(totals) - half)]
     ]
+    assert not {image.location for image in extremes.fewest()} & {image.location for image in extremes.most()}
     assert all(image.pixels is not None and image.best.name == "b" for image in extremes.most())
 
 

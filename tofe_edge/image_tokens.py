@@ -118,11 +118,11 @@ class Extremes:
         self._seen = 0
 
     def see(self, found: Predicted) -> None:
-        """Take an image into account; among equals the ones seen first stay."""
+        """Take an image into account. Among equals the one seen first has the fewest, so that no image is at both ends."""
         total = sum(len(positions) for positions in found.prediction.kept)
         self._seen += 1
-        for heap, rank in ((self._fewest, -total), (self._most, total)):
-            entry = (rank, -self._seen, found)
+        for heap, sign in ((self._fewest, -1), (self._most, 1)):
+            entry = (sign * total, sign * self._seen, found)
             if len(heap) < self._number:
                 heapq.heappush(heap, entry)
             elif entry > heap[0]:

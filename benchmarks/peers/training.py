@@ -104,7 +104,7 @@ def fit(method: Method, lessons: Lessons, views: Views, course: Course, out: Pat
                 if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
                     state.save(done, seconds_before + time.monotonic() - begun)
                     saved_at = time.monotonic()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         if whole:
             state.save(done, seconds_before + time.monotonic() - begun)
         raise
@@ -135,7 +135,7 @@ def _step(
 ) -> dict[str, float]:
     """Gradients of one step."""
     gathers = schedule.gathers(lesson.step)
-    if gathers and lesson.step == schedule.selecting:
+    if 0 < schedule.selecting == lesson.step:  # without masked steps counts stay those that it was made with
         method.settle(views, config, noise_scale(lesson.step - 1, schedule.selecting, config.noise_decay_start))
     set_learning_rates(optimizer, config, schedule, lesson.step)
     noise = noise_scale(lesson.step, schedule.selecting, config.noise_decay_start)

@@ -138,7 +138,7 @@ def test_wrong_arguments(
     assert error.startswith("error: ") and message in error
 
 
-def trained(name: str, out: Path, stop: int | None = None) -> tuple[Freezing, Fit | None]:
+def trained(name: str, out: Path, stop: int | None = None, course: Course = COURSE) -> tuple[Freezing, Fit | None]:
     """A run of six steps, stopped before step ``stop``."""
     torch.manual_seed(0)
     method, views = METHODS[name](tiny_teacher().backbone, TARGET), tiny_views(tiny_teacher())
@@ -151,7 +151,7 @@ def trained(name: str, out: Path, stop: int | None = None) -> tuple[Freezing, Fi
 
     done = None
     try:
-        done = fit(method, lessons, views, COURSE, out)
+        done = fit(method, lessons, views, course, out)
     except KeyboardInterrupt:
         assert stop is not None
     assert isinstance(method, Freezing)
@@ -172,6 +172,14 @@ def test_a_stopped_run_goes_on_to_the_same_net(stop: int, tmp_path: Path) -> Non
         for record in log:
             del record["images_per_second"]
     assert logs[0][-1] == logs[1][-1] and logs[0][-1]["step"] == 6
+
+
+def test_counts_are_learned_in_masked_steps_and_else_given(tmp_path: Path) -> None:
+    given = METHODS["tofe"](tiny_teacher().backbone, TARGET)
+    assert isinstance(given, Freezing)
+    gathered, _ = trained("tofe", tmp_path / "gathered", course=Course(CONFIG, steps=6, selecting_share=0.0))
+    assert gathered.counts == given.counts
+    assert trained("tofe", tmp_path / "both")[0].counts != given.counts
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,29 @@ def test_counts_are_the_means_of_held_out_images_scaled_to_the_target(request_: 
 
 
 @pytest.mark.usefixtures("tiny_backbones")
+def test_instance_mode_keeps_the_counts_on_the_images_it_is_centred_on(request_: TrainingRequest) -> None:
+    plain = train_checkpoint(request_, CONFIG)
+    centred = train_checkpoint(
+        replace(request_, center_on=request_.validation), CONFIG
+    )  # goes on from the finished state
+    assert plain.training is not None and plain.accuracy is not None
+    assert centred.training is not None and centred.accuracy is not None and centred.token_counts is not None
+    assert plain.training["centred_on"] == "held-out images"
+    assert centred.training["centred_on"] == "val, 6 images"
+    # The file has half precision; a token of one of the six images may change sides.
+    assert centred.accuracy["instance"]["mean_kept"] == pytest.approx(centred.token_counts.kept, abs=0.34)
+    assert plain.accuracy["instance"]["mean_kept"] != centred.accuracy["instance"]["mean_kept"]
+    assert plain.accuracy["top1"] == centred.accuracy["top1"]  # the order of the scores stays
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_images_to_center_on_are_looked_for_before_any_training(request_: TrainingRequest) -> None:
+    with pytest.raises(InputError, match="nowhere: does not exist"):
+        train_checkpoint(replace(request_, center_on=request_.out.parent / "nowhere"), CONFIG)
+    assert not request_.out.with_suffix(".state").exists()
+
+
+@pytest.mark.usefixtures("tiny_backbones")
 def test_without_validation_images_the_checkpoint_has_no_accuracy(request_: TrainingRequest) -> None:
     object.__setattr__(request_, "validation", None)
     assert train_checkpoint(request_, CONFIG).accuracy is None

@@ -149,7 +149,11 @@ def test_the_backbone_learns_once_it_is_free(
     assert len(moved) > 40
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("steps", "end"),
+    [(1, KeyboardInterrupt()), (2, KeyboardInterrupt()), (5, KeyboardInterrupt()), (3, SystemExit(143))],
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
+)
 def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
     tmp_path: Path,
     tiny_tofe: Callable[..., ToFe],
@@ -157,11 +161,12 @@ def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
     short_run: dict[str, torch.Tensor],
     monkeypatch: pytest.MonkeyPatch,
     steps: int,
+    end: BaseException,
 ) -> None:
     out = tmp_path / "net.safetensors"
     with monkeypatch.context() as patch:
-        stop_after(steps, patch, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
+        stop_after(steps, patch, end)
+        with pytest.raises(type(end)):
             train(tiny_tofe(), data, SHORT, COST, out, CPU)
     assert torch.load(out.with_suffix(".state"), weights_only=True)["step"] == steps
     resumed = tiny_tofe()

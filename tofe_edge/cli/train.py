@@ -69,6 +69,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--validation-name", metavar="TEXT", help="what the header calls these images (default: the folder's name)"
     )
+    parser.add_argument(
+        "--center-on",
+        type=Path,
+        metavar="DATA",
+        help="images like those that the net will see, prepared as the validation images are; at the end selectors are moved "
+        "so that instance mode keeps the shipped counts there on average (default: on held-out training images)",
+    )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--target-gmacs", type=positive_float, metavar="G", help="whole-net budget")
     target.add_argument(
@@ -147,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         views=args.views_dir,
         profile=None if args.profile is None else open_profile(args.profile),
         precision=args.precision,
+        center_on=args.center_on,
     )
     checkpoint = train_checkpoint(request, _config(args))
     emit(args.json, _to_json(checkpoint), _describe(checkpoint))

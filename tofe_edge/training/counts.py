@@ -43,7 +43,7 @@ class FittedCounts:
     factor: float
 
 
-def held_out_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
+def read_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
     """The images ``(B, 3, H, W)`` on which counts are measured; those that cannot be read are left out.
 
     Raises:
@@ -56,7 +56,7 @@ def held_out_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> 
         except InputError:
             continue
     if not arrays:
-        raise InputError("token counts: none of the held-out images could be read")
+        raise InputError("token counts: none of the images to measure them on could be read")
     return torch.from_numpy(np.concatenate(arrays))
 
 

@@ -12,7 +12,7 @@ import torch
 from profiles import DeviceProfile
 from tofe_edge.backbones import Backbone, TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, read_tensors, save
-from tofe_edge.dataset import sample_evenly
+from tofe_edge.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.errors import InputError
 from tofe_edge.files import workshop
 from tofe_edge.reference import gpu_failures, pick_device
@@ -21,7 +21,7 @@ from tofe_edge.training.accuracy import Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, latency_cost
-from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budget, held_out_images, measure_counts
+from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budget, measure_counts, read_images
 from tofe_edge.training.state import check_state
 from tofe_edge.training.thresholds import center_selectors
 from tofe_edge.training.trainer import TrainingResult, train
@@ -29,6 +29,9 @@ from tofe_edge.training.views import Views, prepare_views, recipe
 
 _GIVEN_TOLERANCE = 0.02
 """Share of the target by which the cost of given counts may miss it."""
+
+_CENTERED_IMAGES = 1024
+"""At most; single images differ by tens of tokens, so their mean is known to one."""
 
 _SAME_STEM = 0.01
 """Relative distance up to which two stems are the same but for rounding."""
@@ -59,6 +62,9 @@ class TrainingRequest:
     """With the latency table of a target in milliseconds."""
     precision: str | None = None
     """Of that table; ``None``: the profile's choice."""
+    center_on: Path | None = None
+    """Images like those that the net will see, prepared as the validation images are: on their average, instance mode is
+    to keep N^s tokens. No label is looked at. ``None``: held-out images."""
 
 
 def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkpoint:
@@ -94,19 +100,23 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     if state.exists():
         check_state(state, config)
     validation = _validation(request, classes)
+    typical_samples = _typical_samples(request, classes)
     dense = validation.examine(teacher, None, "dense") if validation else None
     views = _views(request, config, teacher, model, data)
     with gpu_failures(device, f"with --batch-size {config.batch_size}"):
         result = train(model, data, config, cost, request.out, device, teacher, views)
-    images = held_out_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
+    images = read_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
     learned = measure_counts(model, images, config.seed)
     fitted = FittedCounts(result.counts, 1.0) if result.counts else fit_to_budget(learned.means, cost)
-    center_selectors(model, fitted.counts, images)
+    as_validated = replace(host.preprocessing, resize=request.validation_resize)
+    typical = read_images(typical_samples, as_validated) if typical_samples else images
+    center_selectors(model, fitted.counts, typical)
     record = {
         "budget": cost.to_json(fitted.counts.kept),
         **_record(request, config, data, result, learned),
         "counts_scaled_by": None if result.counts else round(fitted.factor, 3),
-        "mean_kept_centred": [round(mean, 3) for mean in measure_counts(model, images, config.seed).means],
+        "mean_kept_centred": [round(mean, 3) for mean in measure_counts(model, typical, config.seed).means],
+        "centred_on": f"{request.center_on.stem}, {len(typical)} images" if request.center_on else "held-out images",
     }
     if views is not None:
         record["views"] = len(views)
@@ -130,6 +140,12 @@ def _validation(request: TrainingRequest, classes: Classes) -> Validation | None
     if request.validation is None:
         return None
     return Validation.find(request.validation, classes.ids, request.validation_resize, request.validation_name)
+
+
+def _typical_samples(request: TrainingRequest, classes: Classes) -> list[Sample]:
+    if request.center_on is None:
+        return []
+    return sample_evenly(find_samples(request.center_on, classes.ids), _CENTERED_IMAGES)
 
 
 def _check_given(counts: TokenCounts, cost: Cost) -> None:

@@ -19,7 +19,7 @@ from tofe_edge.tofe import ToFe, TrainingOutput
 from tofe_edge.training.batches import TrainingSet
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import Cost
-from tofe_edge.training.counts import fit_to_budget, held_out_images, measure_counts
+from tofe_edge.training.counts import fit_to_budget, measure_counts, read_images
 from tofe_edge.training.digests import samples_digest, weights_digest
 from tofe_edge.training.lessons import Lesson, lessons_from_images, lessons_from_views
 from tofe_edge.training.losses import (
@@ -117,7 +117,7 @@ def train(
                 if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
                     save_state(state_path, model, optimizer, config, progress, origin)
                     saved_at = time.monotonic()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a signal that asks for the end
         # Stopped inside an update, weights and step do not belong together: the state saved before is the one to keep.
         if whole:
             save_state(state_path, model, optimizer, config, progress, origin)
@@ -140,7 +140,7 @@ def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cos
     if config.token_counts is not None:
         return TokenCounts.parse(config.token_counts)
     device = next(model.parameters()).device
-    images = held_out_images(data.held_out or sample_evenly(data.train, _COUNTED_IMAGES), model.backbone.preprocessing)
+    images = read_images(data.held_out or sample_evenly(data.train, _COUNTED_IMAGES), model.backbone.preprocessing)
     measured = measure_counts(model.to("cpu"), images, config.seed)
     model.to(device)
     return fit_to_budget(measured.sampled_means if config.noise_decay_start >= 1 else measured.means, cost).counts
