@@ -113,6 +113,15 @@ def test_what_is_no_licence_expression_is_refused(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_notice_names_the_images_of_all_runs_that_led_to_the_weights() -> None:
+    first = {"start": "deit.safetensors", "data": ["photos x2"]}
+    second = {"start": "larger", "data": ["photos x2", "drawings x1"], "start_record": first}
+    note = weights_licence(
+        "net", "0", Weights(training={"start": "net", "data": ["maps x1"], "start_record": second})
+    ).note
+    assert "trained from deit.safetensors on photos x2, drawings x1, maps x1;" in note
+
+
 def test_a_checkpoint_cannot_forge_a_part_of_the_notice() -> None:
     forged = "x\n\ncode and build files\n    CC0-1.0\n    free"
     honest = notice("net", [GLUE, weights_licence("x", "0", Weights(training={"start": "y", "data": ["z"]}))])

@@ -232,6 +232,7 @@ def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tm
     header = train_checkpoint(smaller, replace(CONFIG, views=24))
     assert header.training is not None
     assert (header.training["start"], header.training["teacher"]) == ("tiny", "dense.safetensors")
+    assert header.training["start_record"] == larger.training
     assert header.gmacs < larger.gmacs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ _OPERAND = rf"\(*{_IDENTIFIER}(?: WITH {_IDENTIFIER})?\)*"
 _EXPRESSION = re.compile(rf"{_OPERAND}(?: (?:AND|OR) {_OPERAND})*", re.ASCII)
 _OPERATORS = frozenset({"AND", "OR", "WITH"})
 _MAX_EXPRESSION = 200
+
+_MOST_RUNS = 32
+"""Of the runs that led to a checkpoint; its header may say anything."""
 
 NOTICE = "NOTICE"
 """The name of that file."""
@@ -116,13 +119,22 @@ def weights_licence(checkpoint: str, sha256: str, weights: Weights) -> Licence:
     """The terms of the model's weights, as far as they are known."""
     known = origin(checkpoint, sha256)
     if weights.training is not None:
-        start = weights.training.get("start")
-        data = weights.training.get("data")
+        runs = _runs(weights.training)
+        start, sources = runs[0].get("start"), [run.get("data") for run in runs]
+        data = list(dict.fromkeys(plain(name) for source in sources if isinstance(source, list) for name in source))
         known += f"; trained from {plain(start)}" if start else ""
-        known += f" on {', '.join(map(plain, data))}" if isinstance(data, list) and data else ""
+        known += f" on {', '.join(data)}" if data else ""
     if weights.licence == UNKNOWN:
         known += "; its licence was not stated: ask whoever made the checkpoint before you distribute it"
     return Licence(WEIGHTS, weights.licence, known)
+
+
+def _runs(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records of all runs that led to a checkpoint, the first one first."""
+    runs = [training]
+    while isinstance(earlier := runs[0].get("start_record"), Mapping) and len(runs) < _MOST_RUNS:
+        runs.insert(0, earlier)
+    return runs
 
 
 def origin(checkpoint: str, sha256: str) -> str:

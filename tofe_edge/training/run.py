@@ -230,6 +230,7 @@ def _record(
     return {
         "hyper_parameters": config.to_json(),
         "start": request.start.name if request.start else _teacher_name(request),
+        **({"start_record": request.start.training} if request.start and request.start.training else {}),
         "teacher": _teacher_name(request),
         "data": [Source.parse(text).folder.resolve().name + f" x{Source.parse(text).repeats}" for text in request.data],
         "images_per_epoch": len(data.train),
