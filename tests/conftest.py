@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import io
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from made_once import made_once, share_in
 from PIL import Image
 from torch import nn
 
@@ -35,6 +39,9 @@ Program = Callable[..., tuple[int, str, str]]
 
 TinyToFe = Callable[..., ToFe]
 """``tiny_tofe(name="deit_tiny_patch16_224", seed=0, **overrides)``"""
+
+TinyModel = Callable[..., Path]
+"""``tiny_model(*options)``"""
 
 
 def make_tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrides: int) -> ToFe:
@@ -137,6 +144,23 @@ def _one_line(error: InputError, *paths: Path) -> str:
     return message
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_with_the_other_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+    place.mkdir(exist_ok=True)
+    former = share_in(place)
+    yield
+    share_in(former)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_is_looked_for_in_what_a_module_makes() -> None:
+    """And not in all that was loaded before: coremltools collects in every conversion, a tenth of its time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_overrides() -> dict[str, int]:
     """What makes a published backbone tiny: 16 patch tokens, 4 blocks, 10 classes."""
@@ -171,20 +195,50 @@ def _saved(path: Path, counts: TokenCounts | None) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def elastic_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+def tiny_model(tiny_checkpoint: Checkpoint) -> TinyModel:
+    """What ``convert`` with these options makes of the tiny checkpoint, in fp32 unless they say otherwise.
+
+    The path of the model; manifest and golden vectors lie beside it. Made once a run: change copies alone.
+    """
+    from tofe_edge.cli import main
+
+    def convert(*options: object) -> Path:
+        words = [str(option) for option in options]
+        precision = [] if "--precision" in words else ["--precision", "fp32"]
+        call = ["convert", "--checkpoint", str(tiny_checkpoint.path), *precision, *words, "--out"]
+
+        def make(folder: Path) -> None:
+            # Whichever test asks first, it is not what that one captures.
+            said = io.StringIO()
+            with redirect_stdout(said), redirect_stderr(said):
+                code = main([*call, str(folder)])
+            assert code == 0, said.getvalue()
+
+        folder = made_once("-".join(["tiny", *(word.removeprefix("--") for word in words)]), make)
+        (model,) = (*folder.glob("*.pte"), *folder.glob("*.mlpackage"))
+        return model
+
+    return convert
+
+
+@pytest.fixture(scope="session")
+def elastic_artifact(tiny_checkpoint: Checkpoint) -> Artifact:
     """The tiny checkpoint in fp32 with a larger and a smaller budget beside its own, for batches of 3."""
     # Here, because most tests need no exporter.
     from converters.pipeline import convert
     from converters.request import ConvertRequest
 
-    path = tmp_path_factory.mktemp("elastic") / "tiny-elastic.pte"
-    request = ConvertRequest(
-        tiny_checkpoint, "executorch", "fp32", None, path.name, further_gmacs=(0.0016, 0.002), batch=3
-    )
-    conversion = convert(request)
-    path.write_bytes(conversion.program)
-    write_manifest(path, conversion.manifest)
-    return open_artifact(path)
+    name = "tiny-elastic.pte"
+
+    def make(folder: Path) -> None:
+        request = ConvertRequest(
+            tiny_checkpoint, "executorch", "fp32", None, name, further_gmacs=(0.0016, 0.002), batch=3
+        )
+        conversion = convert(request)
+        (folder / name).write_bytes(conversion.program)
+        write_manifest(folder / name, conversion.manifest)
+
+    return open_artifact(made_once("elastic", make) / name)
 
 
 @pytest.fixture

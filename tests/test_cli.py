@@ -126,8 +126,10 @@ def test_profile_reports_latency_and_time_per_stage(model: Path) -> None:
     assert all(stage.keys() == {"name", "ms"} for stage in document["stages"])
 
 
-def test_parity_compares_with_the_checkpoint(model: Path, tiny_checkpoint: Checkpoint) -> None:
-    done = program("parity", model, "--checkpoint", tiny_checkpoint.path, "--device", "cpu", "--json")
+def test_parity_compares_with_the_checkpoint(
+    model: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = in_process(capsys, "parity", model, "--checkpoint", tiny_checkpoint.path, "--device", "cpu", "--json")
     assert done.err == ""
     document = done.json()
     assert document.keys() >= {
@@ -151,9 +153,11 @@ def test_parity_on_labelled_images_reports_both_accuracies(
     assert 0 <= document["top1_reference"] <= 1
 
 
-def test_evaluate_reports_accuracy(tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
-    document = program(
-        "evaluate", tiny_checkpoint.path, "--data", image_folder, "--limit", 4, "--device", "cpu", "--json"
+def test_evaluate_reports_accuracy(
+    tiny_checkpoint: Checkpoint, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = in_process(
+        capsys, "evaluate", tiny_checkpoint.path, "--data", image_folder, "--limit", 4, "--device", "cpu", "--json"
     ).json()
     assert document.keys() >= {"top1", "top5", "images", "gmacs"}
     assert document["images"] == 4 and document["mode"] == "batch"
@@ -203,8 +207,8 @@ def test_checkpoints_lists_what_is_shipped(capsys: pytest.CaptureFixture[str], t
     assert table.code == 0 and "tiny" in table.out and "9,5,3" in table.out and "70.5 % on noise" in table.out
 
 
-def test_checkpoints_shows_one_file(tiny_checkpoint: Checkpoint) -> None:
-    document = program("checkpoints", tiny_checkpoint.path, "--json").json()
+def test_checkpoints_shows_one_file(capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint) -> None:
+    document = in_process(capsys, "checkpoints", tiny_checkpoint.path, "--json").json()
     assert document["accuracy"]["top1"] == 70.5 and document["backbone"] == "deit_tiny_patch16_224"
 
 

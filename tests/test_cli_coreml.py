@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TinyModel
 
 from tofe_edge.artifact import open_artifact
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
+from tofe_edge.files import fingerprint_of
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
@@ -56,17 +59,17 @@ def test_convert_run_and_parity_of_a_package(
 
 
 def test_converting_again_replaces_the_package(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Checkpoint, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = convert(tiny_checkpoint, tmp_path, "--precision", "fp32", "--io", "tensor")
-    first = run_json(capsys, *arguments)
-    leftover = Path(first["artifact"]) / "Data" / "leftover"
+    first = tiny_model("--target", "coreml", "--io", "tensor", "--selection", "topk")
+    path = Path(shutil.copytree(first.parent, tmp_path / "out")) / first.name
+    leftover = path / "Data" / "leftover"
     leftover.write_text("of an older version")
-    second = run_json(capsys, *arguments)
-    assert second == first
+    again = convert(tiny_checkpoint, path.parent, "--precision", "fp32", "--io", "tensor", "--selection", "topk")
+    assert run_json(capsys, *again)["artifact"] == str(path)
     assert not leftover.exists()
-    assert open_artifact(Path(second["artifact"])).manifest.io == "tensor"
-    assert len(list(tmp_path.iterdir())) == 3
+    assert open_artifact(path).manifest.io == "tensor"
+    assert fingerprint_of(path.parent) == fingerprint_of(first.parent)
 
 
 def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import manifest_for
+from conftest import TinyModel, manifest_for
 from PIL import Image
 
 import converters.pipeline
@@ -80,10 +80,9 @@ def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def elastic(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+def elastic(tiny_model: TinyModel) -> Path:
     """With a second budget, for two images at once."""
-    options = ["--precision", "fp32", "--elastic", "0.0016", "--batch", 2]
-    return convert(tiny_checkpoint, tmp_path_factory.mktemp("elastic"), *options)
+    return tiny_model("--elastic", "0.0016", "--batch", 2)
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, refusal
+from conftest import Program, TinyModel, refusal
 
 from tofe_edge.artifact import manifest_path_of
 from tofe_edge.checkpoint import Checkpoint
-from tofe_edge.cli import main
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+def converted(tiny_model: TinyModel) -> Path:
     """fp32, two budgets."""
-    out = tmp_path_factory.mktemp("converted")
-    call = ["convert", "--checkpoint", tiny_checkpoint.path, "--precision", "fp32", "--elastic", "0.0016", "--out", out]
-    assert main(list(map(str, call))) == 0
-    (model,) = out.glob("*.pte")
-    return model
+    return tiny_model("--elastic", "0.0016")
 
 
 @pytest.fixture

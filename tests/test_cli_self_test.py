@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, manifest_for, refusal
+from conftest import Program, TinyModel, manifest_for, refusal
 from test_golden import edit, spoilt_weight
 
 from tofe_edge.artifact import manifest_path_of, open_artifact, write_manifest
@@ -31,9 +31,9 @@ def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+def converted(tiny_model: TinyModel) -> Path:
     """fp32, two budgets."""
-    return convert(tiny_checkpoint, tmp_path_factory.mktemp("converted"), "--elastic", "0.0016")
+    return tiny_model("--elastic", "0.0016")
 
 
 @pytest.fixture
@@ -71,19 +71,20 @@ def test_json_has_the_parity_of_each_method(model: Path, program: Program) -> No
 
 
 def test_the_folder_is_the_same_each_time_and_replaced_whole(
-    converted: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
+    tiny_model: TinyModel, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    stale = tmp_path / golden_path_of(converted).name
+    first = tiny_model()
+    stale = tmp_path / golden_path_of(first).name
     stale.mkdir()
     (stale / "9.png").write_bytes(b"of an older version")
-    again = convert(tiny_checkpoint, tmp_path, "--elastic", "0.0016")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in converted.parent.iterdir())
+    again = convert(tiny_checkpoint, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in first.parent.iterdir())
     assert sorted(path.name for path in stale.iterdir()) == ["0.png", "1.png", "2.png", "3.png", DOCUMENT]
-    assert fingerprint_of(golden_path_of(again)) == fingerprint_of(golden_path_of(converted))
+    assert fingerprint_of(golden_path_of(again)) == fingerprint_of(golden_path_of(first))
 
 
-def test_a_package_of_core_ml_has_them_too(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program) -> None:
-    package = convert(tiny_checkpoint, tmp_path, "--target", "coreml")
+def test_a_package_of_core_ml_has_them_too(tiny_model: TinyModel, program: Program) -> None:
+    package = tiny_model("--target", "coreml")
     assert package.is_dir()
     code, out, _ = program("run", package, "--self-test", "--json")
     assert code == 0 and json.loads(out)["methods"].keys() == {"forward"}

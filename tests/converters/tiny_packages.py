@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from conftest import make_tiny_tofe
-from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, images, tiny_net
+from made_once import made_once
+from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, images, keep, kept, tiny_net
 
 from converters.coreml import CoreMlOptions, lower
 from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
@@ -18,7 +19,6 @@ from converters.lowered import Lowered
 from converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
 from converters.static_graph import StaticToFe, build_static_graph
 from runtimes.mil import MlPackage, Program, load_program, open_package
-from tofe_edge.files import write_content
 from tofe_edge.tofe import ToFe
 
 PATCHES = 16
@@ -67,10 +67,11 @@ def graph_of(kind: str, name: str = "deit") -> StaticToFe:
 
 
 @cache
-def made(kind: str, name: str = "deit") -> Made:
+def made(kind: str, name: str = "deit", deployment_target: str = "iOS17") -> Made:
     """A package of one function."""
     graph = graph_of(kind, name)
-    return _written(graph, lower({"forward": graph}, SHAPE, options(kind)))
+    wanted = replace(options(kind), deployment_target=deployment_target)
+    return _made(f"package {kind} {name} {deployment_target}", {"forward": graph}, wanted)
 
 
 @cache
@@ -78,13 +79,13 @@ def two_functions(kind: str = "weights") -> Made:
     """A package for iOS 18 with the usual counts by default and others beside them."""
     graph = graph_of(kind)
     methods = {"forward": graph, OTHER: graph.with_counts(OTHER_COUNTS)}
-    return _written(graph, lower(methods, SHAPE, replace(options(kind), deployment_target="iOS18")))
+    return _made(f"package of two functions {kind}", methods, replace(options(kind), deployment_target="iOS18"))
 
 
-def _written(graph: StaticToFe, lowered: Lowered) -> Made:
-    path = Path(tempfile.mkdtemp(prefix="tofe-edge-tests-")) / "tiny.mlpackage"
-    write_content(path, lowered.content)
-    return Made(graph, lowered, path)
+def _made(name: str, graphs: Mapping[str, StaticToFe], wanted: CoreMlOptions) -> Made:
+    folder = made_once(name, lambda folder: keep(lower(graphs, SHAPE, wanted), folder / "tiny.mlpackage"))
+    path = folder / "tiny.mlpackage"
+    return Made(graphs["forward"], kept(path), path)
 
 
 def pixels(seed: int) -> torch.Tensor:

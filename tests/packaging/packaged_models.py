@@ -1,4 +1,4 @@
-"""Tiny converted models for the tests of packages, and the tools that some of them need."""
+"""Models for the tests of packages, and the tools that some of them need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from conftest import manifest_for
 
 from tofe_edge.artifact import Artifact, Method, open_artifact, write_manifest
 from tofe_edge.checkpoint import Checkpoint
-from tofe_edge.cli import main
 from tofe_edge.files import write_content
 from tofe_edge.golden import golden_path_of, make_golden
 from tofe_edge.packaging.contents import PackagedModel, load_packaged_model
@@ -62,14 +61,6 @@ def pretend_model(checkpoint: Checkpoint, folder: Path, name: str = "model.pte",
 def packaged(artifact: Artifact, name: str | None = None, weights: Weights | None = None) -> PackagedModel:
     """The artifact as platforms get it."""
     return load_packaged_model(artifact, weights or Weights(), name)
-
-
-def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> Path:
-    """A model of the tiny checkpoint in fp32, with its manifest and golden vectors."""
-    call = ["convert", "--checkpoint", checkpoint.path, "--precision", "fp32", "--out", out, *arguments]
-    assert main(list(map(str, call))) == 0
-    (model,) = (*out.glob("*.pte"), *out.glob("*.mlpackage"))
-    return model
 
 
 def need(program: str, install: str) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from conftest import TinyModel
 from jvm_bench import PACKAGE, Bench, as_bitmap, keep, make_bench
-from packaged_models import convert, need_kotlinc
+from packaged_models import need_kotlinc
 from PIL import Image
 
 from tofe_edge.artifact import DEFAULT_METHOD, Artifact, open_artifact
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
 from tofe_edge.images import read_image
 from tofe_edge.preprocessing import preprocess, resize_and_crop
@@ -40,10 +40,10 @@ SIZES = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+def model(tiny_model: TinyModel) -> Path:
     """Two budgets in batches of two."""
     need_kotlinc()
-    return convert(tiny_checkpoint, tmp_path_factory.mktemp("model"), "--elastic", "0.0016", "--batch", "2")
+    return tiny_model("--elastic", "0.0016", "--batch", "2")
 
 
 @pytest.fixture(scope="module")

@@ -6,30 +6,27 @@ import json
 from pathlib import Path
 
 import pytest
-from packaged_models import convert
+from conftest import TinyModel
 
 from tofe_edge.artifact import open_artifact
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
 from tofe_edge.files import fingerprint_of
 
 KINDS = {
     "coreml": ("--target", "coreml", "--elastic", "0.0016", "--deployment-target", "iOS18"),
     "executorch": ("--elastic", "0.0016", "--batch", "2"),
-    "delegate": ("--target", "executorch", "--backend", "coreml"),
+    "delegate": ("--backend", "coreml"),
 }
 
 
 @pytest.fixture(scope="module", params=["coreml", "executorch", pytest.param("delegate", marks=pytest.mark.slow)])
-def model(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint
-) -> Path:
-    return convert(tiny_checkpoint, tmp_path_factory.mktemp(request.param), *KINDS[request.param])
+def model(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Path:
+    return tiny_model(*KINDS[request.param])
 
 
 @pytest.fixture(scope="module")
-def bundle(model: Path) -> Path:
-    return package(model, model.parent / "bundle")
+def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package(model, tmp_path_factory.mktemp("bundle"))
 
 
 def package(model: Path, out: Path) -> Path:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from packaged_models import convert
+from conftest import TinyModel
 from swift_bench import SwiftBench, compile_doubles, make_swift_bench, need_swift
 
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
 
 pytestmark = pytest.mark.toolchain
@@ -30,11 +29,11 @@ def doubles(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 def bench(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-    tiny_checkpoint: Checkpoint,
+    tiny_model: TinyModel,
     doubles: tuple[str, ...],
 ) -> SwiftBench:
     folder = tmp_path_factory.mktemp(request.param)
-    model = convert(tiny_checkpoint, folder / "out", *MODELS[request.param])
+    model = tiny_model(*MODELS[request.param])
     assert main(["package", str(model), "--platform", "apple", "--out", str(folder / "bundle")]) == 0
     (bundle,) = (folder / "bundle").iterdir()
     return make_swift_bench(need_swift(), doubles, bundle, model, folder)

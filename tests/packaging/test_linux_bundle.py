@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TinyModel
 from linux_runners import Machine, real_machine
-from packaged_models import convert, need
+from packaged_models import need
 from PIL import Image
 
 from runtimes.loading import load_model
 from tofe_edge.artifact import open_artifact
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
 from tofe_edge.images import read_image
 from tofe_edge.preprocessing import preprocess
@@ -35,9 +35,9 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+def model(tiny_model: TinyModel) -> Path:
     """Of two budgets."""
-    return convert(tiny_checkpoint, tmp_path_factory.mktemp("model"), "--elastic", "0.0016")
+    return tiny_model("--elastic", "0.0016")
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ def probe(target: Target, factory: pytest.TempPathFactory) -> Iterator[Probe]:
         str(Path(__file__).with_suffix(".cpp")), *sources(*_PARTS), "-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra",
         "-Werror", *checks, f"-I{sources('')[0]}", f"-isystem{headers}",
     ]  # fmt: skip
-    built = compiled(target, factory, "probe", command)
+    built = compiled(target, "probe", command)
     with subprocess.Popen([*built.emulator, built.binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         yield Probe(process.stdin, process.stdout)

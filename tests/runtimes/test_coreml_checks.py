@@ -8,30 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import refused
+from conftest import TinyModel, refused
 
-from converters.pipeline import convert
-from converters.request import ConvertRequest, CoreMlRequest
 from runtimes import coreml
 from runtimes.coreml_checks import check_interface
-from tofe_edge.artifact import Artifact
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.artifact import Artifact, open_artifact
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import write_content
 from tofe_edge.preprocessing import normalize
 
 NAMES = [str(number) for number in range(10)]
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+def artifact(tiny_model: TinyModel) -> Artifact:
     """A classifier of images."""
-    path = tmp_path_factory.mktemp("coreml") / "tiny.mlpackage"
-    wanted = CoreMlRequest("iOS17", "image")
-    request = ConvertRequest(tiny_checkpoint, "coreml", "fp32", None, path.name, selection="rank", coreml=wanted)
-    conversion = convert(request)
-    write_content(path, conversion.content)
-    return Artifact(path, conversion.manifest)
+    return open_artifact(tiny_model("--target", "coreml"))
 
 
 def picture(artifact: Artifact) -> np.ndarray:

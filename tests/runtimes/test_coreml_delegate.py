@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import refused
+from conftest import TinyModel, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.pipeline import convert
-from converters.request import ConvertRequest, CoreMlRequest
 from runtimes import coreml, coreml_delegate
 from runtimes.coreml_blob import read_blob
-from tofe_edge.artifact import Artifact
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.artifact import Artifact, open_artifact
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.files import write_content
 from tofe_edge.quiet import quiet
@@ -132,13 +130,9 @@ def test_any_bytes_are_read_or_refused_in_one_line(blob: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def delegated(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
-    path = tmp_path_factory.mktemp("delegated") / "tiny.pte"
-    wanted = CoreMlRequest("iOS17", "tensor")
-    request = ConvertRequest(tiny_checkpoint, "executorch", "fp32", None, path.name, selection="rank", coreml=wanted)
-    conversion = convert(request)
-    write_content(path, conversion.content)
-    return Artifact(path, conversion.manifest)
+def delegated(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Artifact:
+    made = tiny_model("--backend", "coreml")
+    return open_artifact(shutil.copytree(made.parent, tmp_path_factory.mktemp("delegated") / "copied") / made.name)
 
 
 def load_bytes(delegated: Artifact, content: bytes) -> Callable[[], object]:

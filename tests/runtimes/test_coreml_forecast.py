@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
+from conftest import TinyModel
 
-from converters.pipeline import convert
-from converters.request import ConvertRequest, CoreMlRequest, Selection
 from runtimes.coreml_forecast import RULES, by_operator, by_stage, costs, forecast, in_total, macs_of
 from runtimes.etdump import stage_names
 from runtimes.mil import Feature, Operation, Program, Result, load_program, open_package
-from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
+from tofe_edge.artifact import Artifact, Manifest, open_artifact
 from tofe_edge.backbones import Backbone, create_host
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.coreml_names import function_name
 from tofe_edge.errors import InputError
-from tofe_edge.files import write_content
 from tofe_edge.macs import block_macs, tofe_macs
 
 Names = Mapping[str, tuple[str, ...]]
@@ -41,34 +37,17 @@ def operation(
     return Operation(kind, result.name, inputs or {}, parameters, (result,), weight_bytes, constant)
 
 
-def package(folder: Path, checkpoint: Checkpoint, selection: Selection, precision: str, *further: float) -> Artifact:
-    path = folder / f"tiny-{selection}.mlpackage"
-    request = ConvertRequest(
-        checkpoint,
-        "coreml",
-        precision,
-        None,
-        path.name,
-        further_gmacs=further,
-        selection=selection,
-        coreml=CoreMlRequest("iOS18" if further else "iOS17", io="image" if precision != "fp32" else "tensor"),
-    )
-    conversion = convert(request)
-    write_content(path, conversion.content)
-    write_manifest(path, conversion.manifest)
-    return open_artifact(path)
-
-
 @pytest.fixture(scope="module")
-def by_rank(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+def by_rank(tiny_model: TinyModel) -> Artifact:
     """Two budgets in half precision, classifying images."""
-    return package(tmp_path_factory.mktemp("rank"), tiny_checkpoint, "rank", "fp16", 0.0016)
+    options = ("--elastic", "0.0016", "--deployment-target", "iOS18")
+    return open_artifact(tiny_model("--target", "coreml", "--precision", "fp16", *options))
 
 
 @pytest.fixture(scope="module")
-def by_topk(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+def by_topk(tiny_model: TinyModel) -> Artifact:
     """One budget in single precision, tensors in and out."""
-    return package(tmp_path_factory.mktemp("topk"), tiny_checkpoint, "topk", "fp32")
+    return open_artifact(tiny_model("--target", "coreml", "--io", "tensor", "--selection", "topk"))
 
 
 def programs(artifact: Artifact) -> dict[str, Program]:

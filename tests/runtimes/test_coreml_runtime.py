@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import refused
+from conftest import TinyModel, refused
 from coreml_stub import pretend
 
 from converters.pipeline import convert
@@ -25,8 +25,6 @@ from tofe_edge.files import write_content
 from tofe_edge.parity import FP32_GATES, INT8_GATES, compare
 from tofe_edge.preprocessing import normalize
 from tofe_edge.reference import load_reference
-
-FURTHER = (0.0016, 0.002)
 
 
 def make(checkpoint: Checkpoint, folder: Path, request: ConvertRequest) -> Artifact:
@@ -54,20 +52,20 @@ def pictures(checkpoint: Checkpoint, count: int = 24) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("coreml")
+def image_artifact(tiny_model: TinyModel) -> Artifact:
+    return open_artifact(tiny_model("--target", "coreml"))
 
 
 @pytest.fixture(scope="module")
-def image_artifact(folder: Path, tiny_checkpoint: Checkpoint) -> Artifact:
-    return make(tiny_checkpoint, folder, request_for(tiny_checkpoint))
+def tensor_artifact(tiny_model: TinyModel) -> Artifact:
+    return open_artifact(tiny_model("--target", "coreml", "--io", "tensor", "--selection", "topk"))
 
 
 @pytest.mark.parametrize("io", ["image", "tensor"])
 def test_an_fp32_package_predicts_what_the_reference_predicts(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, io: str
+    tiny_checkpoint: Checkpoint, request: pytest.FixtureRequest, io: str
 ) -> None:
-    artifact = make(tiny_checkpoint, tmp_path, request_for(tiny_checkpoint, io=io))
+    artifact: Artifact = request.getfixturevalue(f"{io}_artifact")
     assert (artifact.manifest.io, artifact.manifest.backend, artifact.manifest.deployment_target) == (
         io,
         "coreml",
@@ -94,31 +92,27 @@ def test_int8_by_calibration_on_pixels_passes_its_gates(tiny_checkpoint: Checkpo
 
 
 @pytest.fixture(scope="module")
-def elastic(folder: Path, tiny_checkpoint: Checkpoint) -> Artifact:
-    request = replace(
-        request_for(tiny_checkpoint, target="iOS18"), further_gmacs=FURTHER, file_name="elastic.mlpackage"
-    )
-    return make(tiny_checkpoint, folder, request)
+def elastic_package(tiny_model: TinyModel) -> Artifact:
+    return open_artifact(tiny_model("--target", "coreml", "--elastic", "0.0016", "--deployment-target", "iOS18"))
 
 
 def test_every_method_of_an_elastic_package_predicts_as_its_reference(
-    elastic: Artifact, tiny_checkpoint: Checkpoint
+    elastic_package: Artifact, tiny_checkpoint: Checkpoint
 ) -> None:
-    assert len(elastic.manifest.methods) == 3
+    assert len(elastic_package.manifest.methods) == 2
     pixels = pictures(tiny_checkpoint, 1)[0]
-    for name, method in elastic.manifest.methods.items():
+    for name, method in elastic_package.manifest.methods.items():
         assert method.token_counts is not None
         counts = TokenCounts(tuple(method.token_counts))
         reference = load_reference(tiny_checkpoint, "batch", "cpu", counts=counts)
-        found, wanted = load_model(elastic, 1, name)(pixels), reference(pixels)
+        found, wanted = load_model(elastic_package, 1, name)(pixels), reference(pixels)
         assert np.allclose(found.logits, wanted.logits, atol=1e-4)
         assert [set(a) for a in found.kept] == [set(b) for b in wanted.kept]
 
 
 @pytest.fixture(scope="module")
-def delegated(folder: Path, tiny_checkpoint: Checkpoint) -> Artifact:
-    request = replace(request_for(tiny_checkpoint, io="tensor"), target="executorch", file_name="tiny.pte")
-    return make(tiny_checkpoint, folder, request)
+def delegated(tiny_model: TinyModel) -> Artifact:
+    return open_artifact(tiny_model("--backend", "coreml"))
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="ExecuTorch runs it itself there")
@@ -153,9 +147,9 @@ def test_a_wrong_input_is_refused(image_artifact: Artifact, kind: str) -> None:
         load_model(image_artifact, 1)(pixels)
 
 
-def test_an_unknown_method_is_refused(elastic: Artifact) -> None:
+def test_an_unknown_method_is_refused(elastic_package: Artifact) -> None:
     with pytest.raises(InputError, match="has no method 'backward'; it has forward, forward_"):
-        load_model(elastic, 1, "backward")
+        load_model(elastic_package, 1, "backward")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +166,7 @@ def test_an_unknown_method_is_refused(elastic: Artifact) -> None:
 def test_a_damaged_package_is_refused(
     image_artifact: Artifact, tmp_path: Path, file: str, spoil: str, message: str
 ) -> None:
-    path = tmp_path / "tiny.mlpackage"
+    path = tmp_path / image_artifact.path.name
     shutil.copytree(image_artifact.path, path)
     shutil.copy(image_artifact.manifest_path, tmp_path)
     target = path / file
@@ -199,7 +193,7 @@ def test_a_damaged_package_is_refused(
 
 
 def test_what_a_file_manager_leaves_behind_is_no_damage(image_artifact: Artifact, tmp_path: Path) -> None:
-    path = tmp_path / "tiny.mlpackage"
+    path = tmp_path / image_artifact.path.name
     shutil.copytree(image_artifact.path, path)
     shutil.copy(image_artifact.manifest_path, tmp_path)
     (path / "Data" / ".DS_Store").write_bytes(b"1")
@@ -217,15 +211,12 @@ def test_core_ml_itself_is_refused_where_there_is_none(image_artifact: Artifact)
         coreml.load(image_artifact, executor=False)
 
 
-@pytest.mark.parametrize("kind", ["image", "tensor", "elastic"])
+@pytest.mark.parametrize("kind", ["image_artifact", "tensor_artifact", "elastic_package"])
 def test_core_ml_is_given_the_picture_that_the_executor_is_given(
     kind: str, request: pytest.FixtureRequest, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Noise: no picture is its own mirror image, and no channel another one."""
-    if kind == "tensor":
-        artifact = make(tiny_checkpoint, request.getfixturevalue("tmp_path"), request_for(tiny_checkpoint, io="tensor"))
-    else:
-        artifact = request.getfixturevalue("elastic" if kind == "elastic" else "image_artifact")
+    artifact: Artifact = request.getfixturevalue(kind)
     pretend(monkeypatch)
     pixels = pictures(tiny_checkpoint, 1)[0]
     for name in artifact.manifest.methods:

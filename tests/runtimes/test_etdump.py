@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import TinyModel
 
-from converters.pipeline import convert
-from converters.request import ConvertRequest
 from runtimes.etdump import Breakdown, Event, TimeShare, break_down, operator_times, stage_names, stage_times
 from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.files import sha256_of
 from tofe_edge.preprocessing import Preprocessing
@@ -163,12 +161,8 @@ def test_operators_are_summed_by_kind_largest_first_and_delegates_not_counted_tw
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
-    path = tmp_path_factory.mktemp("tiny") / "tiny.pte"
-    conversion = convert(ConvertRequest(tiny_checkpoint, "executorch", "fp32", None, path.name))
-    path.write_bytes(conversion.program)
-    write_manifest(path, conversion.manifest)
-    return open_artifact(path)
+def artifact(tiny_model: TinyModel) -> Artifact:
+    return open_artifact(tiny_model())
 
 
 @pytest.fixture(scope="module")

@@ -36,14 +36,14 @@ OTHER_ARM_CPUS = ("cortex-a53", "neoverse-n1")
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return runner("host", tmp_path_factory)
+def host() -> Built:
+    return runner("host")
 
 
 @pytest.fixture(scope="module")
-def arm(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def arm() -> Built:
     """Cortex-A76, or the machine itself where it is an ARM one."""
-    return runner("aarch64", tmp_path_factory)
+    return runner("aarch64")
 
 
 @pytest.fixture(scope="module")

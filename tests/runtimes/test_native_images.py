@@ -33,14 +33,14 @@ Edit = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return full_runner("host", tmp_path_factory)
+def host() -> Built:
+    return full_runner("host")
 
 
 @pytest.fixture(scope="module", params=["host", "aarch64"])
-def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def native(request: pytest.FixtureRequest) -> Built:
     target: Target = request.param
-    return full_runner(target, tmp_path_factory)
+    return full_runner(target)
 
 
 @pytest.fixture(scope="module")

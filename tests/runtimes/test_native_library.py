@@ -31,14 +31,14 @@ NAMES = {
 
 
 @pytest.fixture(scope="module", params=["host", "aarch64"])
-def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def client(request: pytest.FixtureRequest) -> Built:
     target: Target = request.param
-    folder = full_runner(target, tmp_path_factory).binary.parent
+    folder = full_runner(target).binary.parent
     command = [
         str(CLIENT), "-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{folder}",
         f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", f"-Wl,-rpath-link,{folder / 'lib'}", "-ltofe", "-lpthread",
     ]  # fmt: skip
-    return compiled(target, tmp_path_factory, "client", command)
+    return compiled(target, "client", command)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def test_no_damaged_model_is_opened(client: Built, model: Path, tmp_path: Path) 
     assert done.returncode == 3 and "its schema is not 3" in done.stdout
 
 
-def test_the_library_shows_its_own_functions_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_library_shows_its_own_functions_alone() -> None:
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("nm is missing; `apt-get install binutils`")
-    library = full_runner("host", tmp_path_factory).binary.parent / "lib" / "libtofe.so"
+    library = full_runner("host").binary.parent / "lib" / "libtofe.so"
     listed = subprocess.run(
         [nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True
     ).stdout

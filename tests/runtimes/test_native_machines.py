@@ -5,7 +5,7 @@ What of an int8 model is the same to the bit on both, and what cannot be, is tol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pytest
 import torch
 from native_builds import runner
-from native_programs import COUNTS, TINY_PRECISIONS, Precision, content, images, in_python, tiny_program
+from native_programs import TINY_PRECISIONS, Precision, content, in_python, tiny_program
+from tiny_exports import COUNTS, images
 from torch import Tensor, nn
 
 from converters.pipeline import convert
@@ -25,12 +26,11 @@ from tofe_edge.inputs import load_photographs
 from tofe_edge.parity import FP32_GATES, INT8_GATES, kept_overlap, snr_db
 from tofe_edge.quiet import quiet
 from tofe_edge.selections import compose_selections
-from tofe_edge.tofe import ToFe
 from tofe_edge.zoo import shipped_checkpoints
 
 pytestmark = pytest.mark.toolchain
 
-FULL_SIZE_PRECISIONS: tuple[Precision, ...] = ("int8-dynamic",)
+FULL_SIZE_PRECISIONS: tuple[Precision, ...] = ("int8 dynamic",)
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ class Arm:
 
 
 @pytest.fixture(scope="module")
-def arm(tmp_path_factory: pytest.TempPathFactory) -> Arm:
-    built = runner("aarch64", tmp_path_factory)
+def arm() -> Arm:
+    built = runner("aarch64")
     return Arm(built.binary, built.emulator)
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runner("host", tmp_path_factory).binary
+def host() -> Path:
+    return runner("host").binary
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, tiny_tofe: Callable[..., ToFe]) -> dict[Precision, Path]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     folder = tmp_path_factory.mktemp("tiny")
-    return {precision: tiny_program(folder, tiny_tofe, precision) for precision in TINY_PRECISIONS}
+    return {precision: tiny_program(folder, precision) for precision in TINY_PRECISIONS}
 
 
 class Int8Layers(nn.Module):
@@ -160,8 +160,8 @@ def test_the_shipped_net_agrees_between_x86_and_arm(host: Path, arm: Arm, tmp_pa
         precision[:4],
         None,
         "shipped.pte",
-        int8_mode="static" if precision == "int8-static" else "dynamic",
-        calibration=calibration if precision == "int8-static" else None,
+        int8_mode="static" if precision == "int8 static" else "dynamic",
+        calibration=calibration if precision == "int8 static" else None,
     )
     path = tmp_path / "shipped.pte"
     path.write_bytes(convert(request).program)

@@ -24,8 +24,8 @@ INPUT_BYTES = 3 * 3 * 64 * 64 * 4
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return runner("host", tmp_path_factory)
+def host() -> Built:
+    return runner("host")
 
 
 @pytest.fixture(scope="module")

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from native_builds import Built, runner
-from native_programs import INPUT_BYTES, SIZE, TINY_PRECISIONS, Precision, content, images, in_python, tiny_program
+from native_programs import INPUT_BYTES, TINY_PRECISIONS, Precision, content, in_python, tiny_program
+from tiny_exports import SIZE, images
 
 from runtimes.native_runner import BAD_FILE, BAD_INPUT, WRONG_CALL, run
 from runtimes.timing import TimingRequest
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.tofe import ToFe
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runner("host", tmp_path_factory).binary
+def host() -> Path:
+    return runner("host").binary
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, tiny_tofe: Callable[..., ToFe]) -> dict[Precision, Path]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     folder = tmp_path_factory.mktemp("tiny")
-    return {precision: tiny_program(folder, tiny_tofe, precision) for precision in TINY_PRECISIONS}
+    return {precision: tiny_program(folder, precision) for precision in TINY_PRECISIONS}
 
 
 @pytest.mark.parametrize("precision", TINY_PRECISIONS)

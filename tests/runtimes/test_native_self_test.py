@@ -19,8 +19,8 @@ from tofe_edge.golden import GoldenSet, make_golden
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runner("host", tmp_path_factory).binary
+def host() -> Path:
+    return runner("host").binary
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,8 @@ def test_every_method_gives_the_same_to_the_bit(host: Path, elastic_artifact: Ar
 
 
 @pytest.mark.toolchain
-def test_an_emulated_arm_passes_by_its_gates(
-    tmp_path_factory: pytest.TempPathFactory, elastic_artifact: Artifact, golden: GoldenSet
-) -> None:
-    arm = runner("aarch64", tmp_path_factory)
+def test_an_emulated_arm_passes_by_its_gates(elastic_artifact: Artifact, golden: GoldenSet) -> None:
+    arm = runner("aarch64")
     parities = self_test(arm.binary, elastic_artifact, golden, emulator=arm.emulator)
     assert all(parity.passed for parity in parities.values())
 

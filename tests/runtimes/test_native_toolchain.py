@@ -96,9 +96,9 @@ def test_the_toolchain_file_for_android_hands_over_to_that_of_the_ndk(tmp_path: 
 
 @pytest.mark.toolchain
 def test_builds_in_different_folders_are_the_same_to_the_byte(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path,
 ) -> None:
-    first = full_runner("host", tmp_path_factory).binary.parent
+    first = full_runner("host").binary.parent
     second = build("host", tmp_path / "another" / "place").parent
     for name in ("tofe_runner", "lib/libtofe.so"):
         assert (first / name).read_bytes() == (second / name).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ import processes
 import pytest
 from adb_device import AdbDevice
 from adb_server import adb, adb_server, attached, shell_environment
+from native_builds import runner
 
+from runtimes import native_build
 from runtimes.devices.adb import AdbShell, connect, listed
 from runtimes.devices.address import AdbAddress
 from runtimes.devices.opening import open_bench, open_remote
 from runtimes.devices.shell import SHORT_S, LinkDropped
-from runtimes.native_toolchain import host_toolchain
 from runtimes.timing import TimingRequest
 from tofe_edge.artifact import Artifact
 from tofe_edge.errors import DeviceError, InputError
@@ -31,13 +33,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runners are built into a cache that the tests of a run share."""
-    try:
-        host_toolchain()
-    except InputError as error:
-        pytest.skip(str(error))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache of runners; what is built into it is a copy of the one that the tests of a run build."""
+    built = runner("host").binary.parent
+    monkeypatch.setattr(native_build, "build", lambda target, folder: shutil.copytree(built, folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def coremltools() -> Any:
     with quiet(), swallow_native_stderr():
         import coremltools
         import coremltools.optimize.coreml
+    gc.freeze()  # It collects garbage in every conversion: most of the time, with itself and PyTorch to look through.
     return coremltools
 
 
@@ -143,7 +144,6 @@ def save_program(
         with Function(placeholders, opset_version=target) as function:
             function.set_outputs(build(mb, function.inputs))
         program.add_function("main", function)
-        gc.freeze()  # coremltools collects garbage in every conversion: most of the time, with PyTorch loaded
         model = ct.convert(
             program,
             convert_to="mlprogram",
@@ -153,7 +153,6 @@ def save_program(
             pass_pipeline=ct.PassPipeline.EMPTY,
             **options,
         )
-        gc.unfreeze()
         model.save(str(path))
 
 

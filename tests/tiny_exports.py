@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import make_tiny_tofe
+from made_once import made_once
 from torch import Tensor, nn
 
 from converters.executorch import lower
-from converters.lowered import Lowered
+from converters.lowered import Lowered, LoweredMethod
 from converters.partition import LINEAR_PASS_ONLY, LevelPartitioner
 from converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
 from converters.selection import Select, select_by_rank, select_by_topk
 from converters.static_graph import StaticToFe, build_static_graph
 from runtimes.native_output import swallow_native_stderr
 from tofe_edge.backbones import TokenCounts
+from tofe_edge.files import write_content
 from tofe_edge.tofe import ToFe
 
 SIZE = 64
@@ -84,18 +89,49 @@ def graph_of(kind: str) -> StaticToFe:
     return build_static_graph(tiny_net("lvvit" if kind == "lvvit" else "deit"), COUNTS)
 
 
+def keep(lowered: Lowered, path: Path) -> None:
+    """Write a model, and beside it what is known of its methods."""
+    write_content(path, lowered.content)
+    known = [(name, asdict(method)) for name, method in lowered.methods.items()]
+    path.with_suffix(".methods.json").write_text(json.dumps(known))
+
+
+def kept(path: Path) -> Lowered:
+    """What :func:`keep` wrote."""
+    known = json.loads(path.with_suffix(".methods.json").read_text())
+    methods = {name: LoweredMethod(**method) for name, method in known}
+    if path.is_file():
+        return Lowered(path.read_bytes(), methods)
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return Lowered({file.relative_to(path).as_posix(): file.read_bytes() for file in files}, methods)
+
+
+def lowered_once(name: str, make: Callable[[], Lowered]) -> Lowered:
+    """The program that ``make`` lowers, in this process of the test run or in another."""
+    return kept(made_once(name, lambda folder: keep(make(), folder / "tiny.pte")) / "tiny.pte")
+
+
 @cache
 def export(kind: str) -> Export:
     """``fp32``, ``rank``, ``dense``, ``lvvit``, ``int8 dynamic`` or ``int8 static``: a program of one method."""
     graph = graph_of(kind)
-    lowered, stages = lower_and_watch({"forward": graph})
-    return Export(graph, lowered, stages)
+
+    def make(folder: Path) -> None:
+        lowered, stages = lower_and_watch({"forward": graph})
+        keep(lowered, folder / "tiny.pte")
+        watched = [(sorted(stage.operators), stage.linear_pass_only) for stage in stages]
+        (folder / "stages.json").write_text(json.dumps(watched))
+
+    folder = made_once(f"export {kind}", make)
+    watched = json.loads((folder / "stages.json").read_text())
+    stages = tuple(Stage(frozenset(operators), linear_pass_only) for operators, linear_pass_only in watched)
+    return Export(graph, kept(folder / "tiny.pte"), stages)
 
 
 @cache
 def two_methods() -> Lowered:
     """Dynamic int8 with the usual counts as ``forward`` and others as ``OTHER``."""
-    return lower(two_budgets(), (1, 3, SIZE, SIZE))
+    return lowered_once("two methods", lambda: lower(two_budgets(), (1, 3, SIZE, SIZE)))
 
 
 def two_budgets() -> dict[str, nn.Module]:
@@ -110,14 +146,28 @@ def other_method_alone() -> Lowered:
     return lower({"forward": int8_graph("dynamic").with_counts(OTHER_COUNTS)}, (1, 3, SIZE, SIZE))
 
 
+def short_graph(kind: str) -> StaticToFe:
+    """One block between two selections: every kind of operator that the graph of this kind has, but far fewer."""
+    short = copy.deepcopy(graph_of(kind)).with_counts(COUNTS.kept[:2])
+    short.blocks, short.selectors, short.approximators = short.blocks[:1], short.selectors[:2], short.approximators[:1]
+    short.stage_blocks = (range(0), range(1), range(0))
+    return short
+
+
 @cache
-def lowered_by_the_stock_partitioner(kind: str) -> Lowered:
-    """The same graph, grouped as ExecuTorch groups it."""
+def lowered_short(kind: str) -> Lowered:
+    """:func:`short_graph`, grouped as we group it."""
+    return lower({"forward": short_graph(kind)}, (1, 3, SIZE, SIZE))
+
+
+@cache
+def lowered_short_by_the_stock_partitioner(kind: str) -> Lowered:
+    """The same, grouped as ExecuTorch groups it: in a time that grows with the square of the graph."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("converters.partition.LevelPartitioner", XnnpackPartitioner)
-        return lower({"forward": graph_of(kind)}, (1, 3, SIZE, SIZE))
+        return lower({"forward": short_graph(kind)}, (1, 3, SIZE, SIZE))
 
 
 def lower_and_watch(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 
 from runtimes.native_build import SOURCES, build
 from runtimes.native_toolchain import Target, aarch64_emulator, aarch64_toolchain, host_toolchain
@@ -44,19 +43,19 @@ class Built:
         return done.stderr
 
 
-def runner(target: Target, factory: pytest.TempPathFactory) -> Built:
+def runner(target: Target) -> Built:
     """The runner for ``host`` or ``aarch64``; skips the test where it cannot be built or run here."""
     try:
         emulator = require(target)
     except InputError as error:
         pytest.skip(str(error))
-    folder = _once(factory, f"runner-{target}", lambda folder: build(target, folder))
+    folder = made_once(f"runner-{target}", lambda folder: build(target, folder))
     return Built(folder / "tofe_runner", emulator)
 
 
-def full_runner(target: Target, factory: pytest.TempPathFactory) -> Built:
+def full_runner(target: Target) -> Built:
     """Likewise, one that reads manifests and images."""
-    built = runner(target, factory)
+    built = runner(target)
     if not (built.binary.parent / "tofe.h").exists():
         pytest.skip(f"the headers for manifests and images are missing; `{HEADERS}`")
     return built
@@ -72,7 +71,7 @@ def require(target: Target) -> tuple[str, ...]:
     return aarch64_emulator()
 
 
-def compiled(target: Target, factory: pytest.TempPathFactory, name: str, command: Sequence[str]) -> Built:
+def compiled(target: Target, name: str, command: Sequence[str]) -> Built:
     """A small program: ``command`` with the compiler for ``target`` put before it and ``-o PROGRAM`` behind."""
     try:
         emulator = require(target)
@@ -89,23 +88,9 @@ def compiled(target: Target, factory: pytest.TempPathFactory, name: str, command
         done = subprocess.run([compiler, *command, "-o", str(folder / name)], capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, done.stderr
 
-    return Built(_once(factory, f"{name}-{target}", compile_into) / name, emulator)
+    return Built(made_once(f"{name}-{target}", compile_into) / name, emulator)
 
 
 def sources(*names: str) -> list[str]:
     """Paths of files of the runner."""
     return [str(SOURCES / name) for name in names]
-
-
-def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder ``name``, made by the first process of the test run that asks for it."""
-    base = factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, done = root / name, root / f"{name}.done"
-    with (root / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            folder.mkdir(exist_ok=True)
-            make(folder)
-            done.touch()
-    return folder
