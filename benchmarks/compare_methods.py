@@ -28,6 +28,7 @@ from benchmarks.peers.training import Course
 from benchmarks.peers.validation import open_validation
 from benchmarks.runtimes import thread_count
 from tofe_edge.backbones import create_host
+from tofe_edge.backbones.stages import parse_stages
 from tofe_edge.checkpoint import default_classes, read_tensors
 from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.macs import dense_macs, gmacs
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
         raise InputError("--steps is at least 1 and --selecting-share in [0, 1)")
     course = Course(config, arguments.steps, arguments.selecting_share)
     torch.set_num_threads(thread_count(arguments.threads))
-    net = create_host(arguments.backbone)
+    stages = parse_stages(arguments.select_before) if arguments.select_before else None
+    net = create_host(arguments.backbone, stages=stages)
     net.load_dense(read_tensors(arguments.weights))
     teacher = ToFe(net).eval().requires_grad_(False)
     classes = default_classes(net.spec.classes)
@@ -134,6 +136,7 @@ def _settings(arguments: argparse.Namespace, config: TrainingConfig, sources: Se
     return {
         "backbone": arguments.backbone,
         "weights": arguments.weights.name,
+        **({"select_before": arguments.select_before} if arguments.select_before else {}),
         "data": [f"{source.folder.resolve().name} x{source.repeats}" for source in sources],
         "first_views": arguments.first_views,
         "validation": arguments.validation.resolve().name,
@@ -159,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--backbone", default="deit_tiny_patch16_224", metavar="NAME", help="(%(default)s)")
+    add("--select-before", metavar="A,B,C", help="blocks before which tokens are selected (default: the paper's)")
     add("--weights", type=Path, required=True, metavar="FILE", help="the dense net's")
     add("--data", action="append", required=True, metavar="DATA[:N]", help="as of `tofe-edge train`; may be repeated")
     add("--views", type=Path, required=True, metavar="DIR", help="prepared views; missing ones are made")

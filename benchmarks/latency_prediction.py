@@ -27,8 +27,8 @@ from converters.probes import build_probes
 from profiles import LatencyTable
 from runtimes.bench import HostBench
 from runtimes.calibration import UNDISTURBED_PERCENT, Calibrated, Plan, calibrate, turns
-from tofe_edge.backbones import Backbone, TokenCounts, create_host
-from tofe_edge.checkpoint import Checkpoint, load_model
+from tofe_edge.backbones import Backbone, TokenCounts
+from tofe_edge.checkpoint import Checkpoint, host_of, load_model
 from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.files import write_bytes
 from tofe_edge.latency_model import block_ms, predict_ms, rest_ms
@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path | None:
     checkpoint = find_checkpoint(arguments.checkpoint)
     if checkpoint.token_counts is None:
         raise InputError(f"checkpoint {arguments.checkpoint!r} is dense; choose one with token counts")
-    backbone = create_host(checkpoint.backbone_name, checkpoint.overrides).spec
+    backbone = host_of(checkpoint).spec
     unseen = draw(backbone, checkpoint.token_counts, arguments.seed)
     found = [predict_and_measure(checkpoint, backbone, unseen, one, arguments) for one in PRECISIONS]
     if arguments.lower_only:

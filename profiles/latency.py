@@ -52,6 +52,8 @@ class Anchor:
 
     kept: tuple[int, ...]
     ms: float
+    before: tuple[int, ...] | None = None
+    """Blocks before which tokens were selected, from 0; ``None``: a quarter, a half and three quarters of the way."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +150,14 @@ def _points(field: Field, most: int) -> Points:
 
 
 def _anchor(field: Field, net: NetShape) -> Anchor:
-    found = field.mapping(("kept", "ms"))
+    found = field.mapping(("kept", "ms"), ("before",))
     kept = []
     for item in found["kept"].items():
         kept.append(item.count())
         if kept[-1] > net.patch_tokens:
             raise item.error(f"{kept[-1]} tokens are more than the {net.patch_tokens} patch tokens of the net")
-    return Anchor(tuple(kept), found["ms"].number())
+    before = tuple(item.count() for item in found["before"].items()) if "before" in found else None
+    return Anchor(tuple(kept), found["ms"].number(), before)
 
 
 def _width(field: Field, most: int) -> tuple[int, float]:
@@ -184,13 +187,18 @@ def yaml_lines(tables: Sequence[LatencyTable]) -> list[str]:
             *_point_lines("approximator", table.approximator),
             f"    dense: {_ms(table.dense)}",
             "    tofe:",
-            *(f"      - {{kept: [{', '.join(map(str, one.kept))}], ms: {_ms(one.ms)}}}" for one in table.tofe),
+            *map(_anchor_line, table.tofe),
         ]
         for name in _OPTIONAL_KEYS:
             width: Step | Alignment | None = getattr(table, name)
             if width is not None:
                 lines.append(f"    {name}: {{tokens: {width.tokens}, ms: {_ms(width.ms)}}}")
     return lines
+
+
+def _anchor_line(anchor: Anchor) -> str:
+    before = "" if anchor.before is None else f", before: [{', '.join(map(str, anchor.before))}]"
+    return f"      - {{kept: [{', '.join(map(str, anchor.kept))}], ms: {_ms(anchor.ms)}{before}}}"
 
 
 _PAIRS_A_LINE = 8

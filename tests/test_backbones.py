@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TinyToFe
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tofe_edge.backbones import Host, create_host
-from tofe_edge.backbones.stages import default_stages
+from tofe_edge.backbones.stages import check_stages, default_stages, parse_stages
 from tofe_edge.errors import InputError
 
 DEIT = "deit_tiny_patch16_224"
@@ -90,6 +93,36 @@ def test_selectors_stand_where_the_papers_do(name: str, stages: tuple[int, ...])
 def test_every_stage_has_a_block(depth: int) -> None:
     first, second, third = default_stages(depth)
     assert 0 < first < second < third < depth
+
+
+@pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
+def test_selections_may_stand_elsewhere(name: str, tiny_overrides: dict[str, int]) -> None:
+    plain, moved = (create_host(name, {**tiny_overrides, "depth": 6}, stages=stages) for stages in (None, (1, 2, 5)))
+    assert (plain.spec.stages, moved.spec.stages) == ((1, 3, 4), (1, 2, 5))
+    assert moved.spec.stage_lengths() == (1, 1, 3, 1)
+    assert replace(moved.spec, stages=plain.spec.stages) == plain.spec
+
+
+@pytest.mark.parametrize("stages", [(), (1,), (0, 2, 3), (1, 1, 3), (2, 1, 3), (1, 2, 4), (-1, 2, 3)])
+def test_selections_that_a_net_cannot_have_are_refused(tiny_overrides: dict[str, int], stages: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="need at least two, in ascending order, from 1 to 3"):
+        create_host(DEIT, tiny_overrides, stages=stages)
+
+
+@given(st.lists(st.integers(-2, 9), max_size=5), st.integers(4, 8))
+def test_checked_stages_are_those_of_which_each_has_a_block(stages: list[int], depth: int) -> None:
+    whole = len(stages) >= 2 and sorted(set(stages)) == stages and stages[0] > 0 and stages[-1] < depth
+    try:
+        assert check_stages(stages, depth) == tuple(stages) and whole
+    except InputError:
+        assert not whole
+
+
+@pytest.mark.parametrize("text", ["", "1,", "a", "1;2", "1.5,2"])
+def test_selections_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected block numbers from 0, such as 3,6,9"):
+        parse_stages(text)
+    assert parse_stages("1, 4,8") == (1, 4, 8)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from tofe_edge.checkpoint import (
 )
 from tofe_edge.errors import InputError
 from tofe_edge.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.tofe import ToFe
 
 DEIT = "deit_tiny_patch16_224"
 KEY = "tofe_edge"
@@ -76,6 +77,19 @@ def test_header_and_logits_come_back(tmp_path: Path, tiny_tofe: TinyToFe, name: 
     assert half != torch.equal(found, wanted)
 
 
+def test_where_selections_stand_comes_back(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
+    host = create_host("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5))
+    model, counts = ToFe(host).eval(), TokenCounts((9, 6, 3))
+    header = describe("early", host.spec, host.preprocessing, default_classes(10), counts)
+    save(tmp_path / "early.safetensors", model, header, half=False)
+    read = read_header(tmp_path / "early.safetensors")
+    assert read.stages == (1, 2, 5)
+    images = torch.randn(2, 3, host.spec.image_size, host.spec.image_size)
+    with torch.no_grad():
+        wanted, found = (net.forward_batch(images, counts).logits for net in (model, load_model(read)))
+    assert torch.equal(wanted, found)
+
+
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path, tiny_tofe: TinyToFe, tiny_checkpoint: Checkpoint) -> None:
     again = save(tmp_path / "again.safetensors", tiny_tofe(), tiny_checkpoint)
     assert again.sha256() == tiny_checkpoint.sha256()
@@ -97,7 +111,9 @@ def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(
 def test_plain_dense_weights_are_a_dense_model(
     tmp_path: Path, tiny_tofe: TinyToFe, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    tiny = lambda name, overrides=None: create_host(name, overrides or tiny_overrides)  # noqa: E731
+    tiny = lambda name, overrides=None, stages=None: create_host(  # noqa: E731
+        name, overrides or tiny_overrides, stages=stages
+    )
     monkeypatch.setattr("tofe_edge.checkpoint.create_host", tiny)
     model, path = tiny_tofe(), tmp_path / f"plain{suffix}"
     weights = {key.removeprefix("vit."): value for key, value in model.backbone.state_dict().items()}

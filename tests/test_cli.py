@@ -171,8 +171,8 @@ def test_train_writes_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def tiny(name: str, overrides: None = None, pretrained: bool = False) -> Host:
-        return create_host(name, tiny_overrides, pretrained)
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
+        return create_host(name, tiny_overrides, pretrained, stages)
 
     monkeypatch.setattr(training_run, "create_host", tiny)
     weights, out = tmp_path / "dense.safetensors", tmp_path / "trained" / "net.safetensors"

@@ -166,8 +166,8 @@ def test_samples_are_counted_not_kept(reference: Reference, image_folder: Path) 
 def training(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """``train`` of a tiny net but for its images."""
 
-    def tiny(name: str, overrides: None = None, pretrained: bool = False) -> Host:
-        return create_host(name, tiny_overrides, pretrained)
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
+        return create_host(name, tiny_overrides, pretrained, stages)
 
     monkeypatch.setattr(training_run, "create_host", tiny)
     dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()

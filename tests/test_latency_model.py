@@ -13,7 +13,16 @@ from latency_tables import NET, OWN, ms_by_hand, table_for
 from profiles import Alignment, Anchor, Step
 from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import InputError
-from tofe_edge.latency_model import block_ms, curve, find_alignment, find_step, find_table, fits, predict_ms
+from tofe_edge.latency_model import (
+    block_ms,
+    curve,
+    find_alignment,
+    find_step,
+    find_table,
+    fits,
+    predict_ms,
+    rest_ms,
+)
 
 COUNTS = st.lists(st.integers(1, NET.patch_tokens), min_size=3, max_size=3)
 STEPPED = table_for(step=Step(7, 0.02), aligned=Alignment(16, 0.01))
@@ -39,6 +48,16 @@ def test_of_several_anchors_the_mean_rest_counts() -> None:
     table = table_for(rest_ms=0.0)
     both = replace(table, tofe=tuple(Anchor(OWN, table.tofe[0].ms + more) for more in (0.1, 0.3)))
     assert predict_ms(both, NET, TokenCounts(OWN)) == pytest.approx(table.tofe[0].ms + 0.2)
+
+
+def test_what_is_beyond_the_parts_does_not_depend_on_where_selections_stand() -> None:
+    table, moved = table_for(rest_ms=0.4), replace(NET, stages=(1, 4, 8))
+    assert rest_ms(table, moved) == pytest.approx(0.4)
+    # Two blocks less on all tokens, and one more in the second stage than in the first.
+    blocks = block_ms(table, NET)
+    before, after = (predict_ms(table, net, TokenCounts(OWN)) for net in (NET, moved))
+    all_tokens, first, second, third = (blocks[count + 1] for count in (NET.patch_tokens, *OWN))
+    assert after - before == pytest.approx(-2 * all_tokens + 0 * first + second + third)
 
 
 @given(COUNTS, st.integers(0, 2), st.sampled_from([table_for(), table_for(step=Step(7, 0.02))]))

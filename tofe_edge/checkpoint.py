@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tofe_edge.backbones import Backbone, TokenCounts, create_host
+from tofe_edge.backbones import Backbone, Host, TokenCounts, create_host
 from tofe_edge.backbones.spec import backbone_to_json
 from tofe_edge.backbones.weights import load_strictly
 from tofe_edge.errors import InputError
@@ -58,6 +58,8 @@ class Checkpoint:
     path: Path = Path()
     plain: bool = False
     """The file holds a dense backbone's weights in its own key names, without our header."""
+    stages: tuple[int, ...] | None = None
+    """Blocks before which tokens are selected, from 0; ``None``: the paper's."""
 
     @property
     def top1(self) -> float:
@@ -91,7 +93,13 @@ def describe(
         classes=classes,
         accuracy=accuracy,
         training=training,
+        stages=spec.stages,
     )
+
+
+def host_of(checkpoint: Checkpoint) -> Host:
+    """The checkpoint's backbone, with random weights. Raises :class:`InputError` where there is none such."""
+    return create_host(checkpoint.backbone_name, checkpoint.overrides, stages=checkpoint.stages)
 
 
 def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Checkpoint:
@@ -166,6 +174,7 @@ def read_header(path: Path) -> Checkpoint:
             accuracy=accuracy,
             training=document["training"],
             path=path,
+            stages=tuple(int(block) for block in document["backbone"]["shape"]["stages"]),
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -204,7 +213,7 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
     """
     weights = read_tensors(checkpoint.path)
     try:
-        model = ToFe(create_host(checkpoint.backbone_name, checkpoint.overrides))
+        model = ToFe(host_of(checkpoint))
         named, classes = checkpoint.classes, model.backbone.spec.classes
         if not len(named.ids) == len(named.names) == classes:
             raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")

@@ -12,13 +12,15 @@ from memory and saves the calls. Neither depends on token counts, so the rest do
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from profiles.latency import Alignment, LatencyTable, NetShape, Points, Step
+from profiles.latency import Alignment, Anchor, LatencyTable, NetShape, Points, Step
 from tofe_edge.backbones.spec import Backbone, TokenCounts
+from tofe_edge.backbones.stages import check_stages, default_stages
 from tofe_edge.errors import InputError
 
 WIDEST_STEP = 32
@@ -65,7 +67,7 @@ def predict_ms(table: LatencyTable, backbone: Backbone, counts: TokenCounts | No
 
 def rest_ms(table: LatencyTable, backbone: Backbone) -> float:
     """What the whole net took beyond its parts, at the table's anchors. Below zero where the parts take longer alone."""
-    rest = [anchor.ms - _parts_ms(table, backbone, anchor.kept) for anchor in table.tofe]
+    rest = [anchor.ms - _parts_ms(table, _as_measured(backbone, anchor), anchor.kept) for anchor in table.tofe]
     return sum(rest) / len(rest)
 
 
@@ -78,7 +80,12 @@ def check_subject(table: LatencyTable, backbone: Backbone) -> None:
             "run `tofe-edge calibrate` with this checkpoint"
         )
     for anchor in table.tofe:
-        TokenCounts(anchor.kept).check(backbone)
+        TokenCounts(anchor.kept).check(_as_measured(backbone, anchor))
+
+
+def _as_measured(backbone: Backbone, anchor: Anchor) -> Backbone:
+    """The net with its selections where they were in the measurement; what it took beyond its parts is no matter of that."""
+    return replace(backbone, stages=check_stages(anchor.before or default_stages(backbone.depth), backbone.depth))
 
 
 def _parts_ms(table: LatencyTable, backbone: Backbone, kept: Sequence[int]) -> float:

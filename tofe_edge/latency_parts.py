@@ -8,6 +8,7 @@ from typing import Literal
 
 from profiles.latency import Alignment, Anchor, LatencyTable, Points, Step
 from tofe_edge.backbones.spec import Backbone, TokenCounts
+from tofe_edge.backbones.stages import default_stages
 from tofe_edge.latency_model import find_alignment, find_step, shape_of
 
 Kind = Literal["call", "stem", "selection", "block", "tail", "approximator", "dense", "tofe"]
@@ -103,6 +104,7 @@ def to_table(
     block = points("block")
     step = find_step(tuple(point for point in block if point[0] in _WINDOW))
     aligned = find_alignment(tuple(point for point in block if point[0] in (*_WINDOW, *_TRIPLETS)), step)
+    before = None if backbone.stages == default_stages(backbone.depth) else backbone.stages
     return LatencyTable(
         backbone=backbone.name,
         shape=shape_of(backbone),
@@ -116,7 +118,7 @@ def to_table(
         tail=points("tail", once=True),
         approximator=points("approximator"),
         dense=_rounded(ms[Part("dense")]),
-        tofe=tuple(Anchor(part.tokens, _rounded(time)) for part, time in ms.items() if part.kind == "tofe"),
+        tofe=tuple(Anchor(part.tokens, _rounded(time), before) for part, time in ms.items() if part.kind == "tofe"),
         step=None if step is None else Step(step.tokens, _rounded(step.ms)),
         aligned=None if aligned is None else Alignment(aligned.tokens, _rounded(aligned.ms)),
     )

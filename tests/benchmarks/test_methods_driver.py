@@ -43,7 +43,7 @@ Compare = Callable[..., int]
 def compare(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
     weights = tmp_path / "tiny.safetensors"
     save_file(tiny_teacher().backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
-    monkeypatch.setattr(compare_methods, "create_host", lambda name: create_host(name, TINY))
+    monkeypatch.setattr(compare_methods, "create_host", lambda name, stages: create_host(name, TINY, stages=stages))
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
     def run(*options: str) -> int:
@@ -208,7 +208,7 @@ def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> N
 
 def test_crops_are_those_of_the_views(tmp_path: Path, image_folder: Path) -> None:
     data, spec = TrainingSet.find([Source(image_folder)], IDS, 0, 0), tiny_teacher().backbone.preprocessing
-    recipe = ViewRecipe(40, 3, 0.35, 0.0, "", "")
+    recipe = ViewRecipe(40, 3, 0.35, 0.0, (1, 2, 3), "", "")
     crops = prepare_crops(tmp_path, data.train, spec, recipe, 35, spec.image_size)
     wanted = torch.cat([batch.images for batch in batches(data.train, spec, 32, range(2), 3, recipe.augmentation)])[:35]
     assert np.array_equal(np.stack([normalize(crop, spec) for crop in crops]), wanted.numpy())

@@ -60,6 +60,13 @@ def test_what_is_written_is_read_back_and_stands_behind_the_text_as_it_was() -> 
     assert tables_of(VALID.encode()) == ()
 
 
+def test_where_selections_stood_comes_back() -> None:
+    moved = replace(TABLE, tofe=(*TABLE.tofe, Anchor((118, 98, 61), 5.2, (1, 4, 8))))
+    written = with_tables(VALID.encode(), [moved], "board.yaml")
+    assert tables_of(written) == (moved,)
+    assert written.count(b"before") == 1
+
+
 @pytest.mark.parametrize("name", profile_names())
 def test_every_shipped_profile_takes_a_table(name: str) -> None:
     content, file = read_profile(name)

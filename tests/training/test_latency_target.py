@@ -45,8 +45,8 @@ def board(folder: Path, *tables: LatencyTable) -> Path:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """The options for 40 images of two classes and a tiny net's dense weights, under the name of the published net."""
 
-    def tiny(name: str, overrides: None = None, pretrained: bool = False) -> Host:
-        return create_host(name, TINY, pretrained)
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
+        return create_host(name, TINY, pretrained, stages)
 
     monkeypatch.setattr(run, "create_host", tiny)
     generator = np.random.default_rng(0)

@@ -26,8 +26,8 @@ CONFIG = TrainingConfig(target_gmacs=0.002, epochs=1, fixed_epochs=0.5, batch_si
 def tiny_backbones(monkeypatch: pytest.MonkeyPatch, tiny_overrides: dict[str, int]) -> None:
     """Names of published nets stand for their tiny versions."""
 
-    def tiny(name: str, overrides: None = None, pretrained: bool = False) -> Host:
-        return create_host(name, tiny_overrides, pretrained)
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
+        return create_host(name, tiny_overrides, pretrained, stages)
 
     monkeypatch.setattr(run, "create_host", tiny)
 
@@ -234,6 +234,22 @@ def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tm
     assert (header.training["start"], header.training["teacher"]) == ("tiny", "dense.safetensors")
     assert header.training["start_record"] == larger.training
     assert header.gmacs < larger.gmacs
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_a_run_selects_where_it_is_told_or_where_its_start_does(
+    request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tiny_overrides, "depth", 5)  # one block more than its stages need
+    dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
+    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    config = replace(CONFIG, target_gmacs=0.0023, views=24)
+    early = train_checkpoint(replace(request_, stages=(1, 3, 4)), config)
+    assert early.stages == (1, 3, 4)
+    following = replace(request_, start=early, out=tmp_path / "out/next.safetensors", views=tmp_path / "out/tiny.views")
+    assert train_checkpoint(following, config).stages == (1, 3, 4)
+    with pytest.raises(InputError, match="selects before blocks 1, 3, 4; leave --select-before out"):
+        train_checkpoint(replace(following, stages=(1, 2, 3)), config)
 
 
 @pytest.mark.usefixtures("tiny_backbones")

@@ -52,6 +52,7 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "name": checkpoint.name,
         "backbone": checkpoint.backbone_name,
         "overrides": checkpoint.overrides,
+        "selects_before": list(checkpoint.stages) if checkpoint.stages and checkpoint.token_counts else None,
         "token_counts": list(checkpoint.token_counts.kept) if checkpoint.token_counts else None,
         "gmacs": checkpoint.gmacs,
         "dense_gmacs": checkpoint.dense_gmacs,

@@ -155,10 +155,10 @@ def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibrat
 
 def _check_image_size(checkpoint: Checkpoint, image_size: int) -> None:
     """Refuse a size that the net cannot have before images of that size fill the memory."""
-    from tofe_edge.backbones import create_host
+    from tofe_edge.checkpoint import host_of
     from tofe_edge.resolution import check_image_size
 
-    check_image_size(create_host(checkpoint.backbone_name, checkpoint.overrides).spec, image_size)
+    check_image_size(host_of(checkpoint).spec, image_size)
 
 
 def _dense(pixels: npt.NDArray[np.float32]) -> torch.Tensor:

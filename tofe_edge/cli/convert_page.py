@@ -35,11 +35,11 @@ def write_convert_page(
     Raises:
         InputError: the page cannot be written.
     """
-    from tofe_edge.backbones import create_host
+    from tofe_edge.checkpoint import host_of
     from tofe_edge.golden import golden_path_of, read_golden
     from tofe_edge.pages.convert import ConvertPage, write_page
 
-    backbone = create_host(checkpoint.backbone_name, checkpoint.overrides).spec
+    backbone = host_of(checkpoint).spec
     content = ConvertPage(
         manifest=artifact.manifest,
         golden=read_golden(golden_path_of(artifact.path), artifact),

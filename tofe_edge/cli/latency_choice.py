@@ -30,7 +30,7 @@ def choose_within(
         InputError: there is no profile, or it has no table for any of them.
         GateError: nothing fits.
     """
-    from tofe_edge.backbones import create_host
+    from tofe_edge.checkpoint import host_of
     from tofe_edge.latency_budget import LatencyLimit, Net, choose_by_latency
     from tofe_edge.zoo import shipped_checkpoints
 
@@ -40,7 +40,7 @@ def choose_within(
         precision in (None, *PRECISIONS), f"--max-latency-ms: latency is predicted for fp32 and int8, not {precision}"
     )
     checkpoints = shipped_checkpoints() if checkpoint is None else [checkpoint]
-    nets = [Net(one, create_host(one.backbone_name, one.overrides).spec) for one in checkpoints]
+    nets = [Net(one, host_of(one).spec) for one in checkpoints]
     preferred = sorted(PRECISIONS, key=lambda one: one != profile.defaults.precision)
     limit = LatencyLimit(max_latency_ms, profile.name, profile.latency)
     return choose_by_latency(nets, limit, [precision] if precision else preferred)
@@ -48,13 +48,13 @@ def choose_within(
 
 def predicted_for(profile: DeviceProfile | None, checkpoint: Checkpoint, precision: str) -> Forecast | None:
     """What a checkpoint takes at its own counts, where the profile has a table of its net."""
-    from tofe_edge.backbones import create_host
+    from tofe_edge.checkpoint import host_of
     from tofe_edge.latency_budget import Net, forecast
     from tofe_edge.latency_model import find_table
 
     if profile is None or not profile.latency:
         return None
-    net = Net(checkpoint, create_host(checkpoint.backbone_name, checkpoint.overrides).spec)
+    net = Net(checkpoint, host_of(checkpoint).spec)
     found = find_table(profile.latency, net.backbone, precision)
     return None if found is None else forecast(net, checkpoint.token_counts, found)
 

@@ -98,6 +98,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="go on from a ToFe checkpoint, such as that of the next larger budget (default: from the dense weights)",
     )
     parser.add_argument(
+        "--select-before",
+        metavar="A,B,C",
+        help="blocks before which tokens are selected, from 0 (default: those of --start, or a quarter, a half and three quarters "
+        "of the way, as in the paper; small budgets want earlier ones)",
+    )
+    parser.add_argument(
         "--views",
         type=int,
         metavar="N",
@@ -130,6 +136,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, write."""
+    from tofe_edge.backbones.stages import parse_stages
     from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
     require(args.out.suffix == ".safetensors", f"{args.out}: a checkpoint's file name ends in .safetensors")
@@ -154,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
         views=args.views_dir,
         profile=None if args.profile is None else open_profile(args.profile),
         precision=args.precision,
+        stages=parse_stages(args.select_before) if args.select_before else None,
         center_on=args.center_on,
     )
     checkpoint = train_checkpoint(request, _config(args))

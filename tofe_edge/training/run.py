@@ -62,6 +62,8 @@ class TrainingRequest:
     """With the latency table of a target in milliseconds."""
     precision: str | None = None
     """Of that table; ``None``: the profile's choice."""
+    stages: tuple[int, ...] | None = None
+    """Blocks before which tokens are selected, from 0; ``None``: those of ``start``, or the paper's."""
     center_on: Path | None = None
     """Images like those that the net will see, prepared as the validation images are: on their average, instance mode is
     to keep N^s tokens. No label is looked at. ``None``: held-out images."""
@@ -83,7 +85,8 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
         )
     # Weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
-    host = create_host(request.backbone, pretrained=request.pretrained)
+    stages = request.stages or (request.start.stages if request.start else None)
+    host = create_host(request.backbone, pretrained=request.pretrained, stages=stages)
     if request.weights is not None:
         host.load_dense(read_tensors(request.weights))
     elif not request.pretrained:
@@ -162,6 +165,11 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
     if request.start.token_counts is None:
         raise InputError(f"--start {request.start.name}: is a dense model; give its weights with --weights")
     student = load_model(request.start)
+    if student.backbone.spec.stages != teacher.backbone.spec.stages:
+        own = ", ".join(map(str, student.backbone.spec.stages))
+        raise InputError(
+            f"--start {request.start.name}: selects before blocks {own}; leave --select-before out, or say the same"
+        )
     if student.backbone.spec != teacher.backbone.spec:
         raise InputError(
             f"--start {request.start.name}: is a {student.backbone.spec.name} with {student.backbone.spec.image_size} px and "

@@ -56,6 +56,8 @@ class ViewRecipe:
     seed: int
     crop_scale: float
     cutmix: float
+    stages: tuple[int, ...]
+    """Blocks at whose input tokens are kept."""
     teacher: str
     """Digest of the dense model's weights."""
     samples: str
@@ -105,7 +107,7 @@ def _tensor(stored: Array) -> Tensor:
 def recipe(teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, augmentation: Augmentation) -> ViewRecipe:
     """The recipe of ``count`` views of these images by this dense model."""
     digests = weights_digest(teacher.backbone), samples_digest(samples)
-    return ViewRecipe(count, seed, augmentation.crop_scale, augmentation.cutmix, *digests)
+    return ViewRecipe(count, seed, augmentation.crop_scale, augmentation.cutmix, teacher.backbone.spec.stages, *digests)
 
 
 def prepare_views(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted: ViewRecipe) -> Views:
@@ -172,7 +174,8 @@ def _read_note(note: Path, wanted: ViewRecipe) -> tuple[int, int, int]:
         raise InputError(f"{note}: is not a note of prepared views; delete the folder to make them anew") from error
     if not known:
         raise InputError(f"{note}: is of another version of this program; delete the folder to make the views anew")
-    changed = sorted(key for key, value in asdict(wanted).items() if found.get(key) != value)
+    as_written = json.loads(json.dumps(asdict(wanted)))
+    changed = sorted(key for key, value in as_written.items() if found.get(key) != value)
     if changed:
         raise InputError(
             f"{note.parent}: holds views of another {', '.join(changed)}; use another --views-dir, or delete it"
