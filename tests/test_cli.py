@@ -126,10 +126,8 @@ def test_profile_reports_latency_and_time_per_stage(model: Path) -> None:
     assert all(stage.keys() == {"name", "ms"} for stage in document["stages"])
 
 
-def test_parity_compares_with_the_checkpoint(
-    model: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = in_process(capsys, "parity", model, "--checkpoint", tiny_checkpoint.path, "--device", "cpu", "--json")
+def test_parity_compares_with_the_checkpoint(model: Path, tiny_checkpoint: Checkpoint) -> None:
+    done = program("parity", model, "--checkpoint", tiny_checkpoint.path, "--device", "cpu", "--json")
     assert done.err == ""
     document = done.json()
     assert document.keys() >= {
