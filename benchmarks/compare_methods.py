@@ -29,9 +29,10 @@ from benchmarks.peers.validation import open_validation
 from benchmarks.runtimes import thread_count
 from tofe_edge.backbones import create_host
 from tofe_edge.backbones.stages import parse_stages
-from tofe_edge.checkpoint import default_classes, read_tensors
+from tofe_edge.checkpoint import default_classes
 from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.macs import dense_macs, gmacs
+from tofe_edge.tensors import read_tensors
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig

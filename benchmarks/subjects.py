@@ -12,11 +12,12 @@ import torch
 from benchmarks.contenders.contender import Pixels, Subject
 from benchmarks.host import is_pinned
 from tofe_edge.backbones import TokenCounts, create_host
-from tofe_edge.checkpoint import load_model, read_tensors
+from tofe_edge.checkpoint import load_model
 from tofe_edge.errors import InputError
 from tofe_edge.inputs import load_photographs, load_unlabelled
 from tofe_edge.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.preprocessing import Preprocessing
+from tofe_edge.tensors import read_tensors
 from tofe_edge.tofe import ToFe
 from tofe_edge.zoo import find_checkpoint
 

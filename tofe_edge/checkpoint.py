@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,13 +19,12 @@ from tofe_edge.errors import InputError
 from tofe_edge.files import sha256_of, write_atomically
 from tofe_edge.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.preprocessing import Preprocessing
-from tofe_edge.quiet import quiet
+from tofe_edge.tensors import must_be_a_file, read_metadata, read_tensors
 from tofe_edge.tofe import ToFe
 
 SCHEMA = 1
 IMAGENET_CLASSES = 1000
 _HEADER_KEY = "tofe_edge"
-_PICKLE_HINT = "it is a PyTorch pickle, not a tofe-edge checkpoint; dense .pth weights are imported with `tofe-edge train --weights`"
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def read_header(path: Path) -> Checkpoint:
     Raises:
         InputError: the file is missing, truncated, no safetensors file, or its header is not ours.
     """
-    metadata = _metadata(path)
+    metadata = read_metadata(path)
     if _HEADER_KEY not in metadata:
         raise InputError(
             f"{path}: has no tofe-edge header, so it holds plain weights; name their net with --backbone to use them as a dense model"
@@ -188,7 +185,7 @@ def describe_dense(path: Path, backbone_name: str) -> Checkpoint:
     Raises:
         InputError: the file is missing, or the backbone cannot carry ToFe.
     """
-    _must_be_a_file(path)
+    must_be_a_file(path)
     host = create_host(backbone_name)
     header = describe(path.stem, host.spec, host.preprocessing, default_classes(host.spec.classes), None)
     return replace(header, path=path, plain=True)
@@ -245,63 +242,3 @@ def dense_form(checkpoint: Checkpoint) -> Checkpoint:
         gmacs=checkpoint.dense_gmacs,
         accuracy=accuracy,
     )
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a ``.safetensors`` file, or of a ``.pth``/``.pt`` state dict.
-
-    Pickles go through ``weights_only=True`` and are unwrapped from ``{"model": …}`` or ``{"state_dict": …}``.
-
-    Raises:
-        InputError: the file is missing, damaged, or needs unpickling of anything but tensors.
-    """
-    if path.suffix in (".pth", ".pt", ".bin"):
-        return _read_pickled_tensors(path)
-    _metadata(path)
-    with safe_open(str(path), framework="pt") as handle:
-        return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118  (not a dict)
-
-
-def _read_pickled_tensors(path: Path) -> dict[str, Tensor]:
-    _must_be_a_file(path)
-    try:
-        with quiet():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: holds more than plain tensors, which is never unpickled; save its state dict alone, best as .safetensors"
-        ) from error
-    except Exception as error:  # torch.load raises anything from EOFError to RuntimeError on damaged files
-        raise InputError(f"{path}: is damaged or no PyTorch file ({type(error).__name__})") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path}: holds no state dict (names to tensors)")
-    return {str(key): value for key, value in content.items()}
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    _must_be_a_file(path)
-    try:
-        with safe_open(str(path), framework="pt") as opened:
-            return dict(opened.metadata() or {})
-    except SafetensorError as error:
-        # Asked only now: a valid file may begin with a pickle's bytes, as the length of its header.
-        with path.open("rb") as handle:
-            start = handle.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
-            raise InputError(f"{path}: {_PICKLE_HINT}") from error
-        raise InputError(f"{path}: is damaged or cut short, or no safetensors file ({error})") from error
-
-
-def _must_be_a_file(path: Path) -> None:
-    if not path.exists():
-        raise InputError(f"{path}: no such checkpoint; `tofe-edge checkpoints` lists the shipped ones")
-    if not path.is_file():
-        raise InputError(f"{path}: is not a file")
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error

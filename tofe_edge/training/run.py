@@ -11,11 +11,12 @@ import torch
 
 from profiles import DeviceProfile
 from tofe_edge.backbones import Backbone, TokenCounts, create_host
-from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, read_tensors, save
+from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, save
 from tofe_edge.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.errors import InputError
 from tofe_edge.files import workshop
 from tofe_edge.reference import gpu_failures, pick_device
+from tofe_edge.tensors import read_tensors
 from tofe_edge.tofe import ToFe
 from tofe_edge.training.accuracy import Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
