@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -175,6 +176,7 @@ class LvVit(Host):
 
     def resized(self, image_size: int) -> LvVit:
         net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
+        net.spec = replace(net.spec, stages=self.spec.stages)
         weights = self.state_dict()
         sides = [host.spec.image_size // _PATCH for host in (self, net)]
         weights["pos_embed"] = resample_positions(weights["pos_embed"], *sides)

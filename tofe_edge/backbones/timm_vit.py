@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ class TimmVit(Host):
         from timm.layers import resample_abs_pos_embed
 
         net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
+        net.spec = replace(net.spec, stages=self.spec.stages)
         weights = self.vit.state_dict()
         old, new = (host.vit.patch_embed.grid_size for host in (self, net))
         positions = weights["pos_embed"]

@@ -31,8 +31,10 @@ def cutmix(images: Images, share: float, generator: np.random.Generator) -> Imag
         share: in [0, 1].
 
     Returns:
-        As ``images``. The same state of ``generator`` gives the same rectangles.
+        As ``images``; with no share ``images`` itself. The same state of ``generator`` gives the same rectangles.
     """
+    if not share:
+        return images
     height, width = images.shape[2:]
     others, mixed = np.roll(images, -1, axis=0), images.copy()
     for index in range(len(images)):
