@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -248,8 +249,36 @@ def test_a_run_selects_where_it_is_told_or_where_its_start_does(
     assert early.stages == (1, 3, 4)
     following = replace(request_, start=early, out=tmp_path / "out/next.safetensors", views=tmp_path / "out/tiny.views")
     assert train_checkpoint(following, config).stages == (1, 3, 4)
-    with pytest.raises(InputError, match="selects before blocks 1, 3, 4; leave --select-before out"):
-        train_checkpoint(replace(following, stages=(1, 2, 3)), config)
+
+
+@pytest.mark.usefixtures("tiny_backbones")
+def test_a_start_that_selects_elsewhere_lends_its_weights(
+    request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tiny_overrides, "depth", 5)
+    dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
+    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    late = train_checkpoint(request_, replace(CONFIG, target_gmacs=0.0025))
+    still = replace(
+        CONFIG,
+        target_gmacs=0.0025,
+        epochs=1,
+        learning_rate=1e-12,
+        final_learning_rate=1e-13,
+        backbone_learning_rate=1e-12,
+    )
+    moved = replace(request_, start=late, stages=(1, 3, 4), out=tmp_path / "out/moved.safetensors")
+    header = train_checkpoint(moved, still)
+    assert (late.stages, header.stages) == ((1, 2, 3), (1, 3, 4))
+    before, after = load_model(late).state_dict(), load_model(header).state_dict()
+    thresholds = {
+        f"selectors.{stage}.fc3.bias" for stage in range(3)
+    }  # these alone are set again, on the held-out images
+    assert thresholds < set(before)
+    for name in set(before) - thresholds:
+        assert torch.equal(before[name], after[name]), name
+    with pytest.raises(InputError, match="tiny: selects 3 times; --select-before asks for 2"):
+        train_checkpoint(replace(moved, stages=(1, 3)), still)
 
 
 @pytest.mark.usefixtures("tiny_backbones")

@@ -166,17 +166,21 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
     if request.start.token_counts is None:
         raise InputError(f"--start {request.start.name}: is a dense model; give its weights with --weights")
     student = load_model(request.start)
-    if student.backbone.spec.stages != teacher.backbone.spec.stages:
-        own = ", ".join(map(str, student.backbone.spec.stages))
+    own, wanted = student.backbone.spec, teacher.backbone.spec
+    if replace(own, stages=wanted.stages) != wanted:
         raise InputError(
-            f"--start {request.start.name}: selects before blocks {own}; leave --select-before out, or say the same"
+            f"--start {request.start.name}: is a {own.name} with {own.image_size} px and {own.classes} classes, "
+            "not the --backbone to train"
         )
-    if student.backbone.spec != teacher.backbone.spec:
+    if own.stages == wanted.stages:
+        return student
+    if len(own.stages) != len(wanted.stages):
         raise InputError(
-            f"--start {request.start.name}: is a {student.backbone.spec.name} with {student.backbone.spec.image_size} px and "
-            f"{student.backbone.spec.classes} classes, not the --backbone to train"
+            f"--start {request.start.name}: selects {len(own.stages)} times; --select-before asks for {len(wanted.stages)}"
         )
-    return student
+    moved = copy.deepcopy(teacher)
+    moved.load_state_dict(student.state_dict())
+    return moved
 
 
 def _views(
