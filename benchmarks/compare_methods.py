@@ -4,9 +4,10 @@
         --methods tofe,evit,tome,random --steps 600 --out benchmarks/results/methods.yaml
     python -m benchmarks.compare_methods … --methods ablations --checkpoint tofe_deit_tiny_063 --tables
 
-Every method has the dense net's blocks up to the first selection, and learns from prepared views of the dense net: its
-logits, and the method's own loss. Where selectors are learned, that takes the first part of the steps, on masked tokens.
-The result file is written after every method: a call that was interrupted goes on where it was when it is repeated.
+Every method has the dense net's blocks up to the first selection, but for the smaller images, of which all blocks are
+trained. It learns from prepared views of the dense net: its logits, and the method's own loss. Where selectors are
+learned, that takes the first part of the steps, on masked tokens. The result file is written after every method: a call
+that was interrupted goes on where it was when it is repeated.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from typing import Any
 import torch
 
 from benchmarks import host
-from benchmarks.peers.catalog import METHODS, parse_methods
+from benchmarks.peers.catalog import METHODS, TOFE, parse_methods
 from benchmarks.peers.lab import Lab, compare, compare_checkpoint
 from benchmarks.peers.results import Results, Training, open_results, render, row_of, write_results
 from benchmarks.peers.training import Course
-from benchmarks.peers.validation import open_validation
+from benchmarks.peers.validation import Validation, open_validation
 from benchmarks.runtimes import thread_count
 from tofe_edge.backbones import create_host
 from tofe_edge.backbones.stages import parse_stages
 from tofe_edge.checkpoint import default_classes
 from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.files import sha256_of
 from tofe_edge.macs import dense_macs, gmacs
 from tofe_edge.tensors import read_tensors
 from tofe_edge.tofe import ToFe
@@ -39,6 +41,7 @@ from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.views import Views, prepare_views, recipe
 
 _PACKAGES = ("torch", "timm", "numpy")
+_SHA256_DIGITS = 16
 
 
 def run(arguments: argparse.Namespace, command: str) -> Results:
@@ -47,12 +50,9 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     Raises:
         InputError: an argument does not fit, data are unfit, or the disk is full.
     """
-    names, config = parse_methods(arguments.methods), _config(arguments)
-    if not names and not arguments.checkpoint:
-        raise InputError("--methods: names no method, and there is no --checkpoint; nothing to compare")
-    if arguments.steps < 1 or not 0 <= arguments.selecting_share < 1:
-        raise InputError("--steps is at least 1 and --selecting-share in [0, 1)")
-    course = Course(config, arguments.steps, arguments.selecting_share)
+    names = parse_methods(arguments.methods)
+    _check(arguments, names)
+    config = _config(arguments)
     torch.set_num_threads(thread_count(arguments.threads))
     stages = parse_stages(arguments.select_before) if arguments.select_before else None
     net = create_host(arguments.backbone, stages=stages)
@@ -60,14 +60,15 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     teacher = ToFe(net).eval().requires_grad_(False)
     classes = default_classes(net.spec.classes)
     sources = tuple(Source.parse(text) for text in arguments.data)
-    settings = _settings(arguments, config, sources)
-    results = open_results(arguments.out, settings, _conditions(arguments, command))
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
-    wanted = recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
-    views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
     validation = open_validation(
         teacher, arguments.validation, classes.ids, arguments.validation_resize, arguments.limit
     )
+    settings = _settings(arguments, config, sources, net.spec.stages, validation)
+    results = open_results(arguments.out, settings, _call(command))
+    wanted = recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
+    views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
+    course = Course(config, arguments.steps, arguments.selecting_share, wanted.samples)
     lab = Lab(
         teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, _states(arguments)
     )
@@ -84,12 +85,26 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     results.put(dense)
     for name in arguments.checkpoint:
         compare_checkpoint(lab, name, results, arguments.tables)
-        write_results(arguments.out, results)
+        write_results(arguments.out, results, TOFE)
     for name in names:
+        if name == "tofe_geometric" and "tofe" in names and not course.selecting:
+            print("tofe_geometric: skipped, for without masked steps it is the run of tofe", file=sys.stderr)
+            continue
         print(f"{name}: {METHODS[name].__name__}", file=sys.stderr)
         compare(lab, name, results, arguments.tables)
-        write_results(arguments.out, results)
+        write_results(arguments.out, results, TOFE)
     return results
+
+
+def _check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    if not names and not arguments.checkpoint:
+        raise InputError("--methods: names no method, and there is no --checkpoint; nothing to compare")
+    if not 0 <= arguments.selecting_share < 1:
+        raise InputError(f"--selecting-share {arguments.selecting_share:g}: is in [0, 1)")
+    for name in ("steps", "batch_size", "view_count", "first_views", "limit"):
+        number = getattr(arguments, name)
+        if number is not None and number < 1:
+            raise InputError(f"--{name.replace('_', '-')} {number}: is at least 1")
 
 
 def _first(views: Views, number: int | None) -> Views:
@@ -130,25 +145,33 @@ def _config(arguments: argparse.Namespace) -> TrainingConfig:
     )
 
 
-def _settings(arguments: argparse.Namespace, config: TrainingConfig, sources: Sequence[Source]) -> dict[str, Any]:
+def _settings(
+    arguments: argparse.Namespace,
+    config: TrainingConfig,
+    sources: Sequence[Source],
+    selections: Sequence[int],
+    validation: Validation,
+) -> dict[str, Any]:
     """What rows that stand beside each other have in common."""
     # Steps stand in each row: a method that costs more a step may get fewer, and its row says so.
     ignored = ("epochs", "fixed_epochs", "gathered_epochs")
     return {
         "backbone": arguments.backbone,
         "weights": arguments.weights.name,
-        **({"select_before": arguments.select_before} if arguments.select_before else {}),
+        "weights_sha256": sha256_of(arguments.weights)[:_SHA256_DIGITS],
+        "selections": list(selections),
         "data": [f"{source.folder.resolve().name} x{source.repeats}" for source in sources],
         "first_views": arguments.first_views,
         "validation": arguments.validation.resolve().name,
         "validation_resize": arguments.validation_resize,
-        "validation_images": arguments.limit,
+        "validation_images": len(validation.labels),
+        **({"validation_unreadable": validation.unreadable} if validation.unreadable else {}),
         "selecting_share": arguments.selecting_share,
         **{key: value for key, value in config.to_json().items() if key not in ignored},
     }
 
 
-def _conditions(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
+def _call(command: str) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "command": command,
@@ -174,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
     add("--cutmix", type=float, default=0.0, metavar="X", help="of the views (%(default)s)")
     add("--validation", type=Path, required=True, metavar="DATA", help="labelled images to test on")
     add("--validation-resize", choices=("short_side", "none"), default="short_side", help="as `evaluate --resize`")
-    add("--limit", type=int, metavar="N", help="test on N of them, evenly over classes")
+    add("--limit", type=int, metavar="N", help="test on N of them, evenly over classes (default: all)")
     add("--target-gmacs", type=float, default=0.63, metavar="G", help="whole net (%(default)s)")
     add("--methods", default="", metavar="A,B", help=f"{', '.join(METHODS)}, or peers, ablations, all")
     add("--checkpoint", action="append", default=[], metavar="NAME", help="a ToFe checkpoint to stand beside them")
@@ -207,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TofeEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(render(results))
+    print(render(results, TOFE))
     print(f"\nwrote {arguments.out}")
     return 0
 

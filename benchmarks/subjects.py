@@ -66,7 +66,7 @@ def from_checkpoint(name: str, dense_weights: Path | None) -> Nets:
     checkpoint = find_checkpoint(name)
     if checkpoint.token_counts is None:
         raise InputError(f"checkpoint {name!r} has no token counts: it is a dense backbone, nothing to compare it with")
-    dense = _dense(checkpoint.backbone_name, checkpoint.overrides, dense_weights)
+    dense = _dense(checkpoint.backbone_name, checkpoint.overrides, dense_weights, checkpoint.stages)
     weights = {"dense": _origin(dense_weights), "ToFe": checkpoint.name}
     return Nets(dense, load_model(checkpoint).eval(), checkpoint.token_counts, weights)
 
@@ -88,10 +88,10 @@ def from_backbone(name: str, counts: TokenCounts, dense_weights: Path | None) ->
     return Nets(dense, dense, counts, {"dense": _origin(dense_weights), "ToFe": "random selectors"})
 
 
-def _dense(name: str, overrides: dict[str, int], weights: Path | None) -> ToFe:
+def _dense(name: str, overrides: dict[str, int], weights: Path | None, stages: tuple[int, ...] | None = None) -> ToFe:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ToFe(create_host(name, overrides))
+        model = ToFe(create_host(name, overrides, stages=stages))
     if weights is not None:
         model.backbone.load_dense(read_tensors(weights))
     return model.eval()

@@ -26,7 +26,7 @@ from benchmarks import host
 from benchmarks.memory import is_out_of_memory, shortage
 from benchmarks.runtimes import thread_count
 from benchmarks.throughput_nets import NAMED, Entry, open_net
-from benchmarks.throughput_results import Results, Row, render, row_of, write_results
+from benchmarks.throughput_results import Results, Row, check_free, render, row_of, write_results
 from benchmarks.turns import Plan, take_turns
 from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.progress import progress_bar
@@ -130,11 +130,14 @@ def run(arguments: argparse.Namespace, command: str) -> tuple[Results, Path]:
     if arguments.clock == "cpu" and (device.type != "cpu" or threads != 1):
         raise InputError("--clock cpu is for one thread on the CPU; use --clock wall")
     setting = Conditions(device, arguments.precision, arguments.clock, plan)
+    today = datetime.date.today().isoformat()
+    suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
+    path: Path = arguments.out / f"throughput-{device.type}{suffix}-{today}.yaml"
+    check_free(path, command)
     entries = {entry.name: entry for entry in map(open_net, arguments.nets)}
     torch.set_num_threads(threads)
     forbid_tf32()
     rows = [row for entry in entries.values() for row in measure_all(entry, batches, setting)]
-    today = datetime.date.today().isoformat()
     conditions: dict[str, Any] = {
         "date": today,
         "command": command,
@@ -149,8 +152,6 @@ def run(arguments: argparse.Namespace, command: str) -> tuple[Results, Path]:
         "nets": {name: _describe(entry) for name, entry in entries.items()},
     }
     results = Results(conditions, tuple(rows))
-    suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
-    path: Path = arguments.out / f"throughput-{device.type}{suffix}-{today}.yaml"
     write_results(path, results)
     return results, path
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from benchmarks.turns import Turns
+from tofe_edge.errors import InputError
 from tofe_edge.files import write_bytes
 
 _EMPTY = "–"
@@ -59,6 +60,18 @@ def row_of(net: str, batch: int, turns: Turns) -> Row:
 
 def _rate(images_per_s: float) -> float:
     return float(f"{images_per_s:.4g}")
+
+
+def check_free(path: Path, command: str) -> None:
+    """Raise :class:`InputError` where there is a file already, unless it holds the results of the same command."""
+    if not path.exists():
+        return
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        document = None
+    if not isinstance(document, dict) or document.get("command") != command:
+        raise InputError(f"{path}: is there already, and not of this call; move it away, or use another --out")
 
 
 def write_results(path: Path, results: Results) -> None:

@@ -49,6 +49,8 @@ ABLATIONS: dict[str, Callable[[Host, float], Method]] = {
     "tofe_geometric": GeometricToFe,
     "tofe_given": GivenToFe,
 }
+TOFE = ("tofe", "tofe_equal", "tofe_geometric", "tofe_given")
+"""Those with all of ToFe's own parts; they differ in how token counts come about."""
 METHODS: dict[str, Callable[[Host, float], Method]] = {**PEERS, **ABLATIONS}
 
 

@@ -38,11 +38,13 @@ def prepare_crops(
 ) -> Pixels:
     """The crops of the first ``number`` views, ``(V, image_size, image_size, 3)``, kept in a file beside them.
 
+    The views' folder is of one recipe, and so is this file.
+
     Args:
         preprocessing: of the net that the views are of.
 
     Raises:
-        InputError: the file is of other crops, images cannot be read, or the disk is full.
+        InputError: the file is damaged or has fewer crops, images cannot be read, or the disk is full.
     """
     path = folder / f"crops-{image_size}.npy"
     if not path.exists():

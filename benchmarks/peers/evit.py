@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.anatomy import attend, attention_macs, block_macs, feed_forward, feed_forward_macs, shared_macs
-from benchmarks.peers.method import Method, solve
+from benchmarks.peers.budget import solve
+from benchmarks.peers.method import Method
 from tofe_edge.backbones import Backbone, Host
 from tofe_edge.macs import gmacs
 from tofe_edge.masking import rank_order, take

@@ -10,27 +10,16 @@ from torch import Tensor, nn
 
 from benchmarks.peers.anatomy import block_macs, ones_beside, run_stage, shared_macs
 from benchmarks.peers.approximators import Approximator, Bottleneck
-from benchmarks.peers.learning import measured_means
-from benchmarks.peers.method import (
-    FormulaCost,
-    Method,
-    Step,
-    counts_buffer,
-    draw_mask,
-    fixed_counts,
-    geometric,
-    guided,
-    ratio_loss,
-    score_of,
-    taught,
-)
+from benchmarks.peers.budget import geometric
+from benchmarks.peers.counted import Counted
+from benchmarks.peers.learning import learned_counts
+from benchmarks.peers.method import Step, draw_mask, guided, ratio_loss, score_of, taught
 from benchmarks.peers.selectors import LearnedSelector, MlpSelector, Scene, Selector
 from tofe_edge.backbones import Host, TokenCounts
 from tofe_edge.macs import Number, dense_macs, gmacs
 from tofe_edge.masking import mask_of, put, rank_order, take
 from tofe_edge.tofe import Gumbel, Inference, ToFe, TrainingOutput
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.counts import fit_to_budget
 from tofe_edge.training.losses import approximation_loss, budget_loss
 from tofe_edge.training.views import Views
 
@@ -48,7 +37,7 @@ class Gathered(NamedTuple):
     """``(B, N)``, a stage each."""
 
 
-class Freezing(Method):
+class Freezing(Counted):
     """Tokens that a stage leaves out are approximated and come back before the next selection.
 
     With its own parts this is ToFe. Where selectors are learned, so are the counts, unless a method says otherwise; else
@@ -61,22 +50,18 @@ class Freezing(Method):
     learns_counts: ClassVar[bool] = True
     """Where its selectors are learned."""
 
-    kept: Tensor
-    """Token counts, as a buffer."""
-
     def __init__(self, host: Host, target_gmacs: float) -> None:
         super().__init__(host)
         kind = type(self)
         stages = range(len(self.spec.stages))
         self.selectors = nn.ModuleList(kind.selector(self.spec.dim) for _ in stages)
         self.approximators = nn.ModuleList(kind.approximator(self.backbone, stage) for stage in stages[1:])
-        self.cost = FormulaCost(self.spec, target_gmacs, self.macs_of)
-        self.register_buffer("kept", counts_buffer(fixed_counts(self.cost, kind.shares)))
+        self.solve_counts(target_gmacs, kind.shares)
 
     @staticmethod
-    def shares(ratio: float) -> Sequence[float]:
-        """A number in [0, 1] to the share of all tokens that each stage keeps, which rises with it."""
-        return geometric(ratio)
+    def shares(ratio: float, stages: int) -> Sequence[float]:
+        """See :data:`benchmarks.peers.budget.Shares`."""
+        return geometric(ratio, stages)
 
     @classmethod
     def of(cls, net: ToFe, counts: TokenCounts) -> Freezing:
@@ -84,17 +69,12 @@ class Freezing(Method):
         made = cls(net.backbone, gmacs(dense_macs(net.backbone.spec)))
         for mine, its in zip((*made.selectors, *made.approximators), (*net.selectors, *net.approximators), strict=True):
             cast("MlpSelector | Bottleneck", mine).net.load_state_dict(its.state_dict())
-        made.kept.copy_(counts_buffer(counts.check(made.spec).kept))
+        made.keep(counts.check(made.spec).kept)
         return made.eval()
 
     @property
     def selects(self) -> bool:
         return type(self).selector.learned
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Patch tokens kept per stage."""
-        return tuple(self.kept.tolist())
 
     def masked_from(
         self, stem: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
@@ -171,11 +151,9 @@ class Freezing(Method):
 
     def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
         if self.selects and type(self).learns_counts:
-            means = measured_means(self.masked_from, views, config.seed, noise)
-            self.kept.copy_(counts_buffer(fit_to_budget(means, self.cost).counts.kept))
+            self.keep(learned_counts(self.masked_from, views, self.cost, config.seed, noise))
 
     def macs_of(self, kept: Sequence[Number]) -> Number:
-        """Whole net with these token counts."""
         spec = self.spec
         total: Number = shared_macs(spec)
         for blocks, count in zip(spec.stage_lengths()[1:], kept, strict=True):
@@ -185,9 +163,3 @@ class Freezing(Method):
         for approximator, count in zip(self.approximators, kept):
             total = total + cast(Approximator, approximator).macs(spec.patch_tokens - count, spec)
         return total
-
-    def macs(self) -> int:
-        return int(self.macs_of(self.counts))
-
-    def describe(self) -> str:
-        return f"keeps {', '.join(map(str, self.counts))} tokens"

@@ -1,4 +1,4 @@
-"""IdleViT: tokens that a stage leaves out come back as they were."""
+"""IdleViT, selecting once a stage: tokens that a stage leaves out come back as they were."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from benchmarks.peers.anatomy import (
     run_stage,
     shared_macs,
 )
-from benchmarks.peers.method import FormulaCost, Method, Step, counts_buffer, fixed_counts, geometric, taught
+from benchmarks.peers.budget import geometric
+from benchmarks.peers.counted import Counted
+from benchmarks.peers.method import Step, taught
 from tofe_edge.backbones import Host
 from tofe_edge.macs import Number
 from tofe_edge.masking import mask_of, put, rank_order, take
@@ -24,26 +26,21 @@ from tofe_edge.masking import mask_of, put, rank_order, take
 _CUT_WEIGHT = 0.1
 
 
-class IdleViT(Method):
-    """The first block of a stage attends over all tokens, and CLS attention there picks those that go on.
+class IdleViT(Counted):
+    """IdleViT, selecting once a stage; the published one selects anew in every block, by CLS attention as here.
+
+    The first block of a stage attends over all tokens, and CLS attention there picks those that go on.
 
     Idle tokens bypass the stage, this block too, and the next stage selects from all again. All selections keep the
     same share of what the one before kept. Training adds the token cut loss: the normalized cut of the attention map
     between kept and idle tokens. Its weight is ours.
     """
 
-    paper = "Xu et al. 2023, IdleViT"
-    kept: Tensor
+    paper = "Xu et al. 2023, IdleViT, selecting once a stage"
 
     def __init__(self, host: Host, target_gmacs: float) -> None:
         super().__init__(host)
-        self.cost = FormulaCost(self.spec, target_gmacs, self.macs_of)
-        self.register_buffer("kept", counts_buffer(fixed_counts(self.cost, geometric)))
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Patch tokens kept per stage."""
-        return tuple(self.kept.tolist())
+        self.solve_counts(target_gmacs, geometric)
 
     def infer(self, stem: Tensor) -> Tensor:
         return self._run(stem)[0]
@@ -71,18 +68,11 @@ class IdleViT(Method):
         return self.backbone.logits(tokens), cuts
 
     def macs_of(self, kept: Sequence[Number]) -> Number:
-        """Whole net with these token counts."""
         spec = self.spec
         total: Number = shared_macs(spec) + len(spec.stages) * attention_macs(spec.patch_tokens + 1, spec)
         for blocks, count in zip(spec.stage_lengths()[1:], kept, strict=True):
             total = total + feed_forward_macs(count + 1, spec) + (blocks - 1) * block_macs(count + 1, spec)
         return total
-
-    def macs(self) -> int:
-        return int(self.macs_of(self.counts))
-
-    def describe(self) -> str:
-        return f"keeps {', '.join(map(str, self.counts))} tokens"
 
 
 def normalized_cut(attention: Tensor, kept: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.peers.ablations import accuracy_by_batch, reuse_by_stage
 from benchmarks.peers.catalog import METHODS
 from benchmarks.peers.crops import lessons_from_crops, prepare_crops
 from benchmarks.peers.freezing import Freezing
 from benchmarks.peers.method import Method
 from benchmarks.peers.results import Results, Training, row_of
+from benchmarks.peers.tables import accuracy_by_batch, reuse_by_stage
 from benchmarks.peers.training import Course, Lessons, fit
 from benchmarks.peers.validation import Validation, predict, stems_of
 from tofe_edge.checkpoint import load_model

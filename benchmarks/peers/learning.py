@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from tofe_edge.tofe import TrainingOutput
+from tofe_edge.training.cost import Cost
+from tofe_edge.training.counts import fit_to_budget
 from tofe_edge.training.noise import gumbel_sampler
 from tofe_edge.training.views import Views
 
@@ -18,10 +20,10 @@ _FAR_STEP = 1_000_000
 
 
 @torch.no_grad()
-def measured_means(
-    masked_from: Callable[..., TrainingOutput], views: Views, seed: int, noise: float
-) -> tuple[float, ...]:
-    """Mean kept tokens per stage over 256 views, or all where there are fewer.
+def learned_counts(
+    masked_from: Callable[..., TrainingOutput], views: Views, cost: Cost, seed: int, noise: float
+) -> tuple[int, ...]:
+    """Mean kept tokens per stage over 256 views, or all where there are fewer, brought to the budget.
 
     Args:
         noise: scale of the Gumbel noise with which the selectors have just been trained: what they keep without it
@@ -36,4 +38,4 @@ def measured_means(
         kept = torch.stack([mask.sum() for mask in masks]).double()
         sums = kept if sums is None else sums + kept
     assert sums is not None
-    return tuple((sums / (steps * batch)).tolist())
+    return fit_to_budget(tuple((sums / (steps * batch)).tolist()), cost).counts.kept

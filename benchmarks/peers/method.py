@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from tofe_edge.backbones import Backbone, Host
 from tofe_edge.backbones.timm_vit import TimmVit
 from tofe_edge.errors import InputError
-from tofe_edge.macs import Number, gmacs
+from tofe_edge.macs import gmacs
 from tofe_edge.tofe import KEEP, Gumbel
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import GmacsCost
 from tofe_edge.training.lessons import Lesson
 from tofe_edge.training.losses import classification_loss, distillation_loss, guidance_loss
 from tofe_edge.training.views import Views
 
-_HALVINGS = 40
 _RATIO_WEIGHT = 2.0
 
 
@@ -37,21 +35,6 @@ class Step:
     """Draws masks; ``None``: tokens are gathered."""
 
 
-@dataclass(frozen=True)
-class FormulaCost(GmacsCost):
-    """GMACs of a net by a formula of its own."""
-
-    formula: Callable[[Sequence[Number]], Number]
-    """Patch tokens kept per stage to MACs of the whole net."""
-
-    def of(self, kept: Sequence[Tensor]) -> Tensor:
-        total: Tensor = self.formula(kept) / 1e9
-        return total
-
-    def of_counts(self, kept: Sequence[int]) -> float:
-        return gmacs(self.formula(kept))
-
-
 class Method(nn.Module, ABC):
     """A method on a backbone of its own, made for a budget.
 
@@ -62,6 +45,8 @@ class Method(nn.Module, ABC):
     """Where it is from."""
     trained: ClassVar[bool] = True
     """Whether it is meant to be trained; else it is used with the dense net's weights."""
+    pretrained: ClassVar[tuple[str, ...]] = ("backbone.",)
+    """What the names of parameters that start from the dense net begin with: they learn at the backbone's rate."""
     from_images: ClassVar[bool] = False
     """Whether it reaches into the blocks before the first selection, and so starts from images."""
 
@@ -155,23 +140,6 @@ def ratio_loss(masks: Sequence[Tensor], kept: Tensor) -> Tensor:
     return _RATIO_WEIGHT * (shares - wanted).square().mean()
 
 
-def solve(cost: Callable[[float], float], low: float, high: float, target: float) -> float:
-    """The number in ``[low, high]`` whose cost, which rises with it or stays, is nearest to ``target``.
-
-    Raises:
-        InputError: the target is beyond the cost at either end by more than 1 %.
-    """
-    if not cost(low) * 0.99 <= target <= cost(high) * 1.01:
-        raise InputError(f"target {target:g} GMACs is out of reach: {cost(low):.4g} to {cost(high):.4g}")
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if cost(middle) < target:
-            low = middle
-        else:
-            high = middle
-    return min((low, high), key=lambda end: abs(cost(end) - target))
-
-
 def score_of(logits: Tensor) -> Tensor:
     """Logits ``(B, n, 2)`` of keeping to scores ``(B, n)``, positive = keep."""
     return logits[..., KEEP] - logits[..., 1 - KEEP]
@@ -182,30 +150,3 @@ def draw_mask(logits: Tensor, gumbel: Gumbel | None) -> Tensor:
     if gumbel is None:
         return (logits[..., KEEP] > logits[..., 1 - KEEP]).to(logits.dtype)
     return gumbel(F.log_softmax(logits.float(), dim=-1))[..., KEEP]
-
-
-def counts_of(shares: Sequence[float], patch_tokens: int) -> tuple[int, ...]:
-    """Shares of all patch tokens to whole counts of at least one."""
-    return tuple(min(patch_tokens, max(1, round(share * patch_tokens))) for share in shares)
-
-
-def fixed_counts(cost: GmacsCost, shares: Callable[[float], Sequence[float]]) -> tuple[int, ...]:
-    """Token counts that meet the target, along a family of shares that rise with one number in [0, 1]."""
-    tokens = cost.backbone.patch_tokens
-    ratio = solve(lambda ratio: cost.of_counts(counts_of(shares(ratio), tokens)), 0.0, 1.0, cost.target)
-    return counts_of(shares(ratio), tokens)
-
-
-def geometric(ratio: float) -> tuple[float, float, float]:
-    """Each of three stages keeps the same share of what the one before kept: DynamicViT's choice."""
-    return ratio, ratio**2, ratio**3
-
-
-def equal(ratio: float) -> tuple[float, float, float]:
-    """All three stages keep the same share of all."""
-    return ratio, ratio, ratio
-
-
-def counts_buffer(counts: Sequence[int]) -> Tensor:
-    """Counts as a buffer, so that they are part of a saved state."""
-    return torch.tensor(list(counts), dtype=torch.int64)

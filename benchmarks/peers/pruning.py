@@ -9,27 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.anatomy import block_macs, ones_beside, run_stage, shared_macs
-from benchmarks.peers.learning import measured_means
-from benchmarks.peers.method import (
-    FormulaCost,
-    Method,
-    Step,
-    counts_buffer,
-    draw_mask,
-    fixed_counts,
-    geometric,
-    guided,
-    ratio_loss,
-    score_of,
-    taught,
-)
+from benchmarks.peers.budget import geometric
+from benchmarks.peers.counted import Counted
+from benchmarks.peers.learning import learned_counts
+from benchmarks.peers.method import Step, draw_mask, guided, ratio_loss, score_of, taught
 from benchmarks.peers.selectors import LearnedSelector, LocalGlobalSelector, MlpSelector, Scene
 from tofe_edge.backbones import Host
 from tofe_edge.macs import Number
 from tofe_edge.masking import rank_order, take
 from tofe_edge.tofe import Gumbel, TrainingOutput
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.counts import fit_to_budget
 from tofe_edge.training.losses import budget_loss
 from tofe_edge.training.views import Views
 
@@ -55,26 +44,19 @@ class Pruned(NamedTuple):
         return guided(self.scores, received, config)
 
 
-class Pruning(Method):
+class Pruning(Counted):
     """Masks are cumulative: a stage selects among what the one before kept."""
 
     selector: ClassVar[type[LearnedSelector]]
-    kept: Tensor
 
     def __init__(self, host: Host, target_gmacs: float) -> None:
         super().__init__(host)
         self.selectors = nn.ModuleList(type(self).selector(self.spec.dim) for _ in self.spec.stages)
-        self.cost = FormulaCost(self.spec, target_gmacs, self.macs_of)
-        self.register_buffer("kept", counts_buffer(fixed_counts(self.cost, geometric)))
+        self.solve_counts(target_gmacs, geometric)
 
     @property
     def selects(self) -> bool:
         return True
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Patch tokens kept per stage."""
-        return tuple(self.kept.tolist())
 
     def masked_from(
         self, stem: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
@@ -120,19 +102,12 @@ class Pruning(Method):
         return self.gathered_from(stem).logits
 
     def macs_of(self, kept: Sequence[Number]) -> Number:
-        """Whole net with these token counts."""
         spec = self.spec
         total: Number = shared_macs(spec)
         looked_at = (spec.patch_tokens, *kept)
         for selector, blocks, seen, count in zip(self.selectors, spec.stage_lengths()[1:], looked_at, kept):
             total = total + cast(LearnedSelector, selector).macs(seen, spec) + blocks * block_macs(count + 1, spec)
         return total
-
-    def macs(self) -> int:
-        return int(self.macs_of(self.counts))
-
-    def describe(self) -> str:
-        return f"keeps {', '.join(map(str, self.counts))} tokens"
 
 
 class DynamicViT(Pruning):
@@ -190,5 +165,4 @@ class ToFeWithoutReuse(Pruning):
         return taught(output.logits, step) | guidance | {"budget": budget}
 
     def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
-        means = measured_means(self.masked_from, views, config.seed, noise)
-        self.kept.copy_(counts_buffer(fit_to_budget(means, self.cost).counts.kept))
+        self.keep(learned_counts(self.masked_from, views, self.cost, config.seed, noise))

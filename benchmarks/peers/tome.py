@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.anatomy import attend, attention_macs, feed_forward, feed_forward_macs
-from benchmarks.peers.method import Method, solve
+from benchmarks.peers.budget import solve
+from benchmarks.peers.method import Method
 from tofe_edge.backbones import Backbone, Host
 from tofe_edge.errors import InputError
 from tofe_edge.macs import block_macs, gmacs, stem_macs
@@ -56,7 +57,7 @@ class ToMe(Method):
         for number, index in enumerate(range(self.start, self.spec.depth)):
             bias = sizes.log() if number else None  # all are 1 at first
             attended = attend(self.backbone, index, tokens, bias)
-            tokens, sizes = attended.tokens, sizes
+            tokens = attended.tokens
             match = bipartite_match(attended.keys.mean(dim=1), self.merged[number])
             if match is not None:
                 tokens, sizes = merge(tokens, sizes, match)

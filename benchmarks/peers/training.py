@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from benchmarks.peers.method import Method, Step
 from tofe_edge.errors import InputError
 from tofe_edge.progress import progress_bar
-from tofe_edge.tofe import ToFe
 from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.digests import weights_digest
 from tofe_edge.training.lessons import Lesson
 from tofe_edge.training.noise import gumbel_sampler, noise_scale
 from tofe_edge.training.optimizer import make_optimizer, set_learning_rates
@@ -39,17 +39,38 @@ class Course:
     steps: int
     selecting_share: float
     """Of the steps, those in which selectors learn on masked tokens, for methods that have any to learn."""
+    samples: str
+    """Digest of the images that views are of, as of ``samples_digest``."""
+
+    @property
+    def selecting(self) -> int:
+        """Those steps."""
+        return round(self.steps * self.selecting_share)
 
     def schedule(self, method: Method) -> Schedule:
         """The method's steps in its two forms."""
-        selecting = round(self.steps * self.selecting_share) if method.selects else 0
+        selecting = self.selecting if method.selects else 0
         return Schedule(selecting, self.steps - selecting, 0)
 
-    def of(self, method: Method) -> str:
-        """What a saved state must have in common with a run that goes on from it."""
+    def of(self, method: Method, views: int) -> dict[str, Any]:
+        """What a saved state must have in common with a run that goes on from it.
+
+        Args:
+            method: at its start.
+            views: how many are drawn from.
+        """
         schedule = self.schedule(method)
-        steps = {"selecting": schedule.selecting, "gathered": schedule.gathered}
-        return json.dumps({"method": type(method).__name__, **steps, **self.config.to_json()}, sort_keys=True)
+        origin = {
+            "method": type(method).__name__,
+            "start": weights_digest(method),
+            "selections": method.spec.stages,
+            "samples": self.samples,
+            "drawn_views": views,
+            "selecting": schedule.selecting,
+            "gathered": schedule.gathered,
+        }
+        as_written: dict[str, Any] = json.loads(json.dumps({**self.config.to_json(), **origin}))
+        return as_written
 
 
 @dataclass(frozen=True)
@@ -72,14 +93,13 @@ def fit(method: Method, lessons: Lessons, views: Views, course: Course, out: Pat
         views: on which learned token counts are measured.
 
     Raises:
-        InputError: the saved state is damaged or of another run, or the disk is full.
+        InputError: the saved state is damaged or of another run, the training diverges, or the disk is full.
     """
     config, schedule = course.config, course.schedule(method)
     state_path, log_path = out.with_suffix(".state"), out.with_suffix(".log.jsonl")
     method.eval()  # as in ToFe's own training: no dropout
-    # It reads nothing but the names of parameters, which are those of a ToFe.
-    optimizer = make_optimizer(cast(ToFe, method), config)
-    state = _State(state_path, method, optimizer, course.of(method))
+    optimizer = optimizer_of(method, config)
+    state = _State(state_path, method, optimizer, course.of(method, len(views)))
     begin, seconds_before = state.load() if state_path.exists() else (0, 0.0)
     begun = saved_at = time.monotonic()
     done, whole = begin, True
@@ -116,6 +136,11 @@ def fit(method: Method, lessons: Lessons, views: Views, course: Course, out: Pat
     return Fit(schedule.steps, schedule.steps * config.batch_size, seconds if done > begin else seconds_before)
 
 
+def optimizer_of(method: Method, config: TrainingConfig) -> torch.optim.Optimizer:
+    """ToFe's own, with the backbone's learning rate for all that starts from the dense net."""
+    return make_optimizer(method, config, type(method).pretrained)
+
+
 def _ahead(lessons: Iterator[Lesson]) -> Iterator[Lesson]:
     """The same, each fetched while the one before is learned: views that are not in memory wait for the disk."""
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -142,21 +167,27 @@ def _step(
     gumbel = None if gathers else gumbel_sampler(config.seed, lesson.step, noise)
     optimizer.zero_grad(set_to_none=True)
     parts = method.losses(Step(lesson, config, gumbel))
-    torch.stack(list(parts.values())).sum().backward()
+    loss = torch.stack(list(parts.values())).sum()
+    loss.backward()
     with_gradient = [parameter for parameter in method.parameters() if parameter.grad is not None]
-    torch.nn.utils.clip_grad_norm_(with_gradient, config.gradient_clip)
+    norm = torch.nn.utils.clip_grad_norm_(with_gradient, config.gradient_clip)
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        raise InputError(
+            f"training {type(method).__name__}: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at "
+            f"step {lesson.step + 1}; lower --learning-rate or --backbone-learning-rate and use another --out"
+        )
     return {name: round(float(value.detach()), 4) for name, value in parts.items()}
 
 
 class _State:
     """The file that an interrupted run goes on from."""
 
-    def __init__(self, path: Path, method: Method, optimizer: torch.optim.Optimizer, course: str) -> None:
+    def __init__(self, path: Path, method: Method, optimizer: torch.optim.Optimizer, course: dict[str, Any]) -> None:
         self._path, self._method, self._optimizer, self._course = path, method, optimizer, course
 
     def save(self, step: int, seconds: float) -> None:
         content = {
-            "course": self._course,
+            "course": json.dumps(self._course, sort_keys=True),
             "step": step,
             "seconds": seconds,
             "method": self._method.state_dict(),
@@ -167,14 +198,18 @@ class _State:
     def load(self) -> tuple[int, float]:
         try:
             content: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-            course, step, seconds = content["course"], int(content["step"]), float(content["seconds"])
+            course, step, seconds = dict(json.loads(content["course"])), int(content["step"]), float(content["seconds"])
             weights, moments = content["method"], content["optimizer"]
         except Exception as error:  # torch.load raises anything from EOFError to RuntimeError on damaged files
             raise InputError(
                 f"{self._path}: cannot be read as a training state ({type(error).__name__}); delete it to start anew"
             ) from error
-        if course != self._course:
-            raise InputError(f"{self._path}: belongs to a run with other settings; use another --states, or delete it")
+        wanted = self._course
+        changed = sorted(key for key in course.keys() | wanted.keys() if course.get(key) != wanted.get(key))
+        if changed:
+            raise InputError(
+                f"{self._path}: belongs to a run with another {', '.join(changed)}; use another --states, or delete it"
+            )
         try:
             self._method.load_state_dict(weights)
             self._optimizer.load_state_dict(moments)

@@ -30,7 +30,6 @@ Array = npt.NDArray[Any]
 class Validation:
     """V labelled images."""
 
-    name: str
     samples: tuple[Sample, ...]
     """Those that can be read."""
     preprocessing: Preprocessing
@@ -74,9 +73,7 @@ def open_validation(
         raise InputError(f"{source}: none of its {len(samples)} images can be read")
     labels = torch.tensor([sample.label for sample in read])
     dense = torch.cat(logits).numpy()
-    return Validation(
-        source.resolve().name, tuple(read), spec, torch.cat(stems), labels, dense, len(samples) - len(read)
-    )
+    return Validation(tuple(read), spec, torch.cat(stems), labels, dense, len(samples) - len(read))
 
 
 @torch.inference_mode()

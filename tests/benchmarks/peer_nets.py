@@ -27,9 +27,9 @@ CONFIG = TrainingConfig(
 )
 
 
-def tiny_teacher() -> ToFe:
+def tiny_teacher(depth: int = TINY["depth"]) -> ToFe:
     """A net in which nothing is zero, one or untouched."""
-    return make_tiny_tofe()
+    return make_tiny_tofe(depth=depth)
 
 
 def tiny_images(count: int, seed: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -9,17 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from peer_nets import CONFIG, TARGET, tiny_images, tiny_teacher, tiny_views, unsettled
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers.ablations import RandomToFe
+from benchmarks.peers.budget import solve
 from benchmarks.peers.catalog import ABLATIONS, METHODS, PEERS, parse_methods
 from benchmarks.peers.freezing import Freezing
-from benchmarks.peers.method import Method, Step, solve
+from benchmarks.peers.method import Method, Step
 from benchmarks.peers.pruning import Pruning
 from benchmarks.peers.tome import ToMe
+from benchmarks.peers.training import optimizer_of
 from tofe_edge.backbones import TokenCounts, create_host
 from tofe_edge.errors import InputError
 from tofe_edge.masking import mask_of
@@ -94,6 +98,17 @@ def test_every_method_learns_in_all_of_its_parts_but_the_shared_ones(name: str) 
     shared = {key for key, value in method.named_parameters() if not value.requires_grad}
     assert shared == set() if name.startswith("resolution") else "backbone.vit.blocks.0.attn.qkv.weight" in shared
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["tofe", "tofe_transformer", "dynamicvit", "resolution"])
+def test_what_starts_from_the_dense_net_learns_at_the_backbones_rate(name: str) -> None:
+    method = made(name)
+    dense = set(tiny_teacher().backbone.state_dict())
+    groups = optimizer_of(method, replace(CONFIG, learning_rate=1e-3, backbone_learning_rate=1e-4)).param_groups
+    peaks = {id(one): group["peak"] for group in groups for one in group["params"]}
+    for key, parameter in method.named_parameters():
+        copied = re.sub(r"^approximators\.\d\.block\.", "vit.blocks.0.", key.removeprefix("backbone."))
+        assert peaks[id(parameter)] == (1e-4 if copied in dense else 1e-3), key
 
 
 @pytest.mark.parametrize("name", [*(name for name in NAMES if name.startswith("tofe")), "dynamicvit", "random"])
@@ -178,11 +193,21 @@ def test_fixed_counts_stay(name: str) -> None:
 
 
 def test_solving_takes_the_nearer_side_of_a_step() -> None:
-    assert round(solve(lambda x: float(int(10 * x)), 0.0, 1.0, 6.4) * 10) in (6, 7)
     assert int(10 * solve(lambda x: float(int(10 * x)), 0.0, 1.0, 6.4)) == 6
     assert int(10 * solve(lambda x: float(int(10 * x)), 0.0, 1.0, 6.6)) == 7
     with pytest.raises(InputError, match="out of reach: 0 to 10"):
         solve(lambda x: 10 * x, 0.0, 1.0, 12.0)
+
+
+def test_counts_are_found_for_any_number_of_selections() -> None:
+    host = create_host("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 3, 5))
+    for name in ("tofe", "tofe_equal", "idlevit", "dynamicvit"):
+        method: Any = METHODS[name](host, 0.003)
+        first, *_, last = method.counts
+        assert len(method.counts) == 4 and (first == last) is (name == "tofe_equal")
+        assert method.gmacs() == pytest.approx(0.003, rel=0.1)
+    with pytest.raises(InputError, match="tofe_given: its proportions are of three selections, not 4"):
+        METHODS["tofe_given"](host, 0.003)
 
 
 def test_names_and_groups() -> None:

@@ -1,9 +1,9 @@
-"""The comparison of methods end to end on a tiny net: rows, tables, interruption, and refusals."""
+"""The comparison of methods end to end on a tiny net: rows, tables, settings, and refusals."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,25 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY
-from peer_nets import CONFIG, TARGET, tiny_images, tiny_teacher, tiny_views
+from conftest import TINY, make_tiny_tofe
+from peer_nets import TARGET, tiny_images, tiny_teacher
 from safetensors.torch import save_file
 
 from benchmarks import compare_methods
 from benchmarks.peers import lab as lab_module
-from benchmarks.peers import training
-from benchmarks.peers.ablations import accuracy_by_batch, reuse_by_stage
-from benchmarks.peers.catalog import METHODS
 from benchmarks.peers.crops import prepare_crops
 from benchmarks.peers.freezing import Freezing
-from benchmarks.peers.training import Course, Fit, fit
+from benchmarks.peers.tables import accuracy_by_batch, reuse_by_stage
+from benchmarks.peers.training import Fit, fit
 from tofe_edge.backbones import TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
 from tofe_edge.preprocessing import normalize
 from tofe_edge.training.batches import Source, TrainingSet, batches
-from tofe_edge.training.lessons import Lesson, lessons_from_views
 from tofe_edge.training.views import ViewRecipe
 
 IDS = [str(number) for number in range(10)]
 CPU = torch.device("cpu")
-COURSE = Course(CONFIG, steps=6, selecting_share=0.5)
 
 Compare = Callable[..., int]
 """``compare(*options)``: the exit code; results go to ``methods.yaml``."""
@@ -82,6 +78,7 @@ def test_every_kind_of_method_gives_a_row(
         f"{name}, {what}" for name in ("tofe", "tiny") for what in ("by batch size", "reused tokens")
     }
     assert [row["batch"] for row in tables["tofe, by batch size"]] == [1, 8, 32, 128]
+    assert document(tmp_path)["to_tofe"]["method"] == "tofe"
     out = capsys.readouterr().out
     assert "| tome_everywhere_untrained | 0.002 | merges" in out and "tiny, reused tokens:" in out
 
@@ -105,6 +102,48 @@ def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
     assert compare("--methods", "tome") == 0
     rows = document(tmp_path)["methods"]
     assert list(rows) == ["dense", "evit", "tome"] and rows["evit"] == first["evit"]
+    calls = document(tmp_path)["calls"]
+    assert [call["command"].split(" --methods ")[1] for call in calls] == ["evit,tome", "tome"]
+    assert (rows["evit"]["call"], rows["tome"]["call"]) == (0, 1)
+    assert all({"date", "command", "threads", "host", "versions"} == set(call) for call in calls)
+    assert compare("--methods", "tome") == 0
+    assert document(tmp_path)["calls"] == calls
+
+
+def test_without_masked_steps_the_same_run_is_not_made_twice(
+    compare: Compare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare("--methods", "tofe,tofe_geometric", "--selecting-share", "0", "--steps", "1") == 0
+    assert list(document(tmp_path)["methods"]) == ["dense", "tofe"]
+    assert "tofe_geometric: skipped, for without masked steps it is the run of tofe\n" in capsys.readouterr().err
+
+
+def test_two_selections_will_do(compare: Compare, tmp_path: Path) -> None:
+    assert compare("--methods", "tofe,idlevit", "--select-before", "1,3", "--steps", "1") == 0
+    read = document(tmp_path)
+    assert read["settings"]["selections"] == [1, 3]
+    assert all(row["how"].count(",") == 1 for name, row in read["methods"].items() if name != "dense")
+
+
+def test_weights_and_images_that_were_tested_are_settings(
+    compare: Compare, tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare("--methods", "evit_untrained") == 0
+    settings = document(tmp_path)["settings"]
+    weights = tmp_path / "tiny.safetensors"
+    assert settings["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    assert settings["selections"] == [1, 2, 3]
+    assert settings["validation_images"] == 6 and "validation_unreadable" not in settings
+    (image_folder / "1" / "2.png").write_bytes(b"no image")
+    assert compare("--methods", "evit_untrained") == 2
+    assert "has results with another validation_images, validation_unreadable; use" in capsys.readouterr().err
+    (tmp_path / "methods.yaml").unlink()
+    assert compare("--methods", "evit_untrained") == 0
+    settings = document(tmp_path)["settings"]
+    assert (settings["validation_images"], settings["validation_unreadable"]) == (5, 1)
+    save_file(make_tiny_tofe(seed=1).backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
+    assert compare("--methods", "tome_untrained", "--views", str(tmp_path / "others")) == 2
+    assert "has results with another weights_sha256; use" in capsys.readouterr().err
 
 
 def test_results_of_other_settings_are_not_mixed(
@@ -125,7 +164,13 @@ def test_results_of_other_settings_are_not_mixed(
     [
         (["--methods", "evitt"], "'evitt' is unknown"),
         ([], "nothing to compare"),
-        (["--methods", "evit", "--steps", "0"], "--steps is at least 1"),
+        (["--methods", "evit", "--steps", "0"], "--steps 0: is at least 1"),
+        (["--methods", "evit", "--view-count", "0"], "--view-count 0: is at least 1"),
+        (["--methods", "evit", "--first-views", "0"], "--first-views 0: is at least 1"),
+        (["--methods", "evit", "--limit", "-1"], "--limit -1: is at least 1"),
+        (["--methods", "evit", "--batch-size", "-4"], "--batch-size -4: is at least 1"),
+        (["--methods", "evit", "--selecting-share", "1"], "--selecting-share 1: is in [0, 1)"),
+        (["--methods", "tofe_given", "--select-before", "1,3"], "of three selections, not 2; leave it out"),
         (["--methods", "evit", "--target-gmacs", "0.5"], "out of reach"),
         (["--checkpoint", "nothing"], "nothing"),
     ],
@@ -136,74 +181,6 @@ def test_wrong_arguments(
     assert compare(*options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
-
-
-def trained(name: str, out: Path, stop: int | None = None, course: Course = COURSE) -> tuple[Freezing, Fit | None]:
-    """A run of six steps, stopped before step ``stop``."""
-    torch.manual_seed(0)
-    method, views = METHODS[name](tiny_teacher().backbone, TARGET), tiny_views(tiny_teacher())
-
-    def lessons(steps: range) -> Iterator[Lesson]:
-        for lesson in lessons_from_views(views, CONFIG, steps, CPU):
-            if lesson.step == stop:
-                raise KeyboardInterrupt
-            yield lesson
-
-    done = None
-    try:
-        done = fit(method, lessons, views, course, out)
-    except KeyboardInterrupt:
-        assert stop is not None
-    assert isinstance(method, Freezing)
-    return method, done
-
-
-@pytest.mark.parametrize("stop", [1, 3, 5])
-def test_a_stopped_run_goes_on_to_the_same_net(stop: int, tmp_path: Path) -> None:
-    whole, done = trained("tofe", tmp_path / "whole")
-    assert done is not None and (done.steps, done.images) == (6, 24)
-    trained("tofe", tmp_path / "cut", stop)
-    again, _ = trained("tofe", tmp_path / "cut")
-    assert again.counts == whole.counts
-    for (name, mine), its in zip(again.state_dict().items(), whole.state_dict().values(), strict=True):
-        assert torch.equal(mine, its), name
-    logs = [[json.loads(line) for line in (tmp_path / f"{run}.log.jsonl").open()] for run in ("whole", "cut")]
-    for log in logs:
-        for record in log:
-            del record["images_per_second"]
-    assert logs[0][-1] == logs[1][-1] and logs[0][-1]["step"] == 6
-
-
-def test_counts_are_learned_in_masked_steps_and_else_given(tmp_path: Path) -> None:
-    given = METHODS["tofe"](tiny_teacher().backbone, TARGET)
-    assert isinstance(given, Freezing)
-    gathered, _ = trained("tofe", tmp_path / "gathered", course=Course(CONFIG, steps=6, selecting_share=0.0))
-    assert gathered.counts == given.counts
-    assert trained("tofe", tmp_path / "both")[0].counts != given.counts
-
-
-def test_a_finished_run_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, done = trained("random", tmp_path / "run")
-    monkeypatch.setattr(training, "_step", None)
-    second, again = trained("random", tmp_path / "run")
-    assert again == done
-    assert all(torch.equal(mine, its) for mine, its in zip(first.parameters(), second.parameters()))
-
-
-def test_only_what_is_not_shared_is_trained(tmp_path: Path) -> None:
-    before = tiny_teacher().backbone.state_dict()
-    after, _ = trained("tofe", tmp_path / "run")
-    changed = {key for key, value in after.backbone.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed and not any(key.startswith(("vit.blocks.0.", "vit.patch", "vit.pos", "vit.cls")) for key in changed)
-
-
-def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
-    trained("tofe", tmp_path / "run", stop=4)
-    with pytest.raises(InputError, match="belongs to a run with other settings"):
-        trained("tofe_identity", tmp_path / "run")
-    (tmp_path / "run.state").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(InputError, match="cannot be read as a training state"):
-        trained("tofe", tmp_path / "run")
 
 
 def test_crops_are_those_of_the_views(tmp_path: Path, image_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from benchmarks.agreement import agreement
 from benchmarks.contenders import Built, Recipe, Subject, Unavailable
 from benchmarks.host import processor, usable_cores, version, versions
 from benchmarks.result_file import read_results
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.backbones import TokenCounts, create_host
+from tofe_edge.backbones.stages import default_stages
+from tofe_edge.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.errors import InputError
+from tofe_edge.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.tofe import ToFe
 
 
 def recipes() -> tuple[Recipe, ...]:
@@ -104,6 +108,21 @@ def test_only_selects_by_part_of_the_name(tiny_checkpoint: Checkpoint) -> None:
 def test_a_checkpoint_without_counts_is_refused(tiny_dense_checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match="has no token counts"):
         subjects.from_checkpoint(str(tiny_dense_checkpoint.path), None)
+
+
+def test_the_dense_twin_selects_where_the_checkpoint_does(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
+    model = ToFe(create_host("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5)))
+    spec, counts = model.backbone.spec, TokenCounts((9, 5, 3))
+    header = describe("moved", spec, model.backbone.preprocessing, default_classes(10), counts, {"top1": 70.5}, {})
+    save(tmp_path / "moved.safetensors", model, header)
+    nets = subjects.from_checkpoint(str(tmp_path / "moved.safetensors"), None)
+    assert nets.dense.backbone.spec == spec == nets.tofe.backbone.spec
+    assert nets.gmacs() == {
+        "dense": round(gmacs(dense_macs(spec)), 4),
+        "ToFe": round(gmacs(tofe_macs(spec, counts.kept)), 4),
+    }
+    usual = replace(spec, stages=default_stages(spec.depth))
+    assert nets.gmacs()["ToFe"] < round(gmacs(tofe_macs(usual, counts.kept)), 4)
 
 
 def test_a_backbone_gets_random_weights_that_are_the_same_each_time() -> None:

@@ -110,6 +110,28 @@ def test_figures_go_to_the_net_and_batch_that_took_them(measure: Measure, monkey
     assert "| 4 | 2 | 5 | 2.50x | 2.50 to 2.50 |" in out
 
 
+def test_results_of_another_call_are_not_overwritten(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--nets", str(tiny_checkpoint.path), "--out", str(tmp_path), "--seconds", "0.001", "--device", "cpu"]
+    assert throughput.main([*words, "--batches", "1"]) == 0
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(throughput, "measure_all", lambda *arguments: pytest.fail("measured"))
+        for written in (before, b"[]", b"\xff"):
+            path.write_bytes(written)
+            capsys.readouterr()
+            assert throughput.main([*words, "--batches", "2"]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "is there already, and not of this call; move it away" in line
+            assert path.read_bytes() == written
+    path.write_bytes(before)
+    assert throughput.main([*words, "--batches", "1"]) == 0
+    assert path.read_bytes() != before
+    assert throughput.main([*words, "--batches", "2", "--precision", "bf16"]) == 0  # a file of its own
+
+
 def _no_room_on_the_cpu() -> None:
     torch.empty(1 << 60)
 

@@ -34,6 +34,10 @@ def flat_images(folder: Path, count: int) -> list[Sample]:
     return samples
 
 
+def find_images(folder: Path) -> set[Path]:
+    return {sample.path for sample in find_samples(folder, IDS)}
+
+
 def test_a_resumed_run_sees_the_tail_of_the_whole_run(image_folder: Path) -> None:
     samples = find_samples(image_folder, IDS)
     whole, tail = run(samples, range(6)), run(samples, range(3, 6))
@@ -113,6 +117,18 @@ def test_held_out_images_are_never_trained_on(image_folder: Path) -> None:
     assert len(counts) == 4 and set(counts.values()) == {3}
 
 
+def test_an_image_of_several_sources_is_held_out_of_all(image_folder: Path) -> None:
+    sources = [Source(image_folder), Source(image_folder / "0", 2), Source(image_folder)]
+    for seed in range(8):
+        data = TrainingSet.find(sources, IDS, held_out=3, seed=seed)
+        held_out = {sample.path for sample in data.held_out}
+        assert len(held_out) == len(data.held_out) == 3
+        counts = Counter(sample.path for sample in data.train)
+        assert counts == {path: 4 if path.parent.name == "0" else 2 for path in find_images(image_folder) - held_out}
+    with pytest.raises(InputError, match="6 images are too few to hold 6 out"):
+        TrainingSet.find(sources, IDS, held_out=6, seed=0)
+
+
 def test_sources_are_seen_as_often_as_their_repeats_say(image_folder: Path) -> None:
     sources = [Source(image_folder / "0", 2), Source(image_folder / "1")]
     counts = Counter(sample.label for sample in TrainingSet.find(sources, IDS, held_out=0, seed=0).train)
@@ -154,6 +170,8 @@ def test_holding_everything_out_is_refused(image_folder: Path) -> None:
         ("data:0", "data:0", 1),
         ("data:-2", "data:-2", 1),
         ("data:1.5", "data:1.5", 1),
+        ("data:²", "data:²", 1),
+        ("data:٣", "data", 3),
         ("data:", "data:", 1),
         (r"C:\images\train", r"C:\images\train", 1),
         (r"C:\images\train:2", r"C:\images\train", 2),

@@ -154,6 +154,7 @@ def test_fitted_counts_meet_a_target_in_milliseconds() -> None:
         (["--target-ms", 2.7], "--target-ms is held by a device's latency table; say which with --profile"),
         (["--target-gmacs", 0.002, "--profile", "jetson_orin"], "--profile says where --target-ms is held"),
         (["--target-gmacs", 0.002, "--precision", "int8"], "--precision is that of the latency table of --target-ms"),
+        (["--target-gmacs", 0.002, "--start-share", 0.5], "--start-share is a share of the way to --start; say which"),
         (["--target-gmacs", 9], "--target-gmacs 9: deit_tiny_patch16_224 takes 0.00"),
         (["--target-gmacs", 0.0001], "--target-gmacs 0.0001: deit_tiny_patch16_224 takes 0.00"),
     ],

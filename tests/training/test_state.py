@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from tofe_edge.training.trainer import train
 CPU = torch.device("cpu")
 COST = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, 0.0017)
 SHORT = TrainingConfig(target_gmacs=0.0017, epochs=1, fixed_epochs=0.5, batch_size=2, held_out=0)
-ORIGIN = {"weights": "w", "start": "s", "images": "i"}
+ORIGIN = {"weights": "w", "start": "s", "images": "i", "selections": "1,2,3"}
 
 
 @pytest.fixture
@@ -140,6 +141,20 @@ def test_a_damaged_state_is_refused_and_says_what_to_do(
         train(tiny_tofe(), data, SHORT, COST, out, CPU)
 
 
+@pytest.mark.parametrize(
+    "damage", [{"optimizer": {}}, {"config": "[]"}, {"model": []}, {"model": {1: 2}}, {"step": math.inf}], ids=str
+)
+def test_a_state_with_odd_contents_is_refused_and_says_what_to_do(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], damage: dict[str, Any]
+) -> None:
+    path, model = tmp_path / "net.state", tiny_tofe()
+    optimizer = make_optimizer(model, SHORT)
+    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 0), ORIGIN)
+    torch.save({**torch.load(path, weights_only=True), **damage}, path)
+    with pytest.raises(InputError, match=r"net\.state: .* delete it to start anew"):
+        state.load_state(path, model, optimizer, SHORT, ORIGIN)
+
+
 def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(
     tmp_path: Path, tiny_tofe: Callable[..., ToFe], tiny_checkpoint: Checkpoint
 ) -> None:
@@ -148,7 +163,7 @@ def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("what", ["weights", "start", "images"])
+@pytest.mark.parametrize("what", ["weights", "start", "images", "selections"])
 def test_a_state_of_another_origin_is_refused(tmp_path: Path, tiny_tofe: Callable[..., ToFe], what: str) -> None:
     path, model = tmp_path / "net.state", tiny_tofe()
     optimizer = make_optimizer(model, SHORT)
@@ -173,6 +188,16 @@ def test_a_run_with_other_images_does_not_go_on_from_the_state(
     train(tiny_tofe(), data, SHORT, COST, out, CPU)
     with pytest.raises(InputError, match="other images"):
         train(tiny_tofe(), replace(data, train=data.train[1:]), SHORT, COST, out, CPU)
+
+
+def test_a_run_that_selects_elsewhere_does_not_go_on_from_the_state(
+    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    out, moved = tmp_path / "net.safetensors", tiny_tofe(depth=5)
+    train(tiny_tofe(depth=5), data, SHORT, COST, out, CPU)
+    moved.backbone.spec = replace(moved.backbone.spec, stages=(1, 3, 4))
+    with pytest.raises(InputError, match="other selections"):
+        train(moved, data, SHORT, COST, out, CPU)
 
 
 def test_a_run_that_diverges_says_so_and_keeps_no_state(

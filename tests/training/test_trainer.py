@@ -141,6 +141,32 @@ def test_the_backbone_is_fixed_while_the_configuration_says_so(
     assert not any(torch.equal(before[key], after[key]) for key in before.keys() - set(backbone))
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_selectors_learn_on_the_first_blocks_of_their_own_net(
+    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, monkeypatch: pytest.MonkeyPatch, other: bool
+) -> None:
+    model, teacher = tiny_tofe(), tiny_tofe(seed=1) if other else None
+    stems, runs, masked, stem = [], [], ToFe.masked_from, ToFe.stem
+
+    def noted(self: ToFe, tokens: torch.Tensor, *arguments: Any) -> Any:
+        stems.append(tokens.detach().clone())
+        return masked(self, tokens, *arguments)
+
+    def counted(self: ToFe, images: torch.Tensor) -> torch.Tensor:
+        runs.append(self is model)
+        return stem(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToFe, "masked_from", noted)
+        patch.setattr(ToFe, "stem", counted)
+        train(model, data, replace(SHORT, fixed_epochs=2), COST, tmp_path / "net.safetensors", CPU, teacher)
+    assert sum(runs) == (8 if other else 0), "a net that is the teacher up to there is not run twice"
+    preprocessing = model.backbone.preprocessing
+    crops = batches(data.train, preprocessing, SHORT.batch_size, range(8), SHORT.seed, SHORT.augmentation)
+    for batch, tokens in zip(crops, stems, strict=True):
+        torch.testing.assert_close(tokens, tiny_tofe().stem(batch.images))
+
+
 def test_the_backbone_learns_once_it_is_free(
     short_run: dict[str, torch.Tensor], tiny_tofe: Callable[..., ToFe]
 ) -> None:

@@ -140,6 +140,7 @@ def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe:
     [
         ("views.json", b"not JSON", "is not a note of prepared views"),
         ("views.json", b"[]", "is not a note of prepared views"),
+        ("views.json", b'{"recipe": {}, "views": Infinity}', "is not a note of prepared views"),
         ("stem.npy", b"\x93NUMPY", "is damaged"),
         ("labels.npy", b"", "is damaged"),
     ],
@@ -181,10 +182,20 @@ def test_unreadable_images_leave_fewer_views(
     broken = next(image_folder.rglob("*.png"))
     broken.write_bytes(b"no picture")
     samples = TrainingSet.find([Source(image_folder)], IDS, 0, 0).train
-    views = prepare_views(tmp_path / "views", tiny_tofe(), samples, wanted)
+    # Two whole batches: with nothing to spare, nothing makes up for them.
+    views = prepare_views(tmp_path / "views", tiny_tofe(), samples, replace(wanted, count=64))
     assert views.unreadable > 0
-    assert len(views) + views.unreadable >= COUNT
-    assert len(views) < COUNT + 32
+    assert len(views) == 64 - views.unreadable
+
+
+def test_what_the_last_batch_has_to_spare_makes_up_for_unreadable_images(
+    tmp_path: Path, image_folder: Path, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+) -> None:
+    next(image_folder.rglob("*.png")).write_bytes(b"no picture")
+    samples = TrainingSet.find([Source(image_folder)], IDS, 0, 0).train
+    views = prepare_views(tmp_path / "views", tiny_tofe(), samples, wanted)
+    assert 0 < views.unreadable < 64 - COUNT
+    assert len(views) == COUNT
 
 
 def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
@@ -232,8 +243,16 @@ def test_a_second_run_in_the_same_folder_waits_its_turn(
 
 
 def test_finished_views_may_be_where_nothing_can_be_written(
-    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+    tmp_path: Path,
+    data: TrainingSet,
+    wanted: ViewRecipe,
+    tiny_tofe: Callable[..., ToFe],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def read_only(folder: Path) -> Iterator[None]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
     prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    monkeypatch.setattr(module, "_alone", read_only)
     views = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
     assert not views.stem.flags.writeable

@@ -27,7 +27,7 @@ _NUMBERS = {
     "budget-weight": "of the budget loss (Eq. 14)",
     "distillation-weight": "of the KL divergence to the dense model's logits; 0 is the paper's recipe",
     "guidance-weight": "of the selectors' gap to what the dense model attends to later; 0 is the paper's recipe",
-    "noise-decay-start": "share of the run after which the Gumbel noise fades; 1 is the paper's recipe",
+    "noise-decay-start": "share of the run, less its gathered epochs, after which the Gumbel noise fades; 1 is the paper's recipe",
     "crop-scale": "least share of an image in a random crop",
     "cutmix": "share of the crops that get a rectangle of another one; needs --cls-weight 0",
     "gradient-clip": "largest norm of the gradient",
@@ -73,8 +73,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--center-on",
         type=Path,
         metavar="DATA",
-        help="images like those that the net will see, prepared as the validation images are; at the end selectors are moved "
-        "so that instance mode keeps the shipped counts there on average (default: on held-out training images)",
+        help="images like those that the net will see, in a folder without labels or as evaluate --data, prepared as the "
+        "validation images are; at the end selectors are moved so that instance mode keeps the shipped counts there on average "
+        "(default: on held-out training images)",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--target-gmacs", type=positive_float, metavar="G", help="whole-net budget")
@@ -96,6 +97,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--start",
         metavar="CKPT",
         help="go on from a ToFe checkpoint, such as that of the next larger budget (default: from the dense weights)",
+    )
+    parser.add_argument(
+        "--start-share",
+        type=float,
+        metavar="X",
+        help="begin X of the way from the dense backbone to that of --start: undoes what a long run learned by heart from few "
+        "images (WiSE-FT; default: 1)",
     )
     parser.add_argument(
         "--select-before",
@@ -146,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         require(args.profile is not None, "--target-ms is held by a device's latency table; say which with --profile")
     require(args.views_dir is None or args.views, "--views-dir is where --views are kept; say how many with --views N")
+    require(args.start_share is None or args.start, "--start-share is a share of the way to --start; say which")
+    require(args.start_share is None or 0 <= args.start_share <= 1, "--start-share: expected 0 to 1")
     request = TrainingRequest(
         backbone=args.backbone,
         weights=args.weights,
@@ -158,6 +168,7 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
         device=args.device,
         start=open_checkpoint(args.start, None) if args.start else None,
+        start_share=1.0 if args.start_share is None else args.start_share,
         views=args.views_dir,
         profile=None if args.profile is None else open_profile(args.profile),
         precision=args.precision,

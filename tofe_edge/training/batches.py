@@ -30,7 +30,7 @@ class Source:
     def parse(cls, text: str) -> Source:
         """Read ``FOLDER`` or ``FOLDER:REPEATS``."""
         folder, separator, repeats = text.rpartition(":")
-        if separator and repeats.isdigit() and int(repeats) > 0:
+        if separator and repeats.isdecimal() and int(repeats) > 0:
             return cls(Path(folder), int(repeats))
         return cls(Path(text))
 
@@ -50,15 +50,25 @@ class TrainingSet:
         Raises:
             InputError: a folder is unfit, or nothing is left to train on.
         """
-        groups = [(find_samples(source.folder, class_ids), source.repeats) for source in sources]
-        flat = [(sample, repeats) for samples, repeats in groups for sample in samples]
-        if len(flat) <= held_out:
-            raise InputError(f"training: {len(flat)} images are too few to hold {held_out} out; lower --held-out")
-        weights = np.array([repeats for _, repeats in flat], dtype=np.float64)
-        chosen = np.random.default_rng([seed, 1]).choice(len(flat), held_out, replace=False, p=weights / weights.sum())
-        aside = set(chosen.tolist())
-        train = [sample for index, (sample, repeats) in enumerate(flat) if index not in aside for _ in range(repeats)]
-        return cls(tuple(train), tuple(flat[index][0] for index in sorted(aside)))
+        flat = [
+            (sample.location, sample, source.repeats)
+            for source in sources
+            for sample in find_samples(source.folder, class_ids)
+        ]
+        # An image may be in several sources: held out of one, it is held out of all.
+        images = {place: sample for place, sample, _ in flat}
+        if len(images) <= held_out:
+            raise InputError(f"training: {len(images)} images are too few to hold {held_out} out; lower --held-out")
+        shown = dict.fromkeys(images, 0.0)
+        for place, _, repeats in flat:
+            shown[place] += repeats
+        weights, places = np.array(list(shown.values())), list(images)
+        chosen = np.random.default_rng([seed, 1]).choice(
+            len(places), held_out, replace=False, p=weights / weights.sum()
+        )
+        aside = {places[index] for index in chosen.tolist()}
+        train = [sample for place, sample, repeats in flat if place not in aside for _ in range(repeats)]
+        return cls(tuple(train), tuple(sample for place, sample in images.items() if place in aside))
 
 
 @dataclass(frozen=True)

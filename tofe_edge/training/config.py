@@ -50,10 +50,10 @@ class TrainingConfig:
     budget: Literal["per_sample", "per_batch"] = "per_sample"
     """Eq. 14 squares each sample's gap; ``per_batch`` squares the gap of the batch mean."""
     noise_decay_start: float = 1.0
-    """Share of the run after which the Gumbel noise falls linearly to zero, reached halfway through what is left;
-    1 keeps it to the end (the paper says nothing). With the noise on to the end, selectors of a short run stay
-    undecided: the counts sampled in training and those without noise differ by 20 tokens, and the net never sees
-    the selection that it will run with."""
+    """Share of the steps that mask tokens (all before the gathered epochs) after which the Gumbel noise falls linearly to
+    zero, reached halfway through what is left of them; 1 keeps it to the end (the paper says nothing). With the noise on
+    to the end, selectors of a short run stay undecided: the counts sampled in training and those without noise differ by
+    20 tokens, and the net never sees the selection that it will run with."""
     views: int = 0
     """Crops prepared once and drawn from in every epoch; 0 draws fresh crops. See ``tofe_edge.training.views``."""
     crop_scale: float = 0.35

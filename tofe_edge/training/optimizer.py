@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
-from tofe_edge.tofe import ToFe
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.schedule import Schedule
 
 
-def make_optimizer(model: ToFe, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with four groups: backbone or not, matrices (decayed) or vectors (not)."""
+def make_optimizer(
+    model: nn.Module, config: TrainingConfig, backbone: tuple[str, ...] = ("backbone.",)
+) -> torch.optim.AdamW:
+    """AdamW with four groups: backbone or not, matrices (decayed) or vectors (not).
+
+    Args:
+        backbone: what the names of the backbone's parameters begin with.
+    """
     groups = []
     for is_backbone in (True, False):
         for is_matrix in (True, False):
             parameters = [
                 parameter
                 for name, parameter in model.named_parameters()
-                if name.startswith("backbone.") is is_backbone and (parameter.ndim > 1) is is_matrix
+                if name.startswith(backbone) is is_backbone and (parameter.ndim > 1) is is_matrix
             ]
             peak = config.backbone_learning_rate if is_backbone else config.learning_rate
             groups.append(

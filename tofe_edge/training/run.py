@@ -12,27 +12,25 @@ import torch
 from profiles import DeviceProfile
 from tofe_edge.backbones import Backbone, TokenCounts, create_host
 from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, save
-from tofe_edge.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.dataset import sample_evenly
 from tofe_edge.errors import InputError
 from tofe_edge.files import workshop
 from tofe_edge.reference import gpu_failures, pick_device
 from tofe_edge.tensors import read_tensors
 from tofe_edge.tofe import ToFe
-from tofe_edge.training.accuracy import Validation, accuracy_record
+from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, latency_cost
 from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budget, measure_counts, read_images
+from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
-from tofe_edge.training.thresholds import center_selectors
+from tofe_edge.training.thresholds import center_selectors, typical_samples
 from tofe_edge.training.trainer import TrainingResult, train
 from tofe_edge.training.views import Views, prepare_views, recipe
 
 _GIVEN_TOLERANCE = 0.02
 """Share of the target by which the cost of given counts may miss it."""
-
-_CENTERED_IMAGES = 1024
-"""At most; single images differ by tens of tokens, so their mean is known to one."""
 
 _SAME_STEM = 0.01
 """Relative distance up to which two stems are the same but for rounding."""
@@ -57,6 +55,8 @@ class TrainingRequest:
     device: str
     start: Checkpoint | None = None
     """A ToFe checkpoint to go on from, such as that of the next larger budget; ``None``: the dense weights."""
+    start_share: float = 1.0
+    """Of the way from the dense backbone to that of ``start``: where the backbone begins (WiSE-FT, Wortsman et al. 2022)."""
     views: Path | None = None
     """Folder of the prepared views, where the configuration asks for some; ``None``: beside ``out``."""
     profile: DeviceProfile | None = None
@@ -79,11 +79,7 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     device = pick_device(request.device)
     with workshop(request.out.parent):
         pass  # find out now, not after hours, that the folder cannot be written to
-    state = request.out.with_suffix(".state")
-    if config.gathered_epochs >= config.epochs and request.start is None and not config.guidance_weight:
-        raise InputError(
-            "training: with gathered epochs alone selectors never learn; give --start or --guidance-weight"
-        )
+    _spare_inputs(request)
     # Weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
     stages = request.stages or (request.start.stages if request.start else None)
@@ -101,10 +97,12 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     model = _student(request, teacher)
     sources = tuple(Source.parse(text) for text in request.data)
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
+    _check_learned(request, config, data)
+    state = request.out.with_suffix(".state")
     if state.exists():
         check_state(state, config)
     validation = _validation(request, classes)
-    typical_samples = _typical_samples(request, classes)
+    to_center_on = typical_samples(request.center_on, classes.ids, config.seed) if request.center_on else None
     dense = validation.examine(teacher, None, "dense") if validation else None
     views = _views(request, config, teacher, model, data)
     with gpu_failures(device, f"with --batch-size {config.batch_size}"):
@@ -113,14 +111,16 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     learned = measure_counts(model, images, config.seed)
     fitted = FittedCounts(result.counts, 1.0) if result.counts else fit_to_budget(learned.means, cost)
     as_validated = replace(host.preprocessing, resize=request.validation_resize)
-    typical = read_images(typical_samples, as_validated) if typical_samples else images
+    typical = read_images(to_center_on, as_validated) if to_center_on else images
     center_selectors(model, fitted.counts, typical)
     record = {
         "budget": cost.to_json(fitted.counts.kept),
         **_record(request, config, data, result, learned),
         "counts_scaled_by": None if result.counts else round(fitted.factor, 3),
         "mean_kept_centred": [round(mean, 3) for mean in measure_counts(model, typical, config.seed).means],
-        "centred_on": f"{request.center_on.stem}, {len(typical)} images" if request.center_on else "held-out images",
+        "centred_on": f"{request.center_on.resolve().name}, {len(typical)} images"
+        if request.center_on
+        else "held-out images",
     }
     if views is not None:
         record["views"] = len(views)
@@ -130,26 +130,48 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
     if unreadable:
         record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
     header = describe(request.name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
-    saved = save(request.out, model, header)
-    if validation is None or dense is None:
-        return saved
-    stored = load_model(saved)  # accuracy is that of the stored, half-precision weights
-    batch = validation.examine(stored, fitted.counts, "batch")
-    instance = validation.examine(stored, fitted.counts, "instance")
-    accuracy = accuracy_record(dense, batch, instance, validation.name)
-    return save(request.out, model, replace(header, accuracy=accuracy))
+    if validation is not None and dense is not None:
+        header = replace(header, accuracy=_accuracy(request.out, model, header, validation, dense))
+    return save(request.out, model, header)
+
+
+def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation, dense: Examined) -> dict[str, Any]:
+    """Of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
+
+    What an earlier call has left at ``out`` is not replaced by a checkpoint without accuracy, though.
+    """
+    with workshop(out.parent) as folder:
+        stored = load_model(save(folder / out.name if out.exists() else out, model, header))
+    batch = validation.examine(stored, header.token_counts, "batch")
+    instance = validation.examine(stored, header.token_counts, "instance")
+    return accuracy_record(dense, batch, instance, validation.name)
+
+
+def _spare_inputs(request: TrainingRequest) -> None:
+    """Raise :class:`InputError` where the checkpoint would take the place of what it is made from."""
+    for source in (request.weights, request.start.path if request.start else None):
+        if source is not None and source.exists() and request.out.exists() and source.samefile(request.out):
+            raise InputError(f"--out {request.out}: is what the run starts from; choose another name")
+
+
+def _check_learned(request: TrainingRequest, config: TrainingConfig, data: TrainingSet) -> None:
+    """Raise :class:`InputError` where selections or counts would be those of selectors that have learned nothing."""
+    if request.start is not None or Schedule.of(config, len(data.train)).selecting:
+        return
+    if not config.guidance_weight:
+        raise InputError(
+            "training: with gathered epochs alone selectors never learn; give --start or --guidance-weight"
+        )
+    if config.token_counts is None:
+        raise InputError(
+            "training: nothing is learned before counts are fixed; give --token-counts or fewer --gathered-epochs"
+        )
 
 
 def _validation(request: TrainingRequest, classes: Classes) -> Validation | None:
     if request.validation is None:
         return None
     return Validation.find(request.validation, classes.ids, request.validation_resize, request.validation_name)
-
-
-def _typical_samples(request: TrainingRequest, classes: Classes) -> list[Sample]:
-    if request.center_on is None:
-        return []
-    return sample_evenly(find_samples(request.center_on, classes.ids), _CENTERED_IMAGES)
 
 
 def _check_given(counts: TokenCounts, cost: Cost) -> None:
@@ -172,15 +194,17 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
             f"--start {request.start.name}: is a {own.name} with {own.image_size} px and {own.classes} classes, "
             "not the --backbone to train"
         )
-    if own.stages == wanted.stages:
-        return student
     if len(own.stages) != len(wanted.stages):
         raise InputError(
             f"--start {request.start.name}: selects {len(own.stages)} times; --select-before asks for {len(wanted.stages)}"
         )
-    moved = copy.deepcopy(teacher)
-    moved.load_state_dict(student.state_dict())
-    return moved
+    begun = copy.deepcopy(teacher)
+    begun.load_state_dict(student.state_dict())
+    if request.start_share < 1:
+        with torch.no_grad():
+            for mine, dense in zip(begun.backbone.parameters(), teacher.backbone.parameters(), strict=True):
+                mine.copy_(torch.lerp(dense, mine, request.start_share))
+    return begun
 
 
 def _views(
@@ -243,6 +267,7 @@ def _record(
     return {
         "hyper_parameters": config.to_json(),
         "start": request.start.name if request.start else _teacher_name(request),
+        **({"start_share": request.start_share} if request.start and request.start_share < 1 else {}),
         **({"start_record": request.start.training} if request.start and request.start.training else {}),
         "teacher": _teacher_name(request),
         "data": [Source.parse(text).folder.resolve().name + f" x{Source.parse(text).repeats}" for text in request.data],

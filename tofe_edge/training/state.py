@@ -80,7 +80,7 @@ def load_state(
         counts = TokenCounts(tuple(content["counts"])) if content["counts"] else None
         progress = Progress(int(content["step"]), int(content["unreadable"]), counts)
         weights, moments = content["model"], content["optimizer"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: is of another version of this program; delete it to start anew") from error
     changed = sorted(key for key, value in origin.items() if came_from.get(key) != value)
     if changed:
@@ -90,18 +90,22 @@ def load_state(
         optimizer.load_state_dict(moments)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: belongs to another net; use another --out, or delete it") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
     return progress
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        json.loads(content["config"])
+        json.loads(content["config"]).items()  # a JSON object, and no list
     except Exception as error:  # torch.load raises anything from EOFError to RuntimeError on damaged files
-        raise InputError(
-            f"{path}: cannot be read as a training state ({type(error).__name__}); delete it to start anew"
-        ) from error
+        raise _damaged(path, error) from error
     return content
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read as a training state ({type(error).__name__}); delete it to start anew")
 
 
 def _require_same(path: Path, content: dict[str, Any], config: TrainingConfig) -> None:

@@ -7,14 +7,40 @@ and neither noise in training, nor scaled counts, nor training with fixed counts
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tofe_edge.backbones import TokenCounts
+from tofe_edge.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.images import list_images
+from tofe_edge.shards import is_shard
 from tofe_edge.tofe import KEEP, ToFe
 
 _BATCH = 16
+_MOST_IMAGES = 1024
+"""Single images differ by tens of tokens, so their mean is known to one."""
+
+_UNKNOWN = -1
+"""The label of an image without one."""
+
+
+def typical_samples(source: Path, class_ids: Sequence[str], seed: int) -> list[Sample]:
+    """A seeded selection of images to center on.
+
+    Of a folder any of its images, with labels or without; of tables and shards (see :func:`find_samples`) those that are
+    spread evenly over their classes.
+
+    Raises:
+        InputError: the source is unfit, or holds no image.
+    """
+    if not source.is_dir() or any(is_shard(entry) for entry in source.glob("[!.]*")):
+        return sample_evenly(find_samples(source, class_ids), _MOST_IMAGES, seed)
+    paths = list_images(source)
+    chosen = np.random.default_rng(seed).permutation(len(paths))[:_MOST_IMAGES]
+    return [Sample(paths[position], _UNKNOWN) for position in sorted(chosen.tolist())]
 
 
 @torch.no_grad()

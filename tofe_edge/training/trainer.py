@@ -46,7 +46,6 @@ class TrainingResult:
 
     steps: int
     unreadable: int
-    images_per_second: float
     counts: TokenCounts | None
     """That the blocks were trained with; ``None`` where tokens were masked to the end."""
 
@@ -80,7 +79,14 @@ def train(
     # eval mode: no dropout or stochastic depth at fine-tuning, and LV-ViT's BatchNorm statistics stay put.
     model.to(device).eval()
     optimizer = make_optimizer(model, config)
-    origin = {"weights": weights_digest(teacher.backbone), "start": start, "images": samples_digest(data.train)}
+    origin = {
+        "weights": weights_digest(teacher.backbone),
+        "start": start,
+        "images": samples_digest(data.train),
+        "selections": ",".join(map(str, model.backbone.spec.stages)),
+    }
+    # Of the start, before a state is put in its place: so it is the same after a resume.
+    starts_as_teacher = weights_digest(model.backbone) == origin["weights"]
     begin = load_state(state_path, model, optimizer, config, origin) if state_path.exists() else Progress(0, 0)
     schedule = Schedule.of(config, len(data.train))
     progress, begun, saved_at = begin, time.monotonic(), time.monotonic()
@@ -102,6 +108,8 @@ def train(
                 set_learning_rates(optimizer, config, schedule, lesson.step)
                 model.backbone.requires_grad_(not schedule.fixes_backbone(lesson.step))
                 optimizer.zero_grad(set_to_none=True)
+                if starts_as_teacher and schedule.fixes_backbone(lesson.step):
+                    lesson = replace(lesson, images=None)  # student and teacher are one net up to the first selector
                 parts, kept = _gradients(model, lesson, config, cost, schedule, progress.counts)
                 whole = False
                 optimizer.step()
@@ -126,9 +134,7 @@ def train(
         raise InputError(f"{log_path}: cannot be written ({error.strerror or error}); free some space") from error
     save_state(state_path, model, optimizer, config, progress, origin)
     model.to("cpu")
-    seconds = max(1e-9, time.monotonic() - begun)
-    rate = (progress.step - begin.step) * config.batch_size / seconds
-    return TrainingResult(schedule.steps, progress.unreadable, rate, progress.counts)
+    return TrainingResult(schedule.steps, progress.unreadable, progress.counts)
 
 
 def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cost: Cost) -> TokenCounts:
@@ -180,9 +186,7 @@ def _gradients(
 def _forward(
     model: ToFe, lesson: Lesson, config: TrainingConfig, schedule: Schedule, counts: TokenCounts | None
 ) -> TrainingOutput:
-    # With the backbone fixed, student and teacher are one net up to the first selector.
-    fixed = schedule.fixes_backbone(lesson.step)
-    stem = lesson.view.stem if lesson.images is None or fixed else model.stem(lesson.images)
+    stem = lesson.view.stem if lesson.images is None else model.stem(lesson.images)
     if counts is not None:
         return model.gathered_from(stem, counts)
     noise = noise_scale(lesson.step, schedule.selecting, config.noise_decay_start)

@@ -52,7 +52,8 @@ class ViewRecipe:
     """What views are made of. Views of one recipe are the same, whoever made them."""
 
     count: int
-    """Crops to draw; those of unreadable images are left out."""
+    """Crops to keep. Drawn are whole batches; what the last one has to spare makes up for unreadable images, as far as it
+    goes."""
     seed: int
     crop_scale: float
     cutmix: float
@@ -170,7 +171,7 @@ def _read_note(note: Path, wanted: ViewRecipe) -> tuple[int, int, int]:
         content = json.loads(note.read_text(encoding="utf-8"))
         found, numbers = dict(content["recipe"]), tuple(int(content[key]) for key in ("views", "batches", "unreadable"))
         known = content["format"] == _FORMAT
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{note}: is not a note of prepared views; delete the folder to make them anew") from error
     if not known:
         raise InputError(f"{note}: is of another version of this program; delete the folder to make the views anew")

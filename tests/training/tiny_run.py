@@ -1,0 +1,52 @@
+"""What the tests of whole runs share: a tiny net under a published name, its dense weights and images of two classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from tofe_edge.backbones import Host, create_host
+from tofe_edge.training import run
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.run import TrainingRequest
+
+CONFIG = TrainingConfig(target_gmacs=0.002, epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, overrides: Mapping[str, int]) -> None:
+    """Names of published nets stand for their tiny versions."""
+
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
+        return create_host(name, overrides, pretrained, stages)
+
+    monkeypatch.setattr(run, "create_host", tiny)
+
+
+def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
+    """A run on 26 images, validated on 6."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 13), ("val", 3)):
+        for identifier in ("0", "1"):
+            (folder / part / identifier).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (64, 64, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / part / identifier / f"{number}.png")
+    dense = create_host("deit_tiny_patch16_224", overrides).state_dict()
+    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, folder / "dense.safetensors")
+    return TrainingRequest(
+        backbone="deit_tiny_patch16_224",
+        weights=folder / "dense.safetensors",
+        pretrained=False,
+        data=(str(folder / "train"),),
+        validation=folder / "val",
+        validation_resize="short_side",
+        validation_name=None,
+        name="tiny",
+        out=folder / "out" / "tiny.safetensors",
+        device="cpu",
+    )
