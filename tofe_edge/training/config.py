@@ -34,7 +34,7 @@ class TrainingConfig:
     exported, frozen tokens left out, at the same learning rates along a second cosine; 0 is the paper's recipe. The budget is met
     already, and a step costs a fraction."""
     token_counts: str | None = None
-    """Of those epochs, such as ``"82,68,43"``; ``None``: what the selectors have learned to keep."""
+    """Of those epochs, such as ``"118,98,61"``; ``None``: what the selectors have learned to keep."""
     final_learning_rate: float = 2e-6
     weight_decay: float = 0.05
     """On matrices only. Not in the paper; the recipe of the family."""
