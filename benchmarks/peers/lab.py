@@ -77,7 +77,7 @@ def compare(lab: Lab, name: str, results: Results, with_tables: bool) -> None:
         training = Training("yes", done.steps, done.images, done.seconds)
     _add(lab, name, method, training, None, results)
     if with_tables and isinstance(method, Freezing):
-        _add_tables(lab, name, method, lab.validation.stems, results)
+        _add_tables(lab, name, method, lab.validation.stems, results, method.selects and method.learns_counts)
 
 
 def compare_checkpoint(lab: Lab, name: str, results: Results, with_tables: bool) -> None:
@@ -93,7 +93,7 @@ def compare_checkpoint(lab: Lab, name: str, results: Results, with_tables: bool)
     stems = stems_of(method, lab.validation)
     _add(lab, checkpoint.name, method, Training("elsewhere"), stems, results)
     if with_tables:
-        _add_tables(lab, checkpoint.name, method, stems, results)
+        _add_tables(lab, checkpoint.name, method, stems, results, True)
 
 
 def _add(lab: Lab, name: str, method: Method, training: Training, stems: Tensor | None, results: Results) -> None:
@@ -104,17 +104,19 @@ def _add(lab: Lab, name: str, method: Method, training: Training, stems: Tensor 
     )
 
 
-def _add_tables(lab: Lab, name: str, method: Freezing, stems: Tensor, results: Results) -> None:
-    results.tables[f"{name}, by batch size"] = [
-        {
-            "batch": row.batch,
-            "top1": round(100 * row.top1.estimate, 2),
-            "low": round(100 * row.top1.low, 2),
-            "high": round(100 * row.top1.high, 2),
-            "gmacs": round(row.gmacs, 4),
-        }
-        for row in accuracy_by_batch(method, stems, lab.validation.labels)
-    ]
+def _add_tables(lab: Lab, name: str, method: Freezing, stems: Tensor, results: Results, decides: bool) -> None:
+    """Accuracy by batch size where selectors decide how many tokens they want; where counts are given, thresholds mean nothing."""
+    if decides:
+        results.tables[f"{name}, by batch size"] = [
+            {
+                "batch": row.batch,
+                "top1": round(100 * row.top1.estimate, 2),
+                "low": round(100 * row.top1.low, 2),
+                "high": round(100 * row.top1.high, 2),
+                "gmacs": round(row.gmacs, 4),
+            }
+            for row in accuracy_by_batch(method, stems, lab.validation.labels)
+        ]
     results.tables[f"{name}, reused tokens"] = [
         {"stage": row.stage, "kept": row.kept, "reused": round(row.reused, 2), "share": round(row.share, 4)}
         for row in reuse_by_stage(method, stems)
