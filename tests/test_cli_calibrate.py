@@ -178,6 +178,10 @@ def test_select_without_a_table_or_a_profile_says_what_to_run(board: Path, capsy
     assert "--max-latency-ms" in error_of(capsys, "select", "--profile", board, "--max-latency-ms", "-1")
 
 
+def _spec_of(checkpoint: Checkpoint) -> Backbone:
+    return create_host(checkpoint.backbone_name, stages=checkpoint.stages).spec
+
+
 def test_select_by_latency(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = create_host("deit_tiny_patch16_224").spec
     tables = [table_for(spec), table_for(spec, "fp32", block_us=10.0)]
@@ -193,9 +197,9 @@ def test_select_by_latency(board: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert runners_up == [(one.name, precision) for one in shipped for precision in ("int8", "fp32")][1:]
     call("select", "--profile", board, "--max-latency-ms", 100, "--precision", "fp32")
     assert f"> {best.name}  fp32" in capsys.readouterr().out
-    smallest = shipped[-1].token_counts
-    assert smallest is not None
-    limit = 0.95 * predict_ms(tables[0], spec, smallest)
+    smallest = shipped[-1]
+    assert smallest.token_counts is not None
+    limit = 0.95 * predict_ms(tables[0], _spec_of(smallest), smallest.token_counts)
     call("select", "--profile", board, "--max-latency-ms", limit, "--json")
     tight = json.loads(capsys.readouterr().out)
     assert tight["predicted_ms"] < limit
@@ -206,8 +210,10 @@ def test_select_by_latency(board: Path, capsys: pytest.CaptureFixture[str]) -> N
     )
     call("select", "--profile", board, "--json")
     by_gmacs = json.loads(capsys.readouterr().out)
-    counts = next(one.token_counts for one in shipped if one.name == by_gmacs["checkpoint"])
-    assert by_gmacs["predicted_ms"] == pytest.approx(predict_ms(tables[0], spec, counts), abs=1e-3)
+    chosen = next(one for one in shipped if one.name == by_gmacs["checkpoint"])
+    assert by_gmacs["predicted_ms"] == pytest.approx(
+        predict_ms(tables[0], _spec_of(chosen), chosen.token_counts), abs=1e-3
+    )
 
 
 # --- convert ---------------------------------------------------------------------------------------------------------
