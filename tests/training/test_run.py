@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from tiny_run import CONFIG, make_request, stand_in
+from tiny_run import CONFIG, make_request, stand_in, write_dense
 
-from tofe_edge.backbones import TokenCounts, create_host
+from tofe_edge.backbones import TokenCounts
 from tofe_edge.checkpoint import Checkpoint, load_model, read_header
 from tofe_edge.errors import InputError
 from tofe_edge.macs import gmacs, tofe_macs
@@ -236,8 +235,7 @@ def test_a_run_selects_where_it_is_told_or_where_its_start_does(
     request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(tiny_overrides, "depth", 5)  # one block more than its stages need
-    dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
-    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    write_dense(tmp_path, tiny_overrides)
     config = replace(CONFIG, target_gmacs=0.0023, views=24)
     early = train_checkpoint(replace(request_, stages=(1, 3, 4)), config)
     assert early.stages == (1, 3, 4)
@@ -250,8 +248,7 @@ def test_a_start_that_selects_elsewhere_lends_its_weights(
     request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(tiny_overrides, "depth", 5)
-    dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
-    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    write_dense(tmp_path, tiny_overrides)
     late = train_checkpoint(request_, replace(CONFIG, target_gmacs=0.0025))
     still = replace(
         CONFIG,

@@ -27,6 +27,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, overrides: Mapping[str, int]) -> N
     monkeypatch.setattr(run, "create_host", tiny)
 
 
+def write_dense(folder: Path, overrides: Mapping[str, int]) -> Path:
+    """Weights of the tiny dense net, new ones each time, under timm's names."""
+    dense = create_host("deit_tiny_patch16_224", overrides).state_dict()
+    path = folder / "dense.safetensors"
+    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, path)
+    return path
+
+
 def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
     """A run on 26 images, validated on 6."""
     generator = np.random.default_rng(0)
@@ -36,11 +44,9 @@ def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
             for number in range(count):
                 pixels = generator.integers(0, 256, (64, 64, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / part / identifier / f"{number}.png")
-    dense = create_host("deit_tiny_patch16_224", overrides).state_dict()
-    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, folder / "dense.safetensors")
     return TrainingRequest(
         backbone="deit_tiny_patch16_224",
-        weights=folder / "dense.safetensors",
+        weights=write_dense(folder, overrides),
         pretrained=False,
         data=(str(folder / "train"),),
         validation=folder / "val",
