@@ -23,19 +23,19 @@ import numpy as np
 import yaml
 
 from benchmarks import host
-from converters.probes import build_probes
-from profiles import LatencyTable
-from runtimes.bench import HostBench
-from runtimes.calibration import UNDISTURBED_PERCENT, Calibrated, Plan, calibrate, turns
-from tofe_edge.backbones import Backbone, TokenCounts
-from tofe_edge.checkpoint import Checkpoint, host_of, load_model
+from tofe_edge.budget.latency_model import block_ms, predict_ms, rest_ms
+from tofe_edge.budget.latency_parts import Part, parts_of, to_table
+from tofe_edge.converters.probes import build_probes
 from tofe_edge.errors import InputError, TofeEdgeError
-from tofe_edge.files import write_bytes
-from tofe_edge.latency_model import block_ms, predict_ms, rest_ms
-from tofe_edge.latency_parts import Part, parts_of, to_table
-from tofe_edge.macs import dense_macs, gmacs, tofe_macs
-from tofe_edge.progress import covering_bar
-from tofe_edge.zoo import find_checkpoint
+from tofe_edge.io.files import write_bytes
+from tofe_edge.io.progress import covering_bar
+from tofe_edge.model.backbones import Backbone, TokenCounts
+from tofe_edge.model.checkpoint import Checkpoint, host_of, load_model
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.zoo import find_checkpoint
+from tofe_edge.profiles import LatencyTable
+from tofe_edge.runtimes.bench import HostBench
+from tofe_edge.runtimes.calibration import UNDISTURBED_PERCENT, Calibrated, Plan, calibrate, turns
 
 PRECISIONS = ("int8", "fp32")
 TRIPLES = 10

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tofe_edge.backbones import Backbone
+from tofe_edge.model.backbones import Backbone
 
 _FLOAT = 4
 # Kernels' scratch and what the allocator does not give back: a process grew by 1.9 times the tensors below with 32

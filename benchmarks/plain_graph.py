@@ -2,7 +2,7 @@
 
 No layer is rewritten: LayerNorm stays ``nn.LayerNorm``, attention stays ``scaled_dot_product_attention``
 behind one fused qkv product. What ToFe adds is one ``topk`` and one ``index_select`` a stage, as in
-:mod:`converters.static_graph`, so that every runtime computes the same thing.
+:mod:`tofe_edge.converters.static_graph`, so that every runtime computes the same thing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 
 class PlainToFe(nn.Module):

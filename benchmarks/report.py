@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.result_file import Results, Row, read_results
 from tofe_edge.errors import GateError, InputError, TofeEdgeError
-from tofe_edge.files import write_bytes
+from tofe_edge.io.files import write_bytes
 
 BEGIN, END = "<!-- latency table -->", "<!-- /latency table -->"
 

@@ -27,14 +27,14 @@ from benchmarks.agreement import Agreement
 from benchmarks.contenders import Contender, Subject, ours
 from benchmarks.contenders.contender import Pixels
 from benchmarks.runtimes import check
-from runtimes.latency import Latency, measure_interleaved
-from tofe_edge.checkpoint import Checkpoint, load_model
 from tofe_edge.errors import InputError, TofeEdgeError
-from tofe_edge.files import write_bytes
-from tofe_edge.macs import dense_macs, gmacs, tofe_macs
-from tofe_edge.resolution import Resized, at_image_size, check_image_size
-from tofe_edge.tofe import ToFe
-from tofe_edge.zoo import find_checkpoint
+from tofe_edge.io.files import write_bytes
+from tofe_edge.model.checkpoint import Checkpoint, load_model
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.resolution import Resized, at_image_size, check_image_size
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.model.zoo import find_checkpoint
+from tofe_edge.runtimes.latency import Latency, measure_interleaved
 
 SIZES = "224,288,384,448"
 PRECISION = "int8 dynamic"

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from tofe_edge.errors import InputError
-from tofe_edge.files import write_bytes
+from tofe_edge.io.files import write_bytes
 
 _CONDITIONS: dict[str, Any] = {
     "date": str,

@@ -24,10 +24,10 @@ from benchmarks.agreement import Agreement, agreement
 from benchmarks.contenders import Contender, Recipe, Subject, Unavailable, all_recipes
 from benchmarks.contenders.contender import Pixels
 from benchmarks.result_file import Results, Row, write_results
-from runtimes.executorch import first_line
-from runtimes.latency import Latency, measure_interleaved
-from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.runtimes.executorch import first_line
+from tofe_edge.runtimes.latency import Latency, measure_interleaved
 
 _PACKAGES = ("torch", "timm", "executorch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 

@@ -11,15 +11,15 @@ import torch
 
 from benchmarks.contenders.contender import Pixels, Subject
 from benchmarks.host import is_pinned
-from tofe_edge.backbones import TokenCounts, create_host
-from tofe_edge.checkpoint import load_model
 from tofe_edge.errors import InputError
-from tofe_edge.inputs import load_photographs, load_unlabelled
-from tofe_edge.macs import dense_macs, gmacs, tofe_macs
-from tofe_edge.preprocessing import Preprocessing
-from tofe_edge.tensors import read_tensors
-from tofe_edge.tofe import ToFe
-from tofe_edge.zoo import find_checkpoint
+from tofe_edge.io.inputs import load_photographs, load_unlabelled
+from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.io.tensors import read_tensors
+from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.checkpoint import load_model
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.model.zoo import find_checkpoint
 
 CALIBRATION_IMAGES = 32
 _CHECK_IMAGES = 8

@@ -29,8 +29,8 @@ from benchmarks.throughput_nets import NAMED, Entry, open_net
 from benchmarks.throughput_results import Results, Row, check_free, render, row_of, write_results
 from benchmarks.turns import Plan, take_turns
 from tofe_edge.errors import InputError, TofeEdgeError
-from tofe_edge.progress import progress_bar
-from tofe_edge.reference import forbid_tf32, gpu_failures, pick_device, why_no_cuda
+from tofe_edge.evaluation.reference import forbid_tf32, gpu_failures, pick_device, why_no_cuda
+from tofe_edge.io.progress import progress_bar
 
 NETS = ("tofe_deit_tiny_063", *NAMED)
 BATCHES = "1,2,4,8,16,32,64,128,256"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.subjects import Nets, from_backbone, from_checkpoint
-from tofe_edge.backbones import TokenCounts
+from tofe_edge.model.backbones import TokenCounts
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks.turns import Turns
 from tofe_edge.errors import InputError
-from tofe_edge.files import write_bytes
+from tofe_edge.io.files import write_bytes
 
 _EMPTY = "–"
 

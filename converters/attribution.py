@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.quantize import Int8Plan
-from converters.static_graph import StaticToFe
-from tofe_edge.parity import snr_of_powers
+from tofe_edge.converters.quantize import Int8Plan
+from tofe_edge.converters.static_graph import StaticToFe
+from tofe_edge.evaluation.parity import snr_of_powers
 
 
 @dataclass

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converters.coreml_graph import NativeAttention, NativeAuxHead, NativeRankSelection, native_topk
-from converters.int8 import DynamicInput, Int8Weights
-from converters.layers import ClassHead, ConvolutionStem, RmsNorm, StaticAttention, StaticBlock
-from converters.palettes import PaletteWeights
-from converters.static_graph import StaticToFe
+from tofe_edge.converters.coreml_graph import NativeAttention, NativeAuxHead, NativeRankSelection, native_topk
+from tofe_edge.converters.int8 import DynamicInput, Int8Weights
+from tofe_edge.converters.layers import ClassHead, ConvolutionStem, RmsNorm, StaticAttention, StaticBlock
+from tofe_edge.converters.palettes import PaletteWeights
+from tofe_edge.converters.static_graph import StaticToFe
 
 _PRODUCT = "bchw,bwhu->bchu"
 """The one product of two such tensors that Core ML has an operator for; other letters make transpositions and matmul."""
@@ -69,7 +69,7 @@ class ChannelsFirstAttention(nn.Module):
 
 
 class ChannelsFirstBlock(nn.Module):
-    """:class:`converters.layers.StaticBlock` on ``(B, C, 1, S)``."""
+    """:class:`tofe_edge.converters.layers.StaticBlock` on ``(B, C, 1, S)``."""
 
     def __init__(self, block: StaticBlock) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class ChannelsFirstBlock(nn.Module):
 
 
 class ChannelsFirstStem(nn.Module):
-    """:class:`converters.layers.ConvolutionStem` to ``(B, C, 1, S)``."""
+    """:class:`tofe_edge.converters.layers.ConvolutionStem` to ``(B, C, 1, S)``."""
 
     def __init__(self, stem: ConvolutionStem) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class ChannelsFirstStem(nn.Module):
 
 
 class ChannelsFirstClassHead(nn.Module):
-    """:class:`converters.layers.ClassHead` on ``(B, C, 1, S)``."""
+    """:class:`tofe_edge.converters.layers.ClassHead` on ``(B, C, 1, S)``."""
 
     def __init__(self, head: ClassHead) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class ChannelsFirstClassHead(nn.Module):
 
 
 class ChannelsFirstAuxHead(nn.Module):
-    """:class:`converters.coreml_graph.NativeAuxHead` on ``(B, C, 1, S)``."""
+    """:class:`tofe_edge.converters.coreml_graph.NativeAuxHead` on ``(B, C, 1, S)``."""
 
     def __init__(self, head: NativeAuxHead) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class ChannelsFirstAuxHead(nn.Module):
 
 
 class ChannelsFirstRankSelection(nn.Module):
-    """:class:`converters.coreml_graph.NativeRankSelection` on scores ``(1, 1, 1, N)`` and tokens ``(1, C, 1, N)``."""
+    """:class:`tofe_edge.converters.coreml_graph.NativeRankSelection` on scores ``(1, 1, 1, N)`` and tokens ``(1, C, 1, N)``."""
 
     def __init__(self, selection: NativeRankSelection) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class ChannelsFirstRankSelection(nn.Module):
 
 
 def channels_first_topk(scores: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """:func:`converters.coreml_graph.native_topk` on scores ``(1, 1, 1, N)`` and tokens ``(1, C, 1, N)``."""
+    """:func:`tofe_edge.converters.coreml_graph.native_topk` on scores ``(1, 1, 1, N)`` and tokens ``(1, C, 1, N)``."""
     order = torch.topk(scores.view(1, tokens.shape[3]), count, dim=1).indices
     return order, torch.index_select(tokens, 3, order.view(count))
 
@@ -189,7 +189,7 @@ def channels_first(graph: StaticToFe) -> ChannelsFirstToFe:
     """The same net in the layout of the Neural Engine, equal in output up to the order of sums.
 
     Args:
-        graph: of :func:`converters.coreml_graph.native_graph`, quantized or not; not changed.
+        graph: of :func:`tofe_edge.converters.coreml_graph.native_graph`, quantized or not; not changed.
     """
     twin = copy.deepcopy(graph)
     # Parents before their parts, which keep their paths: a replaced parent holds the old parts until their turn.

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from converters.coreml_package import About, describe, package_files
-from converters.lowered import Lowered, LoweredMethod
-from tofe_edge.artifact import DEFAULT_METHOD
-from tofe_edge.coreml_names import IMAGE, LABEL, LOGITS, function_name, token_order
-from tofe_edge.quiet import quiet
+from tofe_edge.converters.coreml_package import About, describe, package_files
+from tofe_edge.converters.lowered import Lowered, LoweredMethod
+from tofe_edge.io.artifact import DEFAULT_METHOD
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes.coreml_names import IMAGE, LABEL, LOGITS, function_name, token_order
 
 _PROBABILITIES = "probabilities"
 """What the classifier's dictionary is made of."""
@@ -56,7 +56,7 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...], option
     """Convert graphs to one package, in which equal weights are stored once.
 
     Args:
-        methods: graphs of :func:`converters.coreml_graph.native_graph` by the name of the method; several need iOS 18.
+        methods: graphs of :func:`tofe_edge.converters.coreml_graph.native_graph` by the name of the method; several need iOS 18.
         input_shape: ``(1, 3, H, W)``, of all of them.
     """
     with quiet(), tempfile.TemporaryDirectory(prefix="tofe-edge-") as scratch:

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from converters.coreml_package import NAMESPACE, package_files
-from converters.executorch import finished
-from converters.lowered import Lowered
-from tofe_edge.files import write_content
-from tofe_edge.quiet import quiet
+from tofe_edge.converters.coreml_package import NAMESPACE, package_files
+from tofe_edge.converters.executorch import finished
+from tofe_edge.converters.lowered import Lowered
+from tofe_edge.io.files import write_content
+from tofe_edge.io.quiet import quiet
 
 
 def lower(
@@ -26,7 +26,7 @@ def lower(
     deployment_target: str,
     precision: Literal["fp32", "fp16"],
 ) -> Lowered:
-    """Export graphs of :func:`converters.coreml_graph.native_graph` and hand them to Core ML whole.
+    """Export graphs of :func:`tofe_edge.converters.coreml_graph.native_graph` and hand them to Core ML whole.
 
     Args:
         input_shape: ``(1, 3, H, W)``, of all of them.

@@ -12,10 +12,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from converters.layers import AuxHead, ConvolutionStem, LinearStem, RmsNorm, StaticAttention, first_tokens
-from converters.selection import Select
-from converters.static_graph import StaticToFe
-from tofe_edge.preprocessing import Preprocessing
+from tofe_edge.converters.layers import AuxHead, ConvolutionStem, LinearStem, RmsNorm, StaticAttention, first_tokens
+from tofe_edge.converters.selection import Select
+from tofe_edge.converters.static_graph import StaticToFe
+from tofe_edge.io.preprocessing import Preprocessing
 
 _PIXEL_SCALE = 1 / 256
 """A power of two: pixels 0 to 255 times this are exact in float16, as pixels / 255 are not."""
@@ -87,7 +87,7 @@ class NativeRankSelection(nn.Module):
         self.register_buffer("places", torch.arange(total, dtype=torch.float32).view(1, total, 1))
 
     def forward(self, scores: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """As :data:`converters.selection.Select`; indices are whole numbers in float."""
+        """As :data:`tofe_edge.converters.selection.Select`; indices are whole numbers in float."""
         batch, total, _ = tokens.shape
         mine, other = scores.view(batch, total, 1), scores.view(batch, 1, total)
         rank = ((other > mine).to(scores.dtype) + (other == mine).to(scores.dtype) * self.earlier).sum(2)
@@ -96,7 +96,7 @@ class NativeRankSelection(nn.Module):
 
 
 def native_topk(scores: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """As :data:`converters.selection.Select` by topk and one gather. For one image."""
+    """As :data:`tofe_edge.converters.selection.Select` by topk and one gather. For one image."""
     order = torch.topk(scores, count, dim=1).indices
     return order, torch.index_select(tokens, 1, order.view(count))
 
@@ -105,7 +105,7 @@ def native_graph(graph: StaticToFe, select: Select, pixels: Preprocessing | None
     """The same net for Core ML, equal in output up to rounding.
 
     Args:
-        graph: in fp32, as :func:`converters.static_graph.build_static_graph` makes it; not changed.
+        graph: in fp32, as :func:`tofe_edge.converters.static_graph.build_static_graph` makes it; not changed.
         select: ``native_topk`` or :class:`NativeRankSelection`.
         pixels: where given, the input is pixels 0 to 255 and the graph normalises them by this.
     """

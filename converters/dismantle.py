@@ -8,12 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.folding import fold_batch_norm, fold_norm, scale_output
-from converters.layers import AuxHead, ClassHead, ConvolutionStem, LinearStem, StaticBlock, rms_norm, static_block
-from tofe_edge.backbones import Backbone, Host
-from tofe_edge.backbones.lvvit import AUX_WEIGHT, RESIDUAL_SCALE, LvVit
-from tofe_edge.backbones.timm_vit import TimmVit
+from tofe_edge.converters.folding import fold_batch_norm, fold_norm, scale_output
+from tofe_edge.converters.layers import (
+    AuxHead,
+    ClassHead,
+    ConvolutionStem,
+    LinearStem,
+    StaticBlock,
+    rms_norm,
+    static_block,
+)
 from tofe_edge.errors import InputError
+from tofe_edge.model.backbones import Backbone, Host
+from tofe_edge.model.backbones.lvvit import AUX_WEIGHT, RESIDUAL_SCALE, LvVit
+from tofe_edge.model.backbones.timm_vit import TimmVit
 
 
 @dataclass(frozen=True)

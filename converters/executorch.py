@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from converters.lowered import Lowered, LoweredMethod
-from tofe_edge.quiet import quiet
+from tofe_edge.converters.lowered import Lowered, LoweredMethod
+from tofe_edge.io.quiet import quiet
 
 
 def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]]) -> Lowered:
@@ -23,7 +23,7 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...] | Mappi
         from executorch.backends.transforms.remove_clone_ops import RemoveCloneOpsTransform
         from executorch.exir import to_edge_transform_and_lower
 
-        from converters.partition import LevelPartitioner
+        from tofe_edge.converters.partition import LevelPartitioner
 
         shapes = input_shape if isinstance(input_shape, Mapping) else dict.fromkeys(methods, input_shape)
         with torch.no_grad():

@@ -12,7 +12,7 @@ import torch.ao.quantization.fx._decomposed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converters.rounding import LIMIT
+from tofe_edge.converters.rounding import LIMIT
 
 _OPS = torch.ops.quantized_decomposed
 

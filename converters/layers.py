@@ -3,7 +3,7 @@
 XNNPACK's partitioner takes no ``native_layer_norm`` and none of what ``scaled_dot_product_attention``
 decomposes into (``eq``, ``any``, ``where``): each such node splits the graph. So attention is bmm, softmax, bmm,
 and LayerNorm is a root mean square: everything that writes to the residual stream is centred in its weights,
-affine parts and scales are folded into weights too (:mod:`converters.folding`). Every operator costs XNNPACK one
+affine parts and scales are folded into weights too (:mod:`tofe_edge.converters.folding`). Every operator costs XNNPACK one
 to two microseconds besides its work, so there are as few as possible.
 """
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converters.folding import (
+from tofe_edge.converters.folding import (
     centre_convolution,
     centre_output,
     centre_rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tofe_edge.files import Content
+from tofe_edge.io.files import Content
 
 
 @dataclass(frozen=True)

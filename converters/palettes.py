@@ -1,7 +1,7 @@
 """Weights as numbers of a palette: 2^bits values a layer, and for each weight the number of its value.
 
 The palette is the weighted k-means of a layer's weights (deep compression, arXiv 1510.00149), each weight counting as much
-as its input is loud; errors are made up for as in GPTQ (:mod:`converters.rounding`). As it is found here and not by the
+as its input is loud; errors are made up for as in GPTQ (:mod:`tofe_edge.converters.rounding`). As it is found here and not by the
 exporter, the graph with palettes can be run in PyTorch to see what they cost.
 """
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converters.rounding import round_compensated
+from tofe_edge.converters.rounding import round_compensated
 
 _ITERATIONS = 40
 

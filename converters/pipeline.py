@@ -10,29 +10,29 @@ from typing import Any, Literal
 
 import torch
 
-from converters import coreml, coreml_delegate, executorch
-from converters.attribution import LayerNoise, layer_noise_of
-from converters.channels_first import channels_first
-from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
-from converters.coreml_package import About, check_text, unique_labels
-from converters.lowered import Lowered, LoweredMethod
-from converters.quantize import gather_statistics, layers_of, plan_int8, quantize
-from converters.reproducible import reproducible
-from converters.request import PALETTE_BITS, Calibration, ConvertRequest, CoreMlRequest
-from converters.selection import select_by_rank, select_by_topk
-from converters.sensitivity import MixedPlan, choose_layers, measure_cost
-from converters.smoothing import loudest_normalised, smooth_residual
-from converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge import __version__
-from tofe_edge.artifact import DEFAULT_METHOD, Manifest, Method
-from tofe_edge.backbones import Backbone, TokenCounts
-from tofe_edge.checkpoint import load_model
-from tofe_edge.coreml_names import function_name
+from tofe_edge.converters import coreml, coreml_delegate, executorch
+from tofe_edge.converters.attribution import LayerNoise, layer_noise_of
+from tofe_edge.converters.channels_first import channels_first
+from tofe_edge.converters.coreml_graph import NativeRankSelection, native_graph, native_topk
+from tofe_edge.converters.coreml_package import About, check_text, unique_labels
+from tofe_edge.converters.lowered import Lowered, LoweredMethod
+from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
+from tofe_edge.converters.reproducible import reproducible
+from tofe_edge.converters.request import PALETTE_BITS, Calibration, ConvertRequest, CoreMlRequest
+from tofe_edge.converters.selection import select_by_rank, select_by_topk
+from tofe_edge.converters.sensitivity import MixedPlan, choose_layers, measure_cost
+from tofe_edge.converters.smoothing import loudest_normalised, smooth_residual
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
-from tofe_edge.files import Content, fingerprint
-from tofe_edge.macs import dense_macs, gmacs, tofe_macs
-from tofe_edge.preprocessing import Preprocessing, denormalize
-from tofe_edge.resolution import at_image_size
+from tofe_edge.io.artifact import DEFAULT_METHOD, Manifest, Method
+from tofe_edge.io.files import Content, fingerprint
+from tofe_edge.io.preprocessing import Preprocessing, denormalize
+from tofe_edge.model.backbones import Backbone, TokenCounts
+from tofe_edge.model.checkpoint import load_model
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.resolution import at_image_size
+from tofe_edge.runtimes.coreml_names import function_name
 from tofe_edge.training.counts import fit_counts
 
 _LIBRARIES = {"executorch": ("executorch", "torchao"), "coreml": ("coremltools",)}

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from converters.executorch import lower
-from converters.quantize import plan_int8, quantize
-from converters.static_graph import StaticToFe, build_static_graph
-from tofe_edge.backbones import Backbone, TokenCounts
+from tofe_edge.budget.latency_parts import Part
+from tofe_edge.converters.executorch import lower
+from tofe_edge.converters.quantize import plan_int8, quantize
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
-from tofe_edge.latency_parts import Part
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import Backbone, TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 _METHODS = 8
 """Parts in one program: few enough to show progress, for the exporter works on a program as a whole."""

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from converters.int8 import DynamicInput, Int8Weights, StaticRange
-from converters.palettes import PaletteWeights, to_palette
-from converters.rounding import round_to_nearest, round_with_gram
-from converters.static_graph import StaticToFe
+from tofe_edge.converters.int8 import DynamicInput, Int8Weights, StaticRange
+from tofe_edge.converters.palettes import PaletteWeights, to_palette
+from tofe_edge.converters.rounding import round_to_nearest, round_with_gram
+from tofe_edge.converters.static_graph import StaticToFe
 from tofe_edge.errors import InputError
 
 Int8Mode = Literal["dynamic", "static", "weights"]

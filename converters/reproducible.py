@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converters.folding import pad_outputs
-from converters.layers import RmsNorm, StaticAttention
-from converters.static_graph import StaticToFe
+from tofe_edge.converters.folding import pad_outputs
+from tofe_edge.converters.layers import RmsNorm, StaticAttention
+from tofe_edge.converters.static_graph import StaticToFe
 
 WHOLE_VECTORS = 8
 """A Linear whose number of outputs is a multiple of this is summed input by input on every CPU."""

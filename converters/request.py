@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
-from converters.quantize import Int8Mode
-from profiles.schema import DEPLOYMENT_TARGETS
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.converters.quantize import Int8Mode
 from tofe_edge.errors import InputError
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.profiles.schema import DEPLOYMENT_TARGETS
 
 Target = Literal["executorch", "coreml"]
 Selection = Literal["topk", "rank"]
@@ -66,7 +66,7 @@ class ConvertRequest:
     """Side of the input; ``None`` is the checkpoint's."""
     selection: Selection = "topk"
     reproducible: bool = False
-    """The same bytes on every CPU, see :mod:`converters.reproducible`; XNNPACK, fp32 or static int8."""
+    """The same bytes on every CPU, see :mod:`tofe_edge.converters.reproducible`; XNNPACK, fp32 or static int8."""
     token_counts: TokenCounts | None = None
     """In place of the checkpoint's own."""
     coreml: CoreMlRequest | None = None

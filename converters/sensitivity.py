@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from converters.quantize import Int8Plan, Statistics, int8_layer, layers_of, quantize
-from converters.static_graph import StaticToFe
-from tofe_edge.parity import kept_overlap, snr_db
-from tofe_edge.progress import progress_bar
-from tofe_edge.selections import compose_selections
+from tofe_edge.converters.quantize import Int8Plan, Statistics, int8_layer, layers_of, quantize
+from tofe_edge.converters.static_graph import StaticToFe
+from tofe_edge.evaluation.parity import kept_overlap, snr_db
+from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.io.progress import progress_bar
 
 MAX_ACCURACY_DROP = 0.5
 """Default of ``--max-accuracy-drop``, in points: what int8 costs a vision transformer when done well."""

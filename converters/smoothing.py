@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from converters.layers import ConvolutionStem, LinearStem, RmsNorm, StaticBlock
-from converters.static_graph import StaticApproximator, StaticSelector, StaticToFe
+from tofe_edge.converters.layers import ConvolutionStem, LinearStem, RmsNorm, StaticBlock
+from tofe_edge.converters.static_graph import StaticApproximator, StaticSelector, StaticToFe
 
 STRENGTH = 0.5
 """Exponent of the loudness that is taken out of a channel, the paper's default. On the shipped net, with the tokens of

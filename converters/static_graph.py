@@ -3,7 +3,7 @@
 Spatial order is not needed once the position embedding is added: attention, per-token MLPs, a CLS head and
 a max-pooled head do not depend on token order. So the graph never rearranges: it concatenates
 [prefix, kept, frozen + Approx(frozen)] and selects again. Where tokens ended up is returned as the index
-tensor of each selection, at no cost; :func:`tofe_edge.selections.compose_selections` turns those into image
+tensor of each selection, at no cost; :func:`tofe_edge.evaluation.selections.compose_selections` turns those into image
 positions.
 """
 
@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converters.dismantle import Parts, dismantle
-from converters.folding import centre_output, difference_of_outputs, fold_norm
-from converters.layers import rms_norm
-from converters.selection import Select, prepared, select_by_topk
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.tofe import KEEP, ToFe, TokenApproximator, TokenSelector
+from tofe_edge.converters.dismantle import Parts, dismantle
+from tofe_edge.converters.folding import centre_output, difference_of_outputs, fold_norm
+from tofe_edge.converters.layers import rms_norm
+from tofe_edge.converters.selection import Select, prepared, select_by_topk
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import KEEP, ToFe, TokenApproximator, TokenSelector
 
 
 class StaticSelector(nn.Module):

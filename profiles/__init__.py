@@ -1,11 +1,11 @@
 """Device profiles: one YAML file a device, read into frozen dataclasses. Imports nothing else of this project."""
 
-from profiles.budget import EFFICIENCY, FRAME_RATE_HZ, FRAME_SHARE, big_core_int8_gops, derive_budget_gmacs
-from profiles.errors import ProfileError
-from profiles.latency import Alignment, Anchor, LatencyTable, NetShape, Step
-from profiles.latency_text import check_layout, with_tables
-from profiles.loader import is_path, load_all, load_profile, profile_names, read_profile
-from profiles.schema import (
+from tofe_edge.profiles.budget import EFFICIENCY, FRAME_RATE_HZ, FRAME_SHARE, big_core_int8_gops, derive_budget_gmacs
+from tofe_edge.profiles.errors import ProfileError
+from tofe_edge.profiles.latency import Alignment, Anchor, LatencyTable, NetShape, Step
+from tofe_edge.profiles.latency_text import check_layout, with_tables
+from tofe_edge.profiles.loader import is_path, load_all, load_profile, profile_names, read_profile
+from tofe_edge.profiles.schema import (
     Accelerator,
     Cpu,
     CpuCluster,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from profiles.schema import CpuCluster
+from tofe_edge.profiles.schema import CpuCluster
 
 EFFICIENCY = 0.2
 """Share of the int8 dot-product peak that a vision transformer reaches at batch 1. An assumption, not a measurement:

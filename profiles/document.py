@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from profiles.errors import ProfileError, did_you_mean, shown
+from tofe_edge.profiles.errors import ProfileError, did_you_mean, shown
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DEPTH = 16

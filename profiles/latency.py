@@ -1,6 +1,6 @@
 """Latency tables: what the parts of one net take on the device, as ``tofe-edge calibrate`` measured them.
 
-Here is what a table holds and how it stands in YAML; ``tofe_edge/latency_model.py`` predicts from it.
+Here is what a table holds and how it stands in YAML; ``tofe_edge/budget/latency_model.py`` predicts from it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from profiles.document import Field
+from tofe_edge.profiles.document import Field
 
 PRECISIONS = ("fp32", "int8")
 """Of XNNPACK, which tables are measured with; int8 is the dynamic one."""

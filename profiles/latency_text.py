@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import yaml
 
-from profiles.document import Field, parse_document
-from profiles.errors import ProfileError
-from profiles.latency import Anchor, LatencyTable, NetShape, same_subject, yaml_lines
-from profiles.schema import build_profile
+from tofe_edge.profiles.document import Field, parse_document
+from tofe_edge.profiles.errors import ProfileError
+from tofe_edge.profiles.latency import Anchor, LatencyTable, NetShape, same_subject, yaml_lines
+from tofe_edge.profiles.schema import build_profile
 
 _KEY = "latency"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from profiles.document import MAX_FILE_BYTES, parse_document
-from profiles.errors import ProfileError, did_you_mean, shown
-from profiles.schema import DeviceProfile, build_profile
+from tofe_edge.profiles.document import MAX_FILE_BYTES, parse_document
+from tofe_edge.profiles.errors import ProfileError, did_you_mean, shown
+from tofe_edge.profiles.schema import DeviceProfile, build_profile
 
 _SHIPPED_FOLDER = Path(__file__).resolve().parent
 _YAML_SUFFIXES = (".yaml", ".yml")

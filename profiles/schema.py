@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from profiles.document import Field
-from profiles.errors import shown
-from profiles.latency import LatencyTable, read_tables
+from tofe_edge.profiles.document import Field
+from tofe_edge.profiles.errors import shown
+from tofe_edge.profiles.latency import LatencyTable, read_tables
 
 SCHEMA_VERSION = 1
 

@@ -1,4 +1,4 @@
-"""A place where models are timed: this machine here, another one through :mod:`runtimes.devices`."""
+"""A place where models are timed: this machine here, another one through :mod:`tofe_edge.runtimes.devices`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import torch
 
-from runtimes import telemetry
-from runtimes.affinity import bound_to
-from runtimes.executorch import first_line, set_threads
-from runtimes.latency import measure
-from runtimes.native_output import swallow_native_stderr
-from runtimes.timing import Machine, Timing, TimingRequest
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.runtimes import telemetry
+from tofe_edge.runtimes.affinity import bound_to
+from tofe_edge.runtimes.executorch import first_line, set_threads
+from tofe_edge.runtimes.latency import measure
+from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 
 class Bench(Protocol):

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.bench import Bench
-from runtimes.timing import Machine, Timing, TimingRequest
-from tofe_edge.latency_parts import Part
+from tofe_edge.budget.latency_parts import Part
+from tofe_edge.runtimes.bench import Bench
+from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 _WARM_UP_RUNS = 2
 _WHOLE_NET_TURNS = 4

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from runtimes.bench import Bench
-from runtimes.medians import Estimate, median_of
-from runtimes.timing import Timing, TimingRequest, joined
+from tofe_edge.runtimes.bench import Bench
+from tofe_edge.runtimes.medians import Estimate, median_of
+from tofe_edge.runtimes.timing import Timing, TimingRequest, joined
 
 ROUNDS = 10
 """Turns that each model gets: enough for the interval of a median."""

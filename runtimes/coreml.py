@@ -11,15 +11,21 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.coreml_checks import check_classification, check_interface, class_labels, read_logits, read_orders
-from runtimes.coreml_engine import Engine, Loaded
-from tofe_edge.artifact import DEFAULT_METHOD, Artifact, Method
-from tofe_edge.coreml_names import IMAGE, function_name
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.prediction import Prediction
-from tofe_edge.preprocessing import denormalize
-from tofe_edge.quiet import quiet
-from tofe_edge.selections import compose_selections
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
+from tofe_edge.io.preprocessing import denormalize
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes.coreml_checks import (
+    check_classification,
+    check_interface,
+    class_labels,
+    read_logits,
+    read_orders,
+)
+from tofe_edge.runtimes.coreml_engine import Engine, Loaded
+from tofe_edge.runtimes.coreml_names import IMAGE, function_name
 
 ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
 COMPUTE_UNITS: tuple[ComputeUnits, ...] = ("all", "cpu_only", "cpu_and_gpu", "cpu_and_ne")
@@ -98,8 +104,8 @@ def has_core_ml() -> bool:
 
 
 def _executor(artifact: Artifact, method: str) -> Loaded:
-    from runtimes.coreml_delegate import load_delegate
-    from runtimes.mil import load_program, open_package
+    from tofe_edge.runtimes.coreml_delegate import load_delegate
+    from tofe_edge.runtimes.mil import load_program, open_package
 
     if artifact.manifest.target == "executorch":
         return load_delegate(artifact)
@@ -109,7 +115,7 @@ def _executor(artifact: Artifact, method: str) -> Loaded:
 
 
 def _core_ml(artifact: Artifact, method: str, compute_units: ComputeUnits) -> Loaded:
-    from runtimes.mil import open_package
+    from tofe_edge.runtimes.mil import open_package
 
     engine = _core_ml_engine(artifact, load_core_ml(artifact, method, compute_units))
     package = open_package(artifact.path)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runtimes.mil.manifest import shown
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil.manifest import shown
 
 _FILE, _FOLDER = 0, 1
 _LARGEST_TABLE = 1 << 20

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.artifact import Artifact, Manifest, Method
-from tofe_edge.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.io.artifact import Artifact, Manifest, Method
+from tofe_edge.runtimes.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
 
 if TYPE_CHECKING:
-    from runtimes.coreml_engine import Loaded
-    from runtimes.mil import Feature, Function, MlPackage
+    from tofe_edge.runtimes.coreml_engine import Loaded
+    from tofe_edge.runtimes.mil import Feature, Function, MlPackage
 
 _PROBABILITY_ERROR = 2e-2
 _ROUNDING = 2.0**-9
@@ -28,8 +28,8 @@ def class_labels(package: MlPackage, function: Function) -> tuple[object, ...] |
     Raises:
         InputError: it does not say them.
     """
-    from runtimes.mil.signature import function_block
-    from runtimes.mil.values import read_value
+    from tofe_edge.runtimes.mil.signature import function_block
+    from tofe_edge.runtimes.mil.values import read_value
 
     block = function_block(package.spec.mlProgram.functions[function.name], function.name, package.path)
     constants = {result.name: each for each in block.operations if each.type == "const" for result in each.outputs}
@@ -168,7 +168,7 @@ def _output(artifact: Artifact, outputs: Mapping[str, Any], name: str) -> Any:
 
 def _shown(text: object) -> str:
     # Importing the executor takes seconds, and most programs have no error.
-    from runtimes.mil.manifest import shown
+    from tofe_edge.runtimes.mil.manifest import shown
 
     return shown(text)
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.coreml_blob import read_blob
-from runtimes.coreml_engine import Loaded
-from tofe_edge.artifact import Artifact
-from tofe_edge.coreml_names import IMAGE, LOGITS, token_order
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import write_content
-from tofe_edge.quiet import quiet
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.files import write_content
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes.coreml_blob import read_blob
+from tofe_edge.runtimes.coreml_engine import Loaded
+from tofe_edge.runtimes.coreml_names import IMAGE, LOGITS, token_order
 
 _DELEGATE = "CoreMLBackend"
 _PACKAGE = "model.mlpackage"
@@ -34,7 +34,7 @@ def load_delegate(artifact: Artifact) -> Loaded:
         DeviceError: the program does more than call one Core ML delegate.
         InputError: it or the package in it is damaged.
     """
-    from runtimes.mil import load_program, open_package
+    from tofe_edge.runtimes.mil import load_program, open_package
 
     blob, places = _take_out(artifact)
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as scratch, _inside(artifact, Path(scratch)):

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.coreml import ComputeUnits, load_core_ml
-from runtimes.latency import Latency, measure
-from tofe_edge.artifact import Artifact
-from tofe_edge.coreml_names import IMAGE, function_name
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.quiet import quiet
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes.coreml import ComputeUnits, load_core_ml
+from tofe_edge.runtimes.coreml_names import IMAGE, function_name
+from tofe_edge.runtimes.latency import Latency, measure
 
 _CONSTANTS = "const"
 """``const`` and ``constexpr_*`` are not run."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from runtimes.mil import Function
+    from tofe_edge.runtimes.mil import Function
 
 
 class Engine(Protocol):

@@ -1,7 +1,7 @@
 """What a Core ML package computes, and a forecast of what leaves the Neural Engine.
 
 Counts are exact: they follow from the program's shapes. Placement is a forecast: only Core ML on a device decides, and
-Apple publishes no list. :mod:`runtimes.coreml_device` asks Core ML itself, on a Mac.
+Apple publishes no list. :mod:`tofe_edge.runtimes.coreml_device` asks Core ML itself, on a Mac.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from runtimes.mil import Feature, Operation, Result
-from tofe_edge.coreml_names import token_order
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.coreml_names import token_order
+from tofe_edge.runtimes.mil import Feature, Operation, Result
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of every value by its name."""
@@ -24,7 +24,7 @@ class Cost:
 
     Attributes:
         operation: not a constant.
-        macs: multiply-accumulates; 0 for all but products and convolutions, as in :mod:`tofe_edge.macs`.
+        macs: multiply-accumulates; 0 for all but products and convolutions, as in :mod:`tofe_edge.model.macs`.
         weight_bytes: stored bytes of constants that no earlier operation needs. What a file stores once under
             several names counts for each.
         stage: selections that it comes after, from 0.
@@ -147,7 +147,7 @@ def costs(operations: Sequence[Operation], inputs: Iterable[Feature] = ()) -> li
     """What each operation needs, constants left out, in the order of the program.
 
     Args:
-        operations: of one function, :attr:`runtimes.mil.Program.operations`.
+        operations: of one function, :attr:`tofe_edge.runtimes.mil.Program.operations`.
         inputs: of that function.
 
     Raises:
@@ -176,7 +176,7 @@ def by_stage(found: Sequence[Cost], names: Sequence[str]) -> list[Share]:
     """Sums by stage. Scoring and putting in order count for the stage before a selection, moving tokens for the next.
 
     Args:
-        names: of the stages, such as :func:`runtimes.etdump.stage_names` gives.
+        names: of the stages, such as :func:`tofe_edge.runtimes.etdump.stage_names` gives.
     """
     return [_share(name, [cost for cost in found if cost.stage == stage]) for stage, name in enumerate(names)]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.deadline import DeadlineConfig, DeadlineGovernor, Rung
-from runtimes.executorch import ExecuTorchModel, load_methods
-from tofe_edge.artifact import Artifact
-from tofe_edge.prediction import Prediction
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes.deadline import DeadlineConfig, DeadlineGovernor, Rung
+from tofe_edge.runtimes.executorch import ExecuTorchModel, load_methods
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def load_elastic(artifact: Artifact, threads: int, deadline_ms: float) -> Elasti
     """Load every method of an artifact under a deadline in milliseconds; one method is a ladder of one rung.
 
     Raises:
-        As :func:`runtimes.executorch.load`, and :class:`InputError` for a deadline that is not positive.
+        As :func:`tofe_edge.runtimes.executorch.load`, and :class:`InputError` for a deadline that is not positive.
     """
     methods = artifact.manifest.methods
     governor = DeadlineGovernor(

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtimes.executorch import check_program, first_line, set_threads
-from runtimes.native_output import swallow_native_stderr
-from tofe_edge.artifact import DEFAULT_METHOD, Artifact, Manifest
 from tofe_edge.errors import DeviceError
-from tofe_edge.quiet import quiet
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes.executorch import check_program, first_line, set_threads
+from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _RUNS = 20
 _VIEW = "et_view"

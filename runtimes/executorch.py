@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from runtimes.native_output import swallow_native_stderr
-from tofe_edge.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.prediction import Prediction
-from tofe_edge.selections import compose_selections
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
+from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _MAGIC = slice(4, 8)
 _MAGIC_BYTES = b"ET12"

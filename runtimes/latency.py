@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tofe_edge.errors import InputError
-from tofe_edge.progress import progress_bar
+from tofe_edge.io.progress import progress_bar
 
 WARM_UP_RUNS = 10
 

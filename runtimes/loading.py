@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.artifact import DEFAULT_METHOD, Artifact, Method
-from tofe_edge.prediction import Prediction
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 
 
 class Model(Protocol):
@@ -41,7 +41,7 @@ def load_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -
         InputError: the artifact is damaged, or has no such method.
         DeviceError: the runtime cannot load it.
     """
-    from runtimes import coreml, executorch
+    from tofe_edge.runtimes import coreml, executorch
 
     by_executorch = artifact.manifest.target == "executorch"
     if artifact.manifest.backend == "coreml" and not (by_executorch and coreml.has_core_ml()):

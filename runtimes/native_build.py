@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtimes.native_runner import BINARY
-from runtimes.native_toolchain import Target, Toolchain, aarch64_toolchain, host_toolchain
 from tofe_edge.errors import DeviceError
-from tofe_edge.files import workshop
+from tofe_edge.io.files import workshop
+from tofe_edge.runtimes.native_runner import BINARY
+from tofe_edge.runtimes.native_toolchain import Target, Toolchain, aarch64_toolchain, host_toolchain
 
 SOURCES = Path(__file__).parent / "native"
 """CMake project of the runner; part of the installed package."""
@@ -23,7 +23,7 @@ def build(target: Target, out_dir: Path, wheel_root: Path | None = None) -> Path
 
     Args:
         target: ``host`` or ``aarch64`` (Linux).
-        wheel_root: ExecuTorch for the target; default as in :mod:`runtimes.native_toolchain`.
+        wheel_root: ExecuTorch for the target; default as in :mod:`tofe_edge.runtimes.native_toolchain`.
 
     Returns:
         The program. It finds its libraries wherever the folder is moved to.

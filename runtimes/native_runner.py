@@ -1,7 +1,7 @@
 """Running models with the native runner in a process of its own: how it is called, and how its answer is read.
 
 The runner needs no Python and no PyTorch: one small program and ExecuTorch's shared libraries, in one folder that can
-be copied to a device as it is (:mod:`runtimes.native_build`). See docs/native.md.
+be copied to a device as it is (:mod:`tofe_edge.runtimes.native_build`). See docs/native.md.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.latency import Latency
-from runtimes.timing import Machine, Telemetry, Timing, TimingRequest
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.runtimes.latency import Latency
+from tofe_edge.runtimes.timing import Machine, Telemetry, Timing, TimingRequest
 
 BINARY = "tofe_runner"
 
@@ -55,7 +55,7 @@ def run(
 
     Args:
         pixels: the input as raw float32, row-major: ``array.tobytes()``.
-        emulator: command prefix, as from :func:`runtimes.native_toolchain.aarch64_emulator`.
+        emulator: command prefix, as from :func:`tofe_edge.runtimes.native_toolchain.aarch64_emulator`.
         timeout_s: seconds that loading and all runs may take together.
 
     Raises:

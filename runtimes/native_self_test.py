@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from runtimes.native_runner import ONE_RUN, SELF_TEST_FAILED, as_argument, failure, run
-from tofe_edge.artifact import Artifact, Method
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.golden import GoldenSet, replay
-from tofe_edge.parity import Parity
-from tofe_edge.prediction import Prediction
-from tofe_edge.selections import compose_selections
+from tofe_edge.evaluation.golden import GoldenSet, replay
+from tofe_edge.evaluation.parity import Parity
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.io.artifact import Artifact, Method
+from tofe_edge.runtimes.native_runner import ONE_RUN, SELF_TEST_FAILED, as_argument, failure, run
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class NativeModel:
     method: Method
     threads: int = 1
     emulator: tuple[str, ...] = ()
-    """Command prefix, as from :func:`runtimes.native_toolchain.aarch64_emulator`."""
+    """Command prefix, as from :func:`tofe_edge.runtimes.native_toolchain.aarch64_emulator`."""
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> Prediction:
         """Classify a normalised input ``(1, 3, H, W)``; a larger batch is filled with it.
@@ -65,7 +65,7 @@ def self_test(
     """Replay the golden vectors of every method on the native runner.
 
     Args:
-        binary: what :func:`runtimes.native_build.build` built.
+        binary: what :func:`tofe_edge.runtimes.native_build.build` built.
 
     Returns:
         By method; the runner computes what it should where all have ``passed``.
@@ -86,7 +86,7 @@ def self_test(
 
 @dataclass(frozen=True)
 class MethodVerdict:
-    """What the runner found of one method; figures as in :class:`tofe_edge.parity.Parity`."""
+    """What the runner found of one method; figures as in :class:`tofe_edge.evaluation.parity.Parity`."""
 
     method: str
     passed: bool

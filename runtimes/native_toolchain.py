@@ -30,7 +30,7 @@ _VERSION = re.compile(r"^__version__ = [\"']([^\"'+]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What :func:`runtimes.native_build.build` builds with."""
+    """What :func:`tofe_edge.runtimes.native_build.build` builds with."""
 
     target: Target
     cmake: Path

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runtimes.latency import Latency
-from runtimes.medians import Estimate, median_of
-from runtimes.timing import Telemetry
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.latency import Latency
+from tofe_edge.runtimes.medians import Estimate, median_of
+from tofe_edge.runtimes.timing import Telemetry
 
 NOTICEABLE = 1.05
 """Slower by less than this is called steady: a governor's steps and other programs make as much."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtimes.timing import Telemetry
+from tofe_edge.runtimes.timing import Telemetry
 
 _EVERY_S = 1.0
 """Reading a temperature can take a millisecond; once a second disturbs nothing."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from runtimes.latency import WARM_UP_RUNS, Latency
-from tofe_edge.artifact import DEFAULT_METHOD
 from tofe_edge.errors import InputError
+from tofe_edge.io.artifact import DEFAULT_METHOD
+from tofe_edge.runtimes.latency import WARM_UP_RUNS, Latency
 
 DEFAULT_RUNS = 50
 

@@ -19,11 +19,11 @@ from made_once import made_once, share_in
 from PIL import Image
 from torch import nn
 
-from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
-from tofe_edge.backbones import TokenCounts, create_host
-from tofe_edge.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.errors import InputError
-from tofe_edge.tofe import ToFe
+from tofe_edge.io.artifact import Artifact, Manifest, open_artifact, write_manifest
+from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
+from tofe_edge.model.tofe import ToFe
 
 # A busy machine is no defect: the time of one example is not asserted.
 settings.register_profile("tofe-edge", deadline=None)
@@ -225,8 +225,8 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> TinyModel:
 def elastic_artifact(tiny_checkpoint: Checkpoint) -> Artifact:
     """The tiny checkpoint in fp32 with a larger and a smaller budget beside its own, for batches of 3."""
     # Here, because most tests need no exporter.
-    from converters.pipeline import convert
-    from converters.request import ConvertRequest
+    from tofe_edge.converters.pipeline import convert
+    from tofe_edge.converters.request import ConvertRequest
 
     name = "tiny-elastic.pte"
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtimes import coreml, mil
-from tofe_edge.quiet import quiet
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes import coreml, mil
 
 with quiet():
     import coremltools as ct

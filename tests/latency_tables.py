@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from profiles import Alignment, Anchor, LatencyTable, Step
-from tofe_edge.backbones.spec import Backbone, Conv
-from tofe_edge.latency_model import curve, shape_of
+from tofe_edge.budget.latency_model import curve, shape_of
+from tofe_edge.model.backbones.spec import Backbone, Conv
+from tofe_edge.profiles import Alignment, Anchor, LatencyTable, Step
 
 NET = Backbone(
     name="a_net", image_size=224, patch_tokens=196, prefix_tokens=1, dim=192, depth=12, heads=3, mlp_hidden=768,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from made_once import made_once
 
-from runtimes.native_build import SOURCES, build
-from runtimes.native_toolchain import Target, aarch64_emulator, aarch64_toolchain, host_toolchain
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.native_build import SOURCES, build
+from tofe_edge.runtimes.native_toolchain import Target, aarch64_emulator, aarch64_toolchain, host_toolchain
 
 HEADERS = "apt-get install nlohmann-json3-dev libstb-dev"
 

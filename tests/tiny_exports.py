@@ -16,16 +16,16 @@ from conftest import make_tiny_tofe
 from made_once import made_once
 from torch import Tensor, nn
 
-from converters.executorch import lower
-from converters.lowered import Lowered, LoweredMethod
-from converters.partition import LINEAR_PASS_ONLY, LevelPartitioner
-from converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
-from converters.selection import Select, select_by_rank, select_by_topk
-from converters.static_graph import StaticToFe, build_static_graph
-from runtimes.native_output import swallow_native_stderr
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.files import write_content
-from tofe_edge.tofe import ToFe
+from tofe_edge.converters.executorch import lower
+from tofe_edge.converters.lowered import Lowered, LoweredMethod
+from tofe_edge.converters.partition import LINEAR_PASS_ONLY, LevelPartitioner
+from tofe_edge.converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
+from tofe_edge.converters.selection import Select, select_by_rank, select_by_topk
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.io.files import write_content
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 SIZE = 64
 COUNTS = TokenCounts((9, 5, 3))
@@ -166,7 +166,7 @@ def lowered_short_by_the_stock_partitioner(kind: str) -> Lowered:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("converters.partition.LevelPartitioner", XnnpackPartitioner)
+        patch.setattr("tofe_edge.converters.partition.LevelPartitioner", XnnpackPartitioner)
         return lower({"forward": short_graph(kind)}, (1, 3, SIZE, SIZE))
 
 
@@ -189,7 +189,7 @@ def lower_and_watch(
             return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("converters.partition.LevelPartitioner", Watched)
+        patch.setattr("tofe_edge.converters.partition.LevelPartitioner", Watched)
         return lower(methods, input_shape), tuple(stages)
 
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.plain_graph import PlainToFe
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
 """A model input ``(1, 3, H, W)``."""

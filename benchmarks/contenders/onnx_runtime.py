@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.contenders.contender import Built, Pixels, Recipe, Run, Subject
 from benchmarks.plain_graph import PlainToFe
-from tofe_edge.quiet import quiet
+from tofe_edge.io.quiet import quiet
 
 _INPUT = "image"
 _OPSET = 23

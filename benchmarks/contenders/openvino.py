@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.contender import Built, Pixels, Recipe, Run, Subject
-from runtimes.native_output import swallow_native_stderr
-from tofe_edge.quiet import quiet
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 
 def _make(subject: Subject, int8: bool) -> Built:

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.contenders.contender import Built, Recipe, Subject
 from benchmarks.contenders.stock import run_program
-from converters import executorch
-from converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
-from converters.static_graph import build_static_graph
+from tofe_edge.converters import executorch
+from tofe_edge.converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
+from tofe_edge.converters.static_graph import build_static_graph
 
 Precision = Literal["fp32", "int8 dynamic", "int8 static"]
 

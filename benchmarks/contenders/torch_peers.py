@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders.contender import Built, Pixels, Recipe, Run, Subject, Unavailable
-from tofe_edge.quiet import quiet
+from tofe_edge.io.quiet import quiet
 
 _COMPILERS = ("g++", "clang++")
 

@@ -9,10 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.devices.address import AdbAddress
-from runtimes.devices.process import Ended, OverdueError, run_program
-from runtimes.devices.shell import SHORT_S, Answer, LinkDropped, TimedOut, framed, last_line, printable, unframed
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.runtimes.devices.address import AdbAddress
+from tofe_edge.runtimes.devices.process import Ended, OverdueError, run_program
+from tofe_edge.runtimes.devices.shell import (
+    SHORT_S,
+    Answer,
+    LinkDropped,
+    TimedOut,
+    framed,
+    last_line,
+    printable,
+    unframed,
+)
 
 _NOISE = re.compile(r"^(\* daemon .*|adb server version .* killing\.\.\.|)$")
 _STATES = {
@@ -35,11 +44,11 @@ class AdbShell:
 
     @property
     def name(self) -> str:
-        """See :class:`runtimes.devices.shell.Shell`."""
+        """See :class:`tofe_edge.runtimes.devices.shell.Shell`."""
         return f"adb://{self.serial}"
 
     def run(self, words: Sequence[str], *, timeout_s: float, on_wait: Callable[[], object] | None = None) -> Answer:
-        """See :class:`runtimes.devices.shell.Shell`."""
+        """See :class:`tofe_edge.runtimes.devices.shell.Shell`."""
         line, mark = framed(words)
         ended = self._adb(["shell", line], timeout_s, on_wait)
         # Devices without adb's second shell protocol answer through a terminal: it ends lines with two characters, and
@@ -51,7 +60,7 @@ class AdbShell:
         return Answer(code, stdout, printable(ended.stderr or (stdout if code else b"")))
 
     def push(self, local: Path, remote: str, *, timeout_s: float, on_bytes: Callable[[int], object]) -> None:
-        """See :class:`runtimes.devices.shell.Shell`; adb tells of the bytes when all are there."""
+        """See :class:`tofe_edge.runtimes.devices.shell.Shell`; adb tells of the bytes when all are there."""
         if not os.access(local, os.R_OK):
             raise InputError(f"{local}: cannot be read; check the path")
         size = local.stat().st_size
@@ -60,7 +69,7 @@ class AdbShell:
         on_bytes(size)
 
     def read(self, remote: str, *, timeout_s: float) -> bytes:
-        """See :class:`runtimes.devices.shell.Shell`."""
+        """See :class:`tofe_edge.runtimes.devices.shell.Shell`."""
         with tempfile.TemporaryDirectory(prefix="tofe-edge-") as folder:
             taken = Path(folder) / "taken"
             self._transfer(["pull", remote, str(taken)], remote, timeout_s)

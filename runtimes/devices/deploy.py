@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from runtimes import native_build
-from runtimes.devices.elf import read_program
-from runtimes.devices.facts import DeviceFacts
-from runtimes.devices.shell import SHORT_S, Shell
-from runtimes.native_runner import BINARY
-from runtimes.native_toolchain import Target
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import put_in_place, workshop
-from tofe_edge.progress import progress_bar
+from tofe_edge.io.files import put_in_place, workshop
+from tofe_edge.io.progress import progress_bar
+from tofe_edge.runtimes import native_build
+from tofe_edge.runtimes.devices.elf import read_program
+from tofe_edge.runtimes.devices.facts import DeviceFacts
+from tofe_edge.runtimes.devices.shell import SHORT_S, Shell
+from tofe_edge.runtimes.native_runner import BINARY
+from tofe_edge.runtimes.native_toolchain import Target
 
 _ANDROID_LOADER = "/system/bin/linker"
 _BUILD_DOC = "docs/native.md says how to build one"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtimes.devices import scripts
-from runtimes.devices.shell import SHORT_S, Shell, printable, script
 from tofe_edge.errors import DeviceError
+from tofe_edge.runtimes.devices import scripts
+from tofe_edge.runtimes.devices.shell import SHORT_S, Shell, printable, script
 
 _ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 _LONGEST = 200

@@ -7,19 +7,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimes.devices import adb, ssh
-from runtimes.devices.address import AdbAddress, SshAddress, parse_address
-from runtimes.devices.deploy import choose_runner
-from runtimes.devices.facts import read_facts
-from runtimes.devices.remote_bench import RemoteBench
-from runtimes.devices.session import PAUSES_S, stay
-from runtimes.devices.shell import Shell
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.devices import adb, ssh
+from tofe_edge.runtimes.devices.address import AdbAddress, SshAddress, parse_address
+from tofe_edge.runtimes.devices.deploy import choose_runner
+from tofe_edge.runtimes.devices.facts import read_facts
+from tofe_edge.runtimes.devices.remote_bench import RemoteBench
+from tofe_edge.runtimes.devices.session import PAUSES_S, stay
+from tofe_edge.runtimes.devices.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runtimes.bench import Bench
+    from tofe_edge.runtimes.bench import Bench
 
 TIMEOUT_S = 600.0
 
@@ -49,7 +49,7 @@ def open_bench(address: str, runner: Path | None = None, *, timeout_s: float = T
         return
     if runner is not None:
         raise InputError("a runner is for other devices; on host models run in the Python runtime")
-    from runtimes.bench import HostBench
+    from tofe_edge.runtimes.bench import HostBench
 
     yield HostBench()
 

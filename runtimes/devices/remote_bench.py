@@ -6,22 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from runtimes.devices.deploy import Runner
-from runtimes.devices.facts import DeviceFacts
-from runtimes.devices.scripts import RUNNER
-from runtimes.devices.session import Parcel, Session
-from runtimes.devices.shell import Answer, last_line
-from runtimes.native_runner import arguments, failure, read_result
-from runtimes.timing import Machine, Timing, TimingRequest
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import sha256_of
+from tofe_edge.io.files import sha256_of
+from tofe_edge.runtimes.devices.deploy import Runner
+from tofe_edge.runtimes.devices.facts import DeviceFacts
+from tofe_edge.runtimes.devices.scripts import RUNNER
+from tofe_edge.runtimes.devices.session import Parcel, Session
+from tofe_edge.runtimes.devices.shell import Answer, last_line
+from tofe_edge.runtimes.native_runner import arguments, failure, read_result
+from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 _SIGNAL = 128
 _ENDED_FROM_OUTSIDE = {_SIGNAL + 9: "SIGKILL", _SIGNAL + 24: "SIGXCPU"}
 
 
 class RemoteBench:
-    """Models are timed on a device, one after the other; see :class:`runtimes.bench.Bench`."""
+    """Models are timed on a device, one after the other; see :class:`tofe_edge.runtimes.bench.Bench`."""
 
     def __init__(self, session: Session, runner: Runner, facts: DeviceFacts, timeout_s: float) -> None:
         self.facts = facts
@@ -47,7 +47,7 @@ class RemoteBench:
         self._session.bring(self._runner)
 
     def time(self, model: Path, request: TimingRequest) -> Timing:
-        """Time a program on the device; see :meth:`runtimes.bench.Bench.time`. Every element of the input is 0.5."""
+        """Time a program on the device; see :meth:`tofe_edge.runtimes.bench.Bench.time`. Every element of the input is 0.5."""
         # Under its sum, so that many methods of one file cost one copy; the user's name for it stays here.
         name = f"{sha256_of(model)}.pte"
         timeout_s = self._timeout_s + (request.duration_s or 0.0)

@@ -6,7 +6,7 @@ quotes no line breaks.
 
 from __future__ import annotations
 
-from runtimes.native_runner import BINARY
+from tofe_edge.runtimes.native_runner import BINARY
 
 PREFIX = "tofe-edge-"
 """What the name of a temporary folder begins with; a secret of 128 bits follows."""

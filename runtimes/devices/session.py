@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from runtimes.devices import scripts
-from runtimes.devices.shell import SHORT_S, Answer, LinkDropped, Shell, TimedOut, push_timeout_s, script
 from tofe_edge.errors import DeviceError
-from tofe_edge.files import sha256_of, size_of
-from tofe_edge.progress import progress_bar, warn
+from tofe_edge.io.files import sha256_of, size_of
+from tofe_edge.io.progress import progress_bar, warn
+from tofe_edge.runtimes.devices import scripts
+from tofe_edge.runtimes.devices.shell import SHORT_S, Answer, LinkDropped, Shell, TimedOut, push_timeout_s, script
 
 Result = TypeVar("Result")
 

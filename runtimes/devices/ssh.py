@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.devices.address import SshAddress
-from runtimes.devices.process import Ended, OverdueError, run_program
-from runtimes.devices.shell import (
+from tofe_edge.errors import DeviceError
+from tofe_edge.runtimes.devices.address import SshAddress
+from tofe_edge.runtimes.devices.process import Ended, OverdueError, run_program
+from tofe_edge.runtimes.devices.shell import (
     SHORT_S,
     Answer,
     LinkDropped,
@@ -27,7 +28,6 @@ from runtimes.devices.shell import (
     script,
     unframed,
 )
-from tofe_edge.errors import DeviceError
 
 _OPTIONS = (
     "BatchMode=yes",  # nobody is there to type a password or to accept a key
@@ -80,22 +80,22 @@ class SshShell:
 
     @property
     def name(self) -> str:
-        """See :class:`runtimes.devices.shell.Shell`."""
+        """See :class:`tofe_edge.runtimes.devices.shell.Shell`."""
         return str(self.address)
 
     def run(self, words: Sequence[str], *, timeout_s: float, on_wait: Callable[[], object] | None = None) -> Answer:
-        """See :class:`runtimes.devices.shell.Shell`."""
+        """See :class:`tofe_edge.runtimes.devices.shell.Shell`."""
         return self._answer(words, timeout_s, on_wait=on_wait)
 
     def push(self, local: Path, remote: str, *, timeout_s: float, on_bytes: Callable[[int], object]) -> None:
-        """See :class:`runtimes.devices.shell.Shell`."""
+        """See :class:`tofe_edge.runtimes.devices.shell.Shell`."""
         # Not scp or sftp: they read names by rules of their own, and small systems have neither.
         answer = self._answer(script('cat >"$0"', remote), timeout_s, given=local, on_bytes=on_bytes)
         if answer.code:
             raise DeviceError(f"{self.name}: {remote} cannot be written ({answer.reason}); free some space there")
 
     def read(self, remote: str, *, timeout_s: float) -> bytes:
-        """See :class:`runtimes.devices.shell.Shell`."""
+        """See :class:`tofe_edge.runtimes.devices.shell.Shell`."""
         answer = self._answer(script('exec cat <"$0"', remote), timeout_s)
         if answer.code:
             raise DeviceError(f"{self.name}: {remote} cannot be read ({answer.reason})")

@@ -4,11 +4,11 @@ The program is read from its protobuf and weight files directly; nothing of Core
 See ``docs/coreml-executor.md``.
 """
 
-from runtimes.mil.operation import Operation, Result
-from runtimes.mil.operators import OPERATORS
-from runtimes.mil.package import Metadata, MlPackage, open_package
-from runtimes.mil.program import Output, Program, load_program
-from runtimes.mil.signature import Feature, Function
+from tofe_edge.runtimes.mil.operation import Operation, Result
+from tofe_edge.runtimes.mil.operators import OPERATORS
+from tofe_edge.runtimes.mil.package import Metadata, MlPackage, open_package
+from tofe_edge.runtimes.mil.program import Output, Program, load_program
+from tofe_edge.runtimes.mil.signature import Feature, Function
 
 __all__ = [
     "OPERATORS",

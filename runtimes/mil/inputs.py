@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtimes.mil.datatypes import BY_NAME, hold
-from runtimes.mil.manifest import shown
-from runtimes.mil.signature import Feature
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil.datatypes import BY_NAME, hold
+from tofe_edge.runtimes.mil.manifest import shown
+from tofe_edge.runtimes.mil.signature import Feature
 
 
 def read_inputs(

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from runtimes.mil.datatypes import STRING, DataType
-from runtimes.mil.manifest import shown
-from runtimes.mil.operation import Operation, Result
-from runtimes.mil.operators import OPERATORS
-from runtimes.mil.package import MlPackage
-from runtimes.mil.preparation import Named, Slot, Step, bind, described, needs_no_rounding
-from runtimes.mil.signature import Function
-from runtimes.mil.values import check_value, read_value, tensor_type
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil.datatypes import STRING, DataType
+from tofe_edge.runtimes.mil.manifest import shown
+from tofe_edge.runtimes.mil.operation import Operation, Result
+from tofe_edge.runtimes.mil.operators import OPERATORS
+from tofe_edge.runtimes.mil.package import MlPackage
+from tofe_edge.runtimes.mil.preparation import Named, Slot, Step, bind, described, needs_no_rounding
+from tofe_edge.runtimes.mil.signature import Function
+from tofe_edge.runtimes.mil.values import check_value, read_value, tensor_type
 
 _LARGEST_PARAMETER = 64
 _CONSTANT = "const"

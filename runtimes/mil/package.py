@@ -9,13 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runtimes.mil.manifest import find_model, shown
-from runtimes.mil.signature import Function, read_signature
-from runtimes.mil.values import check_value, tensor_type
-from runtimes.mil.weights import WeightFiles
-from runtimes.native_output import swallow_native_stderr
 from tofe_edge.errors import InputError
-from tofe_edge.quiet import quiet
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes.mil.manifest import find_model, shown
+from tofe_edge.runtimes.mil.signature import Function, read_signature
+from tofe_edge.runtimes.mil.values import check_value, tensor_type
+from tofe_edge.runtimes.mil.weights import WeightFiles
+from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _MAIN = "main"
 _DEEPEST_BLOCK = 32

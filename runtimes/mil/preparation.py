@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtimes.mil.manifest import shown
-from runtimes.mil.operation import Operation
-from runtimes.mil.operators import EXACT, OPERATORS
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil.manifest import shown
+from tofe_edge.runtimes.mil.operation import Operation
+from tofe_edge.runtimes.mil.operators import EXACT, OPERATORS
 
 # What PyTorch, numpy and Python raise for arguments that make no sense; an operator's own defects look the same.
 FAILURES = (

@@ -10,15 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from runtimes.mil.datatypes import BY_NAME
-from runtimes.mil.inputs import read_inputs
-from runtimes.mil.loading import load_steps
-from runtimes.mil.manifest import shown
-from runtimes.mil.operation import Operation
-from runtimes.mil.package import MlPackage
-from runtimes.mil.preparation import Step
-from runtimes.mil.signature import Function, function_block
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil.datatypes import BY_NAME
+from tofe_edge.runtimes.mil.inputs import read_inputs
+from tofe_edge.runtimes.mil.loading import load_steps
+from tofe_edge.runtimes.mil.manifest import shown
+from tofe_edge.runtimes.mil.operation import Operation
+from tofe_edge.runtimes.mil.package import MlPackage
+from tofe_edge.runtimes.mil.preparation import Step
+from tofe_edge.runtimes.mil.signature import Function, function_block
 
 Output = np.ndarray | str | int | dict[str, float] | dict[int, float]
 """A tensor in its declared type, a class label, or label -> score; labels are numbers where the package has numbers."""

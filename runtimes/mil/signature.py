@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from runtimes.mil.manifest import shown
-from runtimes.mil.values import tensor_type
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil.manifest import shown
+from tofe_edge.runtimes.mil.values import tensor_type
 
 Kind = Literal["tensor", "image", "text", "dictionary"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtimes.mil.datatypes import DATA_TYPES, STRING, DataType, hold, stored_bytes, unpack
-from runtimes.mil.manifest import shown
-from runtimes.mil.weights import WeightFiles
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil.datatypes import DATA_TYPES, STRING, DataType, hold, stored_bytes, unpack
+from tofe_edge.runtimes.mil.manifest import shown
+from tofe_edge.runtimes.mil.weights import WeightFiles
 
 Value = torch.Tensor | str | list[Any]
 """A tensor, a string, or a list of values; lists of strings and of class numbers are plain Python."""

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from runtimes.mil.datatypes import DataType, stored_bytes, unpack
-from runtimes.mil.manifest import inside, shown
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil.datatypes import DataType, stored_bytes, unpack
+from tofe_edge.runtimes.mil.manifest import inside, shown
 
 _MODEL_FOLDER = "@model_path/"
 _FILE_HEADER = struct.Struct("<II56x")

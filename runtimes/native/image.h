@@ -1,4 +1,4 @@
-// Image files to upright 8-bit RGB, by the rules of tofe_edge/images.py.
+// Image files to upright 8-bit RGB, by the rules of tofe_edge/io/images.py.
 #pragma once
 
 #include <cstddef>

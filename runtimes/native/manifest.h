@@ -10,7 +10,7 @@ namespace tofe {
 
 enum class Interpolation { kBicubic, kBilinear };
 
-// How an image becomes a model input; as tofe_edge/preprocessing.py.
+// How an image becomes a model input; as tofe_edge/io/preprocessing.py.
 struct Preprocessing {
   uint32_t image_size = 0;
   double crop_pct = 1;

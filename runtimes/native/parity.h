@@ -1,4 +1,4 @@
-// Does a model compute what it should? The gates of tofe_edge/parity.py, without those on rates: a handful of golden vectors
+// Does a model compute what it should? The gates of tofe_edge/evaluation/evaluate/parity.py, without those on rates: a handful of golden vectors
 // says nothing about how often a class changes.
 #pragma once
 

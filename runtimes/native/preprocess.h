@@ -1,4 +1,4 @@
-// From an RGB image to the model's input, equal to tofe_edge/preprocessing.py to the bit.
+// From an RGB image to the model's input, equal to tofe_edge/io/preprocessing.py to the bit.
 #pragma once
 
 #include <vector>

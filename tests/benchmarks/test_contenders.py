@@ -12,8 +12,8 @@ from benchmarks import contenders as everything
 from benchmarks.contenders import Built, Contender, Recipe, Subject, Unavailable, all_recipes, torch_peers
 from benchmarks.contenders.onnx_runtime import OnnxAttention, with_onnx_attention
 from benchmarks.runtimes import check
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 TinyToFe = Callable[..., ToFe]
 PEERS = [recipe for recipe in all_recipes() if recipe.runtime in ("PyTorch eager", "ONNX Runtime", "OpenVINO")]

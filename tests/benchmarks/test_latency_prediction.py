@@ -8,9 +8,9 @@ import pytest
 from latency_tables import NET, OWN, table_for
 
 from benchmarks.latency_prediction import compare, draw, main
-from runtimes.calibration import Calibrated
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.latency_parts import Part
+from tofe_edge.budget.latency_parts import Part
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.runtimes.calibration import Calibrated
 
 
 def test_triples_are_unseen_different_and_the_same_for_a_seed() -> None:

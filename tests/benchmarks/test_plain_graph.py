@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_graph import PlainToFe
-from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import InputError
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 TinyToFe = Callable[..., ToFe]
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s", "lvvit_m"]

@@ -13,9 +13,9 @@ import yaml
 from benchmarks import resolution
 from benchmarks.contenders import Contender, Subject, ours
 from benchmarks.contenders.contender import Pixels
-from runtimes.latency import Latency
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes.latency import Latency
 
 
 def eager(subject: Subject) -> Contender:

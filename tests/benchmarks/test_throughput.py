@@ -15,10 +15,10 @@ from benchmarks import memory, throughput
 from benchmarks.throughput_nets import NAMED, open_net
 from benchmarks.throughput_results import row_of
 from benchmarks.turns import MIN_ROUNDS, Plan, Turns, take_turns
-from tofe_edge.backbones import create_host
-from tofe_edge.checkpoint import Checkpoint
-from tofe_edge.macs import dense_macs, gmacs, tofe_macs
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import create_host
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.tofe import ToFe
 
 Measure = Callable[..., tuple[dict[str, Any], str]]
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_exports import images, tiny_graph
 
-from converters.attribution import layer_noise_of
-from converters.int8 import Int8Weights
-from converters.quantize import Int8Plan, gather_statistics, plan_int8, quantize
+from tofe_edge.converters.attribution import layer_noise_of
+from tofe_edge.converters.int8 import Int8Weights
+from tofe_edge.converters.quantize import Int8Plan, gather_statistics, plan_int8, quantize
 
 
 def test_every_quantized_layer_has_both_figures_in_the_order_of_the_graph() -> None:

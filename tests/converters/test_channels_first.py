@@ -19,17 +19,17 @@ from conftest import make_tiny_tofe
 from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, images
 from torch import Tensor, nn
 
-from converters.channels_first import ChannelNorm, ChannelsFirstRankSelection, channels_first
-from converters.coreml import CoreMlOptions, lower
-from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
-from converters.coreml_package import About
-from converters.int8 import StaticRange
-from converters.quantize import gather_statistics, layers_of, plan_int8, quantize
-from converters.static_graph import StaticToFe, build_static_graph
-from runtimes.mil import load_program, open_package
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.coreml_names import IMAGE, LOGITS, token_order
-from tofe_edge.files import write_content
+from tofe_edge.converters.channels_first import ChannelNorm, ChannelsFirstRankSelection, channels_first
+from tofe_edge.converters.coreml import CoreMlOptions, lower
+from tofe_edge.converters.coreml_graph import NativeRankSelection, native_graph, native_topk
+from tofe_edge.converters.coreml_package import About
+from tofe_edge.converters.int8 import StaticRange
+from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.io.files import write_content
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.runtimes.coreml_names import IMAGE, LOGITS, token_order
+from tofe_edge.runtimes.mil import load_program, open_package
 
 PATCHES = 16
 DEIT, DISTILLED, LVVIT = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "lvvit_s"

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tiny_exports import COUNTS, SIZE
 from torch import Tensor, nn
 
-from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
-from converters.layers import RmsNorm, StaticAttention
-from converters.selection import Select
-from converters.static_graph import StaticToFe, build_static_graph
-from tofe_edge.preprocessing import Preprocessing, denormalize
+from tofe_edge.converters.coreml_graph import NativeRankSelection, native_graph, native_topk
+from tofe_edge.converters.layers import RmsNorm, StaticAttention
+from tofe_edge.converters.selection import Select
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.io.preprocessing import Preprocessing, denormalize
 
 PATCHES = 16
 FAMILIES = ("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s")

@@ -14,12 +14,12 @@ import torch
 from conftest import make_tiny_tofe
 from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, Export, export, images, tiny_net, two_methods
 
-from converters.executorch import lower
-from converters.quantize import layers_of, plan_int8, quantize
-from converters.static_graph import build_static_graph
-from runtimes.native_output import swallow_native_stderr
-from tofe_edge.parity import kept_overlap, snr_db
-from tofe_edge.selections import compose_selections
+from tofe_edge.converters.executorch import lower
+from tofe_edge.converters.quantize import layers_of, plan_int8, quantize
+from tofe_edge.converters.static_graph import build_static_graph
+from tofe_edge.evaluation.parity import kept_overlap, snr_db
+from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 IMAGES = 8
 SELECTORS = [f"selectors.{stage}.{layer}" for stage in range(3) for layer in ("fc1", "fc2", "score")]

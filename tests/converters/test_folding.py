@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from converters.folding import (
+from tofe_edge.converters.folding import (
     centre_convolution,
     centre_output,
     centre_rows,

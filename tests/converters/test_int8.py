@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from converters.int8 import DynamicInput, Int8Weights, StaticRange
-from converters.quantize import Int8Mode, Int8Plan, Statistics, int8_layer
-from tofe_edge.parity import snr_db
+from tofe_edge.converters.int8 import DynamicInput, Int8Weights, StaticRange
+from tofe_edge.converters.quantize import Int8Mode, Int8Plan, Statistics, int8_layer
+from tofe_edge.evaluation.parity import snr_db
 
 SEEDS = st.integers(0, 2**16)
 MAGNITUDES = st.sampled_from([1e-3, 1.0, 1e3])

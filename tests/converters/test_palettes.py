@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from converters.int8 import Int8Weights
-from converters.palettes import PaletteWeights, to_palette
-from converters.quantize import Int8Plan, Statistics, int8_layer
+from tofe_edge.converters.int8 import Int8Weights
+from tofe_edge.converters.palettes import PaletteWeights, to_palette
+from tofe_edge.converters.quantize import Int8Plan, Statistics, int8_layer
 
 
 def weights(seed: int, rows: int = 24, columns: int = 32) -> Tensor:

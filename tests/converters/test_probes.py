@@ -10,13 +10,13 @@ import torch
 from conftest import TINY_COUNTS
 from tiny_exports import tiny_net
 
-from converters.probes import ProbeProgram, build_probes, count_programs
-from converters.static_graph import build_static_graph
-from runtimes.bench import HostBench
-from runtimes.native_output import swallow_native_stderr
-from runtimes.timing import TimingRequest
+from tofe_edge.budget.latency_parts import Part, parts_of
+from tofe_edge.converters.probes import ProbeProgram, build_probes, count_programs
+from tofe_edge.converters.static_graph import build_static_graph
 from tofe_edge.errors import InputError
-from tofe_edge.latency_parts import Part, parts_of
+from tofe_edge.runtimes.bench import HostBench
+from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.runtimes.timing import TimingRequest
 
 BLOCK, TAIL = Part("block", (12,)), Part("tail", (4,))
 STEM, SELECTION, APPROXIMATOR, CALL = Part("stem"), Part("selection"), Part("approximator", (5,)), Part("call", (17,))

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from tiny_exports import images, tiny_graph, tiny_net
 from torch import Tensor, nn
 
-from converters.int8 import DynamicInput, Int8Weights, StaticRange
-from converters.quantize import Int8Mode, Int8Plan, gather_statistics, layers_of, plan_int8, quantize
-from converters.static_graph import StaticToFe, build_static_graph
-from tofe_edge.backbones import TokenCounts
+from tofe_edge.converters.int8 import DynamicInput, Int8Weights, StaticRange
+from tofe_edge.converters.quantize import Int8Mode, Int8Plan, gather_statistics, layers_of, plan_int8, quantize
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 MODES: list[Int8Mode] = ["dynamic", "static"]
 

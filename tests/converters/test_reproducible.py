@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from tiny_exports import COUNTS, SIZE, Export, export, images, lower_and_watch, run
 from torch import Tensor, nn
 
-from converters.layers import RmsNorm, StaticAttention
-from converters.quantize import gather_statistics, layers_of, plan_int8, quantize
-from converters.reproducible import (
+from tofe_edge.converters.layers import RmsNorm, StaticAttention
+from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
+from tofe_edge.converters.reproducible import (
     SCORE_LIMIT,
     WHOLE_VECTORS,
     ReproducibleAttention,
     ReproducibleNorm,
     reproducible,
 )
-from converters.selection import select_by_rank, select_by_topk
-from converters.smoothing import loudest_normalised, smooth_residual
-from converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.converters.selection import select_by_rank, select_by_topk
+from tofe_edge.converters.smoothing import loudest_normalised, smooth_residual
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2", "lvvit_s"]
 ROUNDED_DIFFERENTLY = {"aten._softmax.default", "aten.rsqrt.default", "aten.sqrt.default", "aten.sigmoid.default"}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import manifest_for
 
-from converters.request import ConvertRequest, CoreMlRequest
-from tofe_edge.artifact import Manifest, open_artifact
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
+from tofe_edge.converters.request import ConvertRequest, CoreMlRequest
 from tofe_edge.errors import InputError
+from tofe_edge.io.artifact import Manifest, open_artifact
+from tofe_edge.model.checkpoint import Checkpoint
 
 
 def request(checkpoint: Checkpoint, precision: str) -> ConvertRequest:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from converters.rounding import LIMIT, round_to_nearest, round_with_gram
+from tofe_edge.converters.rounding import LIMIT, round_to_nearest, round_with_gram
 
 SEEDS = st.integers(0, 2**16)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_exports import images
 from torch import Tensor, nn
 
-from converters.executorch import lower
-from converters.selection import Select, select_by_rank, select_by_topk
+from tofe_edge.converters.executorch import lower
+from tofe_edge.converters.selection import Select, select_by_rank, select_by_topk
 
 SEEDS = st.integers(0, 2**16)
 SELECTS = [pytest.param(select_by_topk, id="topk"), pytest.param(select_by_rank, id="rank")]

@@ -12,11 +12,19 @@ import torch
 from tiny_exports import images, tiny_graph, tiny_net
 from torch import Tensor
 
-from converters.quantize import Int8Mode, Int8Plan, Statistics, gather_statistics, layers_of, plan_int8, quantize
-from converters.selection import select_by_rank
-from converters.sensitivity import MixedPlan, choose_layers, layer_noise
-from converters.static_graph import StaticToFe, build_static_graph
-from tofe_edge.parity import snr_db
+from tofe_edge.converters.quantize import (
+    Int8Mode,
+    Int8Plan,
+    Statistics,
+    gather_statistics,
+    layers_of,
+    plan_int8,
+    quantize,
+)
+from tofe_edge.converters.selection import select_by_rank
+from tofe_edge.converters.sensitivity import MixedPlan, choose_layers, layer_noise
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.evaluation.parity import snr_db
 
 IMAGES = 24
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from converters.smoothing import loudest_normalised, smooth_residual
-from converters.static_graph import StaticToFe, build_static_graph
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.tofe import ToFe
+from tofe_edge.converters.smoothing import loudest_normalised, smooth_residual
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 COUNTS = TokenCounts((9, 5, 3))
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s"]

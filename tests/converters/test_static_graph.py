@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.dismantle import dismantle
-from converters.layers import LinearStem, StaticBlock
-from converters.selection import Select, select_by_rank, select_by_topk
-from converters.static_graph import StaticApproximator, StaticToFe, build_static_graph
-from tofe_edge.backbones import Host, TokenCounts
+from tofe_edge.converters.dismantle import dismantle
+from tofe_edge.converters.layers import LinearStem, StaticBlock
+from tofe_edge.converters.selection import Select, select_by_rank, select_by_topk
+from tofe_edge.converters.static_graph import StaticApproximator, StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
-from tofe_edge.selections import compose_selections
-from tofe_edge.tofe import ToFe
+from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.model.backbones import Host, TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 TinyToFe = Callable[..., ToFe]
 

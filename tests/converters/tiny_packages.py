@@ -12,14 +12,14 @@ from conftest import make_tiny_tofe
 from made_once import made_once
 from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, images, keep, kept, tiny_net
 
-from converters.coreml import CoreMlOptions, lower
-from converters.coreml_graph import NativeRankSelection, native_graph, native_topk
-from converters.coreml_package import About
-from converters.lowered import Lowered
-from converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
-from converters.static_graph import StaticToFe, build_static_graph
-from runtimes.mil import MlPackage, Program, load_program, open_package
-from tofe_edge.tofe import ToFe
+from tofe_edge.converters.coreml import CoreMlOptions, lower
+from tofe_edge.converters.coreml_graph import NativeRankSelection, native_graph, native_topk
+from tofe_edge.converters.coreml_package import About
+from tofe_edge.converters.lowered import Lowered
+from tofe_edge.converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.runtimes.mil import MlPackage, Program, load_program, open_package
 
 PATCHES = 16
 LABELS = tuple(f"class {number}" for number in range(10))

@@ -13,11 +13,11 @@ import torch
 from packaged_models import need, need_file
 from PIL import Image
 
-from runtimes.executorch import load_methods
-from tofe_edge.artifact import open_artifact
-from tofe_edge.golden import golden_path_of, read_golden
+from tofe_edge.evaluation.golden import golden_path_of, read_golden
+from tofe_edge.io.artifact import open_artifact
+from tofe_edge.io.preprocessing import normalize
 from tofe_edge.packaging.unpack import read_zip
-from tofe_edge.preprocessing import normalize
+from tofe_edge.runtimes.executorch import load_methods
 
 PACKAGE = "org.example.model"
 """What the doubles' ``Bench`` imports."""

@@ -12,10 +12,10 @@ import pytest
 from elf_files import elf
 from packaged_models import need
 
-from runtimes.native_build import build
-from runtimes.native_toolchain import Target, aarch64_emulator
 from tofe_edge.cli import main
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.native_build import build
+from tofe_edge.runtimes.native_toolchain import Target, aarch64_emulator
 
 LIBRARIES = {"lib/libtofe.so": "$ORIGIN", "lib/libexecutorch.so": "$ORIGIN:$ORIGIN/../backends/cuda:$ORIGIN/../lib"}
 """Name: where it looks, as the real ones do."""

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pytest
 from conftest import manifest_for
 
-from tofe_edge.artifact import Artifact, Method, open_artifact, write_manifest
-from tofe_edge.checkpoint import Checkpoint
-from tofe_edge.files import write_content
-from tofe_edge.golden import golden_path_of, make_golden
+from tofe_edge.evaluation.golden import golden_path_of, make_golden
+from tofe_edge.evaluation.prediction import Prediction, Predictor
+from tofe_edge.io.artifact import Artifact, Method, open_artifact, write_manifest
+from tofe_edge.io.files import write_content
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.contents import PackagedModel, load_packaged_model
 from tofe_edge.packaging.licences import Weights
-from tofe_edge.prediction import Prediction, Predictor
 
 COUNTS = {"forward": [9, 5, 3], "forward_5_3_2": [5, 3, 2]}
 """Kept tokens of the pretended models' methods."""

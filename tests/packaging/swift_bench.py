@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tofe_edge.artifact import Artifact, open_artifact
-from tofe_edge.coreml_names import IMAGE, LOGITS, function_name
-from tofe_edge.golden import golden_path_of, read_golden
+from tofe_edge.evaluation.golden import golden_path_of, read_golden
+from tofe_edge.io.artifact import Artifact, open_artifact
+from tofe_edge.io.preprocessing import normalize, resize_and_crop
 from tofe_edge.packaging.apple_vectors import noise
-from tofe_edge.preprocessing import normalize, resize_and_crop
+from tofe_edge.runtimes.coreml_names import IMAGE, LOGITS, function_name
 
 _DOUBLES = Path(__file__).parent / "apple_doubles"
 _ORDER = ("CryptoKit", "CoreGraphics", "ImageIO", "CoreVideo", "CoreML", "ExecuTorch")
@@ -142,11 +142,11 @@ def _outputs(artifact: Artifact, method: str, pixels: npt.NDArray[np.uint8]) -> 
     if artifact.manifest.target == "executorch":
         import torch
 
-        from runtimes.executorch import load
+        from tofe_edge.runtimes.executorch import load
 
         raw = load(artifact, 1, method).execute(torch.from_numpy(given))
         return {str(number): np.asarray(output) for number, output in enumerate(raw)}
-    from runtimes.mil import load_program, open_package
+    from tofe_edge.runtimes.mil import load_program, open_package
 
     program = load_program(open_package(artifact.path), function_name(method))
     if artifact.manifest.io == "image":

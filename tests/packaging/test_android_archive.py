@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from packaged_models import need, need_file, need_kotlinc, packaged, pretend_model
 
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.android import ANDROID
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel

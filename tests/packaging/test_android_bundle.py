@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from packaged_models import packaged, pretend_model
 
-from tofe_edge.artifact import Method
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
+from tofe_edge.io.artifact import Method
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.android import ANDROID
 from tofe_edge.packaging.android_model import assets_folder, package_of
 from tofe_edge.packaging.contents import PackagedModel

@@ -15,10 +15,10 @@ from jvm_bench import PACKAGE, Bench, as_bitmap, keep, make_bench
 from packaged_models import need_kotlinc
 from PIL import Image
 
-from tofe_edge.artifact import DEFAULT_METHOD, Artifact, open_artifact
 from tofe_edge.cli import main
-from tofe_edge.images import read_image
-from tofe_edge.preprocessing import preprocess, resize_and_crop
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, open_artifact
+from tofe_edge.io.images import read_image
+from tofe_edge.io.preprocessing import preprocess, resize_and_crop
 
 pytestmark = pytest.mark.toolchain
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import TinyModel
 
-from tofe_edge.artifact import open_artifact
 from tofe_edge.cli import main
-from tofe_edge.files import fingerprint_of
+from tofe_edge.io.artifact import open_artifact
+from tofe_edge.io.files import fingerprint_of
 
 KINDS = {
     "coreml": ("--target", "coreml", "--elastic", "0.0016", "--deployment-target", "iOS18"),

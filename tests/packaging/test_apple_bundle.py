@@ -15,10 +15,10 @@ import pytest
 from packaged_models import packaged, pretend_model
 from swift_syntax import need_parser, syntax_errors
 
-from tofe_edge.artifact import Method
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
-from tofe_edge.files import fingerprint
+from tofe_edge.io.artifact import Method
+from tofe_edge.io.files import fingerprint
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.apple import APPLE
 from tofe_edge.packaging.apple_names import module_of
 from tofe_edge.packaging.bundle import Bundle

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from packaged_models import packaged, pretend, pretend_model
 
-from tofe_edge.artifact import Artifact
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.golden import GoldenSet, replay
+from tofe_edge.evaluation.golden import GoldenSet, replay
+from tofe_edge.evaluation.parity import Parity
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.android import ANDROID
 from tofe_edge.packaging.check import BundleCheck, check_bundle
 from tofe_edge.packaging.licences import WEIGHTS
@@ -24,8 +26,6 @@ from tofe_edge.packaging.place import place
 from tofe_edge.packaging.platform import Options
 from tofe_edge.packaging.provenance import PROVENANCE, FileSum
 from tofe_edge.packaging.unpack import unpack
-from tofe_edge.parity import Parity
-from tofe_edge.prediction import Prediction
 
 ASSETS = "src/main/assets/"
 

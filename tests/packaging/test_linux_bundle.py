@@ -17,11 +17,11 @@ from linux_runners import Machine, real_machine
 from packaged_models import need
 from PIL import Image
 
-from runtimes.loading import load_model
-from tofe_edge.artifact import open_artifact
 from tofe_edge.cli import main
-from tofe_edge.images import read_image
-from tofe_edge.preprocessing import preprocess
+from tofe_edge.io.artifact import open_artifact
+from tofe_edge.io.images import read_image
+from tofe_edge.io.preprocessing import preprocess
+from tofe_edge.runtimes.loading import load_model
 
 pytestmark = pytest.mark.toolchain
 

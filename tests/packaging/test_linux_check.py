@@ -15,18 +15,18 @@ from elf_files import elf
 from linux_runners import package, pretend_runner
 from packaged_models import pretend, pretend_model
 
-from tofe_edge.artifact import Artifact
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
-from tofe_edge.files import write_bytes
-from tofe_edge.golden import GoldenSet, replay
+from tofe_edge.evaluation.golden import GoldenSet, replay
+from tofe_edge.evaluation.parity import Parity
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.files import write_bytes
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.archive import tar_gz_bytes
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.check import check_bundle
 from tofe_edge.packaging.linux import LINUX
 from tofe_edge.packaging.provenance import PROVENANCE, FileSum, read_provenance
 from tofe_edge.packaging.unpack import Unpacked, unpack
-from tofe_edge.parity import Parity
 
 FOLDER = "net-linux-aarch64"
 

@@ -15,11 +15,11 @@ from conftest import manifest_for
 from linux_runners import package, pretend_runner
 from packaged_models import pretend, pretend_model
 
-from tofe_edge.artifact import open_artifact, write_manifest
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
-from tofe_edge.files import fingerprint_of, write_bytes, write_content
-from tofe_edge.golden import golden_path_of, make_golden
+from tofe_edge.evaluation.golden import golden_path_of, make_golden
+from tofe_edge.io.artifact import open_artifact, write_manifest
+from tofe_edge.io.files import fingerprint_of, write_bytes, write_content
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.provenance import PROVENANCE
 from tofe_edge.packaging.unpack import unpack
 

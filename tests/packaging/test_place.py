@@ -13,8 +13,8 @@ import pytest
 from conftest import refused
 from packaged_models import packaged, pretend_model
 
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging import place as module
 from tofe_edge.packaging.bundle import Bundle, BundleFile, Form
 from tofe_edge.packaging.place import place

@@ -14,9 +14,9 @@ from conftest import manifest_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofe_edge.artifact import Manifest
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
+from tofe_edge.io.artifact import Manifest
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.licences import GLUE, Weights, check_expression, notice, weights_licence
 from tofe_edge.packaging.wording import boolean, facts, float_words, named, plain
 

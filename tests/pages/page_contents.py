@@ -11,13 +11,13 @@ import numpy as np
 from conftest import manifest_for
 from PIL import Image
 
-from tofe_edge.artifact import Manifest, Method
-from tofe_edge.checkpoint import Checkpoint
-from tofe_edge.golden import GoldenSet, GoldenVector
-from tofe_edge.pages.convert import ConvertPage
-from tofe_edge.pages.profile import ProfilePage
-from tofe_edge.parity import GateResult, Parity
-from tofe_edge.prediction import Prediction, top_classes
+from tofe_edge.cli.pages.convert import ConvertPage
+from tofe_edge.cli.pages.profile import ProfilePage
+from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
+from tofe_edge.evaluation.parity import GateResult, Parity
+from tofe_edge.evaluation.prediction import Prediction, top_classes
+from tofe_edge.io.artifact import Manifest, Method
+from tofe_edge.model.checkpoint import Checkpoint
 
 HOSTILE = (
     "<script>alert(1)</script>\"'&<img src=x onerror=y>",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tags import Tags
 
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.cli import main
+from tofe_edge.model.checkpoint import Checkpoint
 
 DEADLINE_SECONDS = 300
 

@@ -8,13 +8,13 @@ import pytest
 from page_contents import convert_page, plain_manifest
 from tags import Tags
 
-from profiles import DeviceProfile, load_profile
-from profiles.latency import Anchor, LatencyTable
-from tofe_edge.backbones import Backbone, create_host
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.budget.latency_model import shape_of
 from tofe_edge.cli.convert_page import with_staircases
-from tofe_edge.latency_model import shape_of
-from tofe_edge.pages.convert import ConvertPage, render
+from tofe_edge.cli.pages.convert import ConvertPage, render
+from tofe_edge.model.backbones import Backbone, create_host
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.profiles import DeviceProfile, load_profile
+from tofe_edge.profiles.latency import Anchor, LatencyTable
 
 
 @pytest.fixture

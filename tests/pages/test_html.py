@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tags import Tags
 
+from tofe_edge.cli.pages.html import Html, facts, join, name, page, paragraph, section, table, text, write
 from tofe_edge.errors import InputError
-from tofe_edge.pages.html import Html, facts, join, name, page, paragraph, section, table, text, write
 
-STYLE = files("tofe_edge.pages").joinpath("style.css").read_text(encoding="utf-8")
+STYLE = files("tofe_edge.cli.pages").joinpath("style.css").read_text(encoding="utf-8")
 
 
 @given(st.text())

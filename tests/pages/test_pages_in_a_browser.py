@@ -10,11 +10,11 @@ from page_browser import HOST, Shown, browser, show
 from page_contents import HOSTILE, convert_page, plain_manifest, profile_page, with_names
 from test_analysis import NAMES, sides
 
-from tofe_edge.analysis import analyse
-from tofe_edge.artifact import Manifest
-from tofe_edge.checkpoint import Checkpoint
-from tofe_edge.pages import convert, parity, profile
-from tofe_edge.parity import INT8_GATES, compare
+from tofe_edge.cli.pages import convert, parity, profile
+from tofe_edge.evaluation.analysis import analyse
+from tofe_edge.evaluation.parity import INT8_GATES, compare
+from tofe_edge.io.artifact import Manifest
+from tofe_edge.model.checkpoint import Checkpoint
 
 WIDTHS = (390, 1280)
 

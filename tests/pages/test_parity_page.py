@@ -10,12 +10,12 @@ import pytest
 from conftest import manifest_for
 from test_analysis import IMAGES, NAMES, sides
 
-from tofe_edge.analysis import analyse
-from tofe_edge.artifact import Manifest
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.cli.pages.parity import render, write_page
 from tofe_edge.errors import InputError
-from tofe_edge.pages.parity import render, write_page
-from tofe_edge.parity import INT8_GATES, compare
+from tofe_edge.evaluation.analysis import analyse
+from tofe_edge.evaluation.parity import INT8_GATES, compare
+from tofe_edge.io.artifact import Manifest
+from tofe_edge.model.checkpoint import Checkpoint
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=y>"
 JPEG = b"\xff\xd8\xff\xe0 a picture \xff\xd9"

@@ -10,10 +10,10 @@ import pytest
 from page_contents import HOSTILE, convert_page, plain_manifest, profile_page, with_names
 from tags import Tags
 
-from tofe_edge.artifact import Manifest
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.cli.pages import convert, profile
 from tofe_edge.errors import InputError
-from tofe_edge.pages import convert, profile
+from tofe_edge.io.artifact import Manifest
+from tofe_edge.model.checkpoint import Checkpoint
 
 Make = Callable[..., str]
 

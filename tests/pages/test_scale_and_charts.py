@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofe_edge.pages.charts import (
+from tofe_edge.cli.pages.charts import (
     WIDTH,
     Line,
     Mark,
@@ -22,7 +22,7 @@ from tofe_edge.pages.charts import (
     line_chart,
     step_chart,
 )
-from tofe_edge.pages.scale import axis
+from tofe_edge.cli.pages.scale import axis
 
 WORDS = Words("A <title>", "description & more", "x, s", "ms")
 

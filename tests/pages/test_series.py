@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofe_edge.pages.series import bulk_of, course, percentile
+from tofe_edge.cli.pages.series import bulk_of, course, percentile
 
 samples = st.lists(st.floats(0.01, 1e6), min_size=1, max_size=300)
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from page_contents import KEPT, golden_of, plain_manifest
 from PIL import Image
 
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.cli.pages.heat import as_hex, heat_colours
+from tofe_edge.cli.pages.token_map import TokenMap, heat_legend, kept_tokens, map_of, token_maps
 from tofe_edge.errors import InputError
-from tofe_edge.pages.heat import as_hex, heat_colours
-from tofe_edge.pages.token_map import TokenMap, heat_legend, kept_tokens, map_of, token_maps
+from tofe_edge.model.checkpoint import Checkpoint
 
 PIXELS = np.zeros((32, 32, 3), np.uint8)
 

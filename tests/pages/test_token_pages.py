@@ -13,17 +13,17 @@ from page_contents import HOSTILE, KEPT
 from PIL import Image
 from tags import Tags
 
-from tofe_edge.distribution import distributions
+from tofe_edge.cli.pages import evaluation, tokens
+from tofe_edge.cli.pages.contact_sheet import GAP, LINE, TILE, contact_sheet
+from tofe_edge.cli.pages.evaluation import EvaluationPage
+from tofe_edge.cli.pages.heat import heat_colours
+from tofe_edge.cli.pages.tokens import TokensPage
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation import Evaluation
-from tofe_edge.image_tokens import ImageTokens
-from tofe_edge.pages import evaluation, tokens
-from tofe_edge.pages.contact_sheet import GAP, LINE, TILE, contact_sheet
-from tofe_edge.pages.evaluation import EvaluationPage
-from tofe_edge.pages.heat import heat_colours
-from tofe_edge.pages.tokens import TokensPage
-from tofe_edge.prediction import RankedClass
-from tofe_edge.usage import MeanUsage
+from tofe_edge.evaluation.distribution import distributions
+from tofe_edge.evaluation.evaluate import Evaluation
+from tofe_edge.evaluation.image_tokens import ImageTokens
+from tofe_edge.evaluation.prediction import RankedClass
+from tofe_edge.evaluation.usage import MeanUsage
 
 WIDTHS = (390, 1280)
 

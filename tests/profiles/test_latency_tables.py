@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiles import (
+from tofe_edge.profiles import (
     Alignment,
     Anchor,
     LatencyTable,
@@ -21,8 +21,8 @@ from profiles import (
     read_profile,
     with_tables,
 )
-from profiles.document import parse_document
-from profiles.schema import build_profile
+from tofe_edge.profiles.document import parse_document
+from tofe_edge.profiles.schema import build_profile
 
 VALID = (Path(__file__).parent / "my_board.yaml").read_text(encoding="utf-8")
 TABLE = LatencyTable(

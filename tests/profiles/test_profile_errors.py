@@ -10,9 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from profiles import ProfileError, load_profile, profile_names
-from profiles.document import MAX_FILE_BYTES, parse_document
-from profiles.schema import build_profile
+from tofe_edge.profiles import ProfileError, load_profile, profile_names
+from tofe_edge.profiles.document import MAX_FILE_BYTES, parse_document
+from tofe_edge.profiles.schema import build_profile
 
 VALID = (Path(__file__).parent / "my_board.yaml").read_text(encoding="utf-8")
 

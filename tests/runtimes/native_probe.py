@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 from native_builds import HEADERS, compiled, sources
 
-from runtimes.native_toolchain import Target
-from tofe_edge.preprocessing import Preprocessing
+from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.runtimes.native_toolchain import Target
 
 Pixels = npt.NDArray[np.uint8]
 

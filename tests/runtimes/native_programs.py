@@ -9,8 +9,8 @@ import tiny_exports
 from tiny_exports import SIZE
 from torch import Tensor
 
-from runtimes.native_output import swallow_native_stderr
-from runtimes.native_runner import NativeResult
+from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.runtimes.native_runner import NativeResult
 
 Precision = Literal["fp32", "int8 dynamic", "int8 static"]
 TINY_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8 static")

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimes import telemetry
-from runtimes.affinity import bound_to, parse_cpus
-from runtimes.bench import HostBench
-from runtimes.latency import measure
-from runtimes.timing import TimingRequest
-from tofe_edge.artifact import Artifact
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes import telemetry
+from tofe_edge.runtimes.affinity import bound_to, parse_cpus
+from tofe_edge.runtimes.bench import HostBench
+from tofe_edge.runtimes.latency import measure
+from tofe_edge.runtimes.timing import TimingRequest
 
 
 def test_runs_are_counted_and_started_one_after_the_other(elastic_artifact: Artifact) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from runtimes.calibration import Plan, calibrate, turns, undisturbed_ms
-from runtimes.latency import Latency
-from runtimes.timing import Machine, Timing, TimingRequest
+from tofe_edge.budget.latency_parts import Part
 from tofe_edge.errors import DeviceError
-from tofe_edge.latency_parts import Part
-from tofe_edge.progress import covering_bar, progress_bar
+from tofe_edge.io.progress import covering_bar, progress_bar
+from tofe_edge.runtimes.calibration import Plan, calibrate, turns, undisturbed_ms
+from tofe_edge.runtimes.latency import Latency
+from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 BLOCK, STEM = Part("block", (8,)), Part("stem")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtimes.comparison import Comparison, Rival, compare
-from runtimes.latency import Latency
-from runtimes.medians import Estimate
-from runtimes.timing import Timing, TimingRequest, joined
+from tofe_edge.runtimes.comparison import Comparison, Rival, compare
+from tofe_edge.runtimes.latency import Latency
+from tofe_edge.runtimes.medians import Estimate
+from tofe_edge.runtimes.timing import Timing, TimingRequest, joined
 
 TOFE = Rival(Path("tofe.pte"), "forward", 0.5)
 DENSE = Rival(Path("dense.pte"), "forward", 1.0)

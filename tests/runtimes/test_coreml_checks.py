@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import TinyModel, refused
 
-from runtimes import coreml
-from runtimes.coreml_checks import check_interface
-from tofe_edge.artifact import Artifact, open_artifact
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.preprocessing import normalize
+from tofe_edge.io.artifact import Artifact, open_artifact
+from tofe_edge.io.preprocessing import normalize
+from tofe_edge.runtimes import coreml
+from tofe_edge.runtimes.coreml_checks import check_interface
 
 NAMES = [str(number) for number in range(10)]
 

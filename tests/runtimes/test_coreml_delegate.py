@@ -13,12 +13,12 @@ from conftest import TinyModel, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtimes import coreml, coreml_delegate
-from runtimes.coreml_blob import read_blob
-from tofe_edge.artifact import Artifact, open_artifact
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import write_content
-from tofe_edge.quiet import quiet
+from tofe_edge.io.artifact import Artifact, open_artifact
+from tofe_edge.io.files import write_content
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes import coreml, coreml_delegate
+from tofe_edge.runtimes.coreml_blob import read_blob
 
 FILES = {"x.txt": b"hello", "a/y": b"abc", "a/b/z": b"\0}{", 'a/q"é': b"1"}
 

@@ -25,12 +25,12 @@ from coreml_stub import (
 )
 from PIL import Image
 
-from runtimes import coreml
-from runtimes.coreml_device import UNKNOWN, Placement, time_on_device
-from tofe_edge.artifact import Artifact
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.quiet import quiet
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.quiet import quiet
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes import coreml
+from tofe_edge.runtimes.coreml_device import UNKNOWN, Placement, time_on_device
 
 with quiet():
     import coremltools as ct

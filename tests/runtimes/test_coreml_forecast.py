@@ -1,4 +1,4 @@
-"""Counts of Core ML programs against the formula of :mod:`tofe_edge.macs` and by hand; the forecast's rules one by one."""
+"""Counts of Core ML programs against the formula of :mod:`tofe_edge.model.macs` and by hand; the forecast's rules one by one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import pytest
 from conftest import TinyModel
 
-from runtimes.coreml_forecast import RULES, by_operator, by_stage, costs, forecast, in_total, macs_of
-from runtimes.etdump import stage_names
-from runtimes.mil import Feature, Operation, Program, Result, load_program, open_package
-from tofe_edge.artifact import Artifact, Manifest, open_artifact
-from tofe_edge.backbones import Backbone, create_host
-from tofe_edge.coreml_names import function_name
 from tofe_edge.errors import InputError
-from tofe_edge.macs import block_macs, tofe_macs
+from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
+from tofe_edge.model.backbones import Backbone, create_host
+from tofe_edge.model.macs import block_macs, tofe_macs
+from tofe_edge.runtimes.coreml_forecast import RULES, by_operator, by_stage, costs, forecast, in_total, macs_of
+from tofe_edge.runtimes.coreml_names import function_name
+from tofe_edge.runtimes.etdump import stage_names
+from tofe_edge.runtimes.mil import Feature, Operation, Program, Result, load_program, open_package
 
 Names = Mapping[str, tuple[str, ...]]
 

@@ -13,18 +13,18 @@ import torch
 from conftest import TinyModel, refused
 from coreml_stub import pretend
 
-from converters.pipeline import convert
-from converters.request import Calibration, ConvertRequest, CoreMlRequest
-from runtimes import coreml
-from runtimes.loading import load_model
-from tofe_edge.artifact import Artifact, open_artifact, write_manifest
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.checkpoint import Checkpoint
+from tofe_edge.converters.pipeline import convert
+from tofe_edge.converters.request import Calibration, ConvertRequest, CoreMlRequest
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import write_content
-from tofe_edge.parity import FP32_GATES, INT8_GATES, compare
-from tofe_edge.preprocessing import normalize
-from tofe_edge.reference import load_reference
+from tofe_edge.evaluation.parity import FP32_GATES, INT8_GATES, compare
+from tofe_edge.evaluation.reference import load_reference
+from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
+from tofe_edge.io.files import write_content
+from tofe_edge.io.preprocessing import normalize
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes import coreml
+from tofe_edge.runtimes.loading import load_model
 
 
 def make(checkpoint: Checkpoint, folder: Path, request: ConvertRequest) -> Artifact:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from runtimes.deadline import DeadlineConfig, DeadlineGovernor, Rung
-from runtimes.latency import Latency
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.deadline import DeadlineConfig, DeadlineGovernor, Rung
+from tofe_edge.runtimes.latency import Latency
 
 RUNGS = (
     Rung("forward_60_36_22", 1.5),

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import runtimes.elastic
-from runtimes.deadline import DeadlineConfig, DeadlineGovernor, Rung
-from runtimes.elastic import ElasticModel, load_elastic
-from runtimes.executorch import ExecuTorchModel
-from tofe_edge.artifact import Artifact
 from tofe_edge.errors import InputError
-from tofe_edge.prediction import Prediction
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes import elastic
+from tofe_edge.runtimes.deadline import DeadlineConfig, DeadlineGovernor, Rung
+from tofe_edge.runtimes.elastic import ElasticModel, load_elastic
+from tofe_edge.runtimes.executorch import ExecuTorchModel
 
 COST = {"forward": 4.0, "forward_9": 2.0, "forward_5": 1.0}
 IMAGE = np.zeros((1, 3, 8, 8), np.float32)
@@ -46,7 +46,7 @@ class Device:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     made_up = Device(ms={name: 5 * cost for name, cost in COST.items()})
-    monkeypatch.setattr(runtimes.elastic, "time", made_up)
+    monkeypatch.setattr(elastic, "time", made_up)
     return made_up
 
 

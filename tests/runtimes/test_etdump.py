@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import TinyModel
 
-from runtimes.etdump import Breakdown, Event, TimeShare, break_down, operator_times, stage_names, stage_times
-from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import sha256_of
-from tofe_edge.preprocessing import Preprocessing
+from tofe_edge.io.artifact import Artifact, Manifest, open_artifact, write_manifest
+from tofe_edge.io.files import sha256_of
+from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.runtimes.etdump import Breakdown, Event, TimeShare, break_down, operator_times, stage_names, stage_times
 
 
 def manifest(

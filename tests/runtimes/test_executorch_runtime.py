@@ -15,17 +15,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from runtimes.executorch import ExecuTorchModel, check_program, load, load_methods, set_threads
-from runtimes.native_output import swallow_native_stderr
-from tofe_edge.artifact import Artifact, Manifest, open_artifact, write_manifest
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import sha256_of
-from tofe_edge.parity import FP32_GATES, compare
-from tofe_edge.preprocessing import Preprocessing
-from tofe_edge.quiet import quiet
-from tofe_edge.reference import load_reference
+from tofe_edge.evaluation.parity import FP32_GATES, compare
+from tofe_edge.evaluation.reference import load_reference
+from tofe_edge.io.artifact import Artifact, Manifest, open_artifact, write_manifest
+from tofe_edge.io.files import sha256_of
+from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.io.quiet import quiet
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes.executorch import ExecuTorchModel, check_program, load, load_methods, set_threads
+from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 SIZE = 8
 FIRST, SECOND = [3, 0, 2, 1], [2, 1]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimes.latency import WARM_UP_RUNS, Latency, measure, measure_interleaved
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.latency import WARM_UP_RUNS, Latency, measure, measure_interleaved
 
 
 def test_percentiles_of_a_hundred_known_samples() -> None:
@@ -67,8 +67,8 @@ def test_each_candidate_gets_its_own_times(monkeypatch: pytest.MonkeyPatch) -> N
         clock["wall"] += wall_ms / 1e3
         clock["cpu"] += cpu_ms / 1e3
 
-    monkeypatch.setattr("runtimes.latency.time.perf_counter", lambda: clock["wall"])
-    monkeypatch.setattr("runtimes.latency.time.process_time", lambda: clock["cpu"])
+    monkeypatch.setattr("tofe_edge.runtimes.latency.time.perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr("tofe_edge.runtimes.latency.time.process_time", lambda: clock["cpu"])
     slow, fast = measure_interleaved([lambda: work(8, 16), lambda: work(2, 1)], runs=4, warm_up=1)
     assert slow.samples_ms == pytest.approx((8, 8, 8, 8))
     assert fast.samples_ms == pytest.approx((2, 2, 2, 2))

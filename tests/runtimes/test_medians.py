@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from runtimes.medians import median_of
+from tofe_edge.runtimes.medians import median_of
 
 
 def left_out(count: int) -> int | None:

@@ -15,18 +15,18 @@ from conftest import make_tiny_tofe
 from native_builds import Built, runner
 from torch import Tensor, nn
 
-from converters.executorch import lower
-from converters.layers import RmsNorm
-from converters.pipeline import convert
-from converters.quantize import gather_statistics, plan_int8, quantize
-from converters.reproducible import SCORE_LIMIT, ReproducibleAttention, ReproducibleNorm, reproducible
-from converters.request import Calibration, ConvertRequest
-from converters.static_graph import build_static_graph
-from runtimes.native_runner import run
-from runtimes.native_toolchain import EMULATED_CPU
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.inputs import load_photographs
-from tofe_edge.zoo import shipped_checkpoints
+from tofe_edge.converters.executorch import lower
+from tofe_edge.converters.layers import RmsNorm
+from tofe_edge.converters.pipeline import convert
+from tofe_edge.converters.quantize import gather_statistics, plan_int8, quantize
+from tofe_edge.converters.reproducible import SCORE_LIMIT, ReproducibleAttention, ReproducibleNorm, reproducible
+from tofe_edge.converters.request import Calibration, ConvertRequest
+from tofe_edge.converters.static_graph import build_static_graph
+from tofe_edge.io.inputs import load_photographs
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.zoo import shipped_checkpoints
+from tofe_edge.runtimes.native_runner import run
+from tofe_edge.runtimes.native_toolchain import EMULATED_CPU
 
 Pixels = npt.NDArray[np.float32]
 

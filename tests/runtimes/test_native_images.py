@@ -13,19 +13,19 @@ import pytest
 from native_builds import Built, full_runner
 from PIL import Image
 
-from runtimes.loading import load_model
-from runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED, WRONG_CALL
-from runtimes.native_self_test import self_test_alone
-from runtimes.native_toolchain import Target
-from tofe_edge.artifact import Artifact
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.files import sha256_of
-from tofe_edge.golden import GoldenSet, make_golden
-from tofe_edge.images import read_image
-from tofe_edge.parity import GATES
-from tofe_edge.prediction import top_classes
-from tofe_edge.preprocessing import preprocess
+from tofe_edge.evaluation.golden import GoldenSet, make_golden
+from tofe_edge.evaluation.parity import GATES
+from tofe_edge.evaluation.prediction import top_classes
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.files import sha256_of
+from tofe_edge.io.images import read_image
+from tofe_edge.io.preprocessing import preprocess
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED, WRONG_CALL
+from tofe_edge.runtimes.native_self_test import self_test_alone
+from tofe_edge.runtimes.native_toolchain import Target
 
 pytestmark = pytest.mark.toolchain
 

@@ -12,13 +12,13 @@ import pytest
 from native_builds import Built, compiled, full_runner
 from PIL import Image
 
-from runtimes.loading import load_model
-from runtimes.native_toolchain import Target
-from tofe_edge.artifact import Artifact
-from tofe_edge.checkpoint import Checkpoint
-from tofe_edge.golden import make_golden
-from tofe_edge.prediction import top_classes
-from tofe_edge.preprocessing import preprocess
+from tofe_edge.evaluation.golden import make_golden
+from tofe_edge.evaluation.prediction import top_classes
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.preprocessing import preprocess
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.native_toolchain import Target
 
 pytestmark = pytest.mark.toolchain
 

@@ -18,15 +18,15 @@ from native_programs import TINY_PRECISIONS, Precision, content, in_python, tiny
 from tiny_exports import COUNTS, images
 from torch import Tensor, nn
 
-from converters.pipeline import convert
-from converters.request import Calibration, ConvertRequest
-from runtimes.native_output import swallow_native_stderr
-from runtimes.native_runner import NativeResult, run
-from tofe_edge.inputs import load_photographs
-from tofe_edge.parity import FP32_GATES, INT8_GATES, kept_overlap, snr_db
-from tofe_edge.quiet import quiet
-from tofe_edge.selections import compose_selections
-from tofe_edge.zoo import shipped_checkpoints
+from tofe_edge.converters.pipeline import convert
+from tofe_edge.converters.request import Calibration, ConvertRequest
+from tofe_edge.evaluation.parity import FP32_GATES, INT8_GATES, kept_overlap, snr_db
+from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.io.inputs import load_photographs
+from tofe_edge.io.quiet import quiet
+from tofe_edge.model.zoo import shipped_checkpoints
+from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.runtimes.native_runner import NativeResult, run
 
 pytestmark = pytest.mark.toolchain
 

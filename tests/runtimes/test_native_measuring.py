@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from native_builds import Built, runner
 
-from runtimes.native_output import swallow_native_stderr
-from runtimes.native_runner import WRONG_CALL, run
-from runtimes.timing import Telemetry, TimingRequest
-from tofe_edge.artifact import Artifact
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.runtimes.native_runner import WRONG_CALL, run
+from tofe_edge.runtimes.timing import Telemetry, TimingRequest
 
 pytestmark = pytest.mark.toolchain
 

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from native_probe import Pixels, Probe, RefusedError, probe
 from PIL import Image
 
-from runtimes.native_runner import BAD_FILE, BAD_INPUT, RUNTIME_ERROR, WRONG_CALL
-from runtimes.native_toolchain import Target
 from tofe_edge.errors import InputError
-from tofe_edge.images import read_image
-from tofe_edge.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
+from tofe_edge.io.images import read_image
+from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
+from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, RUNTIME_ERROR, WRONG_CALL
+from tofe_edge.runtimes.native_toolchain import Target
 
 pytestmark = [
     pytest.mark.toolchain,

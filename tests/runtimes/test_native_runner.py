@@ -13,9 +13,9 @@ from native_builds import Built, runner
 from native_programs import INPUT_BYTES, TINY_PRECISIONS, Precision, content, in_python, tiny_program
 from tiny_exports import SIZE, images
 
-from runtimes.native_runner import BAD_FILE, BAD_INPUT, WRONG_CALL, run
-from runtimes.timing import TimingRequest
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, WRONG_CALL, run
+from tofe_edge.runtimes.timing import TimingRequest
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from native_builds import runner
 
-from runtimes.loading import load_model
-from runtimes.native_self_test import NativeModel, self_test
-from tofe_edge.artifact import Artifact, open_artifact, write_manifest
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.golden import GoldenSet, make_golden
+from tofe_edge.evaluation.golden import GoldenSet, make_golden
+from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.native_self_test import NativeModel, self_test
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from native_builds import HEADERS, Built, full_runner, require
 
-from runtimes.native_build import SOURCES, build
-from runtimes.native_runner import WRONG_CALL
-from runtimes.native_toolchain import AARCH64_EXECUTORCH, aarch64_emulator, aarch64_toolchain, host_toolchain
-from tofe_edge.artifact import Artifact
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.io.artifact import Artifact
 from tofe_edge.packaging.android_model import MIN_SDK
+from tofe_edge.runtimes.native_build import SOURCES, build
+from tofe_edge.runtimes.native_runner import WRONG_CALL
+from tofe_edge.runtimes.native_toolchain import AARCH64_EXECUTORCH, aarch64_emulator, aarch64_toolchain, host_toolchain
 
 
 def test_what_is_missing_is_named_with_the_command_that_gets_it(

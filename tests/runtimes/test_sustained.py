@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtimes.latency import Latency
-from runtimes.sustained import judge
-from runtimes.timing import Telemetry
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.latency import Latency
+from tofe_edge.runtimes.sustained import judge
+from tofe_edge.runtimes.timing import Telemetry
 
 
 def course(samples_ms: list[float]) -> Latency:

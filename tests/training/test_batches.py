@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tofe_edge.dataset import Sample, find_samples
 from tofe_edge.errors import InputError
-from tofe_edge.preprocessing import Preprocessing
+from tofe_edge.io.dataset import Sample, find_samples
+from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.losses import SPREAD, guidance_loss
 from tofe_edge.training.optimizer import make_optimizer

@@ -13,10 +13,10 @@ from latency_tables import NET, table_for
 from PIL import Image
 from safetensors.torch import save_file
 
-from profiles import LatencyTable, Step, with_tables
-from tofe_edge.backbones import Host, TokenCounts, create_host
-from tofe_edge.checkpoint import read_header
-from tofe_edge.latency_model import predict_ms
+from tofe_edge.budget.latency_model import predict_ms
+from tofe_edge.model.backbones import Host, TokenCounts, create_host
+from tofe_edge.model.checkpoint import read_header
+from tofe_edge.profiles import LatencyTable, Step, with_tables
 from tofe_edge.training import run
 from tofe_edge.training.cost import LatencyCost
 from tofe_edge.training.counts import fit_to_budget

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from tofe_edge.errors import InputError
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.cost import GmacsCost

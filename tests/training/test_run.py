@@ -11,13 +11,13 @@ import pytest
 import torch
 from tiny_run import CONFIG, make_request, stand_in, write_dense
 
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.checkpoint import Checkpoint, load_model, read_header
 from tofe_edge.errors import InputError
-from tofe_edge.macs import gmacs, tofe_macs
-from tofe_edge.reference import Mode
-from tofe_edge.tensors import read_tensors
-from tofe_edge.tofe import ToFe
+from tofe_edge.evaluation.reference import Mode
+from tofe_edge.io.tensors import read_tensors
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.checkpoint import Checkpoint, load_model, read_header
+from tofe_edge.model.macs import gmacs, tofe_macs
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import run
 from tofe_edge.training.accuracy import Examined, Validation
 from tofe_edge.training.run import TrainingRequest, train_checkpoint

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_run import CONFIG, make_request, stand_in
 
-from tofe_edge.checkpoint import Checkpoint
 from tofe_edge.errors import InputError
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from conftest import TINY
 
-from tofe_edge.backbones import TokenCounts, create_host
-from tofe_edge.checkpoint import Checkpoint, save
 from tofe_edge.errors import InputError
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.checkpoint import Checkpoint, save
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import state
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig

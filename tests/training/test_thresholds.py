@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import InputError
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import thresholds
 from tofe_edge.training.counts import measure_counts
 from tofe_edge.training.thresholds import center_selectors, typical_samples

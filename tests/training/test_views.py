@@ -15,9 +15,9 @@ import pytest
 import torch
 from conftest import TINY
 
-from tofe_edge.backbones import create_host
 from tofe_edge.errors import InputError
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.backbones import create_host
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import views as module
 from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from tofe_edge.backbones import Host, create_host
+from tofe_edge.model.backbones import Host, create_host
 from tofe_edge.training import run
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.run import TrainingRequest

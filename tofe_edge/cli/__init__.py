@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from profiles import ProfileError
 from tofe_edge import __version__
 from tofe_edge.cli import (
     calibrate,
@@ -27,6 +26,7 @@ from tofe_edge.cli import (
     train,
 )
 from tofe_edge.errors import TofeEdgeError
+from tofe_edge.profiles import ProfileError
 
 _COMMANDS = (
     convert,

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from tofe_edge.cli.calibrated import describe, to_json
 from tofe_edge.cli.options import add_checkpoint, add_runner, open_checkpoint, positive_int, require
-from tofe_edge.files import check_place, workshop, write_bytes
-from tofe_edge.progress import covering_bar, progress_bar
+from tofe_edge.io.files import check_place, workshop, write_bytes
+from tofe_edge.io.progress import covering_bar, progress_bar
 
 if TYPE_CHECKING:
-    from profiles import DeviceProfile, LatencyTable
-    from runtimes.bench import Bench
-    from runtimes.calibration import Calibrated, Plan
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.latency_parts import Part
-    from tofe_edge.tofe import ToFe
+    from tofe_edge.budget.latency_parts import Part
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.model.tofe import ToFe
+    from tofe_edge.profiles import DeviceProfile, LatencyTable
+    from tofe_edge.runtimes.bench import Bench
+    from tofe_edge.runtimes.calibration import Calibrated, Plan
 
 _ROUNDS, _QUICK_ROUNDS, _RUNS = 20, 8, 5
 
@@ -61,10 +61,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; the profile is written when all is measured."""
-    from profiles import check_layout, load_profile, with_tables
-    from runtimes.calibration import Plan
-    from runtimes.devices.opening import open_bench
-    from tofe_edge.checkpoint import load_model
+    from tofe_edge.model.checkpoint import load_model
+    from tofe_edge.profiles import check_layout, load_profile, with_tables
+    from tofe_edge.runtimes.calibration import Plan
+    from tofe_edge.runtimes.devices.opening import open_bench
 
     profile = load_profile(args.profile)
     out: Path = args.out or (Path(args.profile) if _is_path(args.profile) else Path(f"{profile.name}.yaml"))
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_path(name: str) -> bool:
-    from profiles import is_path
+    from tofe_edge.profiles import is_path
 
     return is_path(name)
 
@@ -104,7 +104,7 @@ def _base(args: argparse.Namespace, profile: DeviceProfile, out: Path) -> tuple[
     Raises:
         InputError: what is in the way of ``out`` is no copy of the profile.
     """
-    from profiles import ProfileError, load_profile, read_profile
+    from tofe_edge.profiles import ProfileError, load_profile, read_profile
 
     check_place(out, False)
     given = read_profile(args.profile)
@@ -127,7 +127,7 @@ def _checkpoints(args: argparse.Namespace) -> list[Checkpoint]:
     """The one that is named, or a shipped one of each net."""
     if args.checkpoint:
         return [open_checkpoint(args.checkpoint, args.backbone)]
-    from tofe_edge.zoo import shipped_checkpoints
+    from tofe_edge.model.zoo import shipped_checkpoints
 
     require(args.backbone is None, "--backbone names the net of plain dense weights; give their file with --checkpoint")
     nets = {(one.backbone_name, tuple(sorted(one.overrides.items()))): one for one in shipped_checkpoints()}
@@ -136,8 +136,8 @@ def _checkpoints(args: argparse.Namespace) -> list[Checkpoint]:
 
 def _programs(folder: Path, checkpoint: Checkpoint, model: ToFe, precision: str, quick: bool) -> Mapping[Part, Path]:
     """Every part's program, lowered into files."""
-    from converters.probes import build_probes, count_programs
-    from tofe_edge.latency_parts import parts_of
+    from tofe_edge.budget.latency_parts import parts_of
+    from tofe_edge.converters.probes import build_probes, count_programs
 
     parts = parts_of(model.backbone.spec, checkpoint.token_counts, quick)
     paths: dict[Part, Path] = {}
@@ -154,8 +154,8 @@ def _programs(folder: Path, checkpoint: Checkpoint, model: ToFe, precision: str,
 def _measure(
     bench: Bench, programs: Mapping[Part, Path], plan: Plan, model: ToFe, precision: str
 ) -> tuple[LatencyTable, Calibrated]:
-    from runtimes.calibration import calibrate, turns
-    from tofe_edge.latency_parts import to_table
+    from tofe_edge.budget.latency_parts import to_table
+    from tofe_edge.runtimes.calibration import calibrate, turns
 
     with covering_bar(
         f"measuring on {bench.name}, {precision}", total=plan.rounds * len(turns(programs)), unit="part"
@@ -170,8 +170,8 @@ def _source(where: str, measured: Calibrated, plan: Plan) -> str:
     """Who says so: device, date, versions and how widely the times spread."""
     from importlib import metadata
 
-    from runtimes.calibration import UNDISTURBED_PERCENT
     from tofe_edge import __version__
+    from tofe_edge.runtimes.calibration import UNDISTURBED_PERCENT
 
     machine = measured.machine
     device: Sequence[str] = [where, *((machine.cpu_model, machine.arch) if machine else ())]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.cli.output import facts
 
 if TYPE_CHECKING:
-    from profiles import LatencyTable
-    from runtimes.calibration import Calibrated
+    from tofe_edge.profiles import LatencyTable
+    from tofe_edge.runtimes.calibration import Calibrated
 
 _BUSY = 1.25
 """Where the median is this many times an undisturbed run, somebody should know."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.cli.output import emit, facts, table
 
 if TYPE_CHECKING:
-    from tofe_edge.checkpoint import Checkpoint
+    from tofe_edge.model.checkpoint import Checkpoint
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or one header."""
-    from tofe_edge.zoo import find_checkpoint, shipped_checkpoints
+    from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints
 
     if args.name:
         checkpoint = find_checkpoint(args.name)

@@ -15,19 +15,19 @@ from tofe_edge.cli.converted import describe, to_json
 from tofe_edge.cli.options import open_profile, require
 from tofe_edge.cli.output import check_html_place, emit
 from tofe_edge.errors import GateError
-from tofe_edge.files import check_place, put_in_place, workshop, write_content
-from tofe_edge.progress import progress_bar
+from tofe_edge.io.files import check_place, put_in_place, workshop, write_content
+from tofe_edge.io.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
-    from converters.request import Calibration, ConvertRequest, CoreMlRequest
-    from tofe_edge.artifact import Artifact
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.cli.checking import Checked
-    from tofe_edge.inputs import Inputs
+    from tofe_edge.converters.request import Calibration, ConvertRequest, CoreMlRequest
+    from tofe_edge.io.artifact import Artifact
+    from tofe_edge.io.inputs import Inputs
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.workflows.checking import Checked
 
 _CHECK_IMAGES = 64
 _CALIBRATION_SEED = 1
@@ -42,8 +42,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Convert; nothing is left in the output folder unless the result passes its parity gates."""
-    from tofe_edge.artifact import Artifact, manifest_path_of, with_parity, write_manifest
-    from tofe_edge.golden import golden_path_of
+    from tofe_edge.evaluation.golden import golden_path_of
+    from tofe_edge.io.artifact import Artifact, manifest_path_of, with_parity, write_manifest
 
     settings = settle(args)
     request = _request(args, settings).check()
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs, waived: bool) -> dict[str, Checked]:
     """The comparison of each method; raises :class:`GateError` where one fails its gates and that is not waived."""
-    from tofe_edge.cli.checking import InMemory, check
+    from tofe_edge.workflows.checking import InMemory, check
 
     found = {name: check(draft, checkpoint, InMemory(samples), method=name) for name in draft.manifest.methods}
     for name, parity in ((name, checked.parity) for name, checked in found.items()):
@@ -98,8 +98,8 @@ def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs, wai
 
 def _write_golden(draft: Artifact, checkpoint: Checkpoint) -> Path:
     """Inputs and what the artifact makes of them here, for whoever wants to know whether it does so elsewhere."""
-    from runtimes.loading import load_model
-    from tofe_edge.golden import golden_path_of, make_golden
+    from tofe_edge.evaluation.golden import golden_path_of, make_golden
+    from tofe_edge.runtimes.loading import load_model
 
     path = golden_path_of(draft.path)
     write_content(path, make_golden(draft, lambda method: load_model(draft, 1, method), checkpoint).content())
@@ -118,8 +118,8 @@ def _parity_record(found: Mapping[str, Checked], source: str, waiver: str | None
 
 def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibration | None, Inputs]:
     """What int8 may look at (sample photographs without ``--calibration``) and other images to check the result on."""
-    from converters.request import PALETTE_BITS, Calibration
-    from tofe_edge.inputs import load_photographs, load_unlabelled
+    from tofe_edge.converters.request import PALETTE_BITS, Calibration
+    from tofe_edge.io.inputs import load_photographs, load_unlabelled
 
     spec, quantizes = settings.checkpoint.preprocessing, settings.precision in ("int8", *PALETTE_BITS)
     if args.image_size is not None:
@@ -155,8 +155,8 @@ def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibrat
 
 def _check_image_size(checkpoint: Checkpoint, image_size: int) -> None:
     """Refuse a size that the net cannot have before images of that size fill the memory."""
-    from tofe_edge.checkpoint import host_of
-    from tofe_edge.resolution import check_image_size
+    from tofe_edge.model.checkpoint import host_of
+    from tofe_edge.model.resolution import check_image_size
 
     check_image_size(host_of(checkpoint).spec, image_size)
 
@@ -169,8 +169,8 @@ def _dense(pixels: npt.NDArray[np.float32]) -> torch.Tensor:
 
 
 def _lower(request: ConvertRequest, path: Path) -> Artifact:
-    from converters.pipeline import convert
-    from tofe_edge.artifact import open_artifact, write_manifest
+    from tofe_edge.converters.pipeline import convert
+    from tofe_edge.io.artifact import open_artifact, write_manifest
 
     conversion = convert(request)
     write_content(path, conversion.content)
@@ -180,8 +180,8 @@ def _lower(request: ConvertRequest, path: Path) -> Artifact:
 
 def _request(args: argparse.Namespace, settings: Settings) -> ConvertRequest:
     """What to make, without the images."""
-    from converters.request import ConvertRequest
-    from converters.sensitivity import MAX_ACCURACY_DROP
+    from tofe_edge.converters.request import ConvertRequest
+    from tofe_edge.converters.sensitivity import MAX_ACCURACY_DROP
 
     return ConvertRequest(
         checkpoint=settings.checkpoint,
@@ -202,7 +202,7 @@ def _request(args: argparse.Namespace, settings: Settings) -> ConvertRequest:
 
 
 def _coreml_request(args: argparse.Namespace, settings: Settings) -> CoreMlRequest:
-    from converters.request import CoreMlRequest
+    from tofe_edge.converters.request import CoreMlRequest
 
     return CoreMlRequest(
         deployment_target=settings.deployment_target,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from tofe_edge.cli import convert_latency
 from tofe_edge.cli.options import open_checkpoint, require
 from tofe_edge.cli.select import check_budget, choose_for
-from tofe_edge.progress import warn
+from tofe_edge.io.progress import warn
 
 if TYPE_CHECKING:
-    from profiles import DeviceProfile
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.latency_budget import Forecast
+    from tofe_edge.budget.latency import Forecast
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.profiles import DeviceProfile
 
 
 def choose(args: argparse.Namespace, profile: DeviceProfile | None) -> tuple[Checkpoint, str, Forecast | None]:
@@ -40,7 +40,7 @@ def choose(args: argparse.Namespace, profile: DeviceProfile | None) -> tuple[Che
 
 
 def _warn_over_budget(checkpoint: Checkpoint, profile: DeviceProfile | None, max_gmacs: float | None) -> None:
-    from tofe_edge.budget import TOLERANCE
+    from tofe_edge.budget.gmacs import TOLERANCE
 
     limit = max_gmacs or (profile.budget.gmacs.value if profile else None)
     if limit is not None and checkpoint.gmacs > limit * (1 + TOLERANCE):

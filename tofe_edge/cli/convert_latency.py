@@ -9,10 +9,10 @@ from tofe_edge.cli.options import add_runner, require
 from tofe_edge.errors import GateError
 
 if TYPE_CHECKING:
-    from profiles import DeviceProfile
-    from tofe_edge.artifact import Artifact
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.latency_budget import Forecast, LatencyChoice
+    from tofe_edge.budget.latency import Forecast, LatencyChoice
+    from tofe_edge.io.artifact import Artifact
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.profiles import DeviceProfile
 
 _ROUNDS, _RUNS = 20, 10
 
@@ -96,10 +96,10 @@ def latency_record(args: argparse.Namespace, draft: Artifact, forecast: Forecast
 
 
 def _measured(args: argparse.Namespace, draft: Artifact, threads: int) -> dict[str, Any]:
-    from runtimes.calibration import undisturbed_ms
-    from runtimes.devices.opening import open_bench
-    from runtimes.timing import TimingRequest, joined
-    from tofe_edge.progress import covering_bar
+    from tofe_edge.io.progress import covering_bar
+    from tofe_edge.runtimes.calibration import undisturbed_ms
+    from tofe_edge.runtimes.devices.opening import open_bench
+    from tofe_edge.runtimes.timing import TimingRequest, joined
 
     with (
         open_bench(args.on, args.runner) as bench,

@@ -14,12 +14,12 @@ from tofe_edge.cli.options import add_checkpoint, open_profile, positive_float, 
 from tofe_edge.cli.select import add_budget
 
 if TYPE_CHECKING:
-    from converters.quantize import Int8Mode
-    from converters.request import Layout, Selection, Target
-    from profiles import DeviceProfile
-    from tofe_edge.backbones import TokenCounts
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.latency_budget import Forecast
+    from tofe_edge.budget.latency import Forecast
+    from tofe_edge.converters.quantize import Int8Mode
+    from tofe_edge.converters.request import Layout, Selection, Target
+    from tofe_edge.model.backbones import TokenCounts
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.profiles import DeviceProfile
 
 _CALIBRATION_IMAGES = 256
 _DEPLOYMENT_TARGET = "iOS17"

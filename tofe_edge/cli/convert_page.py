@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from profiles import DeviceProfile
-    from tofe_edge.artifact import Artifact
-    from tofe_edge.backbones import Backbone
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.pages.convert import ConvertPage
-    from tofe_edge.parity import Parity
+    from tofe_edge.cli.pages.convert import ConvertPage
+    from tofe_edge.evaluation.parity import Parity
+    from tofe_edge.io.artifact import Artifact
+    from tofe_edge.model.backbones import Backbone
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.profiles import DeviceProfile
 
 
 def write_convert_page(
@@ -35,9 +35,9 @@ def write_convert_page(
     Raises:
         InputError: the page cannot be written.
     """
-    from tofe_edge.checkpoint import host_of
-    from tofe_edge.golden import golden_path_of, read_golden
-    from tofe_edge.pages.convert import ConvertPage, write_page
+    from tofe_edge.cli.pages.convert import ConvertPage, write_page
+    from tofe_edge.evaluation.golden import golden_path_of, read_golden
+    from tofe_edge.model.checkpoint import host_of
 
     backbone = host_of(checkpoint).spec
     content = ConvertPage(
@@ -53,7 +53,7 @@ def write_convert_page(
 
 def with_staircases(content: ConvertPage, backbone: Backbone, profile: DeviceProfile | None) -> ConvertPage:
     """With what the profile's latency tables tell of this net's blocks on the device; unchanged where they tell nothing."""
-    from tofe_edge.latency_model import block_ms, fits
+    from tofe_edge.budget.latency_model import block_ms, fits
 
     tables = [table for table in profile.latency if fits(table, backbone)] if profile else []
     if content.manifest.patch_tokens != backbone.patch_tokens:
@@ -72,9 +72,9 @@ def with_times(content: ConvertPage, artifact: Artifact) -> ConvertPage:
         return content
     import platform
 
-    from runtimes.bench import HostBench
-    from runtimes.timing import TimingRequest
     from tofe_edge.cli.tracing import traced
+    from tofe_edge.runtimes.bench import HostBench
+    from tofe_edge.runtimes.timing import TimingRequest
 
     timing = HostBench().time(artifact.path, TimingRequest())
     breakdown = traced(artifact, threads=1)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.cli.output import facts
 
 if TYPE_CHECKING:
-    from tofe_edge.artifact import Artifact, Manifest
-    from tofe_edge.parity import Parity
+    from tofe_edge.evaluation.parity import Parity
+    from tofe_edge.io.artifact import Artifact, Manifest
 
 
 def to_json(artifact: Artifact, reason: str, parity: Parity) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from tofe_edge.cli.options import add_data, open_checkpoint, preprocessing_for, 
 from tofe_edge.cli.output import emit
 
 if TYPE_CHECKING:
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.distribution import CountDistribution
-    from tofe_edge.evaluation import Evaluation
-    from tofe_edge.image_tokens import Extremes
+    from tofe_edge.evaluation.distribution import CountDistribution
+    from tofe_edge.evaluation.evaluate import Evaluation
+    from tofe_edge.evaluation.image_tokens import Extremes
+    from tofe_edge.model.checkpoint import Checkpoint
 
 _EXAMPLES = 3
 """Images of the page with the fewest tokens, and with the most."""
@@ -46,12 +46,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from tofe_edge.dataset import find_samples, sample_evenly
-    from tofe_edge.distribution import distributions
-    from tofe_edge.evaluation import evaluate_samples
-    from tofe_edge.files import check_place
-    from tofe_edge.image_tokens import Extremes
-    from tofe_edge.reference import load_reference
+    from tofe_edge.evaluation.distribution import distributions
+    from tofe_edge.evaluation.evaluate import evaluate_samples
+    from tofe_edge.evaluation.image_tokens import Extremes
+    from tofe_edge.evaluation.reference import load_reference
+    from tofe_edge.io.dataset import find_samples, sample_evenly
+    from tofe_edge.io.files import check_place
 
     require(args.data is not None, "evaluate needs labelled images: --data DIR")
     if args.html is not None:
@@ -94,7 +94,7 @@ def _write_page(
     found: Sequence[CountDistribution],
     extremes: Extremes,
 ) -> None:
-    from tofe_edge.pages.evaluation import EvaluationPage, write_page
+    from tofe_edge.cli.pages.evaluation import EvaluationPage, write_page
 
     assert checkpoint.token_counts is not None  # the reference was loaded for instance-adaptive counts
     write_page(

@@ -10,9 +10,9 @@ from tofe_edge.cli.options import require
 from tofe_edge.cli.output import table
 
 if TYPE_CHECKING:
-    from profiles import DeviceProfile
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.latency_budget import Forecast, LatencyChoice
+    from tofe_edge.budget.latency import Forecast, LatencyChoice
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.profiles import DeviceProfile
 
 PRECISIONS = ("int8", "fp32")
 """That there are latency tables for, in the order in which they are tried where a profile prefers neither."""
@@ -30,9 +30,9 @@ def choose_within(
         InputError: there is no profile, or it has no table for any of them.
         GateError: nothing fits.
     """
-    from tofe_edge.checkpoint import host_of
-    from tofe_edge.latency_budget import LatencyLimit, Net, choose_by_latency
-    from tofe_edge.zoo import shipped_checkpoints
+    from tofe_edge.budget.latency import LatencyLimit, Net, choose_by_latency
+    from tofe_edge.model.checkpoint import host_of
+    from tofe_edge.model.zoo import shipped_checkpoints
 
     require(profile is not None, "--max-latency-ms is held by a device's latency table; say which with --profile")
     assert profile is not None
@@ -48,9 +48,9 @@ def choose_within(
 
 def predicted_for(profile: DeviceProfile | None, checkpoint: Checkpoint, precision: str) -> Forecast | None:
     """What a checkpoint takes at its own counts, where the profile has a table of its net."""
-    from tofe_edge.checkpoint import host_of
-    from tofe_edge.latency_budget import Net, forecast
-    from tofe_edge.latency_model import find_table
+    from tofe_edge.budget.latency import Net, forecast
+    from tofe_edge.budget.latency_model import find_table
+    from tofe_edge.model.checkpoint import host_of
 
     if profile is None or not profile.latency:
         return None
@@ -113,7 +113,7 @@ def _kept(one: Forecast) -> list[int] | None:
 
 
 def _gmacs(one: Forecast) -> float:
-    from tofe_edge.macs import dense_macs, gmacs, tofe_macs
+    from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 
     backbone = one.net.backbone
     return round(gmacs(dense_macs(backbone) if one.counts is None else tofe_macs(backbone, one.counts.kept)), 6)

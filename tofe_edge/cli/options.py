@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from profiles import DeviceProfile
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.preprocessing import Preprocessing
+    from tofe_edge.io.preprocessing import Preprocessing
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.profiles import DeviceProfile
 
 
 def positive_int(text: str) -> int:
@@ -83,17 +83,17 @@ def open_checkpoint(name: str, backbone: str | None) -> Checkpoint:
         InputError: there is no such checkpoint, or the weights are of another net.
     """
     if backbone is not None:
-        from tofe_edge.checkpoint import describe_dense
+        from tofe_edge.model.checkpoint import describe_dense
 
         return describe_dense(Path(name), backbone)
-    from tofe_edge.zoo import find_checkpoint
+    from tofe_edge.model.zoo import find_checkpoint
 
     return find_checkpoint(name)
 
 
 def open_profile(name: str) -> DeviceProfile:
     """A device profile by name or path. Raises ``profiles.ProfileError``."""
-    from profiles import load_profile
+    from tofe_edge.profiles import load_profile
 
     return load_profile(name)
 

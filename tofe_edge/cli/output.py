@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from tofe_edge.errors import InputError
-from tofe_edge.files import check_place
+from tofe_edge.io.files import check_place
 
 
 def emit(as_json: bool, document: Any, text: str) -> None:

@@ -15,12 +15,12 @@ from tofe_edge.cli.package_runner import runner_files, runner_test
 from tofe_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from tofe_edge.artifact import Artifact, Manifest
-    from tofe_edge.golden import GoldenSet
+    from tofe_edge.evaluation.golden import GoldenSet
+    from tofe_edge.evaluation.parity import Parity
+    from tofe_edge.io.artifact import Artifact, Manifest
     from tofe_edge.packaging.bundle import Bundle
     from tofe_edge.packaging.check import BundleCheck
     from tofe_edge.packaging.licences import Weights
-    from tofe_edge.parity import Parity
 
 PLATFORMS = ("android", "apple", "linux")
 """As in :mod:`tofe_edge.packaging.registry`, which would take too long to import for ``--help``."""
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _package(args: argparse.Namespace) -> int:
-    from tofe_edge.artifact import open_artifact
+    from tofe_edge.io.artifact import open_artifact
     from tofe_edge.packaging.contents import load_packaged_model
     from tofe_edge.packaging.place import check_free, place
     from tofe_edge.packaging.platform import Options, require_executorch
@@ -123,7 +123,7 @@ def _package(args: argparse.Namespace) -> int:
 
 def _written(platform: str, bundle: Bundle, path: Path, weights: Weights) -> tuple[dict[str, Any], str]:
     """The document of ``--json``, and the same for people."""
-    from tofe_edge.files import fingerprint_of
+    from tofe_edge.io.files import fingerprint_of
     from tofe_edge.packaging.licences import UNKNOWN
 
     found = fingerprint_of(path)
@@ -153,8 +153,8 @@ def _weights(manifest: Manifest, args: argparse.Namespace) -> Weights:
     Raises:
         InputError: ``--checkpoint`` is another one than the manifest's.
     """
+    from tofe_edge.model.zoo import find_by_checksum
     from tofe_edge.packaging.licences import SHIPPED_LICENCE, Weights
-    from tofe_edge.zoo import find_by_checksum
 
     weights = Weights()
     shipped = find_by_checksum(manifest.checkpoint_sha256)
@@ -178,8 +178,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _self_test(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
-    from runtimes.loading import load_model
-    from tofe_edge.golden import replay
+    from tofe_edge.evaluation.golden import replay
+    from tofe_edge.runtimes.loading import load_model
 
     return {name: replay(golden, load_model(artifact, 1, name), name) for name in artifact.manifest.methods}
 

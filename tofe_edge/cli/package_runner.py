@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.errors import DeviceError, InputError
 
 if TYPE_CHECKING:
-    from runtimes.native_self_test import MethodVerdict
-    from tofe_edge.artifact import Artifact, Manifest
+    from tofe_edge.io.artifact import Artifact, Manifest
     from tofe_edge.packaging.bundle import BundleFile
+    from tofe_edge.runtimes.native_self_test import MethodVerdict
 
 _HEADERS = "apt-get install nlohmann-json3-dev libstb-dev"
 _START_SECONDS = 60.0
@@ -87,8 +87,8 @@ def runner_test(runner: Path, artifact: Artifact, arch: str) -> dict[str, Native
         DeviceError: it cannot run here; with what to install.
         InputError: it runs, and refuses or crashes.
     """
-    from runtimes.native_self_test import self_test_alone
-    from tofe_edge.golden import golden_path_of
+    from tofe_edge.evaluation.golden import golden_path_of
+    from tofe_edge.runtimes.native_self_test import self_test_alone
 
     prefix = _emulator(arch)
     _start(runner, prefix)
@@ -124,7 +124,7 @@ def _start(runner: Path, prefix: tuple[str, ...]) -> None:
 
 def _emulator(arch: str) -> tuple[str, ...]:
     """The command prefix that runs Linux programs of an architecture here; empty for this machine's own."""
-    from runtimes.native_toolchain import aarch64_emulator
+    from tofe_edge.runtimes.native_toolchain import aarch64_emulator
 
     if platform.system() != "Linux":
         raise DeviceError(f"programs for Linux do not run on {platform.system()}; check the bundle on a Linux machine")
@@ -141,9 +141,9 @@ def _emulator(arch: str) -> tuple[str, ...]:
 def _built(arch: str, manifest: Manifest) -> Path:
     from importlib import metadata
 
-    from runtimes.devices.deploy import cached_runner
-    from runtimes.native_toolchain import Target
-    from tofe_edge.progress import progress_bar
+    from tofe_edge.io.progress import progress_bar
+    from tofe_edge.runtimes.devices.deploy import cached_runner
+    from tofe_edge.runtimes.native_toolchain import Target
 
     installed, made = metadata.version("executorch"), manifest.versions.get("executorch", "")
     if made.split("+")[0] != installed.split("+")[0]:

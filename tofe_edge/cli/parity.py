@@ -14,10 +14,10 @@ from tofe_edge.cli.output import emit
 from tofe_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from tofe_edge.artifact import Artifact
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.cli.checking import Checked, InMemory, Streamed
-    from tofe_edge.parity import Gates
+    from tofe_edge.evaluation.parity import Gates
+    from tofe_edge.io.artifact import Artifact
+    from tofe_edge.model.checkpoint import Checkpoint
+    from tofe_edge.workflows.checking import Checked, InMemory, Streamed
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -53,10 +53,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print; exit code 1 where a gate fails."""
-    from tofe_edge.analysis import analyse
-    from tofe_edge.artifact import open_artifact
-    from tofe_edge.cli.checking import check
     from tofe_edge.cli.parity_output import describe, to_json
+    from tofe_edge.evaluation.analysis import analyse
+    from tofe_edge.io.artifact import open_artifact
+    from tofe_edge.workflows.checking import check
 
     begun = time.perf_counter()
     artifact = open_artifact(args.model)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.junit is not None:
         _write_junit(args.junit, str(args.model), checked, time.perf_counter() - begun)
     if args.html is not None:
-        from tofe_edge.pages.parity import write_page
+        from tofe_edge.cli.pages.parity import write_page
 
         write_page(
             args.html, artifact.manifest, parity, analysis, pictures.source, lambda name: _thumbnail(pictures, name)
@@ -89,10 +89,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pictures(args: argparse.Namespace, artifact: Artifact, checkpoint: Checkpoint) -> InMemory | Streamed:
-    from tofe_edge.cli.checking import InMemory, Streamed
     from tofe_edge.cli.options import preprocessing_for
-    from tofe_edge.dataset import find_samples, sample_evenly
-    from tofe_edge.inputs import load_photographs
+    from tofe_edge.io.dataset import find_samples, sample_evenly
+    from tofe_edge.io.inputs import load_photographs
+    from tofe_edge.workflows.checking import InMemory, Streamed
 
     if args.data is None:
         return InMemory(load_photographs(preprocessing_for(artifact.manifest.preprocessing, args)))
@@ -113,14 +113,14 @@ def _adjustment(args: argparse.Namespace) -> Callable[[Gates], Gates]:
 
 def _thumbnail(pictures: InMemory | Streamed, name: str) -> bytes | None:
     """A small JPEG of an image of the data; ``None`` where there is no file to show."""
-    from tofe_edge.cli.checking import Streamed
+    from tofe_edge.workflows.checking import Streamed
 
     return pictures.thumbnail(name) if isinstance(pictures, Streamed) else None
 
 
 def _write_junit(path: Path, model: str, checked: Checked, seconds: float) -> None:
-    from tofe_edge.files import write_bytes
-    from tofe_edge.junit import Case, junit_xml
+    from tofe_edge.cli.junit import Case, junit_xml
+    from tofe_edge.io.files import write_bytes
 
     cases = [Case(gate.name, gate.passed, gate.message, 0.0) for gate in checked.parity.gates]
     if cases:
@@ -150,7 +150,7 @@ def find_reference(artifact: Artifact, name: str | None, backbone: str | None) -
     Raises:
         InputError: it is not a shipped one and none is named, or the one named is another.
     """
-    from tofe_edge.zoo import find_by_checksum
+    from tofe_edge.model.zoo import find_by_checksum
 
     manifest = artifact.manifest
     if name is None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.cli.output import facts
 
 if TYPE_CHECKING:
-    from tofe_edge.analysis import Accuracy, Analysis
-    from tofe_edge.artifact import Manifest
-    from tofe_edge.cli.checking import Checked
-    from tofe_edge.statistics import Interval
+    from tofe_edge.evaluation.analysis import Accuracy, Analysis
+    from tofe_edge.evaluation.statistics import Interval
+    from tofe_edge.io.artifact import Manifest
+    from tofe_edge.workflows.checking import Checked
 
 _WORST_SHOWN = 3
 _LAYERS_SHOWN = 3

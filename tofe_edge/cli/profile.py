@@ -49,7 +49,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Time the model where it is asked for, then trace it where that can be done."""
-    from tofe_edge.artifact import open_artifact
+    from tofe_edge.io.artifact import open_artifact
 
     require(args.against is None or args.sustained is None, "--against and --sustained: one at a time")
     require(args.runs is None or args.sustained is None, "--runs and --sustained: one at a time")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from tofe_edge.cli.options import require
 from tofe_edge.cli.output import emit, facts, table
-from tofe_edge.progress import warn
+from tofe_edge.io.progress import warn
 
 if TYPE_CHECKING:
     import argparse
 
-    from runtimes.coreml_device import OnDevice, Placement
-    from runtimes.coreml_forecast import Departure, Share
-    from tofe_edge.artifact import Artifact, Method
+    from tofe_edge.io.artifact import Artifact, Method
+    from tofe_edge.runtimes.coreml_device import OnDevice, Placement
+    from tofe_edge.runtimes.coreml_forecast import Departure, Share
 
 _SHOWN_OPERATORS = 8
 
@@ -22,7 +22,7 @@ _SHOWN_OPERATORS = 8
 def run(args: argparse.Namespace, artifact: Artifact) -> int:
     """Count, forecast, and measure where there is Core ML."""
     require(args.threads is None, "--threads is for .pte models; Core ML has its own threads, see --compute-units")
-    from runtimes.coreml import has_core_ml
+    from tofe_edge.runtimes.coreml import has_core_ml
 
     document, text = _counted(artifact, artifact.manifest.method(args.method))
     if has_core_ml():
@@ -33,11 +33,11 @@ def run(args: argparse.Namespace, artifact: Artifact) -> int:
 
 
 def _counted(artifact: Artifact, method: Method) -> tuple[dict[str, Any], str]:
-    from runtimes import coreml_forecast
-    from runtimes.etdump import stage_names
-    from runtimes.mil import load_program, open_package
-    from tofe_edge.coreml_names import function_name
     from tofe_edge.errors import InputError
+    from tofe_edge.runtimes import coreml_forecast
+    from tofe_edge.runtimes.coreml_names import function_name
+    from tofe_edge.runtimes.etdump import stage_names
+    from tofe_edge.runtimes.mil import load_program, open_package
 
     program = load_program(open_package(artifact.path), function_name(method.name))
     inputs = program.function.inputs
@@ -77,7 +77,7 @@ def _counted(artifact: Artifact, method: Method) -> tuple[dict[str, Any], str]:
 
 
 def _latency_fact() -> list[tuple[str, str]]:
-    from runtimes.coreml import has_core_ml
+    from tofe_edge.runtimes.coreml import has_core_ml
 
     return (
         [] if has_core_ml() else [("latency", "not measured: that needs a Mac; what is below is counts and a forecast")]
@@ -90,7 +90,7 @@ def _row(share: Share) -> list[str]:
 
 def _rows(operators: list[Share]) -> list[list[str]]:
     """The costliest by themselves, the others together."""
-    from runtimes.coreml_forecast import Share
+    from tofe_edge.runtimes.coreml_forecast import Share
 
     shown, rest = operators[:_SHOWN_OPERATORS], operators[_SHOWN_OPERATORS:]
     rows = [_row(share) for share in shown]
@@ -122,10 +122,10 @@ def _names(departures: list[Departure]) -> str:
 
 def _measured(artifact: Artifact, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Latency for the compute units asked for, or for each choice with ``all`` first, and the placement of the first."""
-    from runtimes.coreml import COMPUTE_UNITS
-    from runtimes.coreml_device import time_on_device
-    from runtimes.latency import WARM_UP_RUNS
     from tofe_edge.errors import DeviceError
+    from tofe_edge.runtimes.coreml import COMPUTE_UNITS
+    from tofe_edge.runtimes.coreml_device import time_on_device
+    from tofe_edge.runtimes.latency import WARM_UP_RUNS
 
     choices = COMPUTE_UNITS if args.compute_units is None else (args.compute_units,)
     timed = [time_on_device(artifact, args.method, units, args.runs) for units in choices]

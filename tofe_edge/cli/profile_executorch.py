@@ -15,12 +15,12 @@ from tofe_edge.cli.profile_output import describe, describe_comparison, describe
 if TYPE_CHECKING:
     import argparse
 
-    from runtimes.bench import Bench
-    from runtimes.comparison import Comparison, Rival
-    from runtimes.etdump import Breakdown
-    from runtimes.sustained import Sustained
-    from runtimes.timing import Timing, TimingRequest
-    from tofe_edge.artifact import Artifact
+    from tofe_edge.io.artifact import Artifact
+    from tofe_edge.runtimes.bench import Bench
+    from tofe_edge.runtimes.comparison import Comparison, Rival
+    from tofe_edge.runtimes.etdump import Breakdown
+    from tofe_edge.runtimes.sustained import Sustained
+    from tofe_edge.runtimes.timing import Timing, TimingRequest
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Profiled:
 def run(args: argparse.Namespace, artifact: Artifact) -> int:
     """Measure and print."""
     if args.html is not None:
-        from tofe_edge.golden import golden_path_of
+        from tofe_edge.evaluation.golden import golden_path_of
 
         # Now, as a measurement takes a while.
         check_html_place(args.html, (artifact.path, artifact.manifest_path, golden_path_of(artifact.path)))
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace, artifact: Artifact) -> int:
 
 
 def _write_page(path: Path, profiled: Profiled) -> None:
-    from tofe_edge.golden import golden_path_of, read_golden
-    from tofe_edge.pages.profile import ProfilePage, write_page
+    from tofe_edge.cli.pages.profile import ProfilePage, write_page
+    from tofe_edge.evaluation.golden import golden_path_of, read_golden
 
     artifact, timing, breakdown = profiled.artifact, profiled.timing, profiled.breakdown
     golden = golden_path_of(artifact.path)
@@ -84,10 +84,10 @@ def _write_page(path: Path, profiled: Profiled) -> None:
 
 
 def _profile(args: argparse.Namespace, artifact: Artifact) -> Profiled:
-    from runtimes.devices.opening import open_bench
-    from runtimes.executorch import check_program
-    from runtimes.sustained import judge
-    from runtimes.timing import DEFAULT_RUNS, TimingRequest
+    from tofe_edge.runtimes.devices.opening import open_bench
+    from tofe_edge.runtimes.executorch import check_program
+    from tofe_edge.runtimes.sustained import judge
+    from tofe_edge.runtimes.timing import DEFAULT_RUNS, TimingRequest
 
     artifact.manifest.method(args.method)
     check_program(artifact)
@@ -123,14 +123,14 @@ def _rival(args: argparse.Namespace, artifact: Artifact, stack: ExitStack) -> Ri
     """What to compare with: a model that is there, or the dense net, which is converted first."""
     if args.against is None:
         return None
-    from runtimes.comparison import Rival
-    from runtimes.executorch import check_program
-    from tofe_edge.artifact import DEFAULT_METHOD, open_artifact
+    from tofe_edge.io.artifact import DEFAULT_METHOD, open_artifact
+    from tofe_edge.runtimes.comparison import Rival
+    from tofe_edge.runtimes.executorch import check_program
 
     if args.against == "dense":
-        from tofe_edge.cli.dense_twin import make_dense_twin
         from tofe_edge.cli.parity import find_reference
-        from tofe_edge.progress import progress_bar
+        from tofe_edge.io.progress import progress_bar
+        from tofe_edge.workflows.dense_twin import make_dense_twin
 
         checkpoint = find_reference(artifact, args.checkpoint, args.backbone)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tofe-edge-")))
@@ -151,8 +151,8 @@ def _rival(args: argparse.Namespace, artifact: Artifact, stack: ExitStack) -> Ri
 
 
 def _compare(bench: Bench, artifact: Artifact, rival: Rival, request: TimingRequest) -> tuple[Comparison, Timing]:
-    from runtimes.comparison import Rival, compare
-    from runtimes.timing import joined
+    from tofe_edge.runtimes.comparison import Rival, compare
+    from tofe_edge.runtimes.timing import joined
 
     mine = Rival(artifact.path, request.method, artifact.manifest.method(request.method).gmacs)
     comparison, timings = compare(bench, mine, rival, request)

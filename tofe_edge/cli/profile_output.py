@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.cli.output import facts, table
 
 if TYPE_CHECKING:
-    from runtimes.comparison import Comparison
-    from runtimes.etdump import Breakdown
-    from runtimes.sustained import Sustained
-    from runtimes.timing import Timing
     from tofe_edge.cli.profile_executorch import Profiled
+    from tofe_edge.runtimes.comparison import Comparison
+    from tofe_edge.runtimes.etdump import Breakdown
+    from tofe_edge.runtimes.sustained import Sustained
+    from tofe_edge.runtimes.timing import Timing
 
 _SHOWN_OPERATORS = 8
 _BUSY = "runs took much longer than they computed: the machine was busy with something else"

@@ -10,7 +10,7 @@ from tofe_edge.cli.calibrated import table_facts, threads_of
 from tofe_edge.cli.output import emit, facts, table
 
 if TYPE_CHECKING:
-    from profiles import DeviceProfile, Quantity
+    from tofe_edge.profiles import DeviceProfile, Quantity
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or one profile."""
-    from profiles import load_all, load_profile
+    from tofe_edge.profiles import load_all, load_profile
 
     if args.name:
         profile = load_profile(args.name)

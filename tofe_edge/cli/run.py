@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tofe_edge.artifact import Artifact
-    from tofe_edge.parity import Parity
-    from tofe_edge.prediction import Prediction
+    from tofe_edge.evaluation.parity import Parity
+    from tofe_edge.evaluation.prediction import Prediction
+    from tofe_edge.io.artifact import Artifact
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _classify(args: argparse.Namespace) -> int:
-    from runtimes.elastic import load_elastic
-    from runtimes.loading import load_model
-    from tofe_edge.artifact import DEFAULT_METHOD, open_artifact
-    from tofe_edge.inputs import load_image
-    from tofe_edge.prediction import top_classes
+    from tofe_edge.evaluation.prediction import top_classes
+    from tofe_edge.io.artifact import DEFAULT_METHOD, open_artifact
+    from tofe_edge.io.inputs import load_image
+    from tofe_edge.runtimes.elastic import load_elastic
+    from tofe_edge.runtimes.loading import load_model
 
     artifact = open_artifact(args.model)
     manifest = artifact.manifest
@@ -87,9 +87,9 @@ def _classify(args: argparse.Namespace) -> int:
 
 
 def _self_test(args: argparse.Namespace) -> int:
-    from runtimes.loading import load_model
-    from tofe_edge.artifact import open_artifact
-    from tofe_edge.golden import golden_path_of, read_golden, replay
+    from tofe_edge.evaluation.golden import golden_path_of, read_golden, replay
+    from tofe_edge.io.artifact import open_artifact
+    from tofe_edge.runtimes.loading import load_model
 
     require(args.deadline_ms is None, "--self-test measures no time; leave --deadline-ms out")
     artifact = open_artifact(args.model)

@@ -10,9 +10,9 @@ from tofe_edge.cli.options import open_profile, positive_float, require
 from tofe_edge.cli.output import emit, table
 
 if TYPE_CHECKING:
-    from profiles import DeviceProfile
-    from tofe_edge.budget import Choice
-    from tofe_edge.latency_budget import Forecast
+    from tofe_edge.budget.gmacs import Choice
+    from tofe_edge.budget.latency import Forecast
+    from tofe_edge.profiles import DeviceProfile
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -79,8 +79,8 @@ def choose_for(profile: DeviceProfile | None, max_gmacs: float | None) -> Choice
         InputError: neither is given.
         GateError: nothing fits.
     """
-    from tofe_edge.budget import Budget, choose
-    from tofe_edge.zoo import shipped_checkpoints
+    from tofe_edge.budget.gmacs import Budget, choose
+    from tofe_edge.model.zoo import shipped_checkpoints
 
     require(profile is not None or max_gmacs is not None, "say what it must fit: --profile NAME or --max-gmacs G")
     if max_gmacs is not None:

@@ -11,10 +11,10 @@ from tofe_edge.cli.options import add_data, open_checkpoint, positive_int, prepr
 from tofe_edge.cli.output import emit, facts, table
 
 if TYPE_CHECKING:
-    from tofe_edge.checkpoint import Checkpoint
-    from tofe_edge.dataset import Sample
-    from tofe_edge.image_tokens import ImageTokens, Traced
-    from tofe_edge.usage import MeanUsage
+    from tofe_edge.evaluation.image_tokens import ImageTokens, Traced
+    from tofe_edge.evaluation.usage import MeanUsage
+    from tofe_edge.io.dataset import Sample
+    from tofe_edge.model.checkpoint import Checkpoint
 
 _DRAWN = 16
 """Rows of pictures that a page or sheet is still looked through with."""
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
         f"{checkpoint.name}: is a dense model, which computes every token in every stage; give a ToFe checkpoint "
         "(tofe-edge checkpoints)",
     )
-    from tofe_edge.image_tokens import trace
-    from tofe_edge.reference import load_reference
+    from tofe_edge.evaluation.image_tokens import trace
+    from tofe_edge.evaluation.reference import load_reference
 
     samples, drawn = _samples(args, checkpoint)
     spec = preprocessing_for(checkpoint.preprocessing, args)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_places(args: argparse.Namespace) -> None:
     """Before minutes are spent: nothing that is read is written over, and no page over a picture."""
-    from tofe_edge.files import check_place
+    from tofe_edge.io.files import check_place
 
     places = [path for path in (args.html, args.png) if path is not None]
     read = {path.resolve() for path in (*(args.image or ()), Path(args.checkpoint))}
@@ -109,9 +109,9 @@ def _samples(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[list[Sam
     Raises:
         InputError: a file of --image cannot be read: it was meant. Those of --data are left out and counted.
     """
-    from tofe_edge.dataset import Sample, find_samples, sample_evenly
-    from tofe_edge.image_tokens import UNLABELLED
-    from tofe_edge.images import IMAGE_SUFFIXES, list_images
+    from tofe_edge.evaluation.image_tokens import UNLABELLED
+    from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+    from tofe_edge.io.images import IMAGE_SUFFIXES, list_images
 
     if args.image is not None:
         samples = [Sample(path, UNLABELLED) for path in args.image]
@@ -135,7 +135,7 @@ def _write(args: argparse.Namespace, checkpoint: Checkpoint, traced: Traced, usa
     drawn = [image for image in traced.images if image.pixels is not None]
     require(bool(drawn) or not (args.html or args.png), "none of the images to be drawn can be read; raise --draw")
     if args.html is not None:
-        from tofe_edge.pages.tokens import TokensPage, write_page
+        from tofe_edge.cli.pages.tokens import TokensPage, write_page
 
         source = "" if args.data is None else str(args.data)
         write_page(
@@ -150,8 +150,8 @@ def _write(args: argparse.Namespace, checkpoint: Checkpoint, traced: Traced, usa
             ),
         )
     if args.png is not None:
-        from tofe_edge.files import write_bytes
-        from tofe_edge.pages.contact_sheet import contact_sheet
+        from tofe_edge.cli.pages.contact_sheet import contact_sheet
+        from tofe_edge.io.files import write_bytes
 
         write_bytes(args.png, contact_sheet(drawn))
     return [path for path in (args.html, args.png) if path is not None]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tofe_edge.artifact import DEFAULT_METHOD
 from tofe_edge.errors import DeviceError
-from tofe_edge.progress import warn
+from tofe_edge.io.artifact import DEFAULT_METHOD
+from tofe_edge.io.progress import warn
 
 if TYPE_CHECKING:
-    from runtimes.etdump import Breakdown
-    from tofe_edge.artifact import Artifact
+    from tofe_edge.io.artifact import Artifact
+    from tofe_edge.runtimes.etdump import Breakdown
 
 
 def traced(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, cpus: str = "") -> Breakdown | None:
     """Time per stage and operator on these cores; ``None``, with a warning, where the trace has an unknown shape."""
-    from runtimes.affinity import bound_to
-    from runtimes.etdump import break_down
+    from tofe_edge.runtimes.affinity import bound_to
+    from tofe_edge.runtimes.etdump import break_down
 
     try:
         with bound_to(cpus):

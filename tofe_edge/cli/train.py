@@ -11,7 +11,7 @@ from tofe_edge.cli.options import open_checkpoint, open_profile, positive_float,
 from tofe_edge.cli.output import emit, facts
 
 if TYPE_CHECKING:
-    from tofe_edge.checkpoint import Checkpoint
+    from tofe_edge.model.checkpoint import Checkpoint
     from tofe_edge.training.config import TrainingConfig
 
 _NUMBERS = {
@@ -144,7 +144,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, write."""
-    from tofe_edge.backbones.stages import parse_stages
+    from tofe_edge.model.backbones.stages import parse_stages
     from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
     require(args.out.suffix == ".safetensors", f"{args.out}: a checkpoint's file name ends in .safetensors")

@@ -7,16 +7,16 @@ import math
 import re
 
 from tofe_edge import __version__
-from tofe_edge.artifact import Manifest, Method
 from tofe_edge.errors import InputError
-from tofe_edge.labels import shown
+from tofe_edge.evaluation.parity import GATES
+from tofe_edge.io.artifact import Manifest, Method
+from tofe_edge.io.labels import shown
 from tofe_edge.packaging.bundle import identifier
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.kotlin import STDLIB
 from tofe_edge.packaging.licences import Licence
 from tofe_edge.packaging.platform import executorch_release
 from tofe_edge.packaging.wording import boolean, common_values, float_words
-from tofe_edge.parity import GATES
 
 GROUP = "tofeedge"
 MIN_SDK = 23

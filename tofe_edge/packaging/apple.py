@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from xml.parsers.expat import ExpatError
 
-from tofe_edge.artifact import Manifest
 from tofe_edge.errors import InputError
+from tofe_edge.io.artifact import Manifest
 from tofe_edge.packaging.apple_model import COREML, EXECUTORCH, systems_of, values_for, variant_of
 from tofe_edge.packaging.apple_names import module_of
 from tofe_edge.packaging.apple_vectors import vectors_for

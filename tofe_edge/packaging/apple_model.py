@@ -6,14 +6,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from tofe_edge.artifact import Manifest
 from tofe_edge.errors import InputError
-from tofe_edge.labels import shown
+from tofe_edge.evaluation.parity import GATES
+from tofe_edge.io.artifact import Manifest
+from tofe_edge.io.labels import shown
 from tofe_edge.packaging.apple_names import check_methods
 from tofe_edge.packaging.contents import LABELS, PackagedModel
 from tofe_edge.packaging.platform import executorch_release
 from tofe_edge.packaging.wording import boolean, common_values, float_words
-from tofe_edge.parity import GATES
 
 COREML, EXECUTORCH = "coreml", "executorch"
 

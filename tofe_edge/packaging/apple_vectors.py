@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tofe_edge.preprocessing import Preprocessing, normalize, resize_and_crop
+from tofe_edge.io.preprocessing import Preprocessing, normalize, resize_and_crop
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WINDOWS = (
@@ -36,7 +36,7 @@ _TURNS = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
-"""By EXIF orientation, from 1; as in :mod:`tofe_edge.images`."""
+"""By EXIF orientation, from 1; as in :mod:`tofe_edge.io.images`."""
 
 
 def vectors_for(spec: Preprocessing) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tofe_edge.errors import InputError
-from tofe_edge.labels import shown
+from tofe_edge.io.labels import shown
 
 Form = Literal["folder", "zip", "tar.gz"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tofe_edge.errors import InputError
-from tofe_edge.labels import shown
+from tofe_edge.io.labels import shown
 from tofe_edge.packaging.wording import plain
 
 UNKNOWN = "NOASSERTION"

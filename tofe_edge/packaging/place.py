@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tofe_edge.errors import InputError
-from tofe_edge.files import put_where_nothing_is, workshop, write_bytes
+from tofe_edge.io.files import put_where_nothing_is, workshop, write_bytes
 from tofe_edge.packaging.archive import EXECUTABLE_MODE, tar_gz_bytes, zip_bytes
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.provenance import PROVENANCE, differences, read_provenance

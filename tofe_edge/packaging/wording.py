@@ -7,8 +7,8 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from tofe_edge.artifact import Manifest
-from tofe_edge.parity import GATES
+from tofe_edge.evaluation.parity import GATES
+from tofe_edge.io.artifact import Manifest
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:+/,()-]+( [A-Za-z0-9_.:+/,()-]+)*", re.ASCII)
 _MAX_PLAIN = 120

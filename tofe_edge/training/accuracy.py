@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.dataset import Sample, find_samples
-from tofe_edge.evaluation import Evaluation, evaluate_samples
-from tofe_edge.predicting import Predicted
-from tofe_edge.reference import Mode, Reference
-from tofe_edge.statistics import bootstrap_difference, mcnemar
-from tofe_edge.tofe import ToFe
+from tofe_edge.evaluation.evaluate import Evaluation, evaluate_samples
+from tofe_edge.evaluation.predicting import Predicted
+from tofe_edge.evaluation.reference import Mode, Reference
+from tofe_edge.evaluation.statistics import bootstrap_difference, mcnemar
+from tofe_edge.io.dataset import Sample, find_samples
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Validation:
     source: Path
     samples: tuple[Sample, ...]
     resize: str
-    """As of :class:`tofe_edge.preprocessing.Preprocessing`."""
+    """As of :class:`tofe_edge.io.preprocessing.Preprocessing`."""
     name: str
 
     @classmethod

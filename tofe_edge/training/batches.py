@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tofe_edge.dataset import Sample, find_samples
 from tofe_edge.errors import InputError
-from tofe_edge.preprocessing import Preprocessing, normalize, random_resized_crop
+from tofe_edge.io.dataset import Sample, find_samples
+from tofe_edge.io.preprocessing import Preprocessing, normalize, random_resized_crop
 from tofe_edge.training.augmentation import Augmentation, cutmix
 
 

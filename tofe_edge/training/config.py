@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tofe_edge.backbones.spec import TokenCounts
 from tofe_edge.errors import InputError
+from tofe_edge.model.backbones.spec import TokenCounts
 from tofe_edge.training.augmentation import Augmentation
 
 

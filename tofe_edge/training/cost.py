@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from profiles.latency import LatencyTable, yaml_lines
-from profiles.schema import DeviceProfile
-from tofe_edge.backbones.spec import Backbone, TokenCounts
+from tofe_edge.budget.latency_model import check_subject, find_table, predict_ms
 from tofe_edge.errors import InputError
-from tofe_edge.latency_model import check_subject, find_table, predict_ms
-from tofe_edge.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.backbones.spec import Backbone, TokenCounts
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.profiles.latency import LatencyTable, yaml_lines
+from tofe_edge.profiles.schema import DeviceProfile
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Cost(ABC):
 
 @dataclass(frozen=True)
 class GmacsCost(Cost):
-    """Multiply-accumulates of the whole net, in 1e9; see ``tofe_edge/macs.py``."""
+    """Multiply-accumulates of the whole net, in 1e9; see ``tofe_edge/model/macs.py``."""
 
     @property
     def unit(self) -> str:

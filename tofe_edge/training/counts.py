@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tofe_edge.backbones import Backbone, TokenCounts
-from tofe_edge.dataset import Sample
 from tofe_edge.errors import InputError
-from tofe_edge.preprocessing import Preprocessing, preprocess
-from tofe_edge.progress import progress_bar
-from tofe_edge.tofe import ToFe
+from tofe_edge.io.dataset import Sample
+from tofe_edge.io.preprocessing import Preprocessing, preprocess
+from tofe_edge.io.progress import progress_bar
+from tofe_edge.model.backbones import Backbone, TokenCounts
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.cost import Cost, GmacsCost
 from tofe_edge.training.noise import gumbel_sampler
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from tofe_edge.dataset import Sample
+from tofe_edge.io.dataset import Sample
 
 
 def weights_digest(net: nn.Module) -> str:

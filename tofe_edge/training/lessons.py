@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.teacher import TeacherView, look

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tofe_edge.tofe import Gumbel
+from tofe_edge.model.tofe import Gumbel
 
 
 def noise_scale(step: int, steps: int, decay_start: float) -> float:

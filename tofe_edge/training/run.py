@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from profiles import DeviceProfile
-from tofe_edge.backbones import Backbone, TokenCounts, create_host
-from tofe_edge.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, save
-from tofe_edge.dataset import sample_evenly
 from tofe_edge.errors import InputError
-from tofe_edge.files import workshop
-from tofe_edge.reference import gpu_failures, pick_device
-from tofe_edge.tensors import read_tensors
-from tofe_edge.tofe import ToFe
+from tofe_edge.evaluation.reference import gpu_failures, pick_device
+from tofe_edge.io.dataset import sample_evenly
+from tofe_edge.io.files import workshop
+from tofe_edge.io.tensors import read_tensors
+from tofe_edge.model.backbones import Backbone, TokenCounts, create_host
+from tofe_edge.model.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, save
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from tofe_edge.backbones import TokenCounts
 from tofe_edge.errors import InputError
-from tofe_edge.files import write_atomically
-from tofe_edge.tofe import ToFe
+from tofe_edge.io.files import write_atomically
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.config import TrainingConfig
 
 

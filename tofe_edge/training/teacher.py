@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from tofe_edge.tofe import ToFe
+from tofe_edge.model.tofe import ToFe
 
 
 @dataclass(frozen=True)

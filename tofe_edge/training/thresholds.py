@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.dataset import Sample, find_samples, sample_evenly
-from tofe_edge.images import list_images
-from tofe_edge.shards import is_shard
-from tofe_edge.tofe import KEEP, ToFe
+from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.io.images import list_images
+from tofe_edge.io.shards import is_shard
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import KEEP, ToFe
 
 _BATCH = 16
 _MOST_IMAGES = 1024

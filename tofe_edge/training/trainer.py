@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from tofe_edge.backbones import TokenCounts
-from tofe_edge.dataset import sample_evenly
 from tofe_edge.errors import InputError
-from tofe_edge.progress import progress_bar
-from tofe_edge.tofe import ToFe, TrainingOutput
+from tofe_edge.io.dataset import sample_evenly
+from tofe_edge.io.progress import progress_bar
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe, TrainingOutput
 from tofe_edge.training.batches import TrainingSet
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.cost import Cost

@@ -22,12 +22,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tofe_edge.backbones import Backbone
-from tofe_edge.dataset import Sample
 from tofe_edge.errors import InputError
-from tofe_edge.files import write_json
-from tofe_edge.progress import progress_bar
-from tofe_edge.tofe import ToFe
+from tofe_edge.io.dataset import Sample
+from tofe_edge.io.files import write_json
+from tofe_edge.io.progress import progress_bar
+from tofe_edge.model.backbones import Backbone
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import batches, shuffled
 from tofe_edge.training.digests import samples_digest, weights_digest

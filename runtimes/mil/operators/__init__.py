@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from runtimes.mil.operators.activation import ACTIVATION
-from runtimes.mil.operators.elementwise import ELEMENTWISE
-from runtimes.mil.operators.indexing import INDEXING
-from runtimes.mil.operators.linear import LINEAR
-from runtimes.mil.operators.normalization import NORMALIZATION
-from runtimes.mil.operators.quantization import QUANTIZATION
-from runtimes.mil.operators.reduction import REDUCTION
-from runtimes.mil.operators.resizing import RESIZING
-from runtimes.mil.operators.shape import SHAPE
-from runtimes.mil.operators.window import WINDOW
+from tofe_edge.runtimes.mil.operators.activation import ACTIVATION
+from tofe_edge.runtimes.mil.operators.elementwise import ELEMENTWISE
+from tofe_edge.runtimes.mil.operators.indexing import INDEXING
+from tofe_edge.runtimes.mil.operators.linear import LINEAR
+from tofe_edge.runtimes.mil.operators.normalization import NORMALIZATION
+from tofe_edge.runtimes.mil.operators.quantization import QUANTIZATION
+from tofe_edge.runtimes.mil.operators.reduction import REDUCTION
+from tofe_edge.runtimes.mil.operators.resizing import RESIZING
+from tofe_edge.runtimes.mil.operators.shape import SHAPE
+from tofe_edge.runtimes.mil.operators.window import WINDOW
 
 OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {

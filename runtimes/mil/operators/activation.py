@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtimes.mil.operators.elementwise import unary
+from tofe_edge.runtimes.mil.operators.elementwise import unary
 
 
 def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:

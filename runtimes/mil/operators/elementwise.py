@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtimes.mil.datatypes import BY_NAME
+from tofe_edge.runtimes.mil.datatypes import BY_NAME
 
 
 def unary(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:

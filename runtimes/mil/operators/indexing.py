@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtimes.mil.operators.shape import bounded
+from tofe_edge.runtimes.mil.operators.shape import bounded
 
 
 def _positive(indices: Tensor, size: int) -> Tensor:

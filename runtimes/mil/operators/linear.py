@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtimes.mil.operators.shape import bounded
-from runtimes.mil.operators.window import pads, with_pads
+from tofe_edge.runtimes.mil.operators.shape import bounded
+from tofe_edge.runtimes.mil.operators.window import pads, with_pads
 
 _CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {

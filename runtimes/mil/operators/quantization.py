@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtimes.mil.datatypes import BY_NAME, DataType, unpack
+from tofe_edge.runtimes.mil.datatypes import BY_NAME, DataType, unpack
 
 
 def quantize(

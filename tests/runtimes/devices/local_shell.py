@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtimes.devices.process import OverdueError, run_program
-from runtimes.devices.shell import Answer, LinkDropped, TimedOut, printable
 from tofe_edge.errors import DeviceError
+from tofe_edge.runtimes.devices.process import OverdueError, run_program
+from tofe_edge.runtimes.devices.shell import Answer, LinkDropped, TimedOut, printable
 
 
 @dataclass

@@ -14,14 +14,14 @@ from adb_device import AdbDevice
 from adb_server import adb, adb_server, attached, shell_environment
 from native_builds import runner
 
-from runtimes import native_build
-from runtimes.devices.adb import AdbShell, connect, listed
-from runtimes.devices.address import AdbAddress
-from runtimes.devices.opening import open_bench, open_remote
-from runtimes.devices.shell import SHORT_S, LinkDropped
-from runtimes.timing import TimingRequest
-from tofe_edge.artifact import Artifact
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes import native_build
+from tofe_edge.runtimes.devices.adb import AdbShell, connect, listed
+from tofe_edge.runtimes.devices.address import AdbAddress
+from tofe_edge.runtimes.devices.opening import open_bench, open_remote
+from tofe_edge.runtimes.devices.shell import SHORT_S, LinkDropped
+from tofe_edge.runtimes.timing import TimingRequest
 
 NASTY = ("$(touch hit)", "a'b\"", "-s", "with spaces", "`touch hit`;touch hit", "é&|*", "!x", "\\")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimes.devices.address import AdbAddress, Address, SshAddress, ThisHost, parse_address
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.devices.address import AdbAddress, Address, SshAddress, ThisHost, parse_address
 
 FIRST = string.ascii_letters + string.digits + "_"
 NAMES = st.builds(str.__add__, st.sampled_from(FIRST), st.text(FIRST + ".-", max_size=20)).filter(

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_shell import LocalShell
 
-from runtimes import native_build
-from runtimes.devices.deploy import cache_folder, cached_runner, choose_runner
-from runtimes.devices.elf import Program, read_program
-from runtimes.devices.facts import DeviceFacts, parse_facts
-from runtimes.native_runner import BINARY
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.runtimes import native_build
+from tofe_edge.runtimes.devices.deploy import cache_folder, cached_runner, choose_runner
+from tofe_edge.runtimes.devices.elf import Program, read_program
+from tofe_edge.runtimes.devices.facts import DeviceFacts, parse_facts
+from tofe_edge.runtimes.native_runner import BINARY
 
 MACHINES = {"x86_64": 0x3E, "aarch64": 0xB7}
 GLIBC, BIONIC = "/lib/ld-linux-aarch64.so.1", "/system/bin/linker64"

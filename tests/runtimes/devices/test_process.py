@@ -9,9 +9,9 @@ from pathlib import Path
 import processes
 import pytest
 
-from runtimes.devices import process
-from runtimes.devices.process import OverdueError, run_program
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.devices import process
+from tofe_edge.runtimes.devices.process import OverdueError, run_program
 
 
 def test_a_file_goes_in_and_is_counted(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import processes
 import pytest
 from local_shell import LocalShell, has
 
-from runtimes.devices import scripts
-from runtimes.devices.facts import parse_facts
-from runtimes.devices.process import OverdueError, run_program
-from runtimes.devices.shell import Answer, script
+from tofe_edge.runtimes.devices import scripts
+from tofe_edge.runtimes.devices.facts import parse_facts
+from tofe_edge.runtimes.devices.process import OverdueError, run_program
+from tofe_edge.runtimes.devices.shell import Answer, script
 
 SECRET = "0" * 32
 SHELLS = (("dash",), ("bash",), ("busybox", "sh"), ("mksh",))

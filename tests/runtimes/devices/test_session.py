@@ -10,10 +10,10 @@ import processes
 import pytest
 from local_shell import LocalShell
 
-from runtimes.devices.scripts import RUNNER
-from runtimes.devices.session import Parcel, Session, stay
-from runtimes.devices.shell import Answer, LinkDropped
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.runtimes.devices.scripts import RUNNER
+from tofe_edge.runtimes.devices.session import Parcel, Session, stay
+from tofe_edge.runtimes.devices.shell import Answer, LinkDropped
 
 CODE = "cat model; wc -c <lib/one.so; echo complaint >&2; exit 4"
 WHOLE = Answer(4, b"the model2000\n", "complaint\n")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_shell import has
 
-from runtimes.devices.shell import framed, last_line, printable, script, unframed
+from tofe_edge.runtimes.devices.shell import framed, last_line, printable, script, unframed
 
 LOGIN_SHELLS = ("sh", "bash", "dash", "zsh", "mksh", "fish", "tcsh", "busybox sh")
 NASTY = (

@@ -17,15 +17,15 @@ import ssh_server
 from native_builds import runner
 from ssh_server import SshServer
 
-from runtimes import native_build
-from runtimes.devices.address import SshAddress, parse_address
-from runtimes.devices.opening import open_bench, open_remote
-from runtimes.devices.remote_bench import RemoteBench
-from runtimes.devices.shell import SHORT_S, LinkDropped
-from runtimes.devices.ssh import SshShell, connected
-from runtimes.timing import TimingRequest
-from tofe_edge.artifact import Artifact
 from tofe_edge.errors import DeviceError, InputError, TofeEdgeError
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes import native_build
+from tofe_edge.runtimes.devices.address import SshAddress, parse_address
+from tofe_edge.runtimes.devices.opening import open_bench, open_remote
+from tofe_edge.runtimes.devices.remote_bench import RemoteBench
+from tofe_edge.runtimes.devices.shell import SHORT_S, LinkDropped
+from tofe_edge.runtimes.devices.ssh import SshShell, connected
+from tofe_edge.runtimes.timing import TimingRequest
 
 NAMES = (
     "$(touch hit).pte",

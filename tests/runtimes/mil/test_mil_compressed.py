@@ -13,9 +13,9 @@ import torch
 from mil_programs import convert_module, coremltools, save_program
 from torch import nn
 
-from runtimes.mil import Operation, Program, load_program, open_package
-from runtimes.native_output import swallow_native_stderr
-from tofe_edge.quiet import quiet
+from tofe_edge.io.quiet import quiet
+from tofe_edge.runtimes.mil import Operation, Program, load_program, open_package
+from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 
 class Net(nn.Module):

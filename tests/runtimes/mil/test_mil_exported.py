@@ -12,8 +12,8 @@ import pytest
 import torch
 from mil_programs import convert_module
 
-from runtimes.mil import Program, load_program, open_package
-from tofe_edge.backbones import create_host
+from tofe_edge.model.backbones import create_host
+from tofe_edge.runtimes.mil import Program, load_program, open_package
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
 

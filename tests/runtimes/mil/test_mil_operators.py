@@ -17,8 +17,8 @@ from mil_programs import save_cases
 from mil_quantization_cases import QUANTIZATION_CASES
 from mil_resizing_cases import RESIZING_CASES
 
-from runtimes.mil import OPERATORS, load_program, open_package
-from runtimes.mil.operators import OPERATORS_BY_KIND
+from tofe_edge.runtimes.mil import OPERATORS, load_program, open_package
+from tofe_edge.runtimes.mil.operators import OPERATORS_BY_KIND
 
 KINDS: dict[str, dict[str, Maker]] = {
     "elementwise": ELEMENTWISE_CASES,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mil_programs import coremltools, save_program
 from mil_quantization_cases import typed
 
-from runtimes.mil import MlPackage, load_program, open_package
+from tofe_edge.runtimes.mil import MlPackage, load_program, open_package
 
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"

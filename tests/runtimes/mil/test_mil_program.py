@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mil_programs import save_program
 
-from runtimes.mil import Operation, Program, load_program, open_package
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.mil import Operation, Program, load_program, open_package
 
 X = np.random.default_rng(0).uniform(-2, 2, (2, 5, 8)).astype(np.float32)
 WEIGHT = np.random.default_rng(1).uniform(-1, 1, (6, 8)).astype(np.float16)

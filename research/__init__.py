@@ -1,0 +1,1 @@
+"""Comparisons with other token reduction methods; not part of the product."""

@@ -1,0 +1,239 @@
+"""ToFe beside other methods and its own ablations: the same backbone, views, steps, optimizer and GMACs.
+
+    python -m research.compare_methods --weights deit_tiny.safetensors --data train --validation val --views views \\
+        --methods tofe,evit,tome,random --steps 600 --out benchmarks/results/methods.yaml
+    python -m research.compare_methods … --methods ablations --checkpoint tofe_deit_tiny_063 --tables
+
+Every method has the dense net's blocks up to the first selection, but for the smaller images, of which all blocks are
+trained. It learns from prepared views of the dense net: its logits, and the method's own loss. Where selectors are
+learned, that takes the first part of the steps, on masked tokens. The result file is written after every method: a call
+that was interrupted goes on where it was when it is repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import host
+from benchmarks.runtimes import thread_count
+from research.peers.catalog import METHODS, TOFE, parse_methods
+from research.peers.lab import Lab, compare, compare_checkpoint
+from research.peers.results import Results, Training, open_results, render, row_of, write_results
+from research.peers.training import Course
+from research.peers.validation import Validation, open_validation
+from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.io.files import sha256_of
+from tofe_edge.io.tensors import read_tensors
+from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones.stages import parse_stages
+from tofe_edge.model.checkpoint import default_classes
+from tofe_edge.model.macs import dense_macs, gmacs
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.training.batches import Source, TrainingSet
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.views import Views, prepare_views, recipe
+
+_PACKAGES = ("torch", "timm", "numpy")
+_SHA256_DIGITS = 16
+
+
+def run(arguments: argparse.Namespace, command: str) -> Results:
+    """Compare the methods asked for; the file is written after each.
+
+    Raises:
+        InputError: an argument does not fit, data are unfit, or the disk is full.
+    """
+    names = parse_methods(arguments.methods)
+    _check(arguments, names)
+    config = _config(arguments)
+    torch.set_num_threads(thread_count(arguments.threads))
+    stages = parse_stages(arguments.select_before) if arguments.select_before else None
+    net = create_host(arguments.backbone, stages=stages)
+    net.load_dense(read_tensors(arguments.weights))
+    teacher = ToFe(net).eval().requires_grad_(False)
+    classes = default_classes(net.spec.classes)
+    sources = tuple(Source.parse(text) for text in arguments.data)
+    data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
+    validation = open_validation(
+        teacher, arguments.validation, classes.ids, arguments.validation_resize, arguments.limit
+    )
+    settings = _settings(arguments, config, sources, net.spec.stages, validation)
+    results = open_results(arguments.out, settings, _call(command))
+    wanted = recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
+    views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
+    course = Course(config, arguments.steps, arguments.selecting_share, wanted.samples)
+    lab = Lab(
+        teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, _states(arguments)
+    )
+    dense = row_of(
+        "dense",
+        arguments.backbone,
+        gmacs(dense_macs(net.spec)),
+        "–",
+        Training("elsewhere"),
+        validation.dense,
+        validation.dense,
+        validation.labels.numpy(),
+    )
+    results.put(dense)
+    for name in arguments.checkpoint:
+        compare_checkpoint(lab, name, results, arguments.tables)
+        write_results(arguments.out, results, TOFE)
+    for name in names:
+        if name == "tofe_geometric" and "tofe" in names and not course.selecting:
+            print("tofe_geometric: skipped, for without masked steps it is the run of tofe", file=sys.stderr)
+            continue
+        print(f"{name}: {METHODS[name].__name__}", file=sys.stderr)
+        compare(lab, name, results, arguments.tables)
+        write_results(arguments.out, results, TOFE)
+    return results
+
+
+def _check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    if not names and not arguments.checkpoint:
+        raise InputError("--methods: names no method, and there is no --checkpoint; nothing to compare")
+    if not 0 <= arguments.selecting_share < 1:
+        raise InputError(f"--selecting-share {arguments.selecting_share:g}: is in [0, 1)")
+    for name in ("steps", "batch_size", "view_count", "first_views", "limit"):
+        number = getattr(arguments, name)
+        if number is not None and number < 1:
+            raise InputError(f"--{name.replace('_', '-')} {number}: is at least 1")
+
+
+def _first(views: Views, number: int | None) -> Views:
+    if number is None or number >= len(views):
+        return views
+    return Views(
+        views.stem[:number],
+        tuple(stage[:number] for stage in views.stages),
+        views.logits[:number],
+        views.importance[:number],
+        views.labels[:number],
+        views.unreadable,
+    )
+
+
+def _states(arguments: argparse.Namespace) -> Path:
+    states: Path | None = arguments.states
+    views: Path = arguments.views
+    return states or views / f"{arguments.out.stem}-states"
+
+
+def _config(arguments: argparse.Namespace) -> TrainingConfig:
+    return TrainingConfig(
+        target_gmacs=arguments.target_gmacs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        backbone_learning_rate=arguments.backbone_learning_rate,
+        cls_weight=arguments.cls_weight,
+        budget_weight=arguments.budget_weight,
+        distillation_weight=arguments.distillation_weight,
+        guidance_weight=arguments.guidance_weight,
+        noise_decay_start=arguments.noise_decay_start,
+        views=arguments.view_count,
+        crop_scale=arguments.crop_scale,
+        cutmix=arguments.cutmix,
+        seed=arguments.seed,
+        held_out=arguments.held_out,
+    )
+
+
+def _settings(
+    arguments: argparse.Namespace,
+    config: TrainingConfig,
+    sources: Sequence[Source],
+    selections: Sequence[int],
+    validation: Validation,
+) -> dict[str, Any]:
+    """What rows that stand beside each other have in common."""
+    # Steps stand in each row: a method that costs more a step may get fewer, and its row says so.
+    ignored = ("epochs", "fixed_epochs", "gathered_epochs")
+    return {
+        "backbone": arguments.backbone,
+        "weights": arguments.weights.name,
+        "weights_sha256": sha256_of(arguments.weights)[:_SHA256_DIGITS],
+        "selections": list(selections),
+        "data": [f"{source.folder.resolve().name} x{source.repeats}" for source in sources],
+        "first_views": arguments.first_views,
+        "validation": arguments.validation.resolve().name,
+        "validation_resize": arguments.validation_resize,
+        "validation_images": len(validation.labels),
+        **({"validation_unreadable": validation.unreadable} if validation.unreadable else {}),
+        "selecting_share": arguments.selecting_share,
+        **{key: value for key, value in config.to_json().items() if key not in ignored},
+    }
+
+
+def _call(command: str) -> dict[str, Any]:
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": command,
+        "threads": torch.get_num_threads(),
+        "host": host.facts(),
+        "versions": host.versions(_PACKAGES),
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--backbone", default="deit_tiny_patch16_224", metavar="NAME", help="(%(default)s)")
+    add("--select-before", metavar="A,B,C", help="blocks before which tokens are selected (default: the paper's)")
+    add("--weights", type=Path, required=True, metavar="FILE", help="the dense net's")
+    add("--data", action="append", required=True, metavar="DATA[:N]", help="as of `tofe-edge train`; may be repeated")
+    add("--views", type=Path, required=True, metavar="DIR", help="prepared views; missing ones are made")
+    add("--view-count", type=int, default=16000, metavar="N", help="of which there are so many (%(default)s)")
+    add("--first-views", type=int, metavar="N", help="draw from the first N alone")
+    add("--held-out", type=int, default=256, metavar="N", help="images left out of the views (%(default)s)")
+    add("--crop-scale", type=float, default=0.35, metavar="X", help="of the views (%(default)s)")
+    add("--cutmix", type=float, default=0.0, metavar="X", help="of the views (%(default)s)")
+    add("--validation", type=Path, required=True, metavar="DATA", help="labelled images to test on")
+    add("--validation-resize", choices=("short_side", "none"), default="short_side", help="as `evaluate --resize`")
+    add("--limit", type=int, metavar="N", help="test on N of them, evenly over classes (default: all)")
+    add("--target-gmacs", type=float, default=0.63, metavar="G", help="whole net (%(default)s)")
+    add("--methods", default="", metavar="A,B", help=f"{', '.join(METHODS)}, or peers, ablations, all")
+    add("--checkpoint", action="append", default=[], metavar="NAME", help="a ToFe checkpoint to stand beside them")
+    add("--tables", action="store_true", help="accuracy by batch size and reused tokens, of those that reuse any")
+    add("--steps", type=int, default=600, metavar="N", help="of training (%(default)s)")
+    add(
+        "--selecting-share", type=float, default=0.2, metavar="X", help="of them in which selectors learn (%(default)s)"
+    )
+    add("--batch-size", type=int, default=32, metavar="N", help="(%(default)s)")
+    add("--learning-rate", type=float, default=1e-3, metavar="X", help="of selectors and approximators (%(default)s)")
+    add("--backbone-learning-rate", type=float, default=5e-5, metavar="X", help="of all else (%(default)s)")
+    add("--cls-weight", type=float, default=0.0, metavar="X", help="of the labels (%(default)s)")
+    add("--distillation-weight", type=float, default=3.0, metavar="X", help="of the dense net's logits (%(default)s)")
+    add("--budget-weight", type=float, default=67.0, metavar="X", help="where counts are learned (%(default)s)")
+    add("--guidance-weight", type=float, default=1.0, metavar="X", help="of learned selectors (%(default)s)")
+    add("--noise-decay-start", type=float, default=1.0, metavar="X", help="as `tofe-edge train` (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
+    add("--threads", default="all", metavar="N", help="of the CPU (%(default)s)")
+    add("--states", type=Path, metavar="DIR", help="of training, 60 MB a method (default: in the folder of the views)")
+    add("--out", type=Path, required=True, metavar="FILE", help="the result file; rows in it are kept")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; 2 for a wrong argument."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser().parse_args(words)
+    try:
+        results = run(arguments, host.command("research.compare_methods", words))
+    except TofeEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(render(results, TOFE))
+    print(f"\nwrote {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""Bad input: one line that says what is wrong, the promised exit code, and nothing left in the output folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import manifest_for
+from safetensors.torch import load_file, save_file
+
+import tofe_edge.workflows.checking
+from tofe_edge import profiles
+from tofe_edge.cli import main
+from tofe_edge.converters import pipeline
+from tofe_edge.converters.request import ConvertRequest
+from tofe_edge.evaluation.parity import GateResult, Parity
+from tofe_edge.model import zoo
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.workflows.checking import Checked
+
+PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(300_000)
+"""Has ExecuTorch's magic and is no program."""
+
+
+class Bench:
+    """A folder with good and bad files, an output folder that must stay as it is, and the program."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.checkpoint, self.capsys = folder, checkpoint, capsys
+        self.out = folder / "out"
+
+    def file(self, name: str, content: bytes | str) -> Path:
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def convert(self, *arguments: object, code: int = 2) -> str:
+        line = self.fails("convert", *arguments, "--out", self.out, code=code)
+        assert not self.out.exists() or list(self.out.iterdir()) == []
+        return line
+
+    def fails(self, *arguments: object, code: int = 2) -> str:
+        """The one line on stderr, without its prefix."""
+        found = main([str(argument) for argument in arguments])
+        captured = self.capsys.readouterr()
+        assert found == code
+        assert captured.out == ""
+        assert captured.err.startswith("tofe-edge: error: ")
+        assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
+        return captured.err.removeprefix("tofe-edge: error: ").rstrip()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> Bench:
+    return Bench(tmp_path, tiny_checkpoint, capsys)
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Checkpoint) -> None:
+    """A zoo of the tiny checkpoint alone."""
+    monkeypatch.setattr(zoo, "_FOLDER", tiny_checkpoint.path.parent)
+
+
+@pytest.fixture
+def instant_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversion without the minutes of lowering: always the same bytes."""
+
+    def fake(request: ConvertRequest) -> pipeline.Conversion:
+        manifest = manifest_for(request.checkpoint, request.file_name, PROGRAM_BYTES)
+        return pipeline.Conversion(PROGRAM_BYTES, manifest)
+
+    monkeypatch.setattr(pipeline, "convert", fake)
+
+
+@pytest.mark.parametrize("command", ["convert", "select"])
+def test_an_unknown_profile_offers_the_nearest(bench: Bench, command: str) -> None:
+    line = bench.fails(command, "--profile", "jetson_orim")
+    assert "jetson_orim" in line and "did you mean 'jetson_orin'?" in line
+
+
+def test_a_broken_profile_names_file_line_and_key(bench: Bench) -> None:
+    shipped = Path(profiles.__file__).with_name("generic_x86.yaml").read_text()
+    assert "  threads: 4\n" in shipped
+    number = shipped.splitlines().index("  threads: 4") + 1
+    path = bench.file("board.yaml", shipped.replace("  threads: 4\n", "  threads: many\n"))
+    line = bench.convert("--profile", path)
+    assert str(path) in line and "defaults.threads" in line and str(number) in line
+
+
+def bad_checkpoints() -> dict[str, tuple[Callable[[Bench], Path], str]]:
+    def pickled(bench: Bench, name: str) -> Path:
+        torch.save({"weight": torch.zeros(2)}, bench.folder / name)
+        return bench.folder / name
+
+    def plain(bench: Bench) -> Path:
+        save_file({"weight": torch.zeros(2)}, bench.folder / "plain.safetensors")
+        return bench.folder / "plain.safetensors"
+
+    def good(bench: Bench) -> bytes:
+        return bench.checkpoint.path.read_bytes()
+
+    return {
+        "missing": (lambda b: b.folder / "none.safetensors", r"none\.safetensors: no such checkpoint"),
+        "folder": (lambda b: b.folder, "is not a file|neither a shipped one"),
+        "empty": (lambda b: b.file("a.safetensors", b""), r"a\.safetensors: is damaged or cut short"),
+        "cut in its weights": (lambda b: b.file("a.safetensors", good(b)[:-100]), "is damaged or cut short"),
+        "cut in its header": (lambda b: b.file("a.safetensors", good(b)[:60]), "is damaged or cut short"),
+        "text": (lambda b: b.file("a.safetensors", "hello world, not weights"), "is damaged or cut short"),
+        "pickle": (lambda b: pickled(b, "a.pth"), r"a\.pth: it is a PyTorch pickle"),
+        "pickle under a false name": (lambda b: pickled(b, "a.safetensors"), "it is a PyTorch pickle"),
+        "old pickle": (lambda b: b.file("a.pth", b"\x80\x02}q\x00."), "it is a PyTorch pickle"),
+        "plain weights": (plain, "name their net with --backbone"),
+        "unknown name": (lambda b: Path("tinny"), "checkpoint 'tinny': neither a shipped one"),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_checkpoints())
+@pytest.mark.parametrize("command", ["convert", "evaluate", "checkpoints"])
+@pytest.mark.usefixtures("shipped")
+def test_a_bad_checkpoint_is_refused(bench: Bench, command: str, kind: str, image_folder: Path) -> None:
+    make, message = bad_checkpoints()[kind]
+    path = make(bench)
+    if command == "convert":
+        line = bench.convert("--checkpoint", path, "--precision", "fp32")
+    elif command == "evaluate":
+        line = bench.fails("evaluate", path, "--data", image_folder)
+    else:
+        line = bench.fails("checkpoints", path)
+    assert re.search(message, line), line
+
+
+def test_dense_weights_of_another_backbone_are_refused(bench: Bench) -> None:
+    weights = load_file(bench.checkpoint.path)
+    dense = {key.removeprefix("backbone.vit."): value for key, value in weights.items() if key.startswith("backbone.")}
+    save_file(dense, bench.folder / "dense.safetensors")
+    line = bench.convert(
+        "--checkpoint", bench.folder / "dense.safetensors", "--backbone", "deit_tiny_patch16_224", "--precision", "fp32"
+    )
+    assert "weights do not fit deit_tiny_patch16_224" in line and "are they of another backbone?" in line
+
+
+def test_an_unknown_backbone_offers_near_names(bench: Bench) -> None:
+    line = bench.convert("--checkpoint", bench.checkpoint.path, "--backbone", "deit_tiny_patch16_22")
+    assert "backbone 'deit_tiny_patch16_22' is unknown; did you mean" in line and "deit_tiny_patch16_224" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--precision", "fp16"],
+            "precision 'fp16' for executorch: XNNPACK computes GELU in fp32 alone; use one of fp32, int8",
+        ),
+        (["--int8-mode", "weights"], "--int8-mode weights for executorch: use one of dynamic, static"),
+        (["--io", "image"], "--io is for Core ML; add --target coreml"),
+        (["--float32-selectors"], "--float32-selectors is for Core ML; add --target coreml"),
+        (
+            ["--target", "coreml", "--int8-mode", "dynamic"],
+            "--int8-mode dynamic for coreml: use one of weights, static",
+        ),
+        (["--target", "coreml", "--batch", "2"], "a Core ML package takes one image a run"),
+        (
+            ["--target", "coreml", "--deployment-target", "iOS7"],
+            "--deployment-target 'iOS7' is not one of iOS16, iOS17, iOS18, iOS26",
+        ),
+        (
+            ["--target", "coreml", "--elastic", "0.001"],
+            "several budgets in one package need iOS18, not iOS17; add --deployment-target iOS18",
+        ),
+        (
+            ["--target", "coreml", "--deployment-target", "iOS16"],
+            "int8 weights need iOS17, not iOS16; add --deployment-target iOS17",
+        ),
+        (
+            ["--precision", "fp32", "--calibration", "."],
+            "--calibration serves int8 and palettes; leave it out for fp32",
+        ),
+        (["--calibration", "no/such/folder"], "no/such/folder: does not exist; give a folder of images"),
+    ],
+)
+def test_what_convert_cannot_do_is_refused(bench: Bench, arguments: list[str], message: str) -> None:
+    assert message in bench.convert("--checkpoint", bench.checkpoint.path, *arguments)
+
+
+def test_convert_without_checkpoint_or_budget_says_what_to_give(bench: Bench) -> None:
+    assert "say what it must fit: --profile NAME or --max-gmacs G" in bench.convert()
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("command", ["select", "convert"])
+def test_an_infeasible_budget_is_exit_code_1_with_the_feasible_range(bench: Bench, command: str) -> None:
+    line = bench.convert("--max-gmacs", 1e-6, code=1) if command == "convert" else bench.fails(
+        "select", "--max-gmacs", 1e-6, code=1
+    )  # fmt: skip
+    assert "budget 1e-06 GMACs (--max-gmacs): nothing fits" in line and "Raise --max-gmacs to" in line
+
+
+def test_an_output_folder_that_is_a_file_is_refused_and_left_alone(bench: Bench) -> None:
+    bench.file("out", "precious")
+    line = bench.fails("convert", "--checkpoint", bench.checkpoint.path, "--precision", "fp32", "--out", bench.out)
+    assert "cannot be written to" in line and "choose another folder with --out" in line
+    assert bench.out.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_without_permission_is_refused(bench: Bench) -> None:
+    bench.out.mkdir(mode=0o500)
+    assert "cannot be written to" in bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32")
+
+
+@pytest.mark.usefixtures("instant_conversion")
+def test_a_read_only_file_system_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tofe_edge.io.files.tempfile.TemporaryDirectory", refuse)
+    line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32")
+    assert "cannot be written to (Read-only file system)" in line
+
+
+@contextmanager
+def nearly_full_disk(bytes_left: int) -> Iterator[None]:
+    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("instant_conversion")
+def test_a_full_disk_leaves_nothing_behind(bench: Bench) -> None:
+    with nearly_full_disk(100_000):
+        line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32")
+    assert "cannot be written" in line and "free some space" in line
+
+
+@pytest.mark.usefixtures("instant_conversion")
+def test_a_failed_parity_gate_is_exit_code_1_and_writes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = GateResult("logits SNR", "logits SNR 3.0 dB is under 60 dB", False)
+    failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, 20.0, (1.0, 1.0, 1.0), (gate,))
+    checked = Checked(failed, (), None, (), (), "cpu")
+    monkeypatch.setattr(tofe_edge.workflows.checking, "check", lambda *arguments, **options: checked)
+    line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32", code=1)
+    assert "not written, it differs from the reference: logits SNR 3.0 dB is under 60 dB" in line

@@ -1,0 +1,216 @@
+"""``tofe-edge package`` through its real entry point: bundles of a converted model, their check, and hostile input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Program, TinyModel, refusal
+
+from tofe_edge.io.artifact import manifest_path_of
+from tofe_edge.model.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def converted(tiny_model: TinyModel) -> Path:
+    """fp32, two budgets."""
+    return tiny_model("--elastic", "0.0016")
+
+
+@pytest.fixture
+def model(converted: Path, tmp_path: Path) -> Path:
+    """The same, copied to another place: model, manifest and golden vectors."""
+    return Path(shutil.copytree(converted.parent, tmp_path / "copied")) / converted.name
+
+
+def package(program: Program, model: Path, out: Path, *arguments: object) -> dict[str, Any]:
+    """``--source``, which needs no compiler; the document of ``--json``."""
+    call = ("package", model, "--platform", "android", "--source", "--out", out, "--json", *arguments)
+    code, stdout, stderr = program(*call)
+    assert (code, stderr) == (0, "")
+    document: dict[str, Any] = json.loads(stdout)
+    return document
+
+
+def renamed(model: Path, stem: str) -> Path:
+    """The model, its manifest and golden vectors under another name."""
+    for path in (model, manifest_path_of(model), model.with_suffix(".golden")):
+        path.rename(path.with_name(f"{stem}{path.suffix}"))
+    return model.with_name(f"{stem}{model.suffix}")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_bundle_is_written_and_its_check_runs_every_method(model: Path, program: Program, tmp_path: Path) -> None:
+    document = package(program, model, tmp_path / "out")
+    bundle = Path(document["bundle"])
+    assert bundle == tmp_path / "out" / f"{model.stem}-android-source" and bundle.is_dir()
+    assert (document["platform"], document["form"], document["written"]) == ("android", "folder", [str(bundle)])
+    files = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
+    assert document["files"] == sorted(files)
+    assert document["size_bytes"] == sum(path.stat().st_size for path in files.values())
+    code, out, _ = program("package", "--check", bundle)
+    assert code == 0
+    lines = out.splitlines()
+    assert sum("logits the same to the bit, passed" in line for line in lines) == 2
+    assert lines[-1] == f"check of {bundle} passed"
+
+
+def test_another_run_gives_the_same_bytes(model: Path, program: Program, tmp_path: Path) -> None:
+    first, second = (package(program, model, tmp_path / name) for name in ("one", "two"))
+    assert first["sha256"] == second["sha256"]
+
+
+def test_a_check_of_a_damaged_bundle_is_exit_code_1(model: Path, program: Program, tmp_path: Path) -> None:
+    bundle = Path(package(program, model, tmp_path / "out")["bundle"])
+    (asset,) = bundle.rglob("*.pte")
+    content = asset.read_bytes()
+    asset.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    code, out, _ = program("package", "--check", bundle, "--json")
+    document = json.loads(out)
+    assert (code, document["passed"], document["self_test"]["ran"]) == (1, False, False)
+    (line,) = document["failures"]
+    assert line == f"{asset.relative_to(bundle).as_posix()} is not what was packaged: its checksum differs"
+    code, out, _ = program("package", "--check", bundle)
+    assert code == 1 and out.splitlines()[-1].startswith(f"check of {bundle} FAILED")
+
+
+def test_licence_and_record_of_the_weights_are_taken_along(
+    model: Path, program: Program, tmp_path: Path, tiny_checkpoint: Checkpoint, tiny_dense_checkpoint: Checkpoint
+) -> None:
+    assert package(program, model, tmp_path / "unknown")["weights_licence"] is None
+    stated = ("--checkpoint", tiny_checkpoint.path, "--weights-licence", "CC-BY-4.0")
+    document = package(program, model, tmp_path / "stated", *stated)
+    provenance = json.loads((Path(document["bundle"]) / "provenance.json").read_text())
+    assert document["weights_licence"] == "CC-BY-4.0"
+    assert provenance["weights"]["training"] == {"epochs": 1}
+    assert provenance["manifest"]["checkpoint_sha256"] == tiny_checkpoint.sha256()
+    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "other")
+    message = refusal(program, *call, "--checkpoint", tiny_dense_checkpoint.path)
+    assert "the model was not made from it" in message and not (tmp_path / "other").exists()
+
+
+def test_a_licence_that_would_forge_the_notice_is_refused(model: Path, program: Program, tmp_path: Path) -> None:
+    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out", "--weights-licence")
+    for text in ("MIT\n\ncode and build files\n    MIT", "<url>x</url>", "do what you like", ""):
+        assert "is no SPDX licence expression" in refusal(program, *call, text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_people_are_told_that_the_licence_is_not_known(model: Path, program: Program, tmp_path: Path) -> None:
+    _, out, _ = program("package", model, "--platform", "android", "--source", "--out", tmp_path)
+    assert "licence not known; state it with --weights-licence" in out
+    assert out.splitlines()[-1].startswith("wrote") and out.splitlines()[-1].endswith("-android-source")
+
+
+@pytest.mark.parametrize("stem", ["a b", "é", "-x", "1x", "a'; rm x", "a$(x)", "a" * 200, ".x", "con"])
+def test_names_that_cannot_name_a_package_are_refused_and_replaced_by_name(
+    model: Path, program: Program, tmp_path: Path, stem: str
+) -> None:
+    hostile = renamed(model, stem)
+    call = ("package", hostile, "--platform", "android", "--source", "--out", tmp_path / "out")
+    assert "cannot name a package" in refusal(program, *call)
+    assert not (tmp_path / "out").exists()
+    document = package(program, hostile, tmp_path / "out", "--name", "plain")
+    assert any(name.endswith("/plain.pte") for name in document["files"])
+    assert not any(name.endswith(f"{stem}.pte") for name in document["files"])
+    assert program("package", "--check", document["bundle"])[0] == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", "a b", "é", "a" * 300, ""])
+def test_hostile_names_on_the_command_line_are_refused(
+    model: Path, program: Program, tmp_path: Path, name: str
+) -> None:
+    before = snapshot(tmp_path)
+    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out", "--name", name)
+    assert "--name: " in refusal(program, *call)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_manifest_that_names_another_path_leads_nowhere(model: Path, program: Program, tmp_path: Path) -> None:
+    manifest = json.loads(manifest_path_of(model).read_text())
+    manifest_path_of(model).write_text(json.dumps({**manifest, "artifact": "../../evil.pte"}))
+    document = package(program, model, tmp_path / "out")
+    bundle = Path(document["bundle"])
+    assert not any(b"evil" in content for content in snapshot(bundle).values())
+    assert program("package", "--check", bundle)[0] == 0
+
+
+def test_class_names_that_do_not_fit_on_a_line_are_refused(model: Path, program: Program, tmp_path: Path) -> None:
+    manifest = json.loads(manifest_path_of(model).read_text())
+    for name in ("cat\ndog", "cat\u2028dog", "", "\x1b[31m"):
+        manifest["class_names"][0] = name
+        manifest_path_of(model).write_text(json.dumps(manifest))
+        call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
+        refusal(program, *call)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stale_manifest_and_missing_parts_are_refused(model: Path, program: Program, tmp_path: Path) -> None:
+    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
+    content = model.read_bytes()
+    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "its checksum is not the manifest's" in refusal(program, *call)
+    model.write_bytes(content + b"x")
+    assert "it is cut short or the manifest is stale" in refusal(program, *call)
+    model.write_bytes(content)
+    golden = model.with_suffix(".golden")
+    (golden / "0.png").write_bytes(b"png")
+    assert "its checksum is not that in golden.json" in refusal(program, *call)
+    shutil.rmtree(golden)
+    assert "there are no golden vectors" in refusal(program, *call)
+    manifest_path_of(model).unlink()
+    assert "its manifest" in refusal(program, *call)
+    model.unlink()
+    assert "no such model file" in refusal(program, *call)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_another_platform_is_refused(model: Path, program: Program, tmp_path: Path) -> None:
+    manifest = json.loads(manifest_path_of(model).read_text())
+    manifest_path_of(model).write_text(json.dumps({**manifest, "backend": "coreml"}))
+    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
+    assert "which does not run on Android; convert it with --target executorch" in refusal(program, *call)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_exists_is_left_alone(model: Path, program: Program, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call = ("package", model, "--platform", "android", "--source", "--out", out)
+    bundle = Path(package(program, model, out)["bundle"])
+    before = snapshot(out)
+    assert "exists already; --force replaces an earlier bundle" in refusal(program, *call)
+    assert snapshot(out) == before
+    package(program, model, out, "--force", "--package-name", "com.example.tiny")
+    assert snapshot(out) != before
+    (bundle / "notes.txt").write_text("mine")
+    before = snapshot(out)
+    assert "notes.txt was added" in refusal(program, *call, "--force")
+    shutil.rmtree(bundle)
+    bundle.mkdir()
+    (bundle / "thesis.tex").write_text("mine")
+    assert "is no bundle of this program" in refusal(program, *call, "--force")
+    assert (bundle / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "package needs a MODEL and --platform, or --check BUNDLE"),
+        (("x.pte",), "package needs --platform: android"),
+        (("x.pte", "--check", "y"), "--check takes a bundle and no other option"),
+        (("--check", "y", "--force"), "--check takes a bundle and no other option"),
+        (("--check", "y", "--checkpoint", "c"), "--check takes a bundle and no other option"),
+        (("--check", "y", "--weights-licence", ""), "--check takes a bundle and no other option"),
+        (("--check", "y", "--package-name", ""), "--check takes a bundle and no other option"),
+        (("x.pte", "--platform", "linux", "--run-program"), "--run-program goes with --check"),
+        (("--check", "no-such-bundle"), "no-such-bundle: there is no such bundle"),
+    ],
+)
+def test_calls_that_make_no_sense_are_told(program: Program, arguments: tuple[str, ...], message: str) -> None:
+    assert message in refusal(program, "package", *arguments)

@@ -1,0 +1,196 @@
+"""Accuracy of a stream of images: the same as in memory, whatever the source, and without holding the images."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import refused
+from PIL import Image
+from safetensors.torch import save_file
+
+from tofe_edge.cli import main
+from tofe_edge.evaluation.evaluate import Evaluation, evaluate, evaluate_samples
+from tofe_edge.evaluation.reference import Mode, Reference, load_reference
+from tofe_edge.io.dataset import Sample, find_samples
+from tofe_edge.io.inputs import load_folder
+from tofe_edge.model.backbones import Host, create_host
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.training import run as training_run
+
+IDS = [str(number) for number in range(10)]
+
+
+@pytest.fixture
+def reference(tiny_checkpoint: Checkpoint) -> Reference:
+    return load_reference(tiny_checkpoint, "batch", "cpu")
+
+
+@pytest.fixture
+def many_images(tmp_path: Path) -> Path:
+    """50 images of noise, five of each class."""
+    generator = np.random.default_rng(0)
+    for number in range(50):
+        folder = tmp_path / "many" / str(number % 10)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "many"
+
+
+def streamed(reference: Reference, source: Path) -> Evaluation:
+    return evaluate_samples(reference, source, find_samples(source, IDS), reference.model.backbone.preprocessing)
+
+
+@pytest.mark.parametrize("mode", ["batch", "instance", "dense"])
+@pytest.mark.parametrize("corrupt", [(), (0, 17, 18, 49), tuple(range(16, 40))])
+def test_a_stream_gives_what_memory_gives(
+    tiny_checkpoint: Checkpoint, many_images: Path, mode: Mode, corrupt: tuple[int, ...]
+) -> None:
+    reference = load_reference(tiny_checkpoint, mode, "cpu")
+    broken = [path for position, path in enumerate(sorted(many_images.rglob("*.png"))) if position in corrupt]
+    for path in broken:
+        path.write_bytes(b"")
+    spec = reference.model.backbone.preprocessing
+    wanted = evaluate(reference, load_folder(many_images, IDS, spec, None))
+    found = streamed(reference, many_images)
+    assert found == wanted
+    assert found.images == 50 - len(broken)
+    assert found.unreadable == tuple(broken)
+
+
+def test_nothing_readable_is_refused_with_the_first_reason(reference: Reference, image_folder: Path) -> None:
+    for path in image_folder.rglob("*.png"):
+        path.write_bytes(b"")
+    message = refused(image_folder, lambda: streamed(reference, image_folder))
+    assert f"none of its 6 images can be used (first: {image_folder / '0' / '0.png'}: is empty" in message
+
+
+def test_evaluation_holds_two_batches_at_most(reference: Reference, many_images: Path) -> None:
+    spec = reference.model.backbone.preprocessing
+    one_input = 4 * 3 * 64 * 64
+    samples = find_samples(many_images, IDS)
+    evaluate_samples(reference, many_images, samples[:16], spec)
+    tracemalloc.start()
+    try:
+        evaluate_samples(reference, many_images, samples * 4, spec, batch=4)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Two batches, their concatenation, and an image being decoded; 200 inputs would be far more.
+    assert peak < 20 * one_input
+
+
+@pytest.fixture
+def sources(image_folder: Path) -> dict[str, Path]:
+    broken = image_folder / "0" / "1.png"
+    broken.write_bytes(b"")
+    parts = image_folder.parent
+    lines = [f"{path.relative_to(parts)},{path.parent.name}" for path in sorted(image_folder.rglob("*.png"))]
+    (parts / "x.csv").write_text("path,label\n" + "\n".join(lines))
+    (parts / "shards").mkdir()
+    for name in ("x.tar", "shards/x-0.tar"):
+        with tarfile.open(parts / name, "w") as archive:
+            archive.add(image_folder, "images")
+    return {"images": image_folder, **{name: parts / name for name in ("x.csv", "x.tar", "shards")}}
+
+
+def documents(
+    sources: dict[str, Path], checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> Iterator[tuple[str, dict[str, object]]]:
+    for name, source in sources.items():
+        assert main(["evaluate", str(checkpoint.path), "--data", str(source), "--device", "cpu", "--json"]) == 0
+        yield name, json.loads(capsys.readouterr().out)
+
+
+def test_evaluate_takes_every_source_and_lists_what_it_could_not_read(
+    sources: dict[str, Path], tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = dict(documents(sources, tiny_checkpoint, capsys))
+    unreadable = {name: document.pop("unreadable") for name, document in found.items()}
+    assert all(document == found["images"] for document in found.values())
+    assert found["images"]["images"] == 5
+    folder = sources["images"]
+    assert unreadable == {
+        "images": [str(folder / "0" / "1.png")],
+        "x.csv": [str(folder / "0" / "1.png")],
+        "x.tar": [str(sources["x.tar"] / "images" / "0" / "1.png")],
+        "shards": [str(sources["shards"] / "x-0.tar" / "images" / "0" / "1.png")],
+    }
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tar"])
+def test_the_table_counts_what_could_not_be_read(
+    sources: dict[str, Path], tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["evaluate", str(tiny_checkpoint.path), "--data", str(sources[name]), "--device", "cpu"]) == 0
+    assert "images       5 (1 unreadable)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("bad.csv", b"path,label\na.png,10\n", "line 2: label '10' is not a class id of this model (such as 0); correct it"),
+        ("bad.tar", b"no tar" * 200, "is not a tar archive"),
+        ("bad.zip", b"PK", "is not a folder, a .csv or a .tar file"),
+    ],
+)  # fmt: skip
+def test_data_that_do_not_fit_are_one_line(
+    tmp_path: Path,
+    tiny_checkpoint: Checkpoint,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes,
+    words: str,
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert main(["evaluate", str(tiny_checkpoint.path), "--data", str(tmp_path / name), "--device", "cpu"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"tofe-edge: error: {tmp_path / name}: ") and captured.err.count("\n") == 1
+    assert words in captured.err
+
+
+def test_samples_are_counted_not_kept(reference: Reference, image_folder: Path) -> None:
+    (sample, *_) = find_samples(image_folder, IDS)
+    labels = [Sample(sample.path, label) for label in range(10)]
+    found = evaluate_samples(reference, image_folder, labels, reference.model.backbone.preprocessing)
+    assert (found.images, found.top1, found.top5) == (10, 10.0, 50.0)
+
+
+@pytest.fixture
+def training(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """``train`` of a tiny net but for its images."""
+
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
+        return create_host(name, tiny_overrides, pretrained, stages)
+
+    monkeypatch.setattr(training_run, "create_host", tiny)
+    dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
+    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    options = (
+        "--target-gmacs 0.002 --epochs 1 --fixed-epochs 0.5 --batch-size 4 --held-out 2 --device cpu --json --weights"
+    )
+    return ["train", *options.split(), f"{tmp_path}/dense.safetensors", "--out", f"{tmp_path}/net.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tar"])
+def test_train_validates_on_any_source_and_says_what_it_left_out(
+    sources: dict[str, Path], training: list[str], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main([*training, "--data", str(sources["x.csv"]), "--validation", str(sources[name])]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["accuracy"]["images"], document["accuracy"]["dataset"]) == (5, name)
+    assert "1 validation images could not be read and are not counted" in document["training"]["warnings"]
+
+
+@pytest.mark.parametrize("name", ["x.tar", "shards"])
+def test_train_takes_shards(
+    sources: dict[str, Path], training: list[str], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main([*training, "--data", str(sources[name])]) == 0
+    assert json.loads(capsys.readouterr().out)["training"]["data"] == [f"{name} x1"]

@@ -1,0 +1,350 @@
+"""Golden vectors: made, stored, read back whole or refused, replayed; what is not the artifact fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from conftest import fine_or_refused, manifest_for, refused
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tofe_edge.errors import GateError, InputError
+from tofe_edge.evaluation.golden import DOCUMENT, IMAGES, GoldenSet, golden_path_of, make_golden, read_golden, replay
+from tofe_edge.evaluation.prediction import Prediction, Predictor, top_classes
+from tofe_edge.io.artifact import Artifact, Method, open_artifact, write_manifest
+from tofe_edge.io.files import write_content
+from tofe_edge.io.images import read_image
+from tofe_edge.io.inputs import load_photographs
+from tofe_edge.io.preprocessing import normalize, resize_and_crop
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes.loading import load_model
+
+COUNTS = {"forward": [9, 5, 3], "forward_5_3_2": [5, 3, 2]}
+"""Kept tokens of the artifact below, which is never run."""
+
+
+def pretend(method: str, gain: float = 1.0) -> Predictor:
+    """Logits and positions that depend on the image and the method alone."""
+
+    def predict(pixels: npt.NDArray[np.float32]) -> Prediction:
+        seed = int.from_bytes(hashlib.sha256(pixels.tobytes() + method.encode()).digest()[:4], "big")
+        generator = np.random.default_rng(seed)
+        logits = (gain * generator.standard_normal(10)).astype(np.float32)
+        return Prediction(logits, tuple(generator.permutation(16)[:count] for count in COUNTS[method]))
+
+    return predict
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+    """Two methods, int8 (no reference is asked), bytes that are no program."""
+    path = tmp_path_factory.mktemp("golden") / "model.pte"
+    path.write_bytes(b"no program")
+    manifest = manifest_for(tiny_checkpoint, path.name, path.read_bytes())
+    other = Method("forward_5_3_2", COUNTS["forward_5_3_2"], 0.001, 4, {}, 0)
+    write_manifest(path, replace(manifest, precision="int8", further_methods=[other]))
+    return open_artifact(path)
+
+
+@pytest.fixture(scope="module")
+def golden(artifact: Artifact, tiny_checkpoint: Checkpoint) -> GoldenSet:
+    return make_golden(artifact, pretend, tiny_checkpoint)
+
+
+@pytest.fixture
+def folder(artifact: Artifact, golden: GoldenSet, tmp_path: Path) -> Path:
+    write_content(tmp_path / "model.golden", golden.content())
+    return tmp_path / "model.golden"
+
+
+@pytest.fixture(scope="module")
+def stored(artifact: Artifact, golden: GoldenSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another copy of the folder, for tests that damage it and put it right again."""
+    path = tmp_path_factory.mktemp("stored") / "model.golden"
+    write_content(path, golden.content())
+    return path
+
+
+def edit(folder: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads((folder / DOCUMENT).read_text())
+    change(document)
+    (folder / DOCUMENT).write_text(json.dumps(document))
+
+
+def test_the_folder_stands_beside_the_model() -> None:
+    assert golden_path_of(Path("out/net-0.5.pte")) == Path("out/net-0.5.golden")
+    assert golden_path_of(Path("net.mlpackage")) == Path("net.golden")
+
+
+def test_every_method_has_every_input_and_the_same_bytes_each_time(
+    artifact: Artifact, golden: GoldenSet, tiny_checkpoint: Checkpoint
+) -> None:
+    files = [f"{number}.png" for number in range(IMAGES)]
+    pairs = [(vector.method, vector.file) for vector in golden.vectors]
+    assert pairs == [(method, file) for method in COUNTS for file in files]
+    assert make_golden(artifact, pretend, tiny_checkpoint).content() == golden.content()
+    assert sorted(golden.content()) == [*files, DOCUMENT]
+
+
+def test_the_inputs_are_crops_that_need_no_preparation_but_the_arithmetic(
+    artifact: Artifact, golden: GoldenSet, folder: Path
+) -> None:
+    spec = artifact.manifest.preprocessing
+    crops = {view.tobytes() for view in load_photographs(spec, 2).pixels}
+    for vector in golden.of("forward"):
+        picture = read_image(folder / vector.file)
+        with Image.open(folder / vector.file) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (spec.image_size, spec.image_size))
+        assert resize_and_crop(picture, replace(spec, resize="none")) == picture
+        # Back from normalised floats to whole pixels and forth again, to the bit.
+        assert normalize(np.asarray(picture), spec).tobytes() in crops
+
+
+def test_reading_gives_back_what_was_written(artifact: Artifact, golden: GoldenSet, folder: Path) -> None:
+    found = read_golden(folder, artifact)
+    assert (found.artifact_sha256, found.precision) == (artifact.manifest.sha256, "int8")
+    assert found.preprocessing == golden.preprocessing
+    for one, other in zip(found.vectors, golden.vectors, strict=True):
+        assert (one.method, one.file, one.png, one.top5) == (other.method, other.file, other.png, other.top5)
+        assert one.expected.logits.tobytes() == other.expected.logits.tobytes()
+        assert all(map(np.array_equal, one.expected.kept, other.expected.kept))
+        assert one.top5 == tuple(top_classes(one.expected.logits, artifact.manifest.class_names))
+    assert found.content() == golden.content()
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_nine_digits_are_every_float32_whether_read_as_float_or_as_double(value: float) -> None:
+    text = json.dumps(float(f"{np.float32(value):.9g}"))
+    assert np.float32(text) == np.float32(json.loads(text)) == np.float32(value)
+
+
+def test_replay_of_the_same_is_the_same(folder: Path, artifact: Artifact) -> None:
+    for method in COUNTS:
+        parity = replay(read_golden(folder, artifact), pretend(method), method)
+        assert parity.passed and parity.images == IMAGES and parity.snr_db == np.inf
+        assert parity.kept_overlap == (1.0, 1.0, 1.0)
+
+
+def test_replay_fails_for_another_method_for_other_values_and_for_none(golden: GoldenSet) -> None:
+    def nan(pixels: npt.NDArray[np.float32]) -> Prediction:
+        return replace(pretend("forward")(pixels), logits=np.full(10, np.nan, np.float32))
+
+    for predictor in (pretend("forward", gain=2.0), nan):
+        assert "logits SNR" in replay(golden, predictor).failures[0]
+    assert not replay(golden, lambda pixels: pretend("forward")(pixels[:, ::-1])).passed
+    with pytest.raises(InputError, match="differ in their number of classes"):
+        replay(golden, lambda pixels: replace(pretend("forward")(pixels), logits=np.zeros(9, np.float32)))
+    with pytest.raises(InputError, match="no golden vectors of the method 'none'"):
+        replay(golden, pretend("forward"), "none")
+
+
+def test_a_model_without_finite_logits_gets_none(artifact: Artifact, tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(GateError, match=r"model\.pte, method forward: not written, its logits are not finite"):
+        make_golden(artifact, lambda method: pretend(method, gain=float("inf")), tiny_checkpoint)
+
+
+def test_an_input_with_a_near_tie_is_marked_and_does_not_gate(golden: GoldenSet, artifact: Artifact) -> None:
+    first, *others = golden.of("forward")
+    tied = replace(first, expected=replace(first.expected, margins=(0.0,)))
+    marked = replace(golden, precision="fp32", vectors=(tied, *others))
+    assert [vector.to_json()["near_tie"] for vector in marked.vectors] == [True, False, False, False]
+
+    def other_token(pixels: npt.NDArray[np.float32]) -> Prediction:
+        found = pretend("forward")(pixels)
+        if not np.array_equal(normalize(first.pixels, golden.preprocessing)[None], pixels):
+            return found
+        return replace(found, kept=tuple((positions + 1) % 16 for positions in found.kept))
+
+    parity = replay(marked, other_token)
+    assert parity.passed and parity.near_ties == 1
+    assert not replay(replace(golden, precision="fp32"), other_token).passed
+
+
+DAMAGED: dict[str, tuple[Callable[[Any], object], str]] = {
+    "schema": (lambda d: d.update(schema=2), "its schema is not 1"),
+    "schema true": (lambda d: d.update(schema=True), "its schema is not 1"),
+    "a key more": (lambda d: d.update(more=1), "its keys are not artifact_sha256, schema, vectors"),
+    "another artifact": (lambda d: d.update(artifact_sha256="0" * 64), "it is of another model file than model.pte"),
+    "no vectors": (lambda d: d["vectors"].clear(), "vectors must be a list, not empty"),
+    "a method missing": (lambda d: d["vectors"].pop(), "it lacks or repeats a method's input"),
+    "an input twice": (lambda d: d["vectors"].append(d["vectors"][0]), "it lacks or repeats a method's input"),
+    "two checksums": (lambda d: d["vectors"][0].update(sha256="0" * 64), "one file different checksums"),
+}
+
+DAMAGED_VECTORS: dict[str, tuple[dict[str, Any], str]] = {
+    "a key more": ({"more": 1}, "its keys are not those of a vector"),
+    "method": ({"method": "none"}, "its method is none of the model's"),
+    "method no text": ({"method": []}, "its method is none of the model's"),
+    "a way out": ({"file": "../0.png"}, "its file is not named like 0.png"),
+    "logits short": ({"logits": [0.0] * 9}, "its logits are not 10 numbers"),
+    "logits text": ({"logits": ["0"] * 10}, "its logits are not finite numbers"),
+    "logits true": ({"logits": [True] * 10}, "its logits are not finite numbers"),
+    "logits nan": ({"logits": [float("nan")] * 10}, "its logits are not finite numbers"),
+    "logits infinite": ({"logits": [float("inf")] * 10}, "its logits are not finite numbers"),
+    "logits too large": ({"logits": [10**400] * 10}, "its logits are not finite numbers"),
+    "logits changed": ({"logits": [*range(10)]}, "top5 is not what its logits say"),
+    "logits large": ({"logits": [10**30] * 10}, "top5 is not what its logits say"),
+    "top5 short": ({"top5": []}, "top5 must list 5 classes"),
+    "top5 empty": ({"top5": [{}] * 5}, "top5 has other keys"),
+    "top5 class": (
+        {"top5": [{"index": 10, "name": "", "probability": 0}] * 5},
+        "top5 has a class that is not under 10",
+    ),
+    "top5 minus": (
+        {"top5": [{"index": -1, "name": "", "probability": 0}] * 5},
+        "top5 has a class that is not under 10",
+    ),
+    "kept stages": ({"kept": []}, "kept has not 3 stages"),
+    "kept short": ({"kept": [[0], [1], [2]]}, "kept of stage 1 is not 9 different positions under 16"),
+    "kept twice": ({"kept": [[*range(9)], [*range(5)], [1, 1, 2]]}, "kept of stage 3 is not 3 different positions"),
+    "kept outside": ({"kept": [[*range(9)], [*range(5)], [1, 2, 16]]}, "kept of stage 3 is not 3 different"),
+    "near_tie": ({"near_tie": 0}, "near_tie must be true or false"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_wrong_document_is_refused(folder: Path, artifact: Artifact, kind: str) -> None:
+    change, message = DAMAGED[kind]
+    edit(folder, change)
+    assert message in refused(folder / DOCUMENT, lambda: read_golden(folder, artifact))
+
+
+@pytest.mark.parametrize("kind", DAMAGED_VECTORS)
+def test_a_wrong_vector_is_refused(folder: Path, artifact: Artifact, kind: str) -> None:
+    change, message = DAMAGED_VECTORS[kind]
+    edit(folder, lambda document: document["vectors"][2].update(change))
+    line = refused(folder / DOCUMENT, lambda: read_golden(folder, artifact))
+    assert f"vector 2: {message}" in line and line.endswith("; copy the model's own folder or convert it again")
+
+
+@pytest.mark.parametrize("key", ["name", "probability"])
+def test_a_top_class_that_its_logits_do_not_give_is_refused(folder: Path, artifact: Artifact, key: str) -> None:
+    edit(folder, lambda document: document["vectors"][0]["top5"][1].update({key: "another" if key == "name" else 0.9}))
+    assert "what its logits say" in refused(folder / DOCUMENT, lambda: read_golden(folder, artifact))
+
+
+def test_pictures_that_are_swapped_missing_or_of_another_size_are_refused(
+    folder: Path, artifact: Artifact, golden: GoldenSet
+) -> None:
+    first, second = (folder / f"{number}.png" for number in (0, 1))
+    first.write_bytes(golden.vectors[1].png)
+    second.write_bytes(golden.vectors[0].png)
+    assert "it is damaged or swapped" in refused(first, lambda: read_golden(folder, artifact))
+    first.unlink()
+    assert "is missing or no file" in refused(first, lambda: read_golden(folder, artifact))
+    first.mkdir()
+    assert "is missing or no file" in refused(first, lambda: read_golden(folder, artifact))
+    first.rmdir()
+    Image.new("RGB", (32, 64)).save(first)
+    checksum = hashlib.sha256(first.read_bytes()).hexdigest()
+    edit(folder, lambda document: [v.update(sha256=checksum) for v in document["vectors"] if v["file"] == "0.png"])
+    second.write_bytes(golden.vectors[1].png)
+    assert "is not 64 x 64 pixels" in refused(first, lambda: read_golden(folder, artifact))
+    shutil.rmtree(folder)
+    assert "copy the folder along" in refused(folder, lambda: read_golden(folder, artifact))
+
+
+@given(st.data())
+def test_damaged_files_are_fine_or_refused(stored: Path, artifact: Artifact, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from([DOCUMENT, DOCUMENT, "0.png"]))
+    path = stored / name
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    if data.draw(st.booleans()):
+        for _ in range(data.draw(st.integers(1, 3))):
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    else:
+        del damaged[data.draw(st.integers(0, len(damaged) - 1)) :]
+    path.write_bytes(damaged)
+    try:
+        if name == DOCUMENT:
+            # A digit of an expected value may change unseen here, its name or a bracket may not.
+            fine_or_refused(
+                lambda: read_golden(stored, artifact), stored, path, *(stored / f"{n}.png" for n in range(4))
+            )
+        elif bytes(damaged) != content:
+            refused(path, lambda: read_golden(stored, artifact))
+    finally:
+        path.write_bytes(content)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(["method", "file", "sha256", "logits", "top5", "kept", "near_tie", "vectors"]), json_values)
+def test_any_value_of_a_key_is_fine_or_refused(stored: Path, artifact: Artifact, key: str, value: Any) -> None:
+    path = stored / DOCUMENT
+    content = path.read_bytes()
+    document = json.loads(content)
+    (document if key == "vectors" else document["vectors"][0])[key] = value
+    path.write_text(json.dumps(document))
+    try:
+        fine_or_refused(lambda: read_golden(stored, artifact), path, stored / "0.png")
+    finally:
+        path.write_bytes(content)
+
+
+def copy_of(artifact: Artifact, folder: Path, content: bytes) -> Artifact:
+    """An artifact of other bytes whose manifest vouches for them."""
+    path = folder / artifact.path.name
+    path.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    write_manifest(path, replace(artifact.manifest, sha256=sha256, size_bytes=len(content)))
+    return open_artifact(path)
+
+
+def spoilt_weight(program: bytes) -> bytes:
+    """The same with one bit of one weight's highest byte turned over: it is 2^128 times larger. The weight stands among
+    64 floats that look like weights, in the file's second half."""
+    start = len(program) // 8 * 4
+    values = np.frombuffer(program, "<f4", (len(program) - start) // 4, start)
+    plausible = (np.abs(values) > 1e-4) & (np.abs(values) < 1)
+    together = np.convolve(plausible, np.ones(64), "valid")
+    assert together.max() == 64
+    position = start + 4 * (int(together.argmax()) + 32)
+    spoilt = bytearray(program)
+    spoilt[position + 3] ^= 0x40
+    return bytes(spoilt)
+
+
+def test_a_real_program_replays_to_the_bit_and_one_wrong_weight_fails(
+    elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    for name in elastic_artifact.manifest.methods:
+        assert replay(golden, load_model(elastic_artifact, 1, name), name).snr_db == np.inf
+
+    write_content(tmp_path / "golden", golden.content())
+    faulty = copy_of(elastic_artifact, tmp_path, spoilt_weight(elastic_artifact.path.read_bytes()))
+    assert "it is of another model file" in refused(
+        tmp_path / "golden" / DOCUMENT, lambda: read_golden(tmp_path / "golden", faulty)
+    )
+    # Were the folder made to vouch for it as well, the numbers would still tell.
+    edit(tmp_path / "golden", lambda document: document.update(artifact_sha256=faulty.manifest.sha256))
+    vouched = read_golden(tmp_path / "golden", faulty)
+    for name in faulty.manifest.methods:
+        assert not replay(vouched, load_model(faulty, 1, name), name).passed
+
+
+def test_swapped_pictures_with_their_checksums_fail_by_their_numbers(
+    elastic_artifact: Artifact, tiny_checkpoint: Checkpoint
+) -> None:
+    model = load_model(elastic_artifact, 1)
+    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    first, second, *others = golden.of("forward")
+    swapped = (replace(first, pixels=second.pixels), replace(second, pixels=first.pixels), *others)
+    assert not replay(replace(golden, vectors=swapped), model).passed

@@ -1,0 +1,214 @@
+"""Faults put into artifacts on purpose: ``tofe-edge parity`` has to notice each of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TinyModel
+
+from tofe_edge.cli import main
+from tofe_edge.converters.executorch import lower
+from tofe_edge.converters.int8 import Int8Weights
+from tofe_edge.converters.pipeline import convert
+from tofe_edge.converters.quantize import plan_int8, quantize
+from tofe_edge.converters.request import ConvertRequest
+from tofe_edge.converters.sensitivity import measure_cost
+from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.evaluation.parity import FP32_GATES, GATES
+from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
+from tofe_edge.io.files import fingerprint
+from tofe_edge.io.inputs import load_photographs
+from tofe_edge.model.checkpoint import Checkpoint, load_model
+from tofe_edge.model.zoo import find_checkpoint
+
+SHAPE = (1, 3, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def fp32(tiny_model: TinyModel) -> Artifact:
+    return open_artifact(tiny_model())
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+    conversion = convert(ConvertRequest(tiny_checkpoint, "executorch", "int8", None, "tiny.pte"))
+    path = tmp_path_factory.mktemp("faults") / "tiny.pte"
+    path.write_bytes(conversion.program)
+    return write_manifest(path, conversion.manifest)
+
+
+def copied(artifact: Artifact, folder: Path) -> Path:
+    for path in (artifact.path, artifact.manifest_path):
+        shutil.copy(path, folder)
+    return folder / artifact.path.name
+
+
+def edited(artifact: Artifact, folder: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy with another manifest."""
+    path = copied(artifact, folder)
+    document = json.loads(path.with_suffix(".json").read_text())
+    edit(document)
+    path.with_suffix(".json").write_text(json.dumps(document))
+    return path
+
+
+def with_program(artifact: Artifact, folder: Path, graph: StaticToFe) -> Path:
+    """Another program under the manifest of the right one, checksums made to fit."""
+    program = lower({"forward": graph}, SHAPE).program
+    found = fingerprint(program)
+    path = folder / artifact.path.name
+    path.write_bytes(program)
+    write_manifest(path, replace(artifact.manifest, sha256=found.sha256, size_bytes=found.size_bytes))
+    return path
+
+
+def parity(model: Path, checkpoint: Checkpoint, data: Path, *arguments: str) -> int:
+    call = ["parity", str(model), "--checkpoint", str(checkpoint.path), "--data", str(data), "--device", "cpu"]
+    return main([*call, *arguments])
+
+
+def failures(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    found: list[str] = json.loads(capsys.readouterr().out)["failures"]
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_without_a_fault_the_gates_pass(
+    precision: str, request: pytest.FixtureRequest, tiny_checkpoint: Checkpoint, image_folder: Path
+) -> None:
+    artifact: Artifact = request.getfixturevalue(precision)
+    assert parity(artifact.path, tiny_checkpoint, image_folder) == 0
+
+
+def swap_classes(document: dict[str, Any]) -> None:
+    for key in ("class_ids", "class_names"):
+        document[key] = document[key][::-1]
+
+
+MANIFEST_FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "wrong mean": lambda document: document["preprocessing"].update(mean=[0.5, 0.5, 0.5]),
+    "wrong spread": lambda document: document["preprocessing"].update(std=[0.229, 0.224, 0.235]),
+    "means of other channels": lambda document: document["preprocessing"].update(mean=[0.406, 0.456, 0.485]),
+    "wrong crop": lambda document: document["preprocessing"].update(crop_pct=1.0),
+    "wrong filter": lambda document: document["preprocessing"].update(interpolation="bilinear"),
+    "shuffled classes": swap_classes,
+}
+
+
+@pytest.mark.parametrize("fault", MANIFEST_FAULTS)
+def test_a_manifest_that_prepares_or_names_otherwise_fails(
+    fault: str,
+    fp32: Artifact,
+    tiny_checkpoint: Checkpoint,
+    tmp_path: Path,
+    image_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = edited(fp32, tmp_path, MANIFEST_FAULTS[fault])
+    assert parity(model, tiny_checkpoint, image_folder, "--json") == 1
+    found = failures(capsys)
+    assert any("another name" in failure for failure in found) == (fault == "shuffled classes")
+
+
+def swapped_channels(graph: StaticToFe) -> StaticToFe:
+    embed = graph.stem.embed
+    assert isinstance(embed, torch.nn.Linear)
+    weight = embed.weight.detach().view(embed.out_features, 3, -1)
+    embed.weight = torch.nn.Parameter(weight.flip(1).reshape(embed.out_features, -1), requires_grad=False)
+    return graph
+
+
+GRAPH_FAULTS: dict[str, Callable[[StaticToFe], StaticToFe]] = {
+    "swapped channels": swapped_channels,
+    "one token more in stage 1": lambda graph: graph.with_counts((10, 5, 3)),
+    "one token less in stage 2": lambda graph: graph.with_counts((9, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("fault", GRAPH_FAULTS)
+def test_a_program_that_computes_otherwise_fails(
+    fault: str, fp32: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path
+) -> None:
+    graph = build_static_graph(load_model(tiny_checkpoint), tiny_checkpoint.token_counts)
+    model = with_program(fp32, tmp_path, GRAPH_FAULTS[fault](copy.deepcopy(graph)))
+    assert open_artifact(model).manifest.token_counts == [9, 5, 3]
+    assert parity(model, tiny_checkpoint, image_folder) == 1
+
+
+def test_one_corrupted_scale_of_an_int8_weight_fails(
+    int8: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path
+) -> None:
+    graph = build_static_graph(load_model(tiny_checkpoint), tiny_checkpoint.token_counts)
+    quantized = quantize(graph, plan_int8(graph, "dynamic"))
+    weights = quantized.get_submodule("blocks.1.fc2.1")
+    assert isinstance(weights, Int8Weights)
+    # The lowest bit of the exponent's upper half: what one flipped bit can do to a float.
+    weights.scale[5] *= 2.0**8
+    assert parity(with_program(int8, tmp_path, quantized), tiny_checkpoint, image_folder) == 1
+
+
+def test_stricter_gates_can_be_asked_for(
+    int8: Artifact, tiny_checkpoint: Checkpoint, image_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    junit, page = tmp_path / "parity.xml", tmp_path / "parity.html"
+    arguments = ["--min-agreement", "100", "--max-drop", "0", "--junit", str(junit), "--html", str(page), "--json"]
+    code = parity(int8.path, tiny_checkpoint, image_folder, *arguments)
+    document = json.loads(capsys.readouterr().out)
+    gates = {gate["name"]: gate["passed"] for gate in document["gates"]}
+    assert {"top-1 agreement on all images", "top-1 drop", "logits SNR"} <= gates.keys()
+    assert gates["top-1 agreement on all images"] == (document["top1_agreement"] == 1.0)
+    assert code == (0 if all(gates.values()) else 1)
+    assert document["analysis"]["accuracy"]["mcnemar"]["images"] == 6
+    assert len(document["analysis"]["worst"]) == 6
+    assert document["reference_device"] == "cpu"
+    assert junit.read_text().count("<testcase") == len(gates)
+    html = page.read_text()
+    assert html.count("data:image/jpeg;base64,") == 6
+    assert "http" not in html.replace("http-equiv", "")
+
+
+def test_an_image_that_cannot_be_read_is_counted_and_named(
+    fp32: Artifact, tiny_checkpoint: Checkpoint, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = image_folder / "1" / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n")
+    assert parity(fp32.path, tiny_checkpoint, image_folder, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["images"], document["unreadable"]) == (6, [str(broken)])
+
+
+def test_a_waiver_writes_what_fails_and_says_so(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(GATES, "fp32", replace(FP32_GATES, min_snr_db=400.0))
+    call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--precision", "fp32", "--out", str(tmp_path)]
+    assert main(call) == 1
+    assert "not written, it differs from the reference: logits SNR" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main([*call, "--waive", "demo only, ticket 12"]) == 0
+    assert "waived" in capsys.readouterr().out
+    manifest = open_artifact(tmp_path / "tiny-fp32.pte").manifest
+    assert manifest.parity is not None and not manifest.parity["passed"]
+    waiver = manifest.parity["waiver"]
+    assert waiver["text"] == "demo only, ticket 12"
+    assert len(waiver["failures"]) == 1 and waiver["failures"][0].startswith("forward: logits SNR")
+
+
+def test_four_bits_are_too_few_for_the_shipped_net_and_six_reach_the_gate_of_noise() -> None:
+    checkpoint = find_checkpoint("tofe_deit_tiny_063")
+    graph = build_static_graph(load_model(checkpoint), checkpoint.token_counts)
+    photographs = [torch.from_numpy(pixels) for pixels in load_photographs(checkpoint.preprocessing).pixels[:8]]
+    plan = plan_int8(graph, "weights", quantizes_outputs=False)
+    four, six = (
+        measure_cost(graph, quantize(graph, replace(plan, palette_bits=bits)), photographs, None) for bits in (4, 6)
+    )
+    assert four.snr_db < GATES["pal4"].min_snr_db < six.snr_db
+    assert min(four.kept_overlap) < GATES["pal4"].min_kept_overlap

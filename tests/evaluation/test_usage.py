@@ -1,0 +1,95 @@
+"""Kept, frozen, reused and how often computed: the masks say what sets of positions say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tofe_edge.errors import InputError
+from tofe_edge.evaluation.usage import MeanUsage, kept_mask, reused_counts, reused_mask, stages_computed
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import ToFe
+
+Kept = list[list[int]]
+
+
+def reused_sets(kept: Kept, patch_tokens: int) -> list[set[int]]:
+    """The other implementation: sets, token by token."""
+    frozen: set[int] = set()
+    reused = []
+    for positions in kept:
+        reused.append({position for position in positions if position in frozen})
+        frozen |= set(range(patch_tokens)) - set(positions)
+    return reused
+
+
+selections = st.integers(1, 30).flatmap(
+    lambda patches: st.tuples(
+        st.just(patches),
+        st.lists(st.lists(st.integers(0, patches - 1), unique=True, max_size=patches), min_size=1, max_size=5),
+    )
+)
+
+
+@given(selections)
+def test_masks_and_sets_agree(case: tuple[int, Kept]) -> None:
+    patches, kept = case
+    mask, wanted = kept_mask(kept, patches), reused_sets(kept, patches)
+    assert [set(np.flatnonzero(row).tolist()) for row in mask] == [set(positions) for positions in kept]
+    assert [set(np.flatnonzero(row).tolist()) for row in reused_mask(mask)] == wanted
+    assert reused_counts(kept, patches) == tuple(map(len, wanted))
+    usage = [1 + sum(patch in positions for positions in kept) for patch in range(patches)]
+    assert stages_computed(mask).tolist() == usage
+
+
+@given(selections)
+def test_what_always_holds(case: tuple[int, Kept]) -> None:
+    patches, kept = case
+    mask = kept_mask(kept, patches)
+    reused, usage = reused_mask(mask), stages_computed(mask)
+    assert not reused[0].any() and (mask | ~reused).all()
+    assert usage.min() >= 1 and usage.max() <= len(kept) + 1
+    assert usage.sum() == patches + sum(map(len, kept))
+    # A patch that is computed in every stage was never taken back.
+    assert not reused[:, usage == len(kept) + 1].any()
+
+
+def test_a_patch_is_reused_in_every_stage_that_keeps_it_once_it_was_frozen() -> None:
+    assert reused_counts([[0, 1], [1, 2], [2], [0, 2]], 3) == (0, 1, 1, 2)
+
+
+def test_without_selections_every_patch_is_computed_once() -> None:
+    mask = kept_mask([], 4)
+    assert mask.shape == (0, 4) == reused_mask(mask).shape and stages_computed(mask).tolist() == [1] * 4
+    assert reused_counts([], 4) == ()
+
+
+@pytest.mark.parametrize(("kept", "stage"), [([[0], [4]], 2), ([[-1]], 1), ([[0, 1], [2], [9, 0]], 3)])
+def test_a_patch_that_is_none_is_refused(kept: Kept, stage: int) -> None:
+    with pytest.raises(InputError, match=f"stage {stage} keeps a patch that is none of 4"):
+        kept_mask(kept, 4)
+
+
+def test_counts_of_a_net_are_those_of_its_masks() -> None:
+    import torch
+    from conftest import make_tiny_tofe
+
+    from tofe_edge.model.tofe import masks_of
+
+    model: ToFe = make_tiny_tofe()
+    inference = model.forward_batch(
+        torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(3)), TokenCounts((9, 5, 3))
+    )
+    masks = torch.stack(masks_of(inference, 16), dim=1).bool().numpy()
+    found = [reused_counts([index[image].numpy() for index in inference.kept], 16) for image in range(5)]
+    assert found == [tuple(reused_mask(mask).sum(axis=1).tolist()) for mask in masks]
+    assert any(sum(counts) for counts in found)
+
+
+def test_means_are_those_of_the_paper() -> None:
+    usage = MeanUsage(50_000, 196, (90.0, 48.71, 26.43), (0.0, 5.32, 2.68))
+    assert [f"{share:.2%}" for share in usage.reused_share] == ["0.00%", "10.92%", "10.14%"]
+    assert usage.stages_computed == pytest.approx(1 + (90 + 48.71 + 26.43) / 196)
+    assert MeanUsage(1, 4, (0.0,), (0.0,)).reused_share == (0.0,)

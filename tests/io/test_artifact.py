@@ -1,0 +1,295 @@
+"""A model file is opened only with its own, whole manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import fine_or_refused, refused
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tofe_edge.errors import InputError
+from tofe_edge.io.artifact import (
+    Artifact,
+    Manifest,
+    Method,
+    manifest_path_of,
+    open_artifact,
+    with_parity,
+    write_manifest,
+)
+from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+CONTENT = bytes(range(256)) * 40
+
+
+def manifest_for(content: bytes) -> Manifest:
+    return Manifest(
+        artifact="tiny.pte",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        target="executorch",
+        backend="xnnpack",
+        precision="int8",
+        int8_mode="dynamic",
+        checkpoint="tiny",
+        checkpoint_sha256="0" * 64,
+        backbone="deit_tiny_patch16_224",
+        profile=None,
+        token_counts=[9, 5, 3],
+        stage_blocks=[1, 1, 1, 1],
+        patch_tokens=16,
+        gmacs=0.5,
+        delegates=2,
+        fallback_ops={"aten.sort.stable": 3},
+        fp32_layers=["patch_embed"],
+        planned_memory_bytes=4096,
+        further_methods=[Method("forward_5_3_1", [5, 3, 1], 0.25, 2, {"aten.sort.stable": 3}, 2048)],
+        batch=1,
+        selection="topk",
+        layout="tokens_first",
+        io="tensor",
+        deployment_target=None,
+        quantization=None,
+        preprocessing=Preprocessing(64, 0.9, "bicubic", IMAGENET_MEAN, IMAGENET_STD),
+        class_names=["cat", "hound"],
+        class_ids=["0", "1"],
+        parity=None,
+        versions={"torch": "2.13"},
+    )
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    """A model file of arbitrary bytes with its manifest."""
+    path = tmp_path / "tiny.pte"
+    path.write_bytes(CONTENT)
+    return write_manifest(path, manifest_for(CONTENT))
+
+
+def change(artifact: Artifact, edit: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads(artifact.manifest_path.read_text(encoding="utf-8"))
+    edit(document)
+    artifact.manifest_path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def refused_manifest(artifact: Artifact) -> str:
+    return refused(artifact.manifest_path, lambda: open_artifact(artifact.path))
+
+
+def refused_model(artifact: Artifact) -> str:
+    return refused(artifact.path, lambda: open_artifact(artifact.path))
+
+
+def test_what_was_written_is_opened(artifact: Artifact) -> None:
+    assert open_artifact(artifact.path) == artifact
+    assert artifact.manifest_path == artifact.path.with_name("tiny.json")
+
+
+def test_a_manifest_comes_back_from_its_json() -> None:
+    manifest = with_parity(manifest_for(CONTENT), {"passed": True, "snr_db": None})
+    assert manifest.parity == {"passed": True, "snr_db": None}
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+
+
+def test_a_dense_manifest_comes_back(artifact: Artifact) -> None:
+    change(
+        artifact, lambda document: document.update(token_counts=None, int8_mode=None, precision="fp32", profile="pi")
+    )
+    manifest = open_artifact(artifact.path).manifest
+    assert (manifest.token_counts, manifest.int8_mode, manifest.profile) == (None, None, "pi")
+
+
+def test_the_manifest_of_a_dotted_name_stands_beside_it() -> None:
+    assert manifest_path_of(Path("a/net-v1.2-int8.pte")) == Path("a/net-v1.2-int8.json")
+
+
+def test_a_missing_model_file_and_a_folder_are_refused(artifact: Artifact, tmp_path: Path) -> None:
+    artifact.path.unlink()
+    assert "no such model file" in refused_model(artifact)
+    manifest_path_of(tmp_path).write_text("{}")
+    assert "only a .mlpackage model is a folder" in refused(tmp_path, lambda: open_artifact(tmp_path))
+
+
+def test_a_missing_manifest_is_refused(artifact: Artifact) -> None:
+    artifact.manifest_path.unlink()
+    assert "its manifest tiny.json is missing" in refused_model(artifact)
+
+
+@pytest.mark.parametrize("size", [0, 1, len(CONTENT) // 2, len(CONTENT) - 1])
+def test_a_truncated_model_file_is_refused(artifact: Artifact, size: int) -> None:
+    artifact.path.write_bytes(CONTENT[:size])
+    assert f"has {size} bytes where its manifest says {len(CONTENT)}" in refused_model(artifact)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 8 * len(CONTENT) - 1))
+def test_a_flipped_bit_anywhere_in_the_model_file_is_refused(artifact: Artifact, bit: int) -> None:
+    damaged = bytearray(CONTENT)
+    damaged[bit // 8] ^= 1 << bit % 8
+    artifact.path.write_bytes(damaged)
+    assert "its checksum is not the manifest's" in refused_model(artifact)
+
+
+def test_a_stale_manifest_is_refused(artifact: Artifact) -> None:
+    write_manifest(artifact.path, manifest_for(CONTENT + b"\0"))
+    assert "the manifest is stale" in refused_model(artifact)
+    write_manifest(artifact.path, manifest_for(CONTENT[::-1]))
+    assert "the manifest is stale" in refused_model(artifact)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"not json", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
+def test_a_manifest_that_is_no_json_is_refused(artifact: Artifact, content: bytes) -> None:
+    artifact.manifest_path.write_bytes(content)
+    assert "cannot be read as JSON" in refused_manifest(artifact)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "7", '"text"', "{}", '{"schema": 1}', '{"schema": 2}', '{"schema": "3"}']
+)
+def test_a_manifest_of_another_schema_is_refused(artifact: Artifact, content: str) -> None:
+    artifact.manifest_path.write_text(content, encoding="utf-8")
+    assert "manifest schema" in refused_manifest(artifact)
+
+
+KEYS = sorted(manifest_for(CONTENT).to_json().keys() - {"schema"})
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_manifest_without_one_of_its_keys_is_refused(artifact: Artifact, key: str) -> None:
+    change(artifact, lambda document: document.pop(key))
+    assert f"manifest key '{key}' is missing" in refused_manifest(artifact)
+
+
+@pytest.mark.parametrize("key", ["extra", "Sha256", ""])
+def test_a_manifest_with_an_unknown_key_is_refused(artifact: Artifact, key: str) -> None:
+    change(artifact, lambda document: document.update({key: 1}))
+    assert f"manifest key '{key}' is unknown" in refused_manifest(artifact)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_manifest_with_a_value_of_the_wrong_type_is_refused(artifact: Artifact, key: str) -> None:
+    value = getattr(artifact.manifest, key)
+    for wrong in (True, 3 if isinstance(value, str | list | dict | None) else "text"):
+        change(artifact, lambda document: document.update({key: wrong}))  # noqa: B023  (called at once)
+        assert f"manifest key '{key}' has the wrong type" in refused_manifest(artifact)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("token_counts", [9, -1, 3]),
+        ("token_counts", [9, 5.5, 3]),
+        ("token_counts", [True, 5, 3]),
+        ("stage_blocks", ["1", 1, 1, 1]),
+        ("class_names", [1, 2]),
+        ("class_ids", [None]),
+        ("fp32_layers", [{}]),
+        ("fallback_ops", {"aten.sort.stable": "three"}),
+        ("versions", {"torch": 2}),
+        ("further_methods", [1]),
+        ("preprocessing", {}),
+        ("preprocessing", {"image_size": 0}),
+    ],
+)
+def test_a_manifest_with_an_impossible_value_is_refused(artifact: Artifact, key: str, value: object) -> None:
+    change(artifact, lambda document: document.update({key: value}))
+    assert key in refused_manifest(artifact)
+
+
+def test_a_manifest_of_the_first_schema_says_what_to_do(artifact: Artifact) -> None:
+    change(artifact, lambda document: document.update(schema=1))
+    assert "manifest schema 1 is not 3; convert the model again" in refused_manifest(artifact)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_below_one_is_refused(artifact: Artifact, batch: int) -> None:
+    change(artifact, lambda document: document.update(batch=batch))
+    assert "manifest key 'batch' must be at least 1" in refused_manifest(artifact)
+
+
+GOOD_METHOD = asdict(manifest_for(CONTENT).further_methods[0])
+BAD_METHODS: dict[str, Any] = {
+    "no object": "forward_5_3_1",
+    "null": None,
+    "list": list(GOOD_METHOD.values()),
+    **{f"without {key}": {k: v for k, v in GOOD_METHOD.items() if k != key} for key in GOOD_METHOD},
+    "unknown key": {**GOOD_METHOD, "extra": 1},
+    **{f"{key} of the wrong type": {**GOOD_METHOD, key: []} for key in GOOD_METHOD if key != "token_counts"},
+    "no tokens": {**GOOD_METHOD, "token_counts": None},
+    **{f"{key} true": {**GOOD_METHOD, key: True} for key in GOOD_METHOD},
+    "negative tokens": {**GOOD_METHOD, "token_counts": [5, -3, 1]},
+    "broken tokens": {**GOOD_METHOD, "token_counts": [5, 2.5, 1]},
+    "negative operators": {**GOOD_METHOD, "fallback_ops": {"aten.sort.stable": -1}},
+    "negative delegates": {**GOOD_METHOD, "delegates": -1},
+    "negative memory": {**GOOD_METHOD, "planned_memory_bytes": -1},
+    "broken memory": {**GOOD_METHOD, "planned_memory_bytes": 2048.0},
+}
+
+
+def test_the_method_that_the_malformed_ones_are_made_of_is_taken(artifact: Artifact) -> None:
+    change(artifact, lambda document: document.update(further_methods=[GOOD_METHOD]))
+    assert open_artifact(artifact.path) == artifact
+
+
+@pytest.mark.parametrize("kind", BAD_METHODS)
+def test_a_malformed_further_method_is_refused(artifact: Artifact, kind: str) -> None:
+    good = {**GOOD_METHOD, "name": "forward_4_2_1"}
+    change(artifact, lambda document: document.update(further_methods=[good, BAD_METHODS[kind]]))
+    assert "manifest key 'further_methods' is malformed; convert the model again" in refused_manifest(artifact)
+
+
+@pytest.mark.parametrize("names", [["forward"], ["forward_5_3_1", "forward_5_3_1"]])
+def test_a_method_named_twice_is_refused(artifact: Artifact, names: list[str]) -> None:
+    methods = [{**GOOD_METHOD, "name": name} for name in names]
+    change(artifact, lambda document: document.update(further_methods=methods))
+    assert "manifest key 'further_methods' names a method twice" in refused_manifest(artifact)
+
+
+def test_methods_are_listed_with_the_default_one_first() -> None:
+    manifest = manifest_for(CONTENT)
+    assert list(manifest.methods) == ["forward", "forward_5_3_1"]
+    default = manifest.method("forward")
+    assert (default.token_counts, default.gmacs, default.planned_memory_bytes) == ([9, 5, 3], 0.5, 4096)
+    assert (default.delegates, default.fallback_ops) == (2, {"aten.sort.stable": 3})
+    assert manifest.method("forward_5_3_1") is manifest.further_methods[0]
+
+
+@pytest.mark.parametrize("name", ["", "Forward", "forward_9_5_3"])
+def test_an_unknown_method_is_refused_with_the_names_there_are(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        manifest_for(CONTENT).method(name)
+    assert str(caught.value) == f"tiny.pte: has no method {name!r}; it has forward, forward_5_3_1"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["schema", *KEYS]), JSON)
+def test_a_corrupt_value_is_taken_or_refused_and_nothing_else(artifact: Artifact, key: str, value: Any) -> None:
+    write_manifest(artifact.path, manifest_for(CONTENT))
+    change(artifact, lambda document: document.update({key: value}))
+    fine_or_refused(lambda: open_artifact(artifact.path), artifact.path, artifact.manifest_path)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_byte_of_the_manifest_is_taken_or_refused_and_nothing_else(
+    artifact: Artifact, data: st.DataObject
+) -> None:
+    write_manifest(artifact.path, manifest_for(CONTENT))
+    content = bytearray(artifact.manifest_path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    artifact.manifest_path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    fine_or_refused(lambda: open_artifact(artifact.path), artifact.path, artifact.manifest_path)

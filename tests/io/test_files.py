@@ -1,0 +1,283 @@
+"""Atomic writes: the old file or the new one, never a part, and nothing left lying around."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import refused
+
+from tofe_edge.errors import InputError
+from tofe_edge.io.files import (
+    Content,
+    fingerprint,
+    fingerprint_of,
+    put_in_place,
+    sha256_of,
+    size_of,
+    workshop,
+    write_atomically,
+    write_bytes,
+    write_content,
+    write_json,
+)
+
+
+class UnforeseenError(Exception):
+    """Neither an OSError nor anything this project raises."""
+
+
+def partial(path: Path, error: BaseException) -> None:
+    path.write_bytes(b"half of the n")
+    raise error
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    previous = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_new_file_holds_what_was_written(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "deep" / "er" / "file.bin", b"new")
+    assert (tmp_path / "deep" / "er" / "file.bin").read_bytes() == b"new"
+    assert names(tmp_path / "deep" / "er") == ["file.bin"]
+
+
+@pytest.mark.parametrize("error", [UnforeseenError(), KeyboardInterrupt(), SystemExit(1)])
+def test_an_exception_leaves_the_old_content_and_no_temporary_file(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)):
+        write_atomically(path, lambda temporary: partial(temporary, error))
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file.bin"]
+
+
+def test_an_exception_leaves_no_file_where_there_was_none(tmp_path: Path) -> None:
+    with pytest.raises(UnforeseenError):
+        write_atomically(tmp_path / "file.bin", lambda temporary: partial(temporary, UnforeseenError()))
+    assert names(tmp_path) == []
+
+
+def test_the_old_file_stands_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+
+    def produce(temporary: Path) -> None:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+        assert temporary.parent == path.parent, "a rename is atomic only within a file system"
+
+    write_atomically(path, produce)
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_follow_the_umask_also_when_replacing(tmp_path: Path, mask: int) -> None:
+    path = tmp_path / "file.bin"
+    with umask(mask):
+        for content in (b"one", b"two"):
+            write_bytes(path, content)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+        assert os.umask(mask) == mask, "the umask itself must be left as it was"
+
+
+def test_a_file_where_a_folder_is_needed_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "new.bin"
+    assert "cannot be written" in refused(path, lambda: write_bytes(path, b"x"))
+    folder = tmp_path / "file" / "folder"
+    assert "cannot be written to" in refused(folder, lambda: workshop(folder).__enter__())
+
+
+def test_a_folder_in_the_place_of_the_file_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file.bin").mkdir()
+    assert "cannot be written" in refused(tmp_path / "file.bin", lambda: write_bytes(tmp_path / "file.bin", b"x"))
+    assert names(tmp_path) == ["file.bin"]
+
+
+@pytest.mark.parametrize("call", ["pathlib.Path.write_bytes", "os.fsync", "tempfile.mkstemp"])
+def test_a_full_disk_is_an_input_error_and_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(call, full)
+        message = refused(path, lambda: write_bytes(path, b"new"))
+    assert "No space left on device" in message
+    assert "free some space" in message
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file.bin"]
+
+
+def test_a_name_of_the_longest_length_can_be_written(tmp_path: Path) -> None:
+    write_bytes(tmp_path / ("n" * 255), b"x")
+    assert names(tmp_path) == ["n" * 255]
+
+
+def test_json_has_a_stable_order_and_comes_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "one.json", {"b": [1, None], "a": "é"})
+    write_json(tmp_path / "two.json", {"a": "é", "b": [1, None]})
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert json.loads((tmp_path / "one.json").read_text(encoding="utf-8")) == {"a": "é", "b": [1, None]}
+
+
+@pytest.mark.parametrize("error", [UnforeseenError(), KeyboardInterrupt(), InputError("x"), None])
+def test_the_workshop_is_gone_whatever_happened(tmp_path: Path, error: BaseException | None) -> None:
+    seen: list[Path] = []
+
+    def work() -> None:
+        with workshop(tmp_path) as place:
+            seen.append(place)
+            (place / "sub").mkdir()
+            (place / "sub" / "big.bin").write_bytes(b"x")
+            assert place.parent == tmp_path
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(type(error)):
+            work()
+    else:
+        work()
+    assert not seen[0].exists()
+    assert names(tmp_path) == []
+
+
+def test_the_workshop_removes_the_folder_it_made_only_when_nothing_came_of_it(tmp_path: Path) -> None:
+    with workshop(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()
+    with workshop(tmp_path / "used") as place:
+        (place / "model").write_bytes(b"x")
+        (place / "model").replace(tmp_path / "used" / "model")
+    assert names(tmp_path / "used") == ["model"]
+
+
+def test_the_workshop_leaves_a_folder_alone_that_was_there(tmp_path: Path) -> None:
+    with workshop(tmp_path):
+        pass
+    assert tmp_path.is_dir()
+
+
+def test_a_full_disk_inside_the_workshop_is_an_input_error(tmp_path: Path) -> None:
+    def work() -> None:
+        with workshop(tmp_path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert "No space left on device" in refused(tmp_path, work)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_where_the_result_should_go_is_an_input_error(tmp_path: Path) -> None:
+    def work() -> None:
+        with workshop(tmp_path) as place:
+            (place / "model").write_bytes(b"x")
+            (place / "model").replace(tmp_path / "model")
+
+    (tmp_path / "model").mkdir()
+    assert "model" in refused(tmp_path, work)
+    assert names(tmp_path) == ["model"]
+
+
+def test_an_error_that_is_not_about_writing_passes_through_the_workshop(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), workshop(tmp_path):
+        raise BrokenPipeError(errno.EPIPE, "no reader")
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_checksums_are_sha256_at_any_size(tmp_path: Path, size: int) -> None:
+    content = bytes(number % 251 for number in range(size))
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_the_checksum_of_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    assert "cannot be read" in refused(tmp_path / "no", lambda: sha256_of(tmp_path / "no"))
+
+
+@pytest.mark.parametrize("content", [b"one file", {"a": b"1", "b/c": b"", "b/d.bin": bytes(5000)}])
+def test_what_is_written_has_the_fingerprint_of_what_was_to_be_written(tmp_path: Path, content: Content) -> None:
+    path = tmp_path / "model"
+    write_content(path, content)
+    assert fingerprint_of(path) == fingerprint(content)
+    assert size_of(path) == fingerprint(content).size_bytes
+
+
+def test_a_folders_fingerprint_tells_names_contents_and_places_apart() -> None:
+    folders: list[Content] = [
+        {"a": b"1", "b": b"2"}, {"a": b"2", "b": b"1"}, {"a": b"1", "c": b"2"}, {"a": b"12", "b": b""}, {"a": b"1"}, {"b/a": b"1"}
+    ]  # fmt: skip
+    assert len({fingerprint(folder) for folder in folders}) == len(folders)
+    assert fingerprint({"a": b"1", "b": b"2"}) == fingerprint({"b": b"2", "a": b"1"})
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file", "a folder"])
+def test_a_finished_folder_takes_the_place_of_what_was_there(tmp_path: Path, there: str) -> None:
+    draft, path = tmp_path / "draft", tmp_path / "model"
+    write_content(draft, {"new": b"1"})
+    if there == "a folder":
+        write_content(path, {"old": b"1", "deep/old": b"2"})
+    elif there == "a file":
+        path.write_bytes(b"old")
+    if there == "a file":
+        assert "is a file where a folder should go" in refused(path, lambda: put_in_place(draft, path))
+        assert path.read_bytes() == b"old"
+    else:
+        put_in_place(draft, path)
+        assert names(path) == ["new"]
+        assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_with_a_link_has_no_fingerprint(tmp_path: Path) -> None:
+    write_content(tmp_path / "model", {"a": b"1"})
+    link = tmp_path / "model" / "link"
+    link.symlink_to("/etc/passwd")
+    assert "is no plain file" in refused(link, lambda: fingerprint_of(tmp_path / "model"))
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    draft, path = tmp_path / "draft", tmp_path / "model.json"
+    write_content(draft, b"{}")
+    write_content(path, {"precious": b"1"})
+    assert "is a folder where a file should go" in refused(path, lambda: put_in_place(draft, path))
+    assert names(path) == ["precious"]
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_be_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft, path = tmp_path / "draft", tmp_path / "model"
+    write_content(draft, {"new": b"1"})
+    write_content(path, {"old": b"1"})
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if self == draft:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        put_in_place(draft, path)
+    assert names(path) == ["old"]

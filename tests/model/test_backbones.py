@@ -1,0 +1,246 @@
+"""Which nets are taken and which refused, LV-ViT's names and arithmetic, and strict loading of dense weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TinyToFe
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tofe_edge.errors import InputError
+from tofe_edge.model.backbones import Host, create_host
+from tofe_edge.model.backbones.stages import check_stages, default_stages, parse_stages
+
+DEIT = "deit_tiny_patch16_224"
+
+
+def on_meta(name: str, overrides: dict[str, int] | None = None) -> Host:
+    """A net of any size without memory for its weights."""
+    with torch.device("meta"):
+        return create_host(name, overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", "SwinTransformer is not an isotropic vision transformer"),
+        ("resnet18", "ResNet is not an isotropic vision transformer"),
+        ("vit_base_patch16_siglip_224", "no CLS token"),
+        ("vit_medium_patch16_gap_256", "no CLS token"),
+        ("vit_small_patch16_18x2_224", r"its blocks \(ParallelThingsBlock"),
+        ("vit_pwee_patch16_reg1_gap_256", "no CLS token"),
+        ("beit_base_patch16_224", "Beit is not an isotropic vision transformer"),
+        ("cait_xxs24_224", "Cait is not an isotropic vision transformer"),
+        ("vit_small_r26_s32_224", "its patch embedding is not one convolution"),
+    ],
+)
+def test_nets_that_cannot_carry_tofe_are_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(InputError, match=reason) as caught:
+        on_meta(name)
+    assert str(caught.value).startswith(f"backbone {name!r} cannot carry ToFe: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_net_with_a_cls_token_whose_head_pools_the_patches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    create_model = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *names, **given: create_model(*names, **given, global_pool="avg"))
+    with pytest.raises(InputError, match=r"its head pools the patch tokens \(avg\)"):
+        on_meta(DEIT)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_244", "deit_tny_patch16_224", "lvit_s"])
+def test_an_unknown_name_is_refused_with_near_ones(name: str) -> None:
+    with pytest.raises(InputError, match="is unknown") as caught:
+        create_host(name)
+    if name != "lvit_s":
+        assert f"did you mean {DEIT}" in str(caught.value)
+
+
+def test_a_name_near_nothing_points_to_the_list() -> None:
+    with pytest.raises(InputError, match=r"'zzz' is unknown; see timm.list_models\(\)"):
+        create_host("zzz")
+
+
+@pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
+def test_three_blocks_are_too_few_for_three_stages(name: str, tiny_overrides: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="depth 3: ToFe's three stages need at least four blocks"):
+        create_host(name, {**tiny_overrides, "depth": 3})
+
+
+@pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
+@pytest.mark.parametrize("wrong", [{"heads": 5}, {"nonsense": 1}])
+def test_overrides_that_do_not_fit_are_refused(
+    name: str, wrong: dict[str, int], tiny_overrides: dict[str, int]
+) -> None:
+    with pytest.raises(InputError, match=f"backbone {name!r}: "):
+        create_host(name, {**tiny_overrides, **wrong})
+
+
+@pytest.mark.parametrize(("name", "stages"), [(DEIT, (3, 6, 9)), ("lvvit_s", (4, 8, 12)), ("lvvit_m", (5, 10, 15))])
+def test_selectors_stand_where_the_papers_do(name: str, stages: tuple[int, ...]) -> None:
+    assert on_meta(name).spec.stages == stages
+
+
+@pytest.mark.parametrize("depth", range(4, 41))
+def test_every_stage_has_a_block(depth: int) -> None:
+    first, second, third = default_stages(depth)
+    assert 0 < first < second < third < depth
+
+
+@pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
+def test_selections_may_stand_elsewhere(name: str, tiny_overrides: dict[str, int]) -> None:
+    plain, moved = (create_host(name, {**tiny_overrides, "depth": 6}, stages=stages) for stages in (None, (1, 2, 5)))
+    assert (plain.spec.stages, moved.spec.stages) == ((1, 3, 4), (1, 2, 5))
+    assert moved.spec.stage_lengths() == (1, 1, 3, 1)
+    assert replace(moved.spec, stages=plain.spec.stages) == plain.spec
+
+
+@pytest.mark.parametrize("stages", [(), (1,), (0, 2, 3), (1, 1, 3), (2, 1, 3), (1, 2, 4), (-1, 2, 3)])
+def test_selections_that_a_net_cannot_have_are_refused(tiny_overrides: dict[str, int], stages: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="need at least two, in ascending order, from 1 to 3"):
+        create_host(DEIT, tiny_overrides, stages=stages)
+
+
+@given(st.lists(st.integers(-2, 9), max_size=5), st.integers(4, 8))
+def test_checked_stages_are_those_of_which_each_has_a_block(stages: list[int], depth: int) -> None:
+    whole = len(stages) >= 2 and sorted(set(stages)) == stages and stages[0] > 0 and stages[-1] < depth
+    try:
+        assert check_stages(stages, depth) == tuple(stages) and whole
+    except InputError:
+        assert not whole
+
+
+@pytest.mark.parametrize("text", ["", "1,", "a", "1;2", "1.5,2"])
+def test_selections_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected block numbers from 0, such as 3,6,9"):
+        parse_stages(text)
+    assert parse_stages("1, 4,8") == (1, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "depth", "heads", "crop"), [("lvvit_s", 384, 16, 6, 0.9), ("lvvit_m", 512, 20, 8, 1.0)]
+)
+def test_lvvit_shapes(name: str, dim: int, depth: int, heads: int, crop: float) -> None:
+    host = on_meta(name)
+    spec = host.spec
+    assert (spec.dim, spec.depth, spec.heads, spec.mlp_hidden) == (dim, depth, heads, 3 * dim)
+    assert (spec.image_size, spec.patch_tokens, spec.prefix_tokens, spec.classes) == (224, 196, 1, 1000)
+    assert host.preprocessing.crop_pct == crop
+
+
+@pytest.mark.parametrize(("name", "millions"), [("lvvit_s", "26.15"), ("lvvit_m", "55.83")])
+def test_lvvit_parameter_counts(name: str, millions: str) -> None:
+    assert f"{sum(parameter.numel() for parameter in on_meta(name).parameters()) / 1e6:.2f}" == millions
+
+
+def test_lvvit_has_the_key_names_of_token_labeling() -> None:
+    keys = set(on_meta("lvvit_s").state_dict())
+    stem = {f"patch_embed.{layer}.weight" for layer in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "proj")}
+    heads = {f"{layer}.{kind}" for layer in ("norm", "head", "aux_head") for kind in ("weight", "bias")}
+    block = {
+        f"blocks.0.{layer}.{kind}"
+        for layer in ("norm1", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+        for kind in ("weight", "bias")
+    }
+    assert stem | heads | block | {"cls_token", "pos_embed", "blocks.0.attn.qkv.weight"} <= keys
+    assert keys.isdisjoint({"blocks.0.attn.qkv.bias", "patch_embed.conv1.bias", "patch_embed.conv2.bias"})
+    assert {key for key in keys if key.startswith("blocks.0.")} == block | {"blocks.0.attn.qkv.weight"}
+
+
+def lvvit_by_hand(weights: dict[str, Tensor], images: Tensor, heads: int) -> Tensor:
+    """LV-ViT-S from its published definition, without any of the package's modules."""
+    x = images
+    for number, stride in ((1, 2), (2, 1), (3, 1)):
+        kernel = weights[f"patch_embed.conv{number}.weight"]
+        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        mean, var, scale, shift = (
+            weights[f"patch_embed.bn{number}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = F.relu(F.batch_norm(x, mean, var, scale, shift))
+    x = F.conv2d(x, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=8)
+    tokens = torch.cat((weights["cls_token"].expand(len(x), -1, -1), x.flatten(2).mT), 1) + weights["pos_embed"]
+
+    def linear(name: str, value: Tensor) -> Tensor:
+        return value @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", torch.zeros(()))
+
+    def norm(name: str, value: Tensor) -> Tensor:
+        return F.layer_norm(value, value.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-5)
+
+    for number in range(1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))):
+        name = f"blocks.{number}"
+        q, k, v = (
+            part.unflatten(2, (heads, -1))
+            for part in linear(f"{name}.attn.qkv", norm(f"{name}.norm1", tokens)).chunk(3, 2)
+        )
+        shares = (torch.einsum("bihd,bjhd->bhij", q, k) / q.shape[-1] ** 0.5).softmax(-1)
+        tokens = tokens + linear(f"{name}.attn.proj", torch.einsum("bhij,bjhd->bihd", shares, v).flatten(2)) / 2
+        tokens = (
+            tokens + linear(f"{name}.mlp.fc2", F.gelu(linear(f"{name}.mlp.fc1", norm(f"{name}.norm2", tokens)))) / 2
+        )
+    tokens = norm("norm", tokens)
+    return linear("head", tokens[:, 0]) + linear("aux_head", tokens[:, 1:]).max(1).values / 2
+
+
+def test_lvvit_computes_its_published_definition(tiny_tofe: TinyToFe) -> None:
+    model = tiny_tofe("lvvit_s", depth=5)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = lvvit_by_hand(model.backbone.state_dict(), images, model.backbone.spec.heads)
+        torch.testing.assert_close(model.forward_dense(images), wanted, rtol=0, atol=1e-5)
+
+
+def dense_weights(host: Host) -> dict[str, Tensor]:
+    """A dense state dict in the backbone's own key names."""
+    return {key.removeprefix("vit."): value.clone() for key, value in host.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
+def test_dense_weights_in_half_precision_are_loaded(name: str, tiny_tofe: TinyToFe) -> None:
+    source, target = tiny_tofe(name).backbone, tiny_tofe(name, seed=1).backbone
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in dense_weights(source).items()}
+    target.load_dense(halved)
+    for key, value in dense_weights(target).items():
+        assert torch.equal(value, halved[key].to(value.dtype))
+        assert value.dtype == dense_weights(source)[key].dtype
+
+
+@pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda weights: weights.pop("head.bias"), r"1 missing \(first: head.bias\)"),
+        (lambda weights: weights.update({"extra.weight": torch.zeros(1)}), r"1 unknown \(first: extra.weight\)"),
+        (lambda weights: weights.update({"head.bias": torch.zeros(11)}), r"head.bias is \(11,\), expected \(10,\)"),
+    ],
+)
+def test_a_missing_unknown_or_misshapen_key_is_named_and_nothing_is_loaded(
+    name: str, damage: Callable[[dict[str, Tensor]], object], reason: str, tiny_tofe: TinyToFe
+) -> None:
+    target = tiny_tofe(name).backbone
+    before, weights = dense_weights(target), dense_weights(tiny_tofe(name, seed=1).backbone)
+    damage(weights)
+    with pytest.raises(InputError, match=f"weights do not fit {name}: .*{reason}") as caught:
+        target.load_dense(weights)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in dense_weights(target).items())
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [(DEIT, "lvvit_s"), ("lvvit_s", DEIT), (DEIT, "deit_tiny_distilled_patch16_224")]
+)
+def test_the_weights_of_another_backbone_are_refused(name: str, other: str, tiny_tofe: TinyToFe) -> None:
+    with pytest.raises(InputError, match="are they of another backbone"):
+        tiny_tofe(name).backbone.load_dense(dense_weights(tiny_tofe(other).backbone))
+
+
+def test_the_weights_of_another_size_are_refused(tiny_tofe: TinyToFe) -> None:
+    with pytest.raises(InputError, match=r"expected .*; are they of another backbone"):
+        tiny_tofe(DEIT).backbone.load_dense(dense_weights(tiny_tofe(DEIT, dim=96).backbone))

@@ -1,0 +1,285 @@
+"""Checkpoints come back as they were written, and nothing else comes in."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from conftest import TinyToFe, fine_or_refused, refused
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tofe_edge.errors import InputError
+from tofe_edge.io.tensors import read_tensors
+from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.checkpoint import (
+    Checkpoint,
+    default_classes,
+    describe,
+    describe_dense,
+    load_model,
+    read_header,
+    save,
+)
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.tofe import ToFe
+
+DEIT = "deit_tiny_patch16_224"
+KEY = "tofe_edge"
+
+
+def parts(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(str(path), framework="pt") as handle:
+        return {key: handle.get_tensor(key) for key in handle.keys()}, json.loads(handle.metadata()[KEY])  # noqa: SIM118
+
+
+def rewritten(source: Checkpoint, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a checkpoint with its header changed."""
+    tensors, document = parts(source.path)
+    change(document)
+    save_file(tensors, str(path), {KEY: json.dumps(document)})
+    return path
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
+def test_header_and_logits_come_back(tmp_path: Path, tiny_tofe: TinyToFe, name: str, half: bool) -> None:
+    model, counts = tiny_tofe(name), TokenCounts((9, 5, 3))
+    spec = model.backbone.spec
+    header = describe("net", spec, model.backbone.preprocessing, default_classes(10), counts, {"top1": 1.5}, {"a": [1]})
+    written = save(tmp_path / "net.safetensors", model, header, half)
+    read = read_header(tmp_path / "net.safetensors")
+    assert replace(read, gmacs=0, dense_gmacs=0) == replace(written, gmacs=0, dense_gmacs=0)
+    assert read.gmacs == pytest.approx(gmacs(tofe_macs(spec, counts.kept)), abs=1e-6)
+    assert read.dense_gmacs == pytest.approx(gmacs(dense_macs(spec)), abs=1e-6)
+    loaded = load_model(read)
+    assert not loaded.training
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+    with torch.no_grad():
+        wanted, found = (net.forward_dense(images()) for net in (model, loaded))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-2 if half else 0)
+    assert half != torch.equal(found, wanted)
+
+
+def test_where_selections_stand_comes_back(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
+    host = create_host("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5))
+    model, counts = ToFe(host).eval(), TokenCounts((9, 6, 3))
+    header = describe("early", host.spec, host.preprocessing, default_classes(10), counts)
+    save(tmp_path / "early.safetensors", model, header, half=False)
+    read = read_header(tmp_path / "early.safetensors")
+    assert read.stages == (1, 2, 5)
+    images = torch.randn(2, 3, host.spec.image_size, host.spec.image_size)
+    with torch.no_grad():
+        wanted, found = (net.forward_batch(images, counts).logits for net in (model, load_model(read)))
+    assert torch.equal(wanted, found)
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path, tiny_tofe: TinyToFe, tiny_checkpoint: Checkpoint) -> None:
+    again = save(tmp_path / "again.safetensors", tiny_tofe(), tiny_checkpoint)
+    assert again.sha256() == tiny_checkpoint.sha256()
+
+
+def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(
+    tiny_tofe: TinyToFe, tiny_dense_checkpoint: Checkpoint
+) -> None:
+    read = read_header(tiny_dense_checkpoint.path)
+    assert read.token_counts is None
+    assert read.gmacs == read.dense_gmacs
+    assert all(key.startswith("backbone.") for key in read_tensors(read.path))
+    with torch.no_grad():
+        wanted, found = (net.forward_dense(images()) for net in (tiny_tofe(), load_model(read)))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_plain_dense_weights_are_a_dense_model(
+    tmp_path: Path, tiny_tofe: TinyToFe, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    tiny = lambda name, overrides=None, stages=None: create_host(  # noqa: E731
+        name, overrides or tiny_overrides, stages=stages
+    )
+    monkeypatch.setattr("tofe_edge.model.checkpoint.create_host", tiny)
+    model, path = tiny_tofe(), tmp_path / f"plain{suffix}"
+    weights = {key.removeprefix("vit."): value for key, value in model.backbone.state_dict().items()}
+    save_file(weights, str(path)) if suffix == ".safetensors" else torch.save(weights, path)
+    header = describe_dense(path, DEIT)
+    assert (header.name, header.token_counts, header.plain, header.top1) == ("plain", None, True, -1.0)
+    assert header.classes.ids == tuple("0123456789")
+    with torch.no_grad():
+        assert torch.equal(load_model(header).forward_dense(images()), model.forward_dense(images()))
+
+
+def test_describe_dense_needs_the_file_and_a_fit_backbone(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    assert "no such checkpoint" in refused(tmp_path / "no.pth", lambda: describe_dense(tmp_path / "no.pth", DEIT))
+    with pytest.raises(InputError, match="cannot carry ToFe"):
+        describe_dense(tiny_checkpoint.path, "resnet18")
+
+
+def test_a_file_without_our_header_points_to_backbone(tmp_path: Path) -> None:
+    path = tmp_path / "plain.safetensors"
+    save_file({"x": torch.zeros(1)}, str(path))
+    assert "--backbone" in refused(path, lambda: read_header(path))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "no.safetensors"
+    assert "no such checkpoint" in refused(missing, lambda: read_header(missing))
+    assert "is not a file" in refused(tmp_path, lambda: read_header(tmp_path))
+    assert "no such checkpoint" in refused(missing, lambda: read_tensors(missing))
+
+
+def test_an_unreadable_file_is_refused(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "open", mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    path = tiny_checkpoint.path
+    assert "cannot be read (Permission denied)" in refused(path, lambda: read_header(path))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("read", [read_header, read_tensors])
+def test_a_file_cut_short_anywhere_is_refused(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, share: float, read: Callable[[Path], object]
+) -> None:
+    content, path = tiny_checkpoint.path.read_bytes(), tmp_path / "cut.safetensors"
+    for wrong in (content[: int(share * len(content))], content[:-1], content + b"\0"):
+        path.write_bytes(wrong)
+        assert "damaged or cut short" in refused(path, lambda: read(path))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300))
+def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "random.safetensors"
+    path.write_bytes(content)
+    refused(path, lambda: read_header(path))
+    refused(path, lambda: read_tensors(path))
+    path = tmp_path / "random.pth"
+    path.write_bytes(content)
+    refused(path, lambda: read_tensors(path))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_under_the_name_of_a_checkpoint_is_called_one(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "pickle.safetensors"
+    torch.save({"x": torch.zeros(1)}, path, _use_new_zipfile_serialization=zipped)
+    assert "is a PyTorch pickle" in refused(path, lambda: read_header(path))
+
+
+@pytest.mark.parametrize("header", ["", "{not json", "[" * 100_000, '{"schema": ' + "1" * 5000 + "}"])
+def test_a_header_that_is_no_json_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "bad.safetensors"
+    save_file({"x": torch.zeros(1)}, str(path), {KEY: header})
+    assert "header is not JSON" in refused(path, lambda: read_header(path))
+
+
+@pytest.mark.parametrize("header", ["[]", "null", "1", '"text"', "{}", '{"schema": 2}', '{"schema": "1"}'])
+def test_another_schema_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "bad.safetensors"
+    save_file({"x": torch.zeros(1)}, str(path), {KEY: header})
+    assert "schema" in refused(path, lambda: read_header(path))
+
+
+REQUIRED = [
+    "name",
+    "backbone",
+    "token_counts",
+    "gmacs",
+    "dense_gmacs",
+    "preprocessing",
+    "classes",
+    "accuracy",
+    "training",
+]
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_header_without_one_of_its_keys_is_refused(tmp_path: Path, tiny_checkpoint: Checkpoint, key: str) -> None:
+    path = rewritten(tiny_checkpoint, tmp_path / "bad.safetensors", lambda document: document.pop(key))
+    assert repr(key) in refused(path, lambda: read_header(path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"token_counts": counts} for counts in ([0, 1, 1], [], ["a", 5, 3], "9,5,3", 9, [9, None, 3], [math.inf, 5, 3])]
+    + [{"gmacs": 10**400}, {"gmacs": "many"}, {"accuracy": {}}, {"accuracy": {"top1": "high"}}, {"classes": {"ids": []}}],
+)  # fmt: skip
+def test_a_header_with_a_malformed_value_is_refused(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, change: dict[str, Any]
+) -> None:
+    path = rewritten(tiny_checkpoint, tmp_path / "bad.safetensors", lambda document: document.update(change))
+    refused(path, lambda: read_header(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"token_counts": counts}, "token counts") for counts in ([9, 5], [17, 5, 3], [9, 5, 3, 1])]
+    + [({"classes": {"ids": ["0"], "names": ["nought"]}}, "1 class ids and 1 class names for 10 classes")],
+)  # fmt: skip
+def test_a_header_that_does_not_fit_the_backbone_is_refused_on_loading(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, change: dict[str, Any], reason: str
+) -> None:
+    path = rewritten(tiny_checkpoint, tmp_path / "bad.safetensors", lambda document: document.update(change))
+    assert reason in refused(path, lambda: load_model(read_header(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("lvvit_s", "weights do not fit lvvit_s"),
+        ("deit_tny_patch16_224", "is unknown; did you mean"),
+        ("resnet18", "backbone 'resnet18'"),
+    ],
+)
+def test_another_backbone_in_the_header_is_refused_on_loading(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, name: str, reason: str
+) -> None:
+    path = rewritten(
+        tiny_checkpoint, tmp_path / "bad.safetensors", lambda content: content["backbone"].update(name=name)
+    )
+    assert reason in refused(path, lambda: load_model(read_header(path)))
+
+
+@pytest.mark.parametrize("stages", [[], [0, 2, 3], [2, 1, 3], [1, 2, 9], [1, 2]])
+def test_selections_where_the_net_cannot_have_them_are_refused_on_loading(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, stages: list[int]
+) -> None:
+    path = rewritten(
+        tiny_checkpoint,
+        tmp_path / "other.safetensors",
+        lambda document: document["backbone"]["shape"].update(stages=stages),
+    )
+    found = read_header(path)
+    assert re.search("selections before blocks|stages", refused(path, lambda: load_model(found)))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["schema", *REQUIRED]), JSON)
+def test_a_corrupt_header_is_read_or_refused_and_nothing_else(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, key: str, value: Any
+) -> None:
+    document = {**parts(tiny_checkpoint.path)[1], key: value}
+    path = tmp_path / "corrupt.safetensors"
+    save_file({"x": torch.zeros(1)}, str(path), {KEY: json.dumps(document)})
+    fine_or_refused(lambda: float(read_header(path).top1), path)

@@ -1,0 +1,178 @@
+"""The MAC arithmetic against the published figures and against a count over the real modules."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import pytest
+import torch
+from conftest import TinyToFe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tofe_edge.model.backbones import Backbone, Host, TokenCounts, create_host
+from tofe_edge.model.macs import (
+    approximator_macs,
+    block_macs,
+    dense_macs,
+    floor_macs,
+    gmacs,
+    head_macs,
+    selector_macs,
+    stem_macs,
+    tofe_macs,
+)
+
+TINY_DEIT, SMALL_DEIT, BASE_DEIT = (f"deit_{size}_patch16_224" for size in ("tiny", "small", "base"))
+FIVE = [TINY_DEIT, SMALL_DEIT, BASE_DEIT, "lvvit_s", "lvvit_m"]
+PAPER_COUNTS = (96, 49, 27)
+"""Keep ratios (0.49, 0.25, 0.14) of 196 patch tokens."""
+
+
+@cache
+def full_size(name: str) -> Host:
+    """A published backbone without memory for its weights."""
+    with torch.device("meta"):
+        return create_host(name)
+
+
+def spec_of(name: str) -> Backbone:
+    return full_size(name).spec
+
+
+@pytest.mark.parametrize(("name", "figure"), zip(FIVE, ["1.254", "4.599", "17.564", "6.551", "12.678"]))
+def test_dense_gmacs_are_the_published_ones(name: str, figure: str) -> None:
+    assert f"{gmacs(dense_macs(spec_of(name))):.3f}" == figure
+
+
+@pytest.mark.parametrize(("name", "figure"), zip(FIVE, ["0.367", "1.321", "4.990", "2.763", "4.474"]))
+def test_floor_gmacs(name: str, figure: str) -> None:
+    assert f"{gmacs(floor_macs(spec_of(name))):.3f}" == figure
+
+
+@pytest.mark.parametrize(("name", "figure"), zip(FIVE, ["5.7", "22.1", "86.6", "26.15", "55.83"]))
+def test_parameters_in_millions(name: str, figure: str) -> None:
+    millions = sum(parameter.numel() for parameter in full_size(name).parameters()) / 1e6
+    assert f"{millions:.{len(figure.split('.')[1])}f}" == figure
+
+
+def deit_small_blocks(prefix: int) -> float:
+    """Eq. 4 over the 12 blocks of DeiT-S with the paper's counts: 3 dense blocks, then 3 a stage."""
+    in_stage = (196, *PAPER_COUNTS)
+    return gmacs(sum(3 * block_macs(tokens + prefix, 384, 1536) for tokens in in_stage))
+
+
+def test_deit_small_blocks_alone_without_and_with_cls() -> None:
+    assert f"{deit_small_blocks(0):.3f}" == "2.070"
+    assert f"{deit_small_blocks(1):.3f}" == "2.093"
+
+
+def test_deit_small_whole_net_with_approximators_on_all_or_on_frozen_tokens() -> None:
+    spec = spec_of(SMALL_DEIT)
+    assert f"{gmacs(tofe_macs(spec, PAPER_COUNTS, approximated='all')):.3f}" == "2.264"
+    assert f"{gmacs(tofe_macs(spec, PAPER_COUNTS)):.3f}" == "2.242"
+
+
+def test_the_whole_net_is_the_sum_of_its_parts() -> None:
+    parts = deit_small_blocks(1) + gmacs(
+        stem_macs(spec_of(SMALL_DEIT))
+        + head_macs(spec_of(SMALL_DEIT), 0)
+        + 3 * selector_macs(196, 384)
+        + approximator_macs(100, 384)
+        + approximator_macs(147, 384)
+    )
+    assert gmacs(tofe_macs(spec_of(SMALL_DEIT), PAPER_COUNTS)) == pytest.approx(parts, rel=1e-12)
+
+
+def test_deit_small_selectors_and_approximators() -> None:
+    assert f"{gmacs(3 * selector_macs(196, 384)):.4f}" == "0.0543"
+    assert f"{gmacs(2 * approximator_macs(196, 384)):.4f}" == "0.0578"
+
+
+COUNTED = [
+    (TINY_DEIT, {}),
+    ("deit_tiny_distilled_patch16_224", {}),
+    ("deit3_small_patch16_224", {"depth": 7}),
+    ("vit_small_patch14_reg4_dinov2", {"image_size": 56}),
+    ("lvvit_s", {}),
+]
+
+
+def counted_macs(run: FlopCounterMode) -> int:
+    assert run.get_total_flops() % 2 == 0
+    return run.get_total_flops() // 2
+
+
+@pytest.mark.parametrize(("name", "overrides"), COUNTED)
+def test_dense_macs_equal_a_count_over_the_module(tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]) -> None:
+    model = tiny_tofe(name, **overrides)
+    spec = model.backbone.spec
+    images = torch.zeros(1, 3, spec.image_size, spec.image_size)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.forward_dense(images)
+    assert counted_macs(counter) == dense_macs(spec)
+
+
+@pytest.mark.parametrize("counts", [(9, 5, 3), (1, 1, 1), (16, 16, 16), (3, 11, 7)])
+@pytest.mark.parametrize(("name", "overrides"), COUNTED)
+def test_tofe_macs_equal_a_count_over_the_module(
+    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int], counts: tuple[int, int, int]
+) -> None:
+    model = tiny_tofe(name, **overrides)
+    spec = model.backbone.spec
+    images = torch.zeros(1, 3, spec.image_size, spec.image_size)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.forward_batch(images, TokenCounts(counts))
+    assert counted_macs(counter) == tofe_macs(spec, counts)
+
+
+Approximated = Literal["frozen", "all"]
+APPROXIMATED: st.SearchStrategy[Approximated] = st.sampled_from(["frozen", "all"])
+COUNTS = st.tuples(*[st.integers(0, 196)] * 3)
+NAMES = st.sampled_from(FIVE)
+
+
+@settings(max_examples=100, deadline=None)
+@given(NAMES, COUNTS, st.integers(0, 2), st.integers(1, 196), APPROXIMATED)
+def test_keeping_more_tokens_in_any_stage_costs_more(
+    name: str, counts: tuple[int, ...], stage: int, more: int, approximated: Approximated
+) -> None:
+    larger = list(counts)
+    larger[stage] += more
+    cheap, dear = (tofe_macs(spec_of(name), kept, approximated) for kept in (counts, larger))
+    assert cheap < dear
+
+
+@settings(max_examples=100, deadline=None)
+@given(NAMES, COUNTS)
+def test_macs_lie_between_the_floor_and_all_tokens(name: str, counts: tuple[int, ...]) -> None:
+    spec = spec_of(name)
+    selectors = 3 * selector_macs(196, spec.dim)
+    assert floor_macs(spec) <= tofe_macs(spec, counts) <= dense_macs(spec) + selectors
+    assert tofe_macs(spec, [196] * 3) == dense_macs(spec) + selectors
+
+
+@settings(max_examples=50, deadline=None)
+@given(NAMES, COUNTS, APPROXIMATED)
+def test_ints_floats_and_tensors_give_equal_numbers(
+    name: str, counts: tuple[int, ...], approximated: Approximated
+) -> None:
+    spec = spec_of(name)
+    whole = tofe_macs(spec, counts, approximated)
+    assert isinstance(whole, int)
+    assert tofe_macs(spec, [float(count) for count in counts], approximated) == whole
+    columns = torch.tensor([counts, (0, 0, 0)], dtype=torch.float64).unbind(1)
+    found = tofe_macs(spec, columns, approximated)
+    assert found.tolist() == [whole, tofe_macs(spec, [0, 0, 0], approximated)]
+
+
+def test_the_gradient_of_the_cost_is_the_cost_of_one_more_token() -> None:
+    spec = spec_of(SMALL_DEIT)
+    kept = torch.tensor(PAPER_COUNTS, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(tofe_macs(spec, kept.unbind()), kept)
+    for stage in range(3):
+        around = [tofe_macs(spec, [n + d * (s == stage) for s, n in enumerate(PAPER_COUNTS)]) for d in (-1, 1)]
+        assert float(gradient[stage]) == pytest.approx((around[1] - around[0]) / 2, rel=1e-12)

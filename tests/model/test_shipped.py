@@ -1,0 +1,126 @@
+"""The shipped checkpoint at full size: what the README promises of it, apart from speed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tofe_edge.budget.gmacs import Budget, choose
+from tofe_edge.cli import main
+from tofe_edge.evaluation.parity import FP32_GATES, compare
+from tofe_edge.evaluation.reference import Reference, load_reference
+from tofe_edge.io.artifact import open_artifact
+from tofe_edge.io.inputs import load_folder
+from tofe_edge.model.checkpoint import load_model
+from tofe_edge.model.macs import gmacs, tofe_macs
+from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints
+from tofe_edge.profiles import load_all
+from tofe_edge.runtimes.executorch import load
+
+_DEIT_TINY_DENSE = 1.2537
+_ROUNDING = 1e-6
+"""Scores nearer than this are in one order here and in the other there: fp32 knows no better."""
+
+
+def test_every_shipped_checkpoint_states_its_accuracy_and_its_training() -> None:
+    for checkpoint in shipped_checkpoints():
+        assert checkpoint.accuracy is not None
+        assert 0 < checkpoint.accuracy["top1"] <= checkpoint.accuracy["dense_top1"] + 1
+        assert checkpoint.training is not None
+        parameters = checkpoint.training["hyper_parameters"]
+        assert parameters.get("target_gmacs", parameters.get("target_ms")) > 0
+
+
+def test_the_header_counts_the_macs_of_the_net_in_the_file() -> None:
+    for checkpoint in shipped_checkpoints():
+        spec = load_model(checkpoint).backbone.spec
+        assert checkpoint.token_counts is not None
+        assert checkpoint.gmacs == pytest.approx(gmacs(tofe_macs(spec, checkpoint.token_counts.kept)), abs=1e-6)
+
+
+def test_the_zoo_has_the_budgets_of_its_names_and_fits_the_package() -> None:
+    shipped = {checkpoint.name: checkpoint for checkpoint in shipped_checkpoints()}
+    assert list(shipped) == [f"tofe_deit_tiny_{share}" for share in ("090", "063", "050")]
+    for name, checkpoint in shipped.items():
+        assert checkpoint.dense_gmacs == pytest.approx(_DEIT_TINY_DENSE, abs=1e-4)
+        assert checkpoint.gmacs == pytest.approx(int(name[-3:]) / 100, rel=0.02)
+    assert sum(checkpoint.path.stat().st_size for checkpoint in shipped.values()) < 40e6
+
+
+def test_each_budget_was_trained_from_the_next_larger_one() -> None:
+    shipped = shipped_checkpoints()
+    for larger, checkpoint in pairwise(shipped):
+        record = checkpoint.training or {}
+        while record["start"] == checkpoint.name:  # the last of several runs
+            record = record["start_record"]
+        assert record["start"] == larger.name
+
+
+def test_the_header_says_how_both_modes_compare_with_the_dense_model() -> None:
+    for checkpoint in shipped_checkpoints():
+        accuracy = checkpoint.accuracy
+        assert accuracy is not None and checkpoint.token_counts is not None
+        for mode in (accuracy, accuracy["instance"]):
+            drop = mode["drop_points"]
+            assert drop["low"] <= drop["estimate"] <= drop["high"]
+            assert drop["estimate"] == pytest.approx(accuracy["dense_top1"] - mode["top1"], abs=0.01)
+            assert mode["top1_interval"][0] < mode["top1"] < mode["top1_interval"][1]
+        assert accuracy["instance"]["mean_kept"] == pytest.approx(checkpoint.token_counts.kept, abs=2)
+
+
+def test_every_shipped_profile_finds_a_checkpoint() -> None:
+    checkpoints = shipped_checkpoints()
+    for profile in load_all():
+        choice = choose(checkpoints, Budget(profile.budget.gmacs.value, profile.name))
+        assert choice.checkpoint.gmacs <= profile.budget.gmacs.value * 1.01
+
+
+def _convert(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, object]:
+    assert main(["convert", "--out", str(out), "--json", *options]) == 0
+    document: dict[str, object] = json.loads(capsys.readouterr().out)
+    return document
+
+
+@pytest.mark.slow
+def test_fp32_is_one_delegate_a_stage_and_equals_the_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], realdata: Path
+) -> None:
+    made = _convert(tmp_path, capsys, "--checkpoint", "tofe_deit_tiny_063", "--precision", "fp32")
+    assert made["delegates"] == 4
+    assert set(made["fallback_ops"]) == {"topk", "index_select", "view_copy"}  # type: ignore[call-overload]
+    artifact = open_artifact(Path(str(made["artifact"])))
+    spec = replace(artifact.manifest.preprocessing, resize="none")
+    images = load_folder(realdata / "validation", artifact.manifest.class_ids, spec, 64).pixels
+    reference, model = load_reference(find_checkpoint("tofe_deit_tiny_063"), "batch", "cpu"), load(artifact, 1)
+    clear = [image for image in images if _smallest_gap(reference, image) > _ROUNDING]
+    assert len(clear) >= 60
+    parity = compare(list(reference.predict_all(clear)), list(map(model, clear)), None, FP32_GATES)
+    assert parity.passed, parity.failures
+    assert parity.kept_overlap == (1.0, 1.0, 1.0)
+
+
+@torch.no_grad()
+def _smallest_gap(reference: Reference, image: npt.NDArray[np.float32]) -> float:
+    """Between the scores of the last token kept and the first one frozen, in any stage."""
+    assert reference.counts is not None
+    inference = reference.model.forward_batch(torch.from_numpy(image), reference.counts)
+    return min(float(margin) for margin in inference.margins)
+
+
+@pytest.mark.slow
+def test_int8_for_jetson_orin_agrees_with_the_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], realdata: Path
+) -> None:
+    made = _convert(tmp_path, capsys, "--profile", "jetson_orin")
+    assert made["delegates"] == 4
+    assert made["precision"] == "int8"
+    options = ["--data", str(realdata / "validation"), "--resize", "none", "--limit", "200", "--json"]
+    assert main(["parity", str(made["artifact"]), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["top1_agreement"] >= 0.95

@@ -1,0 +1,59 @@
+"""Tiny nets and views that the tests of compared methods share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from conftest import TINY, make_tiny_tofe
+from torch import Tensor, nn
+
+from research.peers.method import Method
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.teacher import look
+from tofe_edge.training.views import Views
+
+TARGET = 0.002
+"""GMACs, of 0.0026 that the dense tiny net takes."""
+
+CONFIG = TrainingConfig(
+    target_gmacs=TARGET,
+    batch_size=4,
+    learning_rate=1e-3,
+    cls_weight=0.0,
+    distillation_weight=3.0,
+    budget_weight=1e6,
+    noise_decay_start=0.5,
+)
+
+
+def tiny_teacher(depth: int = TINY["depth"]) -> ToFe:
+    """A net in which nothing is zero, one or untouched."""
+    return make_tiny_tofe(depth=depth)
+
+
+def tiny_images(count: int, seed: int = 0) -> Tensor:
+    """Noise, other noise in each image."""
+    return torch.randn(count, 3, TINY["image_size"], TINY["image_size"], generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_views(teacher: ToFe, count: int = 24) -> Views:
+    """Views of noise."""
+    view = look(teacher, tiny_images(count))
+    halves = [tensor.half().numpy() for tensor in (view.stem, *view.stages, view.logits)]
+    stem, *stages, logits = halves
+    return Views(stem, tuple(stages), logits, view.importance.numpy(), np.arange(count) % 10, 0)
+
+
+def unsettled(method: Method) -> Method:
+    """The method with all of its parameters moved a little: none is zero, as some are at first."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        for name, parameter in method.named_parameters():
+            if name.startswith("selectors."):
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    for module in method.modules():
+        assert not isinstance(module, nn.BatchNorm2d)
+    return method.eval()

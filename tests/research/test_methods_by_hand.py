@@ -1,0 +1,208 @@
+"""EViT, ToMe and IdleViT against the plainest code: one image at a time, one token at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peer_nets import CONFIG, TARGET, tiny_images, tiny_teacher, tiny_views, unsettled
+from torch import Tensor
+
+from research.peers.anatomy import attend, class_attention
+from research.peers.evit import EViT, fuse, kept_of
+from research.peers.idling import IdleViT, normalized_cut
+from research.peers.method import Step
+from research.peers.selectors import chance
+from research.peers.tome import Match, ToMe, UntrainedToMeEverywhere, bipartite_match, merge, mergeable
+from tofe_edge.training.lessons import Lesson
+
+LARGER_TARGET = 0.0033
+"""GMACs, of 0.0041 that a dense tiny net of seven blocks takes: two in each stage."""
+
+
+def block_by_hand(block: Any, tokens: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """One image ``(T, D)``: after attention, the map ``(H, T, T)``, the keys ``(H, T, d)``."""
+    heads, width = block.attn.num_heads, block.attn.head_dim
+    query, key, value = block.attn.qkv(block.norm1(tokens)).split(heads * width, dim=1)
+    maps, keys, mixed = [], [], []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        scores = torch.exp(query[:, part] @ key[:, part].T / math.sqrt(width))
+        if sizes is not None:
+            scores = scores * sizes[None, :]
+        weights = scores / scores.sum(dim=1, keepdim=True)
+        maps.append(weights)
+        keys.append(key[:, part])
+        mixed.append(weights @ value[:, part])
+    return tokens + block.attn.proj(torch.cat(mixed, dim=1)), torch.stack(maps), torch.stack(keys)
+
+
+def mlp_by_hand(block: Any, tokens: Tensor) -> Tensor:
+    out: Tensor = tokens + block.mlp(block.norm2(tokens))
+    return out
+
+
+def head_by_hand(vit: Any, tokens: Tensor) -> Tensor:
+    out: Tensor = vit.head(vit.norm(tokens)[0])
+    return out
+
+
+@torch.no_grad()
+def test_evit() -> None:
+    teacher = tiny_teacher(depth=7)
+    method = unsettled(EViT(teacher.backbone, LARGER_TARGET))
+    assert isinstance(method, EViT) and method.spec.stages == (1, 3, 5)
+    stem = teacher.stem(tiny_images(4))
+    vit = method.backbone.vit
+    for image, logits in zip(stem, method.infer(stem)):
+        tokens = image
+        for index, block in enumerate(vit.blocks[1:], start=1):
+            tokens, weights, _ = block_by_hand(block, tokens)
+            if index not in (1, 3, 5):
+                tokens = mlp_by_hand(block, tokens)
+                continue
+            seen = [(float(weights[:, 0, place].mean()), place) for place in range(1, len(tokens))]
+            best = sorted(seen, reverse=True)
+            kept = kept_of(len(seen), method.ratio)  # for a ratio a hair over a step
+            fused = sum(score * tokens[place] for score, place in best[kept:])
+            parts = [tokens[0], *(tokens[place] for _, place in best[:kept])]
+            tokens = mlp_by_hand(block, torch.stack([*parts, fused] if isinstance(fused, Tensor) else parts))
+        torch.testing.assert_close(head_by_hand(vit, tokens), logits, atol=1e-5, rtol=1e-4)
+
+
+def merged_by_hand(
+    tokens: list[Tensor], sizes: list[float], keys: Tensor, number: int
+) -> tuple[list[Tensor], list[float]]:
+    """One image; CLS stands first and stays there."""
+    keys = keys / keys.norm(dim=1, keepdim=True)
+    pairs = []
+    for a in range(2, len(tokens), 2):
+        similar = [(float(keys[a] @ keys[b]), b) for b in range(1, len(tokens), 2)]
+        pairs.append((*max(similar), a))
+    gone = {}
+    for _, b, a in sorted(pairs, reverse=True)[:number]:
+        gone[a] = b
+    sums = [token * size for token, size in zip(tokens, sizes)]
+    totals = list(sizes)
+    for a, b in gone.items():
+        sums[b] = sums[b] + sums[a]
+        totals[b] += totals[a]
+    order = [a for a in range(0, len(tokens), 2) if a not in gone] + list(range(1, len(tokens), 2))
+    return [sums[place] / totals[place] for place in order], [totals[place] for place in order]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@torch.no_grad()
+def test_tome(everywhere: bool) -> None:
+    kind = UntrainedToMeEverywhere if everywhere else ToMe
+    method = unsettled(kind(tiny_teacher().backbone, TARGET))
+    assert isinstance(method, ToMe) and sum(method.merged) > 3
+    images, teacher = tiny_images(4), tiny_teacher()
+    given_tokens = method.backbone.embed(images) if everywhere else teacher.stem(images)
+    found = method.infer_images(images) if everywhere else method.infer(given_tokens)
+    vit = method.backbone.vit
+    for image, logits in zip(given_tokens, found):
+        tokens, sizes = list(image), [1.0] * len(image)
+        for block, number in zip(vit.blocks[0 if everywhere else 1 :], method.merged):
+            after, _, keys = block_by_hand(block, torch.stack(tokens), torch.tensor(sizes))
+            number = min(number, (len(tokens) - 1) // 2)
+            tokens, sizes = merged_by_hand(list(after), sizes, keys.mean(dim=0), number)
+            assert sum(sizes) == pytest.approx(17)
+            tokens = list(mlp_by_hand(block, torch.stack(tokens)))
+        torch.testing.assert_close(head_by_hand(vit, torch.stack(tokens)), logits, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=30)
+@given(tokens=st.integers(1, 20), wanted=st.integers(0, 12), seed=st.integers(0, 100))
+def test_merging_keeps_the_mass_and_the_class_token(tokens: int, wanted: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(2, tokens + 1, 4, generator=generator, dtype=torch.float64)
+    sizes = torch.randint(1, 4, (2, tokens + 1), generator=generator).double()
+    number = mergeable(tokens + 1, wanted)
+    match = bipartite_match(torch.randn(2, tokens + 1, 3, generator=generator), wanted)
+    assert (match is None) is (number == 0)
+    if match is None:
+        return
+    assert isinstance(match, Match) and (match.unmerged[:, 0] == 0).all()
+    after, totals = merge(values, sizes, match)
+    assert after.shape[1] == tokens + 1 - number
+    torch.testing.assert_close(totals.sum(dim=1), sizes.sum(dim=1))
+    before = (values * sizes[..., None]).sum(dim=1)
+    torch.testing.assert_close((after * totals[..., None]).sum(dim=1), before)
+    torch.testing.assert_close(after[:, 0], values[:, 0])
+
+
+@torch.no_grad()
+def test_idle_tokens_come_back_as_they_were() -> None:
+    teacher = tiny_teacher(depth=7)
+    method = unsettled(IdleViT(teacher.backbone, LARGER_TARGET))
+    assert isinstance(method, IdleViT) and method.spec.stages == (1, 3, 5)
+    stem = teacher.stem(tiny_images(4))
+    vit = method.backbone.vit
+    for image, logits in zip(stem, method.infer(stem)):
+        tokens = image
+        for first, second, number in zip(vit.blocks[1::2], vit.blocks[2::2], method.counts, strict=True):
+            after, weights, _ = block_by_hand(first, tokens)
+            seen = sorted(((float(weights[:, 0, place].mean()), place) for place in range(1, 17)), reverse=True)
+            going = [0, *(place for _, place in seen[:number])]
+            tokens = tokens.clone()
+            among = mlp_by_hand(first, after[going])
+            tokens[going] = mlp_by_hand(second, block_by_hand(second, among)[0])
+        torch.testing.assert_close(head_by_hand(vit, tokens), logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_cut_by_hand() -> None:
+    attention = torch.tensor([[[0.5, 0.2, 0.1], [0.3, 0.3, 0.3], [0.0, 0.1, 0.6]]])
+    cut = normalized_cut(attention, torch.tensor([[1.0, 0.0, 0.0]]))
+    assert float(cut) == pytest.approx(0.3 / 0.8 + 0.3 / 1.6)
+    apart = torch.eye(3)[None]
+    assert float(normalized_cut(apart, torch.tensor([[1.0, 0.0, 1.0]]))) == 0
+
+
+def test_the_cut_is_part_of_the_loss() -> None:
+    method, views = IdleViT(tiny_teacher().backbone, TARGET), tiny_views(tiny_teacher())
+    view, labels = views.draw(0, 4, 0)
+    parts = method.losses(Step(Lesson(0, view, labels, None, 0), CONFIG, None))
+    assert set(parts) == {"distillation", "cut"} and float(parts["cut"].detach()) > 0
+
+
+@torch.no_grad()
+def test_attention_of_the_class_token_alone_is_a_row_of_the_map() -> None:
+    host, tokens = tiny_teacher().backbone, torch.randn(3, 17, 48)
+    weights = attend(host, 2, tokens, with_weights=True).weights  # type: ignore[arg-type]
+    assert weights is not None
+    torch.testing.assert_close(class_attention(host, 2, tokens), weights[:, :, 0, 1:].mean(dim=1))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_proportional_attention_is_that_of_repeated_tokens() -> None:
+    host: Any = tiny_teacher().backbone
+    tokens = torch.randn(2, 5, 48)
+    sizes = torch.tensor([[1.0, 1, 3, 1, 1]]).expand(2, -1)
+    repeated = tokens[:, [0, 1, 2, 2, 2, 3, 4]]
+    wanted = attend(host, 1, repeated).tokens[:, [0, 1, 2, 5, 6]]
+    for with_weights in (False, True):
+        torch.testing.assert_close(attend(host, 1, tokens, sizes.log(), with_weights).tokens, wanted)
+
+
+def test_the_fused_token_is_the_weighted_sum_of_the_rest() -> None:
+    tokens = torch.tensor([[[9.0], [1.0], [2.0], [3.0]]])
+    fused = fuse(tokens, torch.tensor([[0.5, 0.1, 0.2]]), 0.3)
+    assert fused[..., 0].tolist() == [[9.0, 1.0, pytest.approx(0.8)]]
+    assert torch.equal(fuse(tokens, torch.tensor([[0.5, 0.1, 0.2]]), 1.0)[:, 1:].sum(), tokens[:, 1:].sum())
+    assert [kept_of(10, ratio) for ratio in (0.7, 0.71, 1.0, 0.0)] == [7, 8, 10, 1]
+
+
+def test_chance_is_uniform_and_has_no_order() -> None:
+    images = np.random.default_rng(0).integers(0, 2**16, (500, 48), np.uint64)
+    drawn = chance(images, 0, 16)
+    assert drawn.shape == (500, 16) and (drawn >= 0).all() and (drawn < 1).all()
+    assert abs(drawn.mean() - 0.5) < 0.01 and abs(np.corrcoef(drawn.T) - np.eye(16)).max() < 0.2
+    assert abs(np.corrcoef(drawn[:, 0], chance(images, 1, 16)[:, 0])[0, 1]) < 0.2
+    images[0, 3] += np.uint64(1)
+    assert (chance(images, 0, 16)[0] != drawn[0]).all() and (chance(images, 0, 16)[1:] == drawn[1:]).all()

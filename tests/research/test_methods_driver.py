@@ -1,0 +1,217 @@
+"""The comparison of methods end to end on a tiny net: rows, tables, settings, and refusals."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY, make_tiny_tofe
+from peer_nets import TARGET, tiny_images, tiny_teacher
+from safetensors.torch import save_file
+
+from research import compare_methods
+from research.peers import lab as lab_module
+from research.peers.crops import prepare_crops
+from research.peers.freezing import Freezing
+from research.peers.tables import accuracy_by_batch, reuse_by_stage
+from research.peers.training import Fit, fit
+from tofe_edge.errors import InputError
+from tofe_edge.io.preprocessing import normalize
+from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.training.batches import Source, TrainingSet, batches
+from tofe_edge.training.views import ViewRecipe
+
+IDS = [str(number) for number in range(10)]
+CPU = torch.device("cpu")
+
+Compare = Callable[..., int]
+"""``compare(*options)``: the exit code; results go to ``methods.yaml``."""
+
+
+@pytest.fixture
+def compare(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
+    weights = tmp_path / "tiny.safetensors"
+    save_file(tiny_teacher().backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
+    monkeypatch.setattr(compare_methods, "create_host", lambda name, stages: create_host(name, TINY, stages=stages))
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+
+    def run(*options: str) -> int:
+        words = f"--weights {weights} --data {image_folder} --views {tmp_path / 'views'} --view-count 12 --held-out 0"
+        words += f" --validation {image_folder} --target-gmacs {TARGET} --batch-size 4 --steps 4"
+        return compare_methods.main([*words.split(), "--out", str(tmp_path / "methods.yaml"), *options])
+
+    return run
+
+
+def document(folder: Path) -> dict[str, Any]:
+    text = (folder / "methods.yaml").read_text()
+    assert str(folder) not in text
+    read: dict[str, Any] = yaml.safe_load(text)
+    return read
+
+
+def test_every_kind_of_method_gives_a_row(
+    compare: Compare, tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = "tofe,tofe_given,evit,tome_everywhere_untrained,resolution"
+    assert compare("--methods", names, "--checkpoint", str(tiny_checkpoint.path), "--tables") == 0
+    rows = document(tmp_path)["methods"]
+    assert list(rows) == ["dense", "tiny", *names.split(",")]
+    trained = {name: (row["trained"], row["steps"], row["images_seen"]) for name, row in rows.items()}
+    assert trained["tofe"] == trained["resolution"] == ("yes", 4, 16)
+    assert trained["tome_everywhere_untrained"] == ("no", 0, 0) and trained["tiny"] == ("elsewhere", 0, 0)
+    dense = rows["dense"]
+    assert dense["difference"] == dense["lost"] == dense["gained"] == 0 and dense["mid_p"] == 1
+    for row in rows.values():
+        low, high = row["top1_interval"]
+        assert 0 <= low <= row["top1"] <= high <= 100 and 0 < row["gmacs"] < 0.003
+        assert row["difference"] == pytest.approx(row["top1"] - dense["top1"], abs=0.011)
+    tables = document(tmp_path)["tables"]
+    # Where counts are given, selectors do not decide how many tokens a batch keeps.
+    assert set(tables) == {
+        "tofe_given, reused tokens",
+        *(f"{name}, {what}" for name in ("tofe", "tiny") for what in ("by batch size", "reused tokens")),
+    }
+    assert [row["batch"] for row in tables["tofe, by batch size"]] == [1, 8, 32, 128]
+    assert document(tmp_path)["to_tofe"]["method"] in ("tofe", "tofe_given")
+    out = capsys.readouterr().out
+    assert "| tome_everywhere_untrained | 0.002 | merges" in out and "tiny, reused tokens:" in out
+
+
+def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
+    compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit
+
+    def cut(method: Any, *arguments: Any) -> Fit:
+        if type(method).__name__ == "ToMe":
+            raise KeyboardInterrupt
+        return whole(method, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab_module, "fit", cut)
+        with pytest.raises(KeyboardInterrupt):
+            compare("--methods", "evit,tome")
+    first = document(tmp_path)["methods"]
+    assert list(first) == ["dense", "evit"]
+    assert compare("--methods", "tome") == 0
+    rows = document(tmp_path)["methods"]
+    assert list(rows) == ["dense", "evit", "tome"] and rows["evit"] == first["evit"]
+    calls = document(tmp_path)["calls"]
+    assert [call["command"].split(" --methods ")[1] for call in calls] == ["evit,tome", "tome"]
+    assert (rows["evit"]["call"], rows["tome"]["call"]) == (0, 1)
+    assert all({"date", "command", "threads", "host", "versions"} == set(call) for call in calls)
+    assert compare("--methods", "tome") == 0
+    assert document(tmp_path)["calls"] == calls
+
+
+def test_without_masked_steps_the_same_run_is_not_made_twice(
+    compare: Compare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare("--methods", "tofe,tofe_geometric", "--selecting-share", "0", "--steps", "1") == 0
+    assert list(document(tmp_path)["methods"]) == ["dense", "tofe"]
+    assert "tofe_geometric: skipped, for without masked steps it is the run of tofe\n" in capsys.readouterr().err
+
+
+def test_two_selections_will_do(compare: Compare, tmp_path: Path) -> None:
+    assert compare("--methods", "tofe,idlevit", "--select-before", "1,3", "--steps", "1") == 0
+    read = document(tmp_path)
+    assert read["settings"]["selections"] == [1, 3]
+    assert all(row["how"].count(",") == 1 for name, row in read["methods"].items() if name != "dense")
+
+
+def test_weights_and_images_that_were_tested_are_settings(
+    compare: Compare, tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare("--methods", "evit_untrained") == 0
+    settings = document(tmp_path)["settings"]
+    weights = tmp_path / "tiny.safetensors"
+    assert settings["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    assert settings["selections"] == [1, 2, 3]
+    assert settings["validation_images"] == 6 and "validation_unreadable" not in settings
+    (image_folder / "1" / "2.png").write_bytes(b"no image")
+    assert compare("--methods", "evit_untrained") == 2
+    assert "has results with another validation_images, validation_unreadable; use" in capsys.readouterr().err
+    (tmp_path / "methods.yaml").unlink()
+    assert compare("--methods", "evit_untrained") == 0
+    settings = document(tmp_path)["settings"]
+    assert (settings["validation_images"], settings["validation_unreadable"]) == (5, 1)
+    save_file(make_tiny_tofe(seed=1).backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
+    assert compare("--methods", "tome_untrained", "--views", str(tmp_path / "others")) == 2
+    assert "has results with another weights_sha256; use" in capsys.readouterr().err
+
+
+def test_results_of_other_settings_are_not_mixed(
+    compare: Compare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare("--methods", "evit_untrained") == 0
+    before = (tmp_path / "methods.yaml").read_bytes()
+    assert compare("--methods", "tome_untrained", "--distillation-weight", "1") == 2
+    assert "has results with another distillation_weight; use another --out" in capsys.readouterr().err
+    assert (tmp_path / "methods.yaml").read_bytes() == before
+    (tmp_path / "methods.yaml").write_text("[]")
+    assert compare("--methods", "tome_untrained") == 2
+    assert "is no result of research.compare_methods" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "evitt"], "'evitt' is unknown"),
+        ([], "nothing to compare"),
+        (["--methods", "evit", "--steps", "0"], "--steps 0: is at least 1"),
+        (["--methods", "evit", "--view-count", "0"], "--view-count 0: is at least 1"),
+        (["--methods", "evit", "--first-views", "0"], "--first-views 0: is at least 1"),
+        (["--methods", "evit", "--limit", "-1"], "--limit -1: is at least 1"),
+        (["--methods", "evit", "--batch-size", "-4"], "--batch-size -4: is at least 1"),
+        (["--methods", "evit", "--selecting-share", "1"], "--selecting-share 1: is in [0, 1)"),
+        (["--methods", "tofe_given", "--select-before", "1,3"], "of three selections, not 2; leave it out"),
+        (["--methods", "evit", "--target-gmacs", "0.5"], "out of reach"),
+        (["--checkpoint", "nothing"], "nothing"),
+    ],
+)
+def test_wrong_arguments(
+    compare: Compare, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(*options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_crops_are_those_of_the_views(tmp_path: Path, image_folder: Path) -> None:
+    data, spec = TrainingSet.find([Source(image_folder)], IDS, 0, 0), tiny_teacher().backbone.preprocessing
+    recipe = ViewRecipe(40, 3, 0.35, 0.0, (1, 2, 3), "", "")
+    crops = prepare_crops(tmp_path, data.train, spec, recipe, 35, spec.image_size)
+    wanted = torch.cat([batch.images for batch in batches(data.train, spec, 32, range(2), 3, recipe.augmentation)])[:35]
+    assert np.array_equal(np.stack([normalize(crop, spec) for crop in crops]), wanted.numpy())
+    smaller = prepare_crops(tmp_path, data.train, spec, recipe, 35, 32)
+    assert smaller.shape == (35, 32, 32, 3)
+    with pytest.raises(InputError, match="has not the crops of 36 views"):
+        prepare_crops(tmp_path, data.train, spec, recipe, 36, 32)
+
+
+@torch.no_grad()
+def test_tables_six_and_seven() -> None:
+    net, images = tiny_teacher(), tiny_images(12)
+    method = Freezing.of(net, TokenCounts((9, 5, 3)))
+    stems, labels = net.stem(images), torch.arange(12) % 10
+    one, all_at_once = accuracy_by_batch(method, stems, labels, (1, 12))
+    alone = [net.forward_instance(image[None]) for image in images]
+    hits = sum(int(found.logits.argmax()) == int(label) for found, label in zip(alone, labels))
+    assert one.top1.estimate == hits / 12
+    costs = [method.macs_of([len(index[0]) for index in found.kept]) / 1e9 for found in alone]
+    assert one.gmacs == pytest.approx(sum(costs) / 12) and all_at_once.gmacs != one.gmacs
+    rows = reuse_by_stage(method, stems)
+    kept = [[set(row) for row in index.tolist()] for index in net.forward_batch(images, TokenCounts((9, 5, 3))).kept]
+    reused = sum(len(later - earlier) for earlier, later in zip(kept[0], kept[1])) / 12
+    assert [(row.stage, row.kept) for row in rows] == [(2, 5.0), (3, 3.0)]
+    assert rows[0].reused == pytest.approx(reused) and rows[0].share == pytest.approx(reused / 5)
+    third = sum(len(now - (first & second)) for first, second, now in zip(*kept)) / 12
+    assert rows[1].reused == pytest.approx(third)

@@ -1,0 +1,1 @@
+"""Choosing checkpoint and token counts by a budget of GMACs or milliseconds."""

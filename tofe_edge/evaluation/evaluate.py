@@ -1,0 +1,137 @@
+"""Accuracy of the reference on labelled images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tofe_edge.errors import InputError
+from tofe_edge.evaluation.predicting import Predicted, predict_samples
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.evaluation.reference import Reference
+from tofe_edge.evaluation.statistics import proportion_interval
+from tofe_edge.evaluation.usage import reused_counts
+from tofe_edge.io.dataset import Sample
+from tofe_edge.io.inputs import Inputs
+from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.model.backbones import Backbone
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy in per cent, with 95 % Wilson intervals; ``gmacs`` is the mean over images in instance mode."""
+
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float
+    images: int
+    gmacs: float
+    mean_kept: tuple[float, ...]
+    unreadable: tuple[Path, ...] = ()
+    """Where the images are that could not be read and are not counted."""
+    mean_reused: tuple[float, ...] = ()
+    """Kept patches, a selection each, that an earlier selection had frozen."""
+    kept_counts: tuple[tuple[tuple[int, ...], int], ...] = ()
+    """Token counts of an image, a selection each, and how many images have them; in the order of the counts."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable keys of ``tofe-edge evaluate --json``, and the interval and mean kept counts."""
+        return {
+            "top1": round(self.top1, 3),
+            "top1_interval": [round(value, 3) for value in self.top1_interval],
+            "top5": round(self.top5, 3),
+            "images": self.images,
+            "gmacs": round(self.gmacs, 4),
+            "mean_kept": [round(value, 2) for value in self.mean_kept],
+        }
+
+
+class _Tally:
+    """Counts over images, however many there are."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._hits1 = self._hits5 = 0
+        self._kept: Counter[tuple[int, ...]] = Counter()
+        self._reused: Counter[tuple[int, ...]] = Counter()
+
+    def add(self, prediction: Prediction, label: int) -> None:
+        best = np.argsort(-prediction.logits, kind="stable")[:5]
+        self._hits1 += int(best[0] == label)
+        self._hits5 += int(label in best)
+        self._kept[tuple(len(positions) for positions in prediction.kept)] += 1
+        self._reused[reused_counts(prediction.kept, self._backbone.patch_tokens)] += 1
+
+    def evaluation(self, unreadable: Sequence[Path] = ()) -> Evaluation:
+        images = self._kept.total()
+        costs = [gmacs(tofe_macs(self._backbone, kept) if kept else dense_macs(self._backbone)) for kept in self._kept]
+        weights = list(self._kept.values())
+        return Evaluation(
+            top1=100 * self._hits1 / images,
+            top1_interval=wilson_interval(self._hits1, images),
+            top5=100 * self._hits5 / images,
+            images=images,
+            gmacs=float(np.average(costs, weights=weights)),
+            mean_kept=_mean(self._kept),
+            unreadable=tuple(unreadable),
+            mean_reused=_mean(self._reused),
+            kept_counts=tuple(sorted(self._kept.items())),
+        )
+
+
+def _mean(tallied: Counter[tuple[int, ...]]) -> tuple[float, ...]:
+    return tuple(np.average(list(tallied), axis=0, weights=list(tallied.values())).tolist())
+
+
+def evaluate(reference: Reference, inputs: Inputs) -> Evaluation:
+    """Top-1 and top-5 of a reference on labelled inputs in memory.
+
+    Raises:
+        InputError: the inputs have no labels.
+    """
+    if inputs.labels is None:
+        raise InputError("accuracy needs labelled images; give a folder of class folders with --data")
+    tally = _Tally(reference.model.backbone.spec)
+    for prediction, label in zip(reference.predict_all(inputs.pixels), inputs.labels):
+        tally.add(prediction, label)
+    return tally.evaluation(inputs.unreadable)
+
+
+def evaluate_samples(
+    reference: Reference,
+    source: Path,
+    samples: Sequence[Sample],
+    spec: Preprocessing,
+    batch: int = 16,
+    witness: Callable[[Predicted], None] | None = None,
+) -> Evaluation:
+    """Top-1 and top-5 of a reference on the samples of ``source``, with ``batch`` inputs at a time in memory.
+
+    Args:
+        witness: is shown every prediction.
+
+    Raises:
+        InputError: none of the samples can be read.
+    """
+    tally = _Tally(reference.model.backbone.spec)
+    unreadable: list[Path] = []
+    for found in predict_samples(reference, source, samples, spec, batch):
+        if isinstance(found, Predicted):
+            tally.add(found.prediction, found.sample.label)
+            if witness is not None:
+                witness(found)
+        else:
+            unreadable.append(found.sample.location)
+    return tally.evaluation(unreadable)
+
+
+def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
+    """95 % confidence interval of a rate, in per cent (Wilson 1927)."""
+    interval = proportion_interval(hits, trials)
+    return 100 * interval.low, 100 * interval.high

@@ -1,0 +1,299 @@
+"""Golden vectors, ``NAME.golden/`` beside an artifact: inputs as PNG, and what the artifact made of them where it was made.
+
+Whoever copies an artifact to another machine, or runs it by other code (an app, the native runner), proves with them that
+it still computes the same: see :func:`replay`. The format is described in docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tofe_edge.errors import GateError, InputError
+from tofe_edge.evaluation.parity import GATES, NEAR_TIE, Parity, compare
+from tofe_edge.evaluation.prediction import Prediction, Predictor, RankedClass, top_classes
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
+from tofe_edge.io.images import read_image
+from tofe_edge.io.inputs import load_photographs
+from tofe_edge.io.preprocessing import Preprocessing, denormalize, normalize
+
+if TYPE_CHECKING:
+    from tofe_edge.model.checkpoint import Checkpoint
+
+SCHEMA = 1
+SUFFIX = ".golden"
+DOCUMENT = "golden.json"
+
+IMAGES = 4
+_SEED = 2
+"""Crops of their own, neither those of the calibration nor those of the check."""
+
+_KEYS = {"schema", "artifact_sha256", "vectors"}
+_VECTOR_KEYS = {"method", "file", "sha256", "logits", "top5", "kept", "near_tie"}
+_FILE_NAME = re.compile(r"[0-9]{1,4}\.png", re.ASCII)
+_NUMBERS = re.compile(r"\[\n\s+([-+.0-9e,\s]+?)\s+\]")
+"""A list of numbers as ``json.dumps`` indents it. No text matches: line breaks in texts are escaped."""
+
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+_PROBABILITY_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class GoldenVector:
+    """One input and what one method made of it."""
+
+    method: str
+    file: str
+    """Name of the PNG in the folder."""
+    png: bytes
+    """Its content: RGB, ``image_size`` x ``image_size``."""
+    pixels: npt.NDArray[np.uint8]
+    """The same decoded: ``(image_size, image_size, 3)``."""
+    expected: Prediction
+    """The artifact's own. Its margin is 0 where the reference holds a near tie, else not known."""
+    top5: tuple[RankedClass, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the PNG."""
+        return hashlib.sha256(self.png).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in ``golden.json``. Nine digits are enough to get every float32 back, read as float or as double."""
+        return {
+            "method": self.method,
+            "file": self.file,
+            "sha256": self.sha256,
+            "logits": [float(f"{value:.9g}") for value in self.expected.logits],
+            "top5": [{**asdict(one), "probability": float(f"{one.probability:.9g}")} for one in self.top5],
+            "kept": [positions.tolist() for positions in self.expected.kept],
+            "near_tie": self.expected.margin < NEAR_TIE,
+        }
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """All vectors of an artifact, every input for every method."""
+
+    artifact_sha256: str
+    precision: str
+    preprocessing: Preprocessing
+    vectors: tuple[GoldenVector, ...]
+
+    def of(self, method: str) -> tuple[GoldenVector, ...]:
+        """Those of one method. Raises :class:`InputError` where there are none."""
+        found = tuple(vector for vector in self.vectors if vector.method == method)
+        if not found:
+            raise InputError(f"there are no golden vectors of the method {method!r}; convert the model again")
+        return found
+
+    def content(self) -> dict[str, bytes]:
+        """The files of the folder, by name; the same bytes for the same vectors."""
+        document = {
+            "schema": SCHEMA,
+            "artifact_sha256": self.artifact_sha256,
+            "vectors": [vector.to_json() for vector in self.vectors],
+        }
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        # A line for each of 1000 logits would make a file that nobody scrolls through.
+        text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+        files = {vector.file: vector.png for vector in self.vectors}
+        return {**files, DOCUMENT: f"{text}\n".encode("utf-8", "backslashreplace")}
+
+
+def golden_path_of(path: Path) -> Path:
+    """``NAME.golden`` for ``NAME.pte``."""
+    return path.with_suffix(SUFFIX)
+
+
+def make_golden(artifact: Artifact, load: Callable[[str], Predictor], checkpoint: Checkpoint) -> GoldenSet:
+    """Run every method of an artifact on ``IMAGES`` seeded crops of the sample photographs.
+
+    Args:
+        load: a method of the artifact by its name, ready to run.
+        checkpoint: what it was made from; tells which inputs hold a near tie, where that matters (fp32).
+
+    Raises:
+        InputError: there are no sample photographs.
+        GateError: logits are not finite.
+        DeviceError: the runtime fails.
+    """
+    manifest = artifact.manifest
+    crops = load_photographs(manifest.preprocessing, _SEED).pixels
+    inputs = crops[:: len(crops) // IMAGES][:IMAGES]
+    pixels = [denormalize(view, manifest.preprocessing)[0].transpose(1, 2, 0).astype(np.uint8) for view in inputs]
+    pngs = [_to_png(one) for one in pixels]
+    vectors = []
+    for name, method in manifest.methods.items():
+        predictor, ties = load(name), _near_ties(artifact, checkpoint, method, inputs)
+        for number, view in enumerate(inputs):
+            found = predictor(view)
+            if not np.isfinite(found.logits).all():
+                raise GateError(f"{artifact.path.name}, method {name}: not written, its logits are not finite")
+            expected = _expected(found.logits, found.kept, ties[number])
+            best = tuple(top_classes(expected.logits, manifest.class_names))
+            vectors.append(GoldenVector(name, f"{number}.png", pngs[number], pixels[number], expected, best))
+    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
+
+
+def replay(golden: GoldenSet, predictor: Predictor, method: str = DEFAULT_METHOD) -> Parity:
+    """Run ``predictor`` on the inputs of one method and compare with what is expected, by the precision's gates.
+
+    The gates of :mod:`tofe_edge.evaluation.parity` leave room for another CPU's rounding, which turns close selections in int8. Of the
+    shipped net a Cortex-A76 gives 117 dB in fp32 and 22 dB in int8 with 97 % of the last stage's tokens; swapped colours, a
+    missing or another normalisation give at most 9 dB, with 74 %.
+
+    Args:
+        predictor: runs ``method`` of the artifact, wherever and by whatever code.
+
+    Raises:
+        InputError: the set has no such method, or the predictor other numbers of classes or stages.
+        DeviceError: the predictor fails.
+    """
+    vectors = golden.of(method)
+    found = [predictor(normalize(vector.pixels, golden.preprocessing)[None]) for vector in vectors]
+    return compare([vector.expected for vector in vectors], found, None, GATES[golden.precision])
+
+
+def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
+    """Read a folder of golden vectors and check all of it against the artifact.
+
+    Raises:
+        InputError: it is missing, damaged, of another version, or of another artifact; one line that names the file.
+    """
+    document, manifest = path / DOCUMENT, artifact.manifest
+    if not document.is_file():
+        raise InputError(
+            f"{path}: there are no golden vectors of {artifact.path.name} (no {DOCUMENT}); copy the folder along, or convert "
+            "the model again"
+        )
+    try:
+        content = json.loads(document.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{document}: cannot be read as JSON ({error}); convert the model again") from error
+    try:
+        entries = _entries(content, manifest)
+    except InputError as error:
+        raise InputError(f"{document}: {error}; copy the model's own folder or convert it again") from error
+    sums = {entry["file"]: entry["sha256"] for entry in entries}
+    size = manifest.preprocessing.image_size
+    images = {name: _read_png(path / name, checksum, size) for name, checksum in sums.items()}
+    vectors = []
+    for entry in entries:
+        expected = _expected(np.array(entry["logits"], np.float32), entry["kept"], entry["near_tie"])
+        best = tuple(top_classes(expected.logits, manifest.class_names))
+        vectors.append(GoldenVector(entry["method"], entry["file"], *images[entry["file"]], expected, best))
+    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
+
+
+def _entries(document: Any, manifest: Manifest) -> list[dict[str, Any]]:
+    """The checked entries of ``golden.json``. Raises :class:`InputError` without the name of the file."""
+    found = document.get("schema") if isinstance(document, dict) else None
+    _require(type(found) is int and found == SCHEMA, f"its schema is not {SCHEMA}")
+    _require(document.keys() == _KEYS, f"its keys are not {', '.join(sorted(_KEYS))}")
+    _require(document["artifact_sha256"] == manifest.sha256, f"it is of another model file than {manifest.artifact}")
+    _require(isinstance(document["vectors"], list) and bool(document["vectors"]), "vectors must be a list, not empty")
+    entries: list[dict[str, Any]] = document["vectors"]
+    for number, entry in enumerate(entries):
+        try:
+            _check_entry(entry, manifest)
+        except InputError as error:
+            raise InputError(f"vector {number}: {error}") from error
+    sums = {entry["file"]: entry["sha256"] for entry in entries}
+    _require(all(sums[one["file"]] == one["sha256"] for one in entries), "vectors give one file different checksums")
+    pairs = [(entry["method"], entry["file"]) for entry in entries]
+    wanted = sorted((method, file) for method in manifest.methods for file in sums)
+    _require(sorted(pairs) == wanted, "it lacks or repeats a method's input")
+    return entries
+
+
+def _check_entry(entry: Any, manifest: Manifest) -> None:
+    _require(isinstance(entry, dict) and entry.keys() == _VECTOR_KEYS, "its keys are not those of a vector")
+    texts = all(isinstance(entry[key], str) for key in ("method", "file", "sha256"))
+    _require(texts and entry["method"] in manifest.methods, "its method is none of the model's")
+    _require(_FILE_NAME.fullmatch(entry["file"]) is not None, "its file is not named like 0.png")
+    logits, classes = entry["logits"], len(manifest.class_names)
+    _require(isinstance(logits, list) and len(logits) == classes, f"its logits are not {classes} numbers")
+    # Written so that NaN fails too, and numbers that float32 cannot hold.
+    finite = all(type(value) in (int, float) and abs(value) <= _MAX_FLOAT32 for value in logits)
+    _require(finite, "its logits are not finite numbers")
+    _check_top5(entry["top5"], top_classes(np.array(logits, np.float32), manifest.class_names), classes)
+    counts, kept = manifest.methods[entry["method"]].token_counts or [], entry["kept"]
+    _require(isinstance(kept, list) and len(kept) == len(counts), f"kept has not {len(counts)} stages")
+    for stage, (positions, count) in enumerate(zip(kept, counts), start=1):
+        _require(
+            isinstance(positions, list)
+            and len(positions) == count
+            and all(type(one) is int and 0 <= one < manifest.patch_tokens for one in positions)
+            and len(set(positions)) == count,
+            f"kept of stage {stage} is not {count} different positions under {manifest.patch_tokens}",
+        )
+    _require(isinstance(entry["near_tie"], bool), "near_tie must be true or false")
+
+
+def _check_top5(listed: Any, wanted: Sequence[RankedClass], classes: int) -> None:
+    """It follows from the logits; an app may show it without computing it, so it must be right."""
+    _require(isinstance(listed, list) and len(listed) == len(wanted), f"top5 must list {len(wanted)} classes")
+    for one, best in zip(listed, wanted):
+        _require(isinstance(one, dict) and one.keys() == asdict(best).keys(), "top5 has other keys than it should")
+        index, probability = one["index"], one["probability"]
+        _require(type(index) is int and 0 <= index < classes, f"top5 has a class that is not under {classes}")
+        _require((index, one["name"]) == (best.index, best.name), "top5 is not what its logits say")
+        near = type(probability) in (int, float) and abs(probability - best.probability) <= _PROBABILITY_TOLERANCE
+        _require(near, "top5 has a probability that is not what its logits say")
+
+
+def _read_png(path: Path, sha256: str, size: int) -> tuple[bytes, npt.NDArray[np.uint8]]:
+    if not path.is_file():
+        raise InputError(f"{path}: is missing or no file; copy the folder again")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); copy the folder again") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(f"{path}: its checksum is not that in {DOCUMENT}; it is damaged or swapped: copy it again")
+    pixels = np.asarray(read_image(path))
+    if pixels.shape != (size, size, 3):
+        raise InputError(f"{path}: is not {size} x {size} pixels, which the model takes; convert the model again")
+    return content, pixels
+
+
+def _expected(logits: npt.NDArray[np.float32], kept: Sequence[npt.ArrayLike], near_tie: bool) -> Prediction:
+    positions = tuple(np.asarray(stage, np.int64) for stage in kept)
+    return Prediction(logits, positions, (0.0,) if near_tie else ())
+
+
+def _near_ties(
+    artifact: Artifact, checkpoint: Checkpoint, method: Method, inputs: Sequence[npt.NDArray[np.float32]]
+) -> list[bool]:
+    """Of each input: may another CPU rightly keep another token? Always false where the gates allow for that anyway."""
+    if not GATES[artifact.manifest.precision].skips_near_ties or method.token_counts is None:
+        return [False] * len(inputs)
+    from tofe_edge.evaluation.reference import load_reference
+    from tofe_edge.model.backbones import TokenCounts
+
+    counts, size = TokenCounts(tuple(method.token_counts)), artifact.manifest.preprocessing.image_size
+    # On the CPU: the answer must be the same on every machine that converts, with a GPU or without.
+    reference = load_reference(checkpoint, "batch", "cpu", counts=counts, image_size=size)
+    return [one.margin < NEAR_TIE for one in reference.predict_all(inputs)]
+
+
+def _to_png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    stored = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stored, "PNG", compress_level=9)
+    return stored.getvalue()
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)

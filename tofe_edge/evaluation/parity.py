@@ -1,0 +1,254 @@
+"""Does an artifact still predict what the reference predicts? Statistics as pure functions, gates as named constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tofe_edge.errors import InputError
+from tofe_edge.evaluation.prediction import Prediction
+
+MIN_IMAGES_FOR_RATE = 100
+"""Below this agreement is reported and not gated: a few borderline images would decide it. On 32 crops of two
+photographs the shipped int8 model agrees on 75 %, on 200 validation images on 96.5 %, with the same SNR. A small sample
+shows whether a program is right (SNR, kept tokens); how often int8 changes a class takes a real one (--data)."""
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Thresholds that an artifact of one precision must reach."""
+
+    min_snr_db: float
+    min_top1_agreement: float
+    min_kept_overlap: float
+    min_psnr_db: float = -math.inf
+    max_drop: float | None = None
+    """Points of top-1 accuracy that the artifact may have less than the reference; ``None`` is not gated."""
+    min_images_for_rate: int = MIN_IMAGES_FOR_RATE
+    """Fewer images do not gate agreement."""
+    skips_near_ties: bool = False
+    """Leave out images on which the reference holds two tokens at the cut less than ``NEAR_TIE`` apart."""
+
+
+NEAR_TIE = 1e-5
+"""Of scores of order 1: fp32 in another order moves them by up to some 1e-6, and then either token is the right one. Of
+64 validation images one has a gap of 2e-8 at a cut."""
+
+FP32_GATES = Gates(min_snr_db=60.0, min_top1_agreement=1.0, min_kept_overlap=1.0, skips_near_ties=True)
+"""Same arithmetic in another order: about 1e-6 of the logits, never another token or class but by a near tie."""
+
+FP16_GATES = Gates(min_snr_db=20.0, min_psnr_db=35.0, min_top1_agreement=0.99, min_kept_overlap=0.98)
+"""35 dB is the PSNR gate of Apple's own converters of diffusion models. A token near the cut that fp16 swaps moves the logits
+more than its arithmetic does: the shipped net has 29.7 dB of SNR with some swapped, and 53.8 with fp32's tokens forced."""
+
+INT8_GATES = Gates(min_snr_db=10.0, min_top1_agreement=0.95, min_kept_overlap=0.85)
+"""Post-training int8 costs a vision transformer half a point of accuracy when done well; borderline images change sides,
+one in twenty at most. Tokens near the cut change sides too, and move the logits more than rounding does: the shipped
+net keeps 98, 96 and 93 % of its tokens in dynamic int8 at 16 dB. Below 10 dB or 85 % something is broken, not rounded."""
+
+DECIDED_MARGIN = 0.1
+"""Closer than 10 points of probability, rounding may turn the top class: of 15 int8 changes seen on 232 images of
+a half-trained net, 13 were closer."""
+
+GATES = {"fp32": FP32_GATES, "fp16": FP16_GATES, "int8": INT8_GATES, "pal6": INT8_GATES, "pal4": INT8_GATES}
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate: what was asked, and whether it was reached."""
+
+    name: str
+    message: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Parity:
+    """An artifact against its reference over ``images`` images. Rates are shares in [0, 1]."""
+
+    images: int
+    top1_agreement: float
+    top1_reference: float | None
+    """Share of labels hit; ``None`` where the images have no labels."""
+    top1_artifact: float | None
+    decided_images: int
+    """Images whose two likeliest classes the reference holds at least ``DECIDED_MARGIN`` apart."""
+    decided_agreement: float
+    """Top-1 agreement among those; 1 where there are none."""
+    snr_db: float
+    """Power of the reference logits over that of the difference, all images together."""
+    psnr_db: float
+    """The same with the square of the largest reference logit in place of their power."""
+    kept_overlap: tuple[float, ...]
+    """Per stage: mean share of the reference's kept tokens that the artifact keeps too."""
+    gates: tuple[GateResult, ...] = ()
+    near_ties: int = 0
+    """Images left out of the gated figures because either of two tokens may be kept."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate was reached."""
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all logits of the artifact are numbers."""
+        return self.snr_db > -math.inf
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What was not reached, in words."""
+        return tuple(gate.message for gate in self.gates if not gate.passed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable keys of ``tofe-edge parity --json``; an infinite SNR becomes ``null``."""
+        return {
+            "images": self.images,
+            "top1_agreement": self.top1_agreement,
+            "top1_reference": self.top1_reference,
+            "top1_artifact": self.top1_artifact,
+            "decided_images": self.decided_images,
+            "decided_agreement": self.decided_agreement,
+            "snr_db": self.snr_db if math.isfinite(self.snr_db) else None,
+            "psnr_db": self.psnr_db if math.isfinite(self.psnr_db) else None,
+            "kept_overlap": list(self.kept_overlap),
+            "near_ties": self.near_ties,
+            "passed": self.passed,
+            "failures": list(self.failures),
+        }
+
+
+def compare(
+    reference: Sequence[Prediction], artifact: Sequence[Prediction], labels: Sequence[int] | None, gates: Gates
+) -> Parity:
+    """Compare predictions of the same inputs, image by image.
+
+    Raises:
+        InputError: there are none, or they differ in number, classes or stages.
+    """
+    if not reference or len(reference) != len(artifact):
+        raise InputError(f"parity needs the same images on both sides, not {len(reference)} and {len(artifact)}")
+    stages = len(reference[0].kept)
+    if any(len(prediction.kept) != stages for prediction in (*reference, *artifact)):
+        raise InputError(
+            "parity: reference and artifact differ in their number of stages; is it another checkpoint's artifact?"
+        )
+    if reference[0].logits.shape != artifact[0].logits.shape:
+        raise InputError(
+            "parity: reference and artifact differ in their number of classes; is it another checkpoint's artifact?"
+        )
+    accuracy = [_accuracy(np.stack([one.logits for one in side]), labels) for side in (reference, artifact)]
+    images = len(reference)
+    if gates.skips_near_ties and any(one.margin >= NEAR_TIE for one in reference):
+        clear = [pair for pair in zip(reference, artifact) if pair[0].margin >= NEAR_TIE]
+        reference, artifact = zip(*clear)
+    wanted = np.stack([prediction.logits for prediction in reference])
+    found = np.stack([prediction.logits for prediction in artifact])
+    same = wanted.argmax(1) == found.argmax(1)
+    decided = top2_margin(wanted) >= DECIDED_MARGIN
+    overlap = tuple(
+        float(np.mean([kept_overlap(a.kept[stage], b.kept[stage]) for a, b in zip(reference, artifact)]))
+        for stage in range(stages)
+    )
+    snr, psnr = snr_db(wanted, found), psnr_db(wanted, found)
+    drop = None if accuracy[0] is None or accuracy[1] is None else 100 * (accuracy[0] - accuracy[1])
+    return Parity(
+        images=images,
+        top1_agreement=float(same.mean()),
+        top1_reference=accuracy[0],
+        top1_artifact=accuracy[1],
+        near_ties=images - len(reference),
+        decided_images=int(decided.sum()),
+        decided_agreement=float(same[decided].mean()) if decided.any() else 1.0,
+        snr_db=snr,
+        psnr_db=psnr,
+        kept_overlap=overlap,
+        gates=(
+            *_rate_gates(same, decided, gates),
+            *_distance_gates(snr, psnr, overlap, gates),
+            *_drop_gate(drop, gates),
+        ),
+    )
+
+
+def top2_margin(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Probability of the likeliest class less that of the second, for logits ``(images, classes)``: ``(images,)``."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    ranked = np.sort(shifted / shifted.sum(1, keepdims=True), axis=1)
+    margin: npt.NDArray[np.float64] = ranked[:, -1] - ranked[:, -2]
+    return margin
+
+
+def snr_db(wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
+    """Signal-to-noise ratio in decibels; infinite where both are equal, minus infinite where ``found`` is not finite."""
+    if not np.isfinite(found).all():
+        return -math.inf
+    noise = float(np.square(wanted.astype(np.float64) - found).sum())
+    return snr_of_powers(float(np.square(wanted.astype(np.float64)).sum()), noise)
+
+
+def snr_of_powers(signal: float, noise: float) -> float:
+    """``10 log10(signal / noise)``; infinite without noise, minus infinite without signal."""
+    if noise == 0.0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def psnr_db(wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
+    """Peak signal-to-noise ratio in decibels, the peak being the largest magnitude in ``wanted``."""
+    power = float(np.square(wanted.astype(np.float64)).mean())
+    peak = float(np.abs(wanted).max(initial=0.0))
+    return snr_db(wanted, found) + (20 * math.log10(peak) - 10 * math.log10(power) if power else 0.0)
+
+
+def kept_overlap(wanted: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> float:
+    """Share of the tokens in ``wanted`` that are in ``found`` too; both are sets of positions."""
+    return len(np.intersect1d(wanted, found)) / max(1, len(wanted))
+
+
+def _accuracy(logits: npt.NDArray[np.float32], labels: Sequence[int] | None) -> float | None:
+    return None if labels is None else float((logits.argmax(1) == np.asarray(labels)).mean())
+
+
+def _rate_gates(same: npt.NDArray[np.bool_], decided: npt.NDArray[np.bool_], gates: Gates) -> list[GateResult]:
+    results = []
+    for name, group in (("all images", same), ("decided images", same[decided])):
+        if len(group) >= gates.min_images_for_rate:
+            rate, wanted = float(group.mean()), gates.min_top1_agreement
+            message = f"top-1 agreement on {name} {rate:.1%} {_side(rate >= wanted)} {100 * wanted:g}%"
+            results.append(GateResult(f"top-1 agreement on {name}", message, rate >= wanted))
+    return results
+
+
+def _distance_gates(snr: float, psnr: float, overlap: Sequence[float], gates: Gates) -> list[GateResult]:
+    results = []
+    for name, value, wanted in (("SNR", snr, gates.min_snr_db), ("PSNR", psnr, gates.min_psnr_db)):
+        if math.isfinite(wanted):
+            passed = value >= wanted
+            results.append(
+                GateResult(f"logits {name}", f"logits {name} {value:.1f} dB {_side(passed)} {wanted:.0f} dB", passed)
+            )
+    for stage, value in enumerate(overlap, start=1):
+        passed = value >= gates.min_kept_overlap - 1e-9
+        name = f"kept-token overlap of stage {stage}"
+        results.append(GateResult(name, f"{name} {value:.1%} {_side(passed)} {gates.min_kept_overlap:.0%}", passed))
+    return results
+
+
+def _drop_gate(drop: float | None, gates: Gates) -> list[GateResult]:
+    if gates.max_drop is None:
+        return []
+    if drop is None:
+        raise InputError("a drop of accuracy can be gated on labelled images alone; give some with --data")
+    passed = drop <= gates.max_drop + 1e-9
+    word = "within" if passed else "over"
+    return [GateResult("top-1 drop", f"top-1 drop {drop:.2f} points is {word} {gates.max_drop:g}", passed)]
+
+
+def _side(passed: bool) -> str:
+    return "reaches" if passed else "is under"

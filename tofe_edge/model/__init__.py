@@ -1,0 +1,1 @@
+"""The method: backbones, ToFe, its multiply-accumulates and checkpoints."""

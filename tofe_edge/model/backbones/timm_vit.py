@@ -1,0 +1,234 @@
+"""timm's vision transformers as hosts of ToFe. The only module that imports timm."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tofe_edge.errors import InputError
+from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.model.backbones.host import Host
+from tofe_edge.model.backbones.spec import Backbone, Conv
+from tofe_edge.model.backbones.stages import default_stages
+from tofe_edge.model.backbones.weights import load_strictly
+from tofe_edge.model.masking import masked_attention, received
+
+_TORCHVISION_OPERATORS: list[torch.library.Library] = []
+
+
+def _make_torchvision_importable() -> None:
+    """Let timm import torchvision where its compiled operators do not load.
+
+    torchvision's PyPI wheel for x86-64 Linux is a CUDA build; beside a CPU torch its import fails with
+    ``operator torchvision::nms does not exist``. Declaring the two operators that its import looks up is
+    enough; calling them still gives torchvision's own error.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None or _TORCHVISION_OPERATORS:
+        return
+    libraries = sorted(Path(spec.origin).parent.glob("_C*.so"))
+    try:
+        for library in libraries:
+            torch.ops.load_library(str(library))
+        if libraries:
+            return
+    except OSError:
+        pass  # the build does not fit this torch: declare the operators below
+    fragment = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        fragment.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _TORCHVISION_OPERATORS.append(fragment)
+
+
+@cache
+def _timm() -> Any:
+    _make_torchvision_importable()
+    import timm
+
+    return timm
+
+
+def model_names() -> list[str]:
+    """Every architecture name that timm knows."""
+    return list(_timm().list_models())
+
+
+def imagenet_classes() -> tuple[list[str], list[str]]:
+    """WordNet ids and names of the 1000 ImageNet classes, in the order of the logits."""
+    _timm()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return list(info.label_names()), [name.split(",")[0] for name in info.label_descriptions()]
+
+
+class TimmVit(Host):
+    """A ``timm.models.vision_transformer.VisionTransformer`` (or a subclass with a distillation token)."""
+
+    def __init__(self, vit: Any, spec: Backbone, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.vit = vit
+        self.spec = spec
+        self.preprocessing = preprocessing
+
+    def embed(self, images: Tensor) -> Tensor:
+        tokens = self.vit._pos_embed(self.vit.patch_embed(images))
+        embedded: Tensor = self.vit.norm_pre(tokens)
+        return embedded
+
+    def block(self, index: int, tokens: Tensor) -> Tensor:
+        out: Tensor = self.vit.blocks[index](tokens)
+        return out
+
+    def attention_received(self, index: int, tokens: Tensor) -> Tensor:
+        block = self.vit.blocks[index]
+        query, key, _ = project(block.attn, block.norm1(tokens))
+        return received(query, key, self.spec.prefix_tokens)
+
+    def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
+        block = self.vit.blocks[index]
+        tokens = tokens + block.drop_path1(block.ls1(_attend(block.attn, block.norm1(tokens), keep)))
+        out: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+        return out
+
+    def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        del keep  # the class token alone is read
+        out: Tensor = self.vit.forward_head(self.vit.norm(tokens[:, : self.spec.prefix_tokens]))
+        return out
+
+    def load_dense(self, weights: Mapping[str, Tensor]) -> None:
+        load_strictly(self.vit, weights, self.spec.name)
+
+    def resized(self, image_size: int) -> TimmVit:
+        from timm.layers import resample_abs_pos_embed
+
+        net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
+        net.spec = replace(net.spec, stages=self.spec.stages)
+        weights = self.vit.state_dict()
+        old, new = (host.vit.patch_embed.grid_size for host in (self, net))
+        positions = weights["pos_embed"]
+        # Not every prefix token has a position: DeiT-III's CLS and the registers of DINOv2 have none.
+        prefix = positions.shape[1] - self.spec.patch_tokens
+        weights["pos_embed"] = resample_abs_pos_embed(positions, new, old_size=old, num_prefix_tokens=prefix)
+        net.load_dense(weights)
+        return net
+
+
+def project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of timm's attention, each ``(B, H, T, d)``, normalised where the net does that."""
+    batch, count, _ = tokens.shape
+    qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return attention.q_norm(query), attention.k_norm(key), value
+
+
+def _attend(attention: Any, tokens: Tensor, keep: Tensor) -> Tensor:
+    batch, count, _ = tokens.shape
+    mixed = masked_attention(*project(attention, tokens), keep)
+    out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, count, attention.attn_dim))
+    return out
+
+
+def create(name: str, overrides: Mapping[str, int], pretrained: bool = False) -> TimmVit:
+    """Build a timm vision transformer by name, with random weights unless ``pretrained``.
+
+    Args:
+        overrides: see :data:`tofe_edge.model.backbones.spec.OVERRIDES`.
+        pretrained: fetch timm's published weights (needs a network or timm's cache).
+
+    Raises:
+        InputError: the name is unknown, or the net is not an isotropic transformer with a CLS token.
+    """
+    timm = _timm()
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, model_names(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise InputError(f"backbone {name!r} is unknown; {hint}")
+    keywords = {"image_size": "img_size", "dim": "embed_dim", "heads": "num_heads", "classes": "num_classes"}
+    arguments = {keywords.get(key, key): value for key, value in overrides.items()}
+    try:
+        vit = timm.create_model(name, pretrained=pretrained, **arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise InputError(f"backbone {name!r}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise InputError(
+            f"backbone {name!r}: its published weights could not be fetched ({type(error).__name__}); "
+            "give a local file with --weights"
+        ) from error
+    reason = _unfit(vit)
+    if reason:
+        raise InputError(f"backbone {name!r} cannot carry ToFe: {reason}")
+    return TimmVit(vit.eval(), _describe(name, vit, overrides), _preprocessing(vit))
+
+
+def _unfit(vit: Any) -> str | None:
+    """Why ToFe cannot be put on ``vit``, or ``None``."""
+    from timm.layers import Attention, Mlp, PatchEmbed
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    if not isinstance(vit, VisionTransformer):
+        return f"{type(vit).__name__} is not an isotropic vision transformer (windows, pyramids and hybrids are not supported)"
+    if not getattr(vit, "has_class_token", vit.cls_token is not None):
+        return "it has no CLS token; ToFe freezes patch tokens and reads the CLS token"
+    if vit.num_classes < 1:
+        return "it has no classifier head"
+    if vit.global_pool != "token" or vit.attn_pool is not None:
+        return (
+            f"its head pools the patch tokens ({vit.global_pool or 'attention'}); freezing tokens would change the pool"
+        )
+    if type(vit.patch_embed) is not PatchEmbed or vit.dynamic_img_size or vit.pos_embed is None:
+        return "its patch embedding is not one convolution with a learned position embedding"
+    for block in vit.blocks:
+        if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
+            parts = (block, getattr(block, "attn", None), getattr(block, "mlp", None))
+            kinds = ", ".join(type(part).__name__ for part in parts if part is not None)
+            return f"its blocks ({kinds}) are not the plain ones"
+        if (
+            block.attn.gate is not None
+            or not isinstance(block.attn.norm, nn.Identity)
+            or not isinstance(block.mlp.norm, nn.Identity)
+        ):
+            return "its attention or MLP has extra gates or norms"
+        if not isinstance(block.norm1, nn.LayerNorm):
+            return f"its norm is {type(block.norm1).__name__}, not LayerNorm"
+    return None
+
+
+def _describe(name: str, vit: Any, overrides: Mapping[str, int]) -> Backbone:
+    patch = vit.patch_embed.patch_size[0]
+    first = vit.blocks[0]
+    return Backbone(
+        name=name,
+        image_size=vit.patch_embed.img_size[0],
+        patch_tokens=vit.patch_embed.num_patches,
+        prefix_tokens=vit.num_prefix_tokens,
+        dim=vit.embed_dim,
+        depth=len(vit.blocks),
+        heads=first.attn.num_heads,
+        mlp_hidden=first.mlp.fc1.out_features,
+        classes=vit.num_classes,
+        stem=(Conv(patch, 3, vit.embed_dim, patch),),
+        stages=default_stages(len(vit.blocks)),
+        overrides=dict(overrides),
+    )
+
+
+def _preprocessing(vit: Any) -> Preprocessing:
+    config = vit.pretrained_cfg
+    return Preprocessing(
+        image_size=vit.patch_embed.img_size[0],
+        crop_pct=float(config["crop_pct"]),
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )

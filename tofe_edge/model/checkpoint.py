@@ -1,0 +1,244 @@
+"""Checkpoints: one safetensors file with everything needed to build, judge and feed the net in its header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tofe_edge.errors import InputError
+from tofe_edge.io.files import sha256_of, write_atomically
+from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.io.tensors import must_be_a_file, read_metadata, read_tensors
+from tofe_edge.model.backbones import Backbone, Host, TokenCounts, create_host
+from tofe_edge.model.backbones.spec import backbone_to_json
+from tofe_edge.model.backbones.weights import load_strictly
+from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.tofe import ToFe
+
+SCHEMA = 1
+IMAGENET_CLASSES = 1000
+_HEADER_KEY = "tofe_edge"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the logits mean: ids (WordNet ids for ImageNet) and names, in logit order."""
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The header of a checkpoint. The weights stay in the file until :func:`load_model`."""
+
+    name: str
+    backbone_name: str
+    overrides: dict[str, int]
+    token_counts: TokenCounts | None
+    """``None``: a dense backbone without selectors."""
+    gmacs: float
+    dense_gmacs: float
+    preprocessing: Preprocessing
+    classes: Classes
+    accuracy: dict[str, Any] | None
+    """``top1``, ``top5`` (percent), ``dense_top1``, ``images``, ``dataset``, as measured after training."""
+    training: dict[str, Any] | None
+    """Every hyper-parameter, the data, the measured counts."""
+    path: Path = Path()
+    plain: bool = False
+    """The file holds a dense backbone's weights in its own key names, without our header."""
+    stages: tuple[int, ...] | None = None
+    """Blocks before which tokens are selected, from 0; ``None``: the paper's."""
+
+    @property
+    def top1(self) -> float:
+        """Measured top-1 in percent; -1 where it was never measured, so that it loses every comparison."""
+        return float(self.accuracy["top1"]) if self.accuracy else -1.0
+
+    def sha256(self) -> str:
+        """Checksum of the file."""
+        return sha256_of(self.path)
+
+
+def describe(
+    name: str,
+    spec: Backbone,
+    preprocessing: Preprocessing,
+    classes: Classes,
+    token_counts: TokenCounts | None,
+    accuracy: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+) -> Checkpoint:
+    """The header of a net, GMACs counted."""
+    macs = dense_macs(spec) if token_counts is None else tofe_macs(spec, token_counts.check(spec).kept)
+    return Checkpoint(
+        name=name,
+        backbone_name=spec.name,
+        overrides=dict(spec.overrides),
+        token_counts=token_counts,
+        gmacs=gmacs(macs),
+        dense_gmacs=gmacs(dense_macs(spec)),
+        preprocessing=preprocessing,
+        classes=classes,
+        accuracy=accuracy,
+        training=training,
+        stages=spec.stages,
+    )
+
+
+def host_of(checkpoint: Checkpoint) -> Host:
+    """The checkpoint's backbone, with random weights. Raises :class:`InputError` where there is none such."""
+    return create_host(checkpoint.backbone_name, checkpoint.overrides, stages=checkpoint.stages)
+
+
+def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Checkpoint:
+    """Write weights and header atomically; ``half`` stores fp16 (loaded back as fp32).
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {
+        key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in model.state_dict().items()
+        if header.token_counts is not None or key.startswith("backbone.")
+    }
+    document = {
+        "schema": SCHEMA,
+        "name": header.name,
+        "backbone": backbone_to_json(model.backbone.spec),
+        "token_counts": list(header.token_counts.kept) if header.token_counts else None,
+        "gmacs": round(header.gmacs, 6),
+        "dense_gmacs": round(header.dense_gmacs, 6),
+        "preprocessing": header.preprocessing.to_json(),
+        "classes": {"ids": list(header.classes.ids), "names": list(header.classes.names)},
+        "accuracy": header.accuracy,
+        "training": header.training,
+    }
+    metadata = {_HEADER_KEY: json.dumps(document, sort_keys=True)}
+    write_atomically(path, lambda temporary: _write_tensors(tensors, temporary, metadata))
+    return replace(header, path=path)
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, str(path), metadata)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(str(error)) from error
+
+
+def read_header(path: Path) -> Checkpoint:
+    """Read and check a checkpoint's header without loading its weights.
+
+    Raises:
+        InputError: the file is missing, truncated, no safetensors file, or its header is not ours.
+    """
+    metadata = read_metadata(path)
+    if _HEADER_KEY not in metadata:
+        raise InputError(
+            f"{path}: has no tofe-edge header, so it holds plain weights; name their net with --backbone to use them as a dense model"
+        )
+    try:
+        document = json.loads(metadata[_HEADER_KEY])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the tofe-edge header is not JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else None
+        raise InputError(
+            f"{path}: checkpoint schema {found!r} is not {SCHEMA}; this version of tofe-edge cannot read it"
+        )
+    try:
+        counts, classes, accuracy = document["token_counts"], document["classes"], document["accuracy"]
+        if accuracy is not None:
+            float(accuracy["top1"])
+        return Checkpoint(
+            name=str(document["name"]),
+            backbone_name=str(document["backbone"]["name"]),
+            overrides={str(key): int(value) for key, value in document["backbone"]["overrides"].items()},
+            token_counts=None if counts is None else TokenCounts(tuple(int(count) for count in counts)),
+            gmacs=float(document["gmacs"]),
+            dense_gmacs=float(document["dense_gmacs"]),
+            preprocessing=Preprocessing.from_json(document["preprocessing"]),
+            classes=Classes(tuple(map(str, classes["ids"])), tuple(map(str, classes["names"]))),
+            accuracy=accuracy,
+            training=document["training"],
+            path=path,
+            stages=tuple(int(block) for block in document["backbone"]["shape"]["stages"]),
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: the tofe-edge header is incomplete or malformed ({error!r})") from error
+
+
+def describe_dense(path: Path, backbone_name: str) -> Checkpoint:
+    """A file of plain dense weights as a checkpoint without selectors; nothing but its existence is checked here.
+
+    Raises:
+        InputError: the file is missing, or the backbone cannot carry ToFe.
+    """
+    must_be_a_file(path)
+    host = create_host(backbone_name)
+    header = describe(path.stem, host.spec, host.preprocessing, default_classes(host.spec.classes), None)
+    return replace(header, path=path, plain=True)
+
+
+def default_classes(count: int) -> Classes:
+    """ImageNet's classes where there are 1000, else plain numbers."""
+    if count == IMAGENET_CLASSES:
+        from tofe_edge.model.backbones.timm_vit import imagenet_classes
+
+        ids, names = imagenet_classes()
+        return Classes(tuple(ids), tuple(names))
+    numbers = tuple(str(number) for number in range(count))
+    return Classes(numbers, numbers)
+
+
+def load_model(checkpoint: Checkpoint) -> ToFe:
+    """Build the net and load its weights, in fp32 on the CPU, in eval mode.
+
+    Raises:
+        InputError: weights and header do not fit each other.
+    """
+    weights = read_tensors(checkpoint.path)
+    try:
+        model = ToFe(host_of(checkpoint))
+        named, classes = checkpoint.classes, model.backbone.spec.classes
+        if not len(named.ids) == len(named.names) == classes:
+            raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")
+        if checkpoint.plain:
+            model.backbone.load_dense(weights)
+        elif checkpoint.token_counts is None:
+            # Selectors are never run: a dense checkpoint has none, the dense form of another one leaves its own.
+            dense = {key.removeprefix("backbone."): value for key, value in weights.items() if not _is_of_tofe(key)}
+            load_strictly(model.backbone, dense, checkpoint.backbone_name)
+        else:
+            checkpoint.token_counts.check(model.backbone.spec)
+            load_strictly(model, weights, f"{checkpoint.backbone_name} with ToFe")
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from error
+    return model.eval()
+
+
+def _is_of_tofe(key: str) -> bool:
+    return key.startswith(("selectors.", "approximators."))
+
+
+def dense_form(checkpoint: Checkpoint) -> Checkpoint:
+    """The same weights without token reduction, to compare with. What was measured of the checkpoint is left out."""
+    accuracy = checkpoint.accuracy if checkpoint.token_counts is None else None
+    return replace(
+        checkpoint,
+        name=checkpoint.name if checkpoint.token_counts is None else f"{checkpoint.name}_dense",
+        token_counts=None,
+        gmacs=checkpoint.dense_gmacs,
+        accuracy=accuracy,
+    )

@@ -1,0 +1,86 @@
+"""Multiply-accumulates of a backbone with and without ToFe. Pure arithmetic.
+
+Counts are MACs, not "FLOPs": the paper's GFLOPs are GMACs, and ``torch.utils.flop_counter`` counts two
+per MAC. Every function takes token counts as whole numbers, floats or tensors (for the budget loss) and
+returns the same kind. LayerNorm, softmax, GELU and residual additions are not counted, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tofe_edge.model.backbones.spec import Backbone
+
+Number = Any
+"""A count of tokens or MACs: int, float or tensor."""
+
+
+def block_macs(tokens: Number, dim: int, mlp_hidden: int) -> Number:
+    """One transformer block (Eq. 4). ``tokens`` includes CLS."""
+    return 4 * tokens * dim**2 + 2 * tokens * tokens * dim + 2 * tokens * dim * mlp_hidden
+
+
+def stem_macs(backbone: Backbone) -> int:
+    """The patch embedding."""
+    return sum(
+        (backbone.image_size // conv.downsampling) ** 2 * conv.kernel**2 * conv.in_channels * conv.out_channels
+        for conv in backbone.stem
+    )
+
+
+def selector_macs(tokens: Number, dim: int) -> Number:
+    """One token selector on ``tokens`` patch tokens: D -> D/2 -> D/4 -> 2."""
+    half, quarter = dim // 2, dim // 4
+    return tokens * (dim * half + half * quarter + quarter * 2)
+
+
+def approximator_macs(tokens: Number, dim: int) -> Number:
+    """One token approximator on ``tokens`` patch tokens: D -> D/2 -> D."""
+    return tokens * 2 * dim * (dim // 2)
+
+
+def head_macs(backbone: Backbone, patch_tokens: Number) -> Number:
+    """The classifier on CLS (and on the distillation token), and LV-ViT's auxiliary head on the patch tokens."""
+    heads = 2 if "distilled" in backbone.name else 1
+    aux = patch_tokens * backbone.dim * backbone.classes if backbone.aux_head else 0
+    return heads * backbone.dim * backbone.classes + aux
+
+
+def dense_macs(backbone: Backbone) -> int:
+    """The backbone without ToFe."""
+    tokens = backbone.patch_tokens + backbone.prefix_tokens
+    blocks = backbone.depth * block_macs(tokens, backbone.dim, backbone.mlp_hidden)
+    return int(stem_macs(backbone) + blocks + head_macs(backbone, backbone.patch_tokens))
+
+
+def tofe_macs(backbone: Backbone, kept: Sequence[Number], approximated: Literal["frozen", "all"] = "frozen") -> Number:
+    """The whole net with ToFe.
+
+    Args:
+        kept: ``(N^1, …, N^S)`` patch tokens kept per stage.
+        approximated: ``"frozen"`` counts approximators on frozen tokens only, as exported; ``"all"`` on
+            every patch token, as in the training graph (Eq. 16) and the paper's tables.
+    """
+    tokens, dim = backbone.patch_tokens, backbone.dim
+    in_stage = [tokens, *kept]
+    total = stem_macs(backbone) + head_macs(backbone, kept[-1])
+    for blocks, count in zip(backbone.stage_lengths(), in_stage):
+        total = total + blocks * block_macs(count + backbone.prefix_tokens, dim, backbone.mlp_hidden)
+    total = total + len(backbone.stages) * selector_macs(tokens, dim)
+    for count in kept[:-1]:
+        total = total + approximator_macs(tokens - count if approximated == "frozen" else tokens, dim)
+    return total
+
+
+def floor_macs(backbone: Backbone) -> int:
+    """What no choice of token counts can go under: no patch token kept in any stage, everything else on.
+
+    The lower end of the feasible range; the upper end is :func:`dense_macs`.
+    """
+    return int(tofe_macs(backbone, [0] * len(backbone.stages)))
+
+
+def gmacs(macs: Number) -> float:
+    """MACs in units of 1e9."""
+    return float(macs) / 1e9

@@ -1,0 +1,274 @@
+"""ToFe: a backbone with token selectors and token approximators, and its forwards.
+
+* :meth:`ToFe.forward_masked` is the training graph: every token goes through every block, frozen ones are
+  masked (Eq. 16-18), so gradients reach the selectors.
+* :meth:`ToFe.gathered_from` trains the form that is exported: the top-N^s tokens alone go through the blocks.
+  No gradient reaches the selectors, and a step costs what the small net costs.
+* :meth:`ToFe.forward_instance` is instance-adaptive inference: one image keeps what its selectors say.
+* :meth:`ToFe.forward_batch` is batch-adaptive inference: the top-N^s tokens per stage, static counts.
+
+The two inference forms gather kept tokens and put them back in place (``Rearrange``, Eq. 7). On kept
+tokens they equal the masked form with the same masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tofe_edge.errors import InputError
+from tofe_edge.model.backbones import Host, TokenCounts
+from tofe_edge.model.masking import mask_of, put, rank_order, take
+
+KEEP = 0
+"""Index of "keep" among a selector's two outputs."""
+
+Gumbel = Callable[[Tensor], Tensor]
+"""Log-probabilities ``(B, N, 2)`` to a hard, differentiable one-hot sample of the same shape."""
+
+
+class TokenSelector(nn.Module):
+    """Scores patch tokens: LayerNorm, then a three-layer MLP to (keep, freeze) logits (Eq. 8)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, dim // 2)
+        self.fc2 = nn.Linear(dim // 2, dim // 4)
+        self.fc3 = nn.Linear(dim // 4, 2)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patch tokens ``(B, N, D)`` to logits ``(B, N, 2)``."""
+        hidden = F.gelu(self.fc2(F.gelu(self.fc1(self.norm(patches)))))
+        out: Tensor = self.fc3(hidden)
+        return out
+
+
+class TokenApproximator(nn.Module):
+    """What the skipped blocks would have added to a frozen token: a bottleneck MLP, residual (Eq. 6).
+
+    Paper feeds the MLP the token itself; we feed it the token less the mean of its channels. All else that reads
+    the residual stream reads it through a LayerNorm, which ignores that mean: so an exported graph may remove the
+    mean where the stream is written, in the weights, and never compute it (4 % of the latency of a small net).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, dim // 2)
+        self.fc2 = nn.Linear(dim // 2, dim)
+        # Starts as the identity on frozen tokens, from which the paper's own observation (tokens change
+        # little over a few blocks) says it is a short way.
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, frozen: Tensor) -> Tensor:
+        """Frozen tokens ``(B, K, D)`` to their approximation, same shape."""
+        centred = frozen - frozen.mean(dim=-1, keepdim=True)
+        out: Tensor = frozen + self.fc2(F.gelu(self.fc1(centred)))
+        return out
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """What a graph that is trained gives for B images and S stages."""
+
+    logits: Tensor
+    """``(B, classes)``"""
+    masks: tuple[Tensor, ...]
+    """S masks ``(B, N)``, 1 = kept; differentiable where they were drawn by a sampler."""
+    rearranged: tuple[Tensor, ...]
+    """S - 1 patch token tensors ``(B, N, D)`` at the input of blocks l_2 … l_S, frozen ones approximated."""
+    scores: tuple[Tensor, ...]
+    """S tensors ``(B, N)``: what :meth:`ToFe.score` gives."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What an inference form gives."""
+
+    logits: Tensor
+    """``(B, classes)``"""
+    kept: tuple[Tensor, ...]
+    """S index tensors ``(B, N^s)``: positions of kept patch tokens, best first."""
+    margins: tuple[Tensor, ...]
+    """S tensors ``(B,)``: score of the last kept token less that of the first frozen one (inf where none is)."""
+
+
+class ToFe(nn.Module):
+    """A :class:`Host` with ToFe's selectors before blocks ``l_1 … l_S`` and S - 1 approximators."""
+
+    def __init__(self, backbone: Host) -> None:
+        super().__init__()
+        dim = backbone.spec.dim
+        self.backbone = backbone
+        self.selectors = nn.ModuleList(TokenSelector(dim) for _ in backbone.spec.stages)
+        self.approximators = nn.ModuleList(TokenApproximator(dim) for _ in backbone.spec.stages[1:])
+
+    def run_blocks(self, stage: int, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Run the blocks of ``stage`` (0 = before the first selection), masked where ``keep`` is given."""
+        edges = (0, *self.backbone.spec.stages, self.backbone.spec.depth)
+        for index in range(edges[stage], edges[stage + 1]):
+            tokens = (
+                self.backbone.block(index, tokens) if keep is None else self.backbone.masked_block(index, tokens, keep)
+            )
+        return tokens
+
+    def forward_dense(self, images: Tensor) -> Tensor:
+        """The dense backbone: images ``(B, 3, H, W)`` to logits ``(B, classes)``."""
+        tokens = self.backbone.embed(images)
+        for stage in range(len(self.selectors) + 1):
+            tokens = self.run_blocks(stage, tokens)
+        return self.backbone.logits(tokens)
+
+    def score(self, stage: int, patches: Tensor) -> Tensor:
+        """How much selector ``stage`` (0-based) wants each patch token: ``(B, N)``, positive = keep.
+
+        The difference of the two logits; it orders tokens as p_keep does, and p_keep > 0.5 iff it is > 0.
+        """
+        return _score(self.selectors[stage](patches))
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` to tokens ``(B, P + N, D)`` at the input of block l_1."""
+        return self.run_blocks(0, self.backbone.embed(images))
+
+    def forward_masked(
+        self, images: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
+    ) -> TrainingOutput:
+        """The training graph (Eq. 8-9, 16-18).
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            gumbel: draws the masks; ``None`` keeps tokens with p_keep > 0.5, without noise or gradient.
+            masks: S given masks ``(B, N)`` in place of the selectors' own.
+        """
+        return self.masked_from(self.stem(images), gumbel, masks)
+
+    def masked_from(
+        self, stem: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
+    ) -> TrainingOutput:
+        """:meth:`forward_masked` from the tokens that :meth:`stem` gives."""
+        spec, tokens = self.backbone.spec, stem
+        used: list[Tensor] = []
+        rearranged: list[Tensor] = []
+        scores: list[Tensor] = []
+        for stage, selector in enumerate(self.selectors):
+            patches = tokens[:, spec.prefix_tokens :]
+            logits = selector(patches)
+            scores.append(_score(logits))
+            mask = masks[stage] if masks is not None else _draw(logits, gumbel)
+            used.append(mask)
+            keep = torch.cat((mask.new_ones(len(mask), spec.prefix_tokens), mask), dim=1)
+            processed = self.run_blocks(stage + 1, tokens, keep)
+            if stage < len(self.approximators):
+                frozen = self.approximators[stage](patches)
+                kept = mask[..., None]
+                merged = kept * processed[:, spec.prefix_tokens :] + (1 - kept) * frozen
+                rearranged.append(merged)
+                processed = torch.cat((processed[:, : spec.prefix_tokens], merged), dim=1)
+            tokens = processed
+        logits = self.backbone.logits(tokens, used[-1])
+        return TrainingOutput(logits, tuple(used), tuple(rearranged), tuple(scores))
+
+    def gathered_from(self, stem: Tensor, counts: TokenCounts) -> TrainingOutput:
+        """The form that is exported, to be trained: batch-adaptive selection, frozen tokens left out of the blocks.
+
+        Selections are taken as given: no gradient of logits or tokens reaches the selectors, and none of the scores
+        reaches the blocks.
+
+        Args:
+            stem: what :meth:`stem` gives.
+            counts: of :meth:`forward_batch`, with which the logits agree.
+
+        Raises:
+            InputError: the counts do not fit the backbone.
+        """
+        kept = counts.check(self.backbone.spec).kept
+        run = self._infer(stem, lambda stage, scores: kept[stage])
+        masks = masks_of(run.inference, self.backbone.spec.patch_tokens)
+        return TrainingOutput(run.inference.logits, masks, run.rearranged, run.scores)
+
+    def forward_batch(self, images: Tensor, counts: TokenCounts) -> Inference:
+        """Batch-adaptive inference (Algorithm 1): top-N^s tokens by score in each stage; ties to the lower position.
+
+        Raises:
+            InputError: the counts do not fit the backbone.
+        """
+        kept = counts.check(self.backbone.spec).kept
+        return self._infer(self.stem(images), lambda stage, scores: kept[stage]).inference
+
+    def forward_instance(self, image: Tensor) -> Inference:
+        """Instance-adaptive inference (Algorithm 1): one image ``(1, 3, H, W)`` keeps tokens with p_keep > 0.5, at least one.
+
+        Raises:
+            InputError: more than one image.
+        """
+        if len(image) != 1:
+            raise InputError(f"instance-adaptive inference takes one image at a time, not {len(image)}")
+        return self._infer(self.stem(image), lambda stage, scores: max(1, int((scores > 0).sum()))).inference
+
+    def _infer(self, tokens: Tensor, count: Callable[[int, Tensor], int]) -> _Run:
+        """Algorithm 1 from the first selection on."""
+        prefix = self.backbone.spec.prefix_tokens
+        kept: list[Tensor] = []
+        margins: list[Tensor] = []
+        rearranged: list[Tensor] = []
+        every: list[Tensor] = []
+        for stage in range(len(self.selectors)):
+            patches = tokens[:, prefix:]
+            scores = self.score(stage, patches.detach())
+            every.append(scores)
+            number = count(stage, scores)
+            order = rank_order(scores)
+            index = order[:, :number]
+            kept.append(index)
+            margins.append(_margin(scores, order, number))
+            processed = self.run_blocks(stage + 1, torch.cat((tokens[:, :prefix], take(patches, index)), dim=1))
+            if stage < len(self.approximators):
+                # Rearrange (Eq. 7): frozen tokens are corrected where they stand, kept ones put back.
+                frozen = order[:, number:]
+                patches = put(patches, frozen, self.approximators[stage](take(patches, frozen)))
+                patches = put(patches, index, processed[:, prefix:])
+                rearranged.append(patches)
+                tokens = torch.cat((processed[:, :prefix], patches), dim=1)
+            else:
+                tokens = processed
+        inference = Inference(self.backbone.logits(tokens), tuple(kept), tuple(margins))
+        return _Run(inference, tuple(rearranged), tuple(every))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An inference, and what came up on the way; as in :class:`TrainingOutput`."""
+
+    inference: Inference
+    rearranged: tuple[Tensor, ...]
+    scores: tuple[Tensor, ...]
+
+
+def _score(logits: Tensor) -> Tensor:
+    return logits[..., KEEP] - logits[..., 1 - KEEP]
+
+
+def _draw(logits: Tensor, gumbel: Gumbel | None) -> Tensor:
+    """A mask ``(B, N)`` from a selector's logits ``(B, N, 2)``; without noise the tokens with p_keep > 0.5."""
+    if gumbel is None:
+        return (_score(logits) > 0).to(logits.dtype)
+    # log_softmax, not softmax, goes into the Gumbel softmax: probabilities taken as logits would cap
+    # P(keep) to [0.27, 0.73] (Eq. 8 followed literally by Eq. 9).
+    return gumbel(F.log_softmax(logits.float(), dim=-1))[..., KEEP]
+
+
+def _margin(scores: Tensor, order: Tensor, number: int) -> Tensor:
+    if number >= scores.shape[1]:
+        return scores.new_full((len(scores),), float("inf"))
+    ranked = scores.gather(1, order)
+    return ranked[:, number - 1] - ranked[:, number]
+
+
+def masks_of(inference: Inference, patch_tokens: int) -> tuple[Tensor, ...]:
+    """The 0/1 masks ``(B, N)`` of an inference, one a stage."""
+    return tuple(mask_of(index, patch_tokens) for index in inference.kept)
