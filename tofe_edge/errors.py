@@ -37,7 +37,7 @@ class DeviceError(TofeEdgeError):
     exit_code = 3
 
 
-def shown(text: str) -> str:
+def shown(text: object) -> str:
     """Text of unknown origin as one short, quoted line for a message."""
     quoted = repr(text)
     return quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}..."
