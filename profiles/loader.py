@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tofe_edge.errors import did_you_mean, shown
-from tofe_edge.profiles.document import MAX_FILE_BYTES, Field, ProfileError, parse_document
+from tofe_edge.profiles.document import MAX_FILE_BYTES, Document, ProfileError, parse_document
 from tofe_edge.profiles.latency import Anchor, LatencyTable, NetShape, same_subject, yaml_lines
 from tofe_edge.profiles.schema import DeviceProfile, build_profile
 
@@ -124,7 +124,7 @@ _ANY = LatencyTable(
 )
 
 
-def _place(root: Field, count: int) -> tuple[int, int]:
+def _place(root: Document, count: int) -> tuple[int, int]:
     """Lines (from 0, end excluded) of the block that is there; where there is none, both are where it should go."""
     assert isinstance(root.node, yaml.MappingNode), "a profile is a mapping"
     for key, value in root.node.value:

@@ -168,7 +168,7 @@ BAD_VALUES = [
      "cpu.clusters[0]", "int8_ops_per_cycle is missing"),
     # wrong types
     ("  isa: [neon, dotprod]", "  isa: neon", "isa", "cpu.isa", "must be a list, not the text 'neon'"),
-    ("  isa: [neon, dotprod]", "  isa: []", "isa", "cpu.isa", "must have at least one entry"),
+    ("  isa: [neon, dotprod]", "  isa: []", "isa", "cpu.isa", "must have at least 1 entry"),
     ("title: My board", "title: 5", "title", "title", "must be text, not the number '5'; put it in quotes"),
     ("title: My board", "title: yes", "title", "title", "must be text, not the boolean 'yes'"),
     ("title: My board", "title:", "title", "title", "must be text, not empty"),
@@ -194,7 +194,7 @@ BAD_VALUES = [
     ("value: 0.82", "value: 1_000", "1_000", "budget.gmacs.value", "write a plain decimal"),
     ("cores: 4", "cores: 4.0", "cores", "cpu.clusters[0].cores", "must be a whole number"),
     ("cores: 4", "cores: true", "cores", "cpu.clusters[0].cores", "must be a whole number, not the boolean"),
-    ("cores: 4", "cores: " + "9" * 5000, "cores", "cpu.clusters[0].cores", "must be finite"),
+    ("cores: 4", "cores: " + "9" * 5000, "cores", "cpu.clusters[0].cores", "must be a whole number"),
     ("threads: 4", "threads: 5", "threads", "defaults.threads", "5 is more than the big cores; use at most 4"),
     ("threads: 4", "threads: 0", "threads", "defaults.threads", "must be greater than zero"),
     ("schema: 1", "schema: 2", "schema", "schema", "version 2 is not supported"),
