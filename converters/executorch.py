@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tofe_edge.converters.lowered import Lowered, LoweredMethod
+from tofe_edge.io.targets import Lowered, LoweredMethod
 from tofe_edge.io.quiet import quiet
 
 

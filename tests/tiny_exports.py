@@ -17,7 +17,7 @@ from made_once import made_once
 from torch import Tensor, nn
 
 from tofe_edge.converters.executorch import lower
-from tofe_edge.converters.lowered import Lowered, LoweredMethod
+from tofe_edge.io.targets import Lowered, LoweredMethod
 from tofe_edge.converters.partition import LINEAR_PASS_ONLY, LevelPartitioner
 from tofe_edge.converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
 from tofe_edge.converters.selection import Select, select_by_rank, select_by_topk

@@ -13,7 +13,7 @@ import tiny_exports
 import tiny_packages
 from made_once import share_in
 
-from tofe_edge.converters.lowered import Lowered
+from tofe_edge.io.targets import Lowered
 from tofe_edge.io.files import Content, write_content
 
 MODELS: dict[str, Callable[[], Lowered]] = {

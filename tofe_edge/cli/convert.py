@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from tofe_edge.converters.request import Calibration, ConvertRequest, CoreMlRequest
+    from tofe_edge.converters.request import Calibration, ConvertRequest
     from tofe_edge.io.artifact import Artifact
     from tofe_edge.io.inputs import Inputs
     from tofe_edge.model.checkpoint import Checkpoint
@@ -118,10 +118,10 @@ def _parity_record(found: Mapping[str, Checked], source: str, waiver: str | None
 
 def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibration | None, Inputs]:
     """What int8 may look at (sample photographs without ``--calibration``) and other images to check the result on."""
-    from tofe_edge.converters.request import PALETTE_BITS, Calibration
+    from tofe_edge.converters.request import Calibration
     from tofe_edge.io.inputs import load_photographs, load_unlabelled
 
-    spec, quantizes = settings.checkpoint.preprocessing, settings.precision in ("int8", *PALETTE_BITS)
+    spec, quantizes = settings.checkpoint.preprocessing, settings.precision in ("int8", "pal6", "pal4")
     if args.image_size is not None:
         _check_image_size(settings.checkpoint, args.image_size)
         spec = replace(spec, image_size=args.image_size)
@@ -183,9 +183,12 @@ def _request(args: argparse.Namespace, settings: Settings) -> ConvertRequest:
     from tofe_edge.converters.request import ConvertRequest
     from tofe_edge.converters.sensitivity import MAX_ACCURACY_DROP
 
+    from tofe_edge.io.targets import find_target
+
+    target = find_target(settings.target)
     return ConvertRequest(
         checkpoint=settings.checkpoint,
-        target=settings.target,
+        target=target,
         precision=settings.precision,
         profile=settings.profile,
         file_name=settings.file_name,
@@ -197,18 +200,12 @@ def _request(args: argparse.Namespace, settings: Settings) -> ConvertRequest:
         selection=settings.selection,
         reproducible=args.reproducible,
         token_counts=settings.token_counts,
-        coreml=_coreml_request(args, settings) if settings.backend == "coreml" else None,
+        options=target.options_from(_target_options(args, settings)),
     )
 
 
-def _coreml_request(args: argparse.Namespace, settings: Settings) -> CoreMlRequest:
-    from tofe_edge.converters.request import CoreMlRequest
-
-    return CoreMlRequest(
-        deployment_target=settings.deployment_target,
-        io=settings.io,
-        layout=settings.layout,
-        float32_selectors=args.float32_selectors,
-        author=args.author,
-        license=args.license,
-    )
+def _target_options(args: argparse.Namespace, settings: Settings) -> dict[str, str]:
+    if settings.target == "executorch":
+        return {}
+    given = {"deployment_target": settings.deployment_target, "io": settings.io, "author": args.author, "license": args.license}
+    return {**given, **({"float32_selectors": "true"} if args.float32_selectors else {})}

@@ -32,6 +32,7 @@ def make_dense_twin(artifact: Artifact, checkpoint: Checkpoint, folder: Path) ->
     from tofe_edge.converters.request import ConvertRequest
     from tofe_edge.io.artifact import open_artifact, write_manifest
     from tofe_edge.io.files import write_content
+    from tofe_edge.io.targets import find_target
     from tofe_edge.model.checkpoint import dense_form
 
     manifest = artifact.manifest
@@ -39,7 +40,7 @@ def make_dense_twin(artifact: Artifact, checkpoint: Checkpoint, folder: Path) ->
         raise InputError(f"{artifact.path}: is a dense model itself; give a model with token reduction")
     request = ConvertRequest(
         checkpoint=dense_form(checkpoint),
-        target="executorch",
+        target=find_target("executorch"),
         precision=manifest.precision,
         profile=manifest.profile,
         file_name="dense.pte",
