@@ -38,6 +38,7 @@ _SILENT_DB = 200.0
 
 _SELECTIONS = {"topk": select_by_topk, "rank": select_by_rank}
 
+
 @dataclass(frozen=True)
 class Conversion:
     """The exported model and the manifest that goes beside it."""

@@ -51,7 +51,9 @@ OPTIONS = (
         f"the oldest system to load the model: {', '.join(_SYSTEMS)}, for macOS 13, 14, 15, 26 too "
         f"(default: the profile's, else {_USUAL_SYSTEM})",
     ),
-    TargetOption("float32_selectors", "true: score tokens in fp32 in an fp16 model (default: false)", ("true", "false")),
+    TargetOption(
+        "float32_selectors", "true: score tokens in fp32 in an fp16 model (default: false)", ("true", "false")
+    ),
     TargetOption("author", "shown by Xcode"),
     TargetOption("license", "shown by Xcode"),
 )
@@ -95,7 +97,9 @@ def _check(request: ConvertRequest) -> None:
             "--reproducible: Core ML chooses processor and rounding itself; use XNNPACK (--target executorch)"
         )
     if request.batch > 1:
-        raise InputError("--batch: a Core ML package takes one image per run; hand it several with MLArrayBatchProvider")
+        raise InputError(
+            "--batch: a Core ML package takes one image per run; hand it several with MLArrayBatchProvider"
+        )
     if options.float32_selectors and request.precision == "fp32":
         raise InputError("--option float32_selectors: at --precision fp32 everything is; leave it out")
     system = options.deployment_target

@@ -151,8 +151,9 @@ class Target:
         known = {option.name: option for option in self.options}
         for name, value in given.items():
             if name not in known:
-                names = ", ".join(known) or "none"
-                raise InputError(f"--option {name}: not an option of target {self.name}, which has {names}")
+                owners = [one for one in target_names() if name in {option.name for option in find_target(one).options}]
+                hint = f"it is for --target {owners[0]}" if owners else f"it has {', '.join(known) or 'none'}"
+                raise InputError(f"--option {name} is not an option of target {self.name}; {hint}")
             choices = known[name].choices
             if choices and value not in choices:
                 raise InputError(f"--option {name}={value}: {name} is one of {', '.join(choices)}")
@@ -172,6 +173,16 @@ def find_target(name: str) -> Target:
     target = import_module(_MODULES[name]).TARGET
     assert isinstance(target, Target)
     return target
+
+
+def targets_for(platform: str) -> tuple[str, ...]:
+    """The names of the targets that ``tofe-edge package`` makes bundles of for a platform."""
+    return tuple(name for name in _MODULES if platform in find_target(name).platforms)
+
+
+def runs_on(manifest: Any, platform: str) -> bool:
+    """Whether ``tofe-edge package`` makes bundles of an artifact for a platform."""
+    return manifest.target in targets_for(platform) and manifest.backend == find_target(manifest.target).backend
 
 
 def target_of(manifest: Any) -> Target:
