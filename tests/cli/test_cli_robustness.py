@@ -63,7 +63,7 @@ def test_artifacts_that_differ_share_neither_name_nor_manifest(tiny_checkpoint: 
         {"target": target, **kind, **rest}
         for target in target_names()
         for kind in kinds
-        for rest in ({}, {"image_size": 96}, {"selection": "rank" if target == "executorch" else "topk"})
+        for rest in ({}, {"image_size": 96})
     ]
     calls += [{"target": "coreml", "precision": "fp16", "options": options} for options in apple]
     for profile in (None, "iphone_15", "jetson_orin"):
