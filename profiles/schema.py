@@ -11,8 +11,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from tofe_edge.errors import shown
+from tofe_edge.errors import did_you_mean, shown
 from tofe_edge.io.documents import FORBID, fault, one_of
+from tofe_edge.io.targets import find_target, target_names
 from tofe_edge.profiles.document import Document, Line, Positive, Whole
 from tofe_edge.profiles.latency import LatencyTable, check_tables
 
@@ -27,9 +28,6 @@ ISA_FEATURES = (
 ACCELERATOR_KINDS = ("gpu", "npu", "dsp")
 ACCELERATOR_PRECISIONS = ("fp32", "fp16", "int8", "unstated")
 PRECISIONS = ("fp32", "fp16", "int8")
-BACKENDS_BY_TARGET = {"executorch": ("xnnpack",), "coreml": ("coreml",)}
-DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
-"""By Core ML's names, the oldest first; macOS 13, 14, 15 and 26 load the same packages."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -124,12 +122,12 @@ class ProfileDefaults:
 
     __pydantic_config__ = FORBID
 
-    target: Annotated[Line, one_of(tuple(BACKENDS_BY_TARGET))]
+    target: Annotated[Line, one_of(target_names())]
     backend: Line
     precision: Annotated[Line, one_of(PRECISIONS)]
     threads: Whole
     """CPU threads, at most the number of big cores."""
-    deployment_target: Annotated[Line, one_of(DEPLOYMENT_TARGETS)] | None = None
+    deployment_target: Line | None = None
     """Core ML: the oldest system that is to load the model, by its name for iOS (iOS17 is macOS 14 too), if stated."""
 
 
@@ -194,9 +192,14 @@ def _check_defaults(document: Document, profile: DeviceProfile) -> None:
     if defaults.threads > big_cores:
         problem = f"{defaults.threads} is more than the big cores; use at most {big_cores}"
         raise document.error(("defaults", "threads"), problem)
-    backends = BACKENDS_BY_TARGET[defaults.target]
-    if defaults.backend not in backends:
-        problem = f"{shown(defaults.backend)} is not one of {', '.join(backends)}"
-        raise document.error(("defaults", "backend"), problem)
-    if defaults.deployment_target is not None and defaults.target != "coreml":
-        raise document.error(("defaults", "deployment_target"), "belongs to target coreml alone; remove it")
+    target = find_target(defaults.target)
+    if defaults.backend != target.backend:
+        raise document.error(("defaults", "backend"), f"{shown(defaults.backend)} is not one of {target.backend}")
+    system, systems = defaults.deployment_target, target.deployment_targets
+    if system is not None and not systems:
+        owners = [name for name in target_names() if find_target(name).deployment_targets]
+        problem = f"belongs to target {', '.join(owners)} alone; remove it"
+        raise document.error(("defaults", "deployment_target"), problem)
+    if system is not None and system not in systems:
+        problem = f"{shown(system)} is not one of {', '.join(systems)}{did_you_mean(system, systems)}"
+        raise document.error(("defaults", "deployment_target"), problem)
