@@ -15,7 +15,7 @@ from tofe_edge.io.documents import FORBID, one_of
 from tofe_edge.profiles.document import Document, Line, Location, Positive, Whole
 
 PRECISIONS = ("fp32", "int8")
-"""Of XNNPACK, which tables are measured with; int8 is the dynamic one."""
+"""Those of XNNPACK, which tables are measured with; int8 is the dynamic one."""
 
 Points = Annotated[tuple[tuple[Whole, Positive], ...], Field(min_length=2)]
 """Tokens and milliseconds, in ascending order of tokens."""
@@ -48,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Alignment:
-    """A multiple of so many tokens spares a block ``ms``: no vector is filled up."""
+    """A multiple of so many tokens saves ``ms`` per block: no vector is filled up."""
 
     __pydantic_config__ = FORBID
 

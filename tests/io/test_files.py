@@ -253,7 +253,7 @@ def test_a_folder_with_a_link_has_no_fingerprint(tmp_path: Path) -> None:
     write_content(tmp_path / "model", {"a": b"1"})
     link = tmp_path / "model" / "link"
     link.symlink_to("/etc/passwd")
-    assert "is no plain file" in refused(link, lambda: fingerprint_of(tmp_path / "model"))
+    assert "is not a plain file" in refused(link, lambda: fingerprint_of(tmp_path / "model"))
 
 
 def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
