@@ -29,3 +29,9 @@ class DeviceError(TofeEdgeError):
     """A device or an inference runtime failed while running a valid model (exit code 3)."""
 
     exit_code = 3
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`InputError` with ``message`` unless ``condition``."""
+    if not condition:
+        raise InputError(message)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tofe_edge.io.artifact import Artifact
     from tofe_edge.io.inputs import Inputs
     from tofe_edge.model.checkpoint import Checkpoint
-    from tofe_edge.workflows.checking import Checked
+    from tofe_edge.workflows.parity import Checked
 
 _CHECK_IMAGES = 64
 _CALIBRATION_SEED = 1
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs, waived: bool) -> dict[str, Checked]:
     """The comparison of each method; raises :class:`GateError` where one fails its gates and that is not waived."""
-    from tofe_edge.workflows.checking import InMemory, check
+    from tofe_edge.workflows.parity import InMemory, check
 
     found = {name: check(draft, checkpoint, InMemory(samples), method=name) for name in draft.manifest.methods}
     for name, parity in ((name, checked.parity) for name, checked in found.items()):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tofe_edge.cli import convert_latency
 from tofe_edge.cli.options import open_checkpoint, require
-from tofe_edge.cli.select import check_budget, choose_for
 from tofe_edge.io.progress import warn
+from tofe_edge.workflows.select import check_budget, choose_for
 
 if TYPE_CHECKING:
     from tofe_edge.budget.latency import Forecast

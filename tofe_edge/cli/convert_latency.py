@@ -35,7 +35,7 @@ def choose(args: argparse.Namespace, profile: DeviceProfile | None, checkpoint: 
         InputError: latency is not predicted for what else is asked for, or there is no table.
         GateError: nothing fits.
     """
-    from tofe_edge.cli.latency_choice import choose_within
+    from tofe_edge.workflows.select import choose_within
 
     reason = _not_predicted(args)
     require(reason is None, f"--max-latency-ms: latency is not predicted {reason}")
@@ -46,7 +46,7 @@ def predicted(
     args: argparse.Namespace, profile: DeviceProfile | None, checkpoint: Checkpoint, precision: str
 ) -> Forecast | None:
     """What the conversion will take, where the profile's tables tell."""
-    from tofe_edge.cli.latency_choice import predicted_for
+    from tofe_edge.workflows.select import predicted_for
 
     return None if _not_predicted(args) else predicted_for(profile, checkpoint, precision)
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tofe_edge.cli import convert_latency
 from tofe_edge.cli.convert_choice import choose
-from tofe_edge.cli.options import add_checkpoint, open_profile, positive_float, positive_int, require
-from tofe_edge.cli.select import add_budget
+from tofe_edge.cli.options import add_budget, add_checkpoint, open_profile, positive_float, positive_int, require
 
 if TYPE_CHECKING:
     from tofe_edge.budget.latency import Forecast

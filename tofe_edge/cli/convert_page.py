@@ -72,12 +72,12 @@ def with_times(content: ConvertPage, artifact: Artifact) -> ConvertPage:
         return content
     import platform
 
-    from tofe_edge.cli.tracing import traced
     from tofe_edge.runtimes.bench import HostBench
     from tofe_edge.runtimes.timing import TimingRequest
+    from tofe_edge.workflows.profile import trace
 
     timing = HostBench().time(artifact.path, TimingRequest())
-    breakdown = traced(artifact, threads=1)
+    breakdown = trace(artifact, threads=1)
     return replace(
         content,
         measured_on=f"this machine ({platform.machine()}) with 1 thread",
