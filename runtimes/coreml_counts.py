@@ -55,8 +55,8 @@ def costs(operations: Sequence[Operation], inputs: Iterable[Feature] = ()) -> li
     Raises:
         InputError: a product has a shape that is open or not written down.
     """
-    results = (result for operation in operations for result in operation.outputs)
-    shapes = {value.name: value.shape for value in (*inputs, *results)}
+    shapes = {value.name: value.shape for value in inputs}
+    shapes |= {result.name: result.shape for operation in operations for result in operation.outputs}
     weights = _first_uses(operations)
     stages = _stages(operations)
     return [

@@ -7,8 +7,7 @@ from typing import Literal
 
 import pytest
 
-from tofe_edge.budget import gmacs as budget
-from tofe_edge.cli import build_parser, main
+from tofe_edge.cli import main, parse
 from tofe_edge.cli.convert_options import Settings, settle
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import manifest_path_of
@@ -31,7 +30,7 @@ def test_a_defect_is_one_line_and_not_a_failed_gate(
     def broken(*_: object) -> None:
         raise KeyError("some key")
 
-    monkeypatch.setattr(budget, "choose", broken)
+    monkeypatch.setattr("tofe_edge.workflows.select.choose", broken)
     assert main(["select", "--max-gmacs", "1"]) == 3
     assert "internal error (KeyError: 'some key'); run again with --debug" in only_line(capsys)
     with pytest.raises(KeyError):
@@ -57,7 +56,6 @@ def settings(
 
 
 def test_artifacts_that_differ_share_neither_name_nor_manifest(tiny_checkpoint: Checkpoint) -> None:
-    parser = build_parser()
     targets = [["--target", "executorch"], ["--target", "coreml"], ["--target", "executorch", "--backend", "coreml"]]
     kinds = [["--precision", "fp32"], ["--precision", "int8"], ["--precision", "int8", "--int8-mode", "static"]]
     apple = [
@@ -70,7 +68,7 @@ def test_artifacts_that_differ_share_neither_name_nor_manifest(tiny_checkpoint: 
     calls += [[*targets[1], "--precision", "fp16", *option] for option in ([], *apple)]
     for profile in ([], ["--profile", "iphone_15"], ["--profile", "jetson_orin"]):
         names = [
-            settle(parser.parse_args(["convert", "--checkpoint", str(tiny_checkpoint.path), *profile, *call])).file_name
+            settle(parse(["convert", "--checkpoint", str(tiny_checkpoint.path), *profile, *call])).file_name
             for call in calls
         ]
         manifests = {manifest_path_of(Path(name)) for name in names}
@@ -82,7 +80,7 @@ def test_artifacts_that_differ_share_neither_name_nor_manifest(tiny_checkpoint: 
 @pytest.mark.parametrize("profile", ["iphone_15", "jetson_orin"])
 def test_what_the_profile_asks_for_has_the_plain_name(tiny_checkpoint: Checkpoint, profile: str) -> None:
     call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--profile", profile]
-    assert Path(settle(build_parser().parse_args(call)).file_name).stem == f"tiny-{profile}-int8"
+    assert Path(settle(parse(call)).file_name).stem == f"tiny-{profile}-int8"
 
 
 def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoint: Checkpoint) -> None:

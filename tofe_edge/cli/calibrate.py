@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_checkpoint, add_on, positive_int
+from tofe_edge.cli.options import add_checkpoint, add_on, keywords, positive_int
 from tofe_edge.cli.output import emit, facts, latency_facts, threads
 from tofe_edge.workflows.calibrate import CalibrationReport, calibrate
 
@@ -42,19 +42,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; the profile is written when all is measured."""
-    report = calibrate(
-        args.profile,
-        on=args.on,
-        runner=args.runner,
-        checkpoint=args.checkpoint,
-        backbone=args.backbone,
-        precisions=args.precision,
-        threads=args.threads,
-        cpus=args.cpus,
-        quick=args.quick,
-        out=args.out,
-        force=args.force,
-    )
+    report = calibrate(args.profile, precisions=args.precision, **keywords(calibrate, args))
     document = {
         "profile": report.profile,
         "wrote": str(report.out),

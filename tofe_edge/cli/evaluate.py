@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, open_checkpoint, require
+from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, require
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.evaluation import EvaluationPage, write_page
 from tofe_edge.evaluation.distribution import CountDistribution
@@ -56,15 +56,8 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None and args.html.exists():
         data, page = args.data.resolve(), args.html.resolve()
         require(data != page and data not in page.parents, f"{args.html}: is of --data; choose another file for --html")
-    report = evaluate(
-        checkpoint,
-        args.data,
-        mode=args.mode,
-        device=args.device,
-        limit=args.limit,
-        resize=args.resize,
-        extremes=0 if args.html is None else _EXAMPLES,
-    )
+    examples = 0 if args.html is None else _EXAMPLES
+    report = evaluate(checkpoint, args.data, extremes=examples, **keywords(evaluate, args))
     if report.extremes is not None:
         page_of_report = EvaluationPage(
             checkpoint=checkpoint.name,

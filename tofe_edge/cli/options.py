@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from tofe_edge.errors import require
 from tofe_edge.workflows.sources import open_checkpoint, open_profile
 
 __all__ = ["open_checkpoint", "open_profile", "require"]
+
+
+def keywords(function: Callable[..., Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that are keyword parameters of a workflow, by the same names."""
+    parameters = signature(function).parameters.values()
+    return {
+        one.name: getattr(args, one.name) for one in parameters if one.kind == one.KEYWORD_ONLY and one.name in args
+    }
 
 
 def positive_int(text: str) -> int:

@@ -16,6 +16,7 @@ from tofe_edge.cli.options import (
     add_method,
     add_model,
     add_threads,
+    keywords,
     positive_float,
 )
 from tofe_edge.cli.output import emit, facts
@@ -74,19 +75,7 @@ def _per_cent(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Compare and print; exit code 1 if a gate fails."""
     begun = time.perf_counter()
-    report = parity(
-        args.model,
-        args.data,
-        checkpoint=args.checkpoint,
-        backbone=args.backbone,
-        method=args.method,
-        device=args.device,
-        threads=args.threads,
-        limit=args.limit,
-        resize=args.resize,
-        min_agreement=args.min_agreement,
-        max_drop=args.max_drop,
-    )
+    report = parity(args.model, args.data, **keywords(parity, args))
     if args.junit is not None:
         cases = [Case(gate.name, gate.passed, gate.message, 0.0) for gate in report.parity.gates]
         if cases:

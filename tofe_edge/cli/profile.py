@@ -8,7 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_checkpoint, add_method, add_model, add_on, positive_float, positive_int, require
+from tofe_edge.cli.options import (
+    add_checkpoint,
+    add_method,
+    add_model,
+    add_on,
+    keywords,
+    positive_float,
+    positive_int,
+    require,
+)
 from tofe_edge.cli.output import check_html_place, emit, facts, table, threads
 from tofe_edge.cli.pages.profile import ProfilePage, write_page
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
@@ -62,20 +71,7 @@ def run(args: argparse.Namespace) -> int:
         require(has_benches(artifact), f"--html is for .pte models; {args.model} is measured on a Mac alone")
         # Now, as a measurement takes a while.
         check_html_place(args.html, (artifact.path, artifact.manifest_path, golden_path_of(artifact.path)))
-    report = profile(
-        artifact,
-        on=args.on,
-        runner=args.runner,
-        cpus=args.cpus,
-        threads=args.threads,
-        runs=args.runs,
-        sustained=args.sustained,
-        against=args.against,
-        compute_units=args.compute_units,
-        method=args.method,
-        checkpoint=args.checkpoint,
-        backbone=args.backbone,
-    )
+    report = profile(artifact, **keywords(profile, args))
     if isinstance(report, PackageReport):
         emit(args.json, _package_json(report), _package_text(report))
         return 0

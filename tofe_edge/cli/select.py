@@ -7,7 +7,7 @@ from typing import Any
 
 from tofe_edge.budget.gmacs import Choice
 from tofe_edge.budget.latency import Forecast, LatencyChoice
-from tofe_edge.cli.options import add_budget
+from tofe_edge.cli.options import add_budget, keywords
 from tofe_edge.cli.output import emit, table, threads
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.workflows.select import LATENCY_PRECISIONS, select
@@ -27,9 +27,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the choice."""
-    selected = select(
-        args.profile, max_gmacs=args.max_gmacs, max_latency_ms=args.max_latency_ms, precision=args.precision
-    )
+    selected = select(args.profile, **keywords(select, args))
     if isinstance(selected.choice, LatencyChoice):
         emit(args.json, _latency_json(selected.choice), _latency_text(selected.choice))
     else:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, open_checkpoint, positive_int, require
+from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, positive_int, require
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.contact_sheet import contact_sheet
 from tofe_edge.cli.pages.tokens import TokensPage, write_page
@@ -47,16 +47,7 @@ def run(args: argparse.Namespace) -> int:
     require(args.image is None or args.limit is None, "--limit is for --data; leave images out of --image instead")
     _check_places(args)
     checkpoint = open_checkpoint(args.checkpoint)
-    report = trace_tokens(
-        checkpoint,
-        images=args.image,
-        data=args.data,
-        limit=args.limit,
-        draw=args.draw,
-        resize=args.resize,
-        mode=args.mode,
-        device=args.device,
-    )
+    report = trace_tokens(checkpoint, images=args.image, **keywords(trace_tokens, args))
     written = _write(args, report)
     emit(args.json, _json(report, written), _text(report, written, each=args.image is not None))
     return 0
