@@ -11,6 +11,7 @@ from typing import Any
 from tofe_edge.errors import InputError
 from tofe_edge.io.files import fingerprint_of, size_of, write_json
 from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.io.targets import find_target
 
 SCHEMA = 3
 PRECISIONS = ("fp32", "fp16", "int8", "pal6", "pal4")
@@ -269,7 +270,7 @@ def open_artifact(path: Path) -> Artifact:
         manifest = Manifest.from_json(document)
     except InputError as error:
         raise InputError(f"{manifest_path}: {error}") from error
-    if (manifest.target == "coreml") != path.is_dir():
+    if find_target(manifest.target).is_folder != path.is_dir():
         raise InputError(f"{path}: its manifest is of a model for {manifest.target}; convert the model again")
     size = size_of(path)
     if size != manifest.size_bytes:

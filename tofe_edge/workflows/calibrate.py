@@ -12,7 +12,7 @@ from tofe_edge import __version__
 from tofe_edge.budget.latency_parts import Part, parts_of, to_table
 from tofe_edge.converters.probes import build_probes, count_programs
 from tofe_edge.errors import require
-from tofe_edge.io.files import check_place, workshop, write_bytes
+from tofe_edge.io.files import check_place, staging_dir, write_bytes
 from tofe_edge.io.progress import covering_bar, progress_bar
 from tofe_edge.model.checkpoint import Checkpoint, load_model
 from tofe_edge.model.tofe import ToFe
@@ -90,7 +90,7 @@ def calibrate(
     plan = Plan(rounds=rounds, runs=_RUNS, threads=threads or device.defaults.threads, cpus=cpus)
     # 2. Lower and measure; 3. write.
     tables: list[tuple[LatencyTable, Calibrated]] = []
-    with workshop(out.parent) as folder, open_bench(on, runner) as bench:
+    with staging_dir(out.parent) as folder, open_bench(on, runner) as bench:
         for opened, model in models:
             for precision in dict.fromkeys(precisions):
                 programs = _programs(folder, opened, model, precision, quick)

@@ -27,7 +27,7 @@ from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_by_checksum
 from tofe_edge.runtimes.loading import Model as LoadedModel
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 from tofe_edge.workflows.run import Model, artifact_of
 from tofe_edge.workflows.sources import StrPath, open_checkpoint, resized
 
@@ -163,7 +163,7 @@ def check(
         DeviceError: a runtime fails.
     """
     manifest = artifact.manifest
-    model = load_model(artifact, threads, method)
+    model = open_model(artifact, threads, method)
     kept = model.method.token_counts
     reference = load_reference(
         checkpoint,

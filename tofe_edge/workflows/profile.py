@@ -11,6 +11,7 @@ from pathlib import Path
 from tofe_edge.errors import DeviceError, InputError, require
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method, open_artifact
 from tofe_edge.io.progress import progress_bar, warn
+from tofe_edge.io.targets import target_of
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes import coreml
 from tofe_edge.runtimes.affinity import bound_to
@@ -164,7 +165,7 @@ def profile(
 
 def has_benches(artifact: Artifact) -> bool:
     """Whether benches (this machine, ssh, adb) run the model; Core ML packages run on a Mac alone."""
-    return artifact.manifest.target == "executorch"
+    return target_of(artifact.manifest).native_runner
 
 
 def trace(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, cpus: str = "") -> Breakdown | None:

@@ -15,8 +15,9 @@ from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, open_artifact
 from tofe_edge.io.inputs import load_image
+from tofe_edge.io.targets import target_of
 from tofe_edge.runtimes.elastic import load_elastic
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 from tofe_edge.workflows.sources import StrPath
 
 
@@ -97,10 +98,10 @@ class Model:
         self, threads: int, method: str | None, deadline_ms: float | None
     ) -> Callable[[npt.NDArray[np.float32]], Prediction]:
         if deadline_ms is None:
-            return load_model(self.artifact, threads, method or DEFAULT_METHOD)
+            return open_model(self.artifact, threads, method or DEFAULT_METHOD)
         require(method in (None, DEFAULT_METHOD), "--deadline-ms chooses the method itself; leave --method out")
         require(
-            self.manifest.backend == "xnnpack",
+            target_of(self.manifest).native_runner,
             f"{self.path}: --deadline-ms is for models that XNNPACK runs; choose a budget with --method",
         )
         return load_elastic(self.artifact, threads, deadline_ms)
@@ -117,7 +118,7 @@ class Model:
         """
         names = [self.manifest.method(name).name for name in methods or self.manifest.methods]
         golden = read_golden(golden_path_of(self.path), self.artifact)
-        return SelfTest({name: replay(golden, load_model(self.artifact, threads, name), name) for name in names})
+        return SelfTest({name: replay(golden, open_model(self.artifact, threads, name), name) for name in names})
 
 
 def load(path: StrPath) -> Model:
