@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from PIL import Image
+from tiny_run import striped_images
 
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.macs import tofe_macs
@@ -46,14 +46,7 @@ SHORT = replace(CONFIG, epochs=2, fixed_epochs=0.5, noise_decay_start=0.25)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
     """40 noisy images, class 0 bright at the top and class 1 bright at the bottom; 32 to train on."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    for identifier in (0, 1):
-        (folder / str(identifier)).mkdir()
-        for number in range(20):
-            pixels = generator.integers(0, 100, (64, 64, 3))
-            pixels[32 * identifier : 32 * identifier + 32] += 120
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / str(identifier) / f"{number}.png")
+    folder = striped_images(tmp_path_factory.mktemp("data"), 20)
     return TrainingSet.find([Source(folder)], IDS, CONFIG.held_out, CONFIG.seed)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from tofe_edge.training.cost import Cost, GmacsCost
 from tofe_edge.training.noise import gumbel_sampler
 
 _BATCH = 16
+_UNDECIDED = 0.05
+"""Share of the target by which scaled counts may miss it before the means with noise are tried."""
 TARGET_TOLERANCE = 0.01
 """Share of the target by which the cost of the measured counts may miss it before they are scaled."""
 
@@ -41,6 +43,8 @@ class FittedCounts:
 
     counts: TokenCounts
     factor: float
+    with_noise: bool = False
+    """Whether the means with noise were taken, because no factor takes those without it near the target."""
 
 
 def read_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
@@ -103,6 +107,23 @@ def fit_to_budget(means: Sequence[float], cost: Cost) -> FittedCounts:
         nearest.setdefault(_rounded([factor * mean for mean in means], most), factor)
     best = min(nearest, key=lambda kept: (misses(kept), abs(nearest[kept] - 1)))
     return FittedCounts(TokenCounts(cost.raised(best)), nearest[best])
+
+
+def fit_measured(measured: MeasuredCounts, cost: Cost) -> FittedCounts:
+    """Token counts N^s of a trained net: its means without noise, fitted to the budget.
+
+    Selectors of a short run that hover around 0.5 may keep almost nothing of a stage as soon as the noise is off. No
+    factor brings such means to the target; the means with noise, which the budget loss has brought there, are near it.
+    """
+
+    def misses(fitted: FittedCounts) -> float:
+        return abs(cost.of_counts(fitted.counts.kept) / cost.target - 1)
+
+    plain = fit_to_budget(measured.means, cost)
+    if misses(plain) <= _UNDECIDED:
+        return plain
+    sampled = replace(fit_to_budget(measured.sampled_means, cost), with_noise=True)
+    return min(plain, sampled, key=misses)
 
 
 def _rounded(means: Sequence[float], patch_tokens: int) -> tuple[int, ...]:
