@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from tofe_edge import __version__
+from tofe_edge.budget.cost import fit_counts
 from tofe_edge.converters import coreml, coreml_delegate, executorch
 from tofe_edge.converters.attribution import LayerNoise, layer_noise_of
 from tofe_edge.converters.channels_first import channels_first
@@ -33,7 +34,6 @@ from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.resolution import at_image_size
 from tofe_edge.runtimes.coreml_names import function_name
-from tofe_edge.training.counts import fit_counts
 
 _LIBRARIES = {"executorch": ("executorch", "torchao"), "coreml": ("coremltools",)}
 """What makes the artifact, by target and backend, beside what makes the graph."""

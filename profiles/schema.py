@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tofe_edge.errors import shown
 from tofe_edge.profiles.document import Field
-from tofe_edge.profiles.errors import shown
 from tofe_edge.profiles.latency import LatencyTable, read_tables
 
 SCHEMA_VERSION = 1

@@ -14,9 +14,9 @@ import torch
 from conftest import TINY
 from tiny_run import CONFIG, make_request, stand_in
 
+from tofe_edge.budget.cost import GmacsCost, fit_to_budget
 from tofe_edge.model.backbones import create_host
-from tofe_edge.training.cost import GmacsCost
-from tofe_edge.training.counts import MeasuredCounts, fit_measured, fit_to_budget
+from tofe_edge.training.counts import MeasuredCounts, fit_measured
 from tofe_edge.training.run import train_checkpoint
 
 BUSY = "while True: sum(range(10000))"
@@ -50,8 +50,8 @@ def test_equal_seeds_give_equal_runs_under_load_and_after_anything(
 def test_means_that_no_factor_takes_to_the_target_give_way_to_those_with_noise() -> None:
     cost = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, 0.0018)
     sampled = (5.75, 8.5, 6.625)
-    undecided = fit_measured(MeasuredCounts((0.0, 0.375, 0.0), sampled, 8), cost)
-    assert undecided.with_noise and undecided.counts == fit_to_budget(sampled, cost).counts
+    undecided, with_noise = fit_measured(MeasuredCounts((0.0, 0.375, 0.0), sampled, 8), cost)
+    assert with_noise and undecided == fit_to_budget(sampled, cost)
     assert cost.of_counts(undecided.counts.kept) == pytest.approx(cost.target, rel=0.05)
-    decided = fit_measured(MeasuredCounts((9.0, 5.0, 3.0), sampled, 8), cost)
-    assert not decided.with_noise and decided == fit_to_budget((9.0, 5.0, 3.0), cost)
+    decided = (9.0, 5.0, 3.0)
+    assert fit_measured(MeasuredCounts(decided, sampled, 8), cost) == (fit_to_budget(decided, cost), False)

@@ -12,12 +12,11 @@ from conftest import TINY, Program, refusal
 from latency_tables import NET, table_for
 from tiny_run import stand_in, striped_images, write_dense
 
+from tofe_edge.budget.cost import LatencyCost, fit_to_budget
 from tofe_edge.budget.latency_model import predict_ms
 from tofe_edge.model.backbones import TokenCounts, create_host
 from tofe_edge.model.checkpoint import read_header
 from tofe_edge.profiles import LatencyTable, Step, with_tables
-from tofe_edge.training.cost import LatencyCost
-from tofe_edge.training.counts import fit_to_budget
 
 BOARD = (Path(__file__).parents[1] / "profiles" / "my_board.yaml").read_bytes()
 TINY_NET = create_host("deit_tiny_patch16_224", TINY).spec

@@ -15,7 +15,7 @@ from tofe_edge.cli.converted import describe, to_json
 from tofe_edge.cli.options import open_profile, require
 from tofe_edge.cli.output import check_html_place, emit
 from tofe_edge.errors import GateError
-from tofe_edge.io.files import check_place, put_in_place, workshop, write_content
+from tofe_edge.io.files import check_place, put_in_place, staging_dir, write_content
 from tofe_edge.io.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         check_place(place, is_folder)
     if args.html is not None:
         check_html_place(args.html, places)
-    with workshop(args.out) as folder, progress_bar("reading images", total=3, unit="step") as bar:
+    with staging_dir(args.out) as folder, progress_bar("reading images", total=3, unit="step") as bar:
         calibration, samples = _read_images(args, settings)
         bar.update(1)
         bar.set_description(f"lowering to {settings.target}, {settings.precision} (a minute or two)")
