@@ -18,7 +18,8 @@ from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.macs import tofe_macs
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training import lessons, trainer
+from tofe_edge.training import batches as batches_module
+from tofe_edge.training import trainer
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.schedule import Schedule
@@ -93,7 +94,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch, error: BaseException
                 raise error
             yield batch
 
-    monkeypatch.setattr(lessons, "batches", cut)
+    monkeypatch.setattr(batches_module, "batches", cut)
 
 
 def test_training_lowers_the_loss(trained: tuple[ToFe, Path, TrainingResult]) -> None:

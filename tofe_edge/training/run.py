@@ -22,10 +22,16 @@ from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.counts import MeasuredCounts, fit_measured, measure_counts, read_images
+from tofe_edge.training.counts import (
+    MeasuredCounts,
+    center_selectors,
+    fit_measured,
+    measure_counts,
+    read_images,
+    typical_samples,
+)
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
-from tofe_edge.training.thresholds import center_selectors, typical_samples
 from tofe_edge.training.trainer import TrainingResult, train
 from tofe_edge.training.views import Views, prepare_views, recipe
 
