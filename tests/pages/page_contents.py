@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from conftest import manifest_for
 from PIL import Image
 
+from tofe_edge.cli.pages import convert, evaluation, parity, profile, tokens
 from tofe_edge.cli.pages.convert import ConvertPage
+from tofe_edge.cli.pages.evaluation import EvaluationPage
 from tofe_edge.cli.pages.profile import ProfilePage
+from tofe_edge.cli.pages.tokens import TokensPage
+from tofe_edge.evaluation.analysis import analyse
+from tofe_edge.evaluation.distribution import distributions
+from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
-from tofe_edge.evaluation.parity import GateResult, Parity
-from tofe_edge.evaluation.prediction import Prediction, top_classes
+from tofe_edge.evaluation.image_tokens import ImageTokens
+from tofe_edge.evaluation.parity import INT8_GATES, GateResult, Parity, compare
+from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
+from tofe_edge.evaluation.usage import MeanUsage
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.model.checkpoint import Checkpoint
 
@@ -159,3 +168,61 @@ def with_names(manifest: Manifest, name: str) -> Manifest:
         versions={name: name},
         latency=latency_record(name),
     )
+
+
+def image_named(name: str, label: int | None = 1, kept: tuple[tuple[int, ...], ...] = KEPT) -> ImageTokens:
+    pixels = np.full((64, 64, 3), (200, 30, 90), np.uint8)
+    return ImageTokens(Path(name.replace("\0", "0")), RankedClass(0, name, 0.875), label, 16, kept, pixels)
+
+
+def tokens_page(name: str = "cat.jpg") -> TokensPage:
+    return TokensPage(
+        checkpoint=name,
+        mode="instance",
+        source=name,
+        usage=MeanUsage(12, 16, (9.0, 5.0, 3.0), (0.0, 1.25, 0.3)),
+        drawn=[image_named(name), image_named(name, None)],
+        class_names=[name, name],
+    )
+
+
+def evaluation_page(name: str = "cat.jpg") -> EvaluationPage:
+    counts = tuple(sorted({(9 + step % 5, 5 + step % 3, 3): 1 + step for step in range(15)}.items()))
+    result = Evaluation(75.5, (73.1, 77.8), 93.25, 120, 0.6543, (10.5, 6.25, 3.0), (), (0.0, 1.5, 0.25), counts)
+    return EvaluationPage(
+        checkpoint=name,
+        source=name,
+        evaluation=result,
+        shipped=(9, 5, 3),
+        patch_tokens=16,
+        found=distributions(counts),
+        fewest=[image_named(name)],
+        most=[image_named(name), image_named(name)],
+        class_names=[name, name],
+    )
+
+
+def parity_page(
+    manifest: Manifest, names: tuple[str, ...] = ("val",), picture: bytes | None = b"\xff\xd8 a picture"
+) -> str:
+    """A comparison of seeded noise, rendered; ``names`` are those of images."""
+    generator, images = np.random.default_rng(0), 60
+    logits = generator.standard_normal((images, len(manifest.class_names))).astype(np.float32)
+    noise = 0.2 * generator.standard_normal(logits.shape).astype(np.float32)
+    margins = [tuple(map(float, one)) for one in generator.random((images, 3))]
+    reference = [Prediction(row, (), margin) for row, margin in zip(logits, margins)]
+    artifact = [Prediction(row, ()) for row in logits + noise]
+    labels = [int(row.argmax()) if number % 4 else int(row.argmin()) for number, row in enumerate(logits)]
+    analysis = analyse(reference, artifact, labels, [names[number % len(names)] for number in range(images)])
+    compared = compare(reference, artifact, labels, INT8_GATES)
+    return parity.render(manifest, compared, analysis, names[0], lambda name: picture)
+
+
+PAGES: dict[str, Callable[..., str]] = {
+    "profile": lambda manifest, *names: profile.render(profile_page(manifest, names)),
+    "convert": lambda manifest, *names: convert.render(convert_page(manifest, names)),
+    "parity": lambda manifest, *names: parity_page(manifest, names),
+    "tokens": lambda manifest, *names: tokens.render(tokens_page(names[0])),
+    "evaluation": lambda manifest, *names: evaluation.render(evaluation_page(names[0])),
+}
+"""Every page of a manifest, with these names wherever others than the manifest give one."""

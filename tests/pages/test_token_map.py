@@ -1,4 +1,4 @@
-"""Token maps: what is dark, what is framed, and what is refused."""
+"""Token maps and contact sheets: what is dark, what is framed, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from page_contents import KEPT, golden_of, plain_manifest
+from page_contents import HOSTILE, KEPT, image_named
 from PIL import Image
 
-from tofe_edge.cli.pages.heat import as_hex, heat_colours
-from tofe_edge.cli.pages.token_map import TokenMap, heat_legend, kept_tokens, map_of, token_maps
+from tofe_edge.cli.pages.contact_sheet import GAP, LINE, TILE, contact_sheet
+from tofe_edge.cli.pages.token_map import TokenMap, as_hex, heat_colours, heat_legend, token_maps
 from tofe_edge.errors import InputError
-from tofe_edge.model.checkpoint import Checkpoint
 
 PIXELS = np.zeros((32, 32, 3), np.uint8)
 
@@ -80,7 +79,7 @@ def test_colours_of_the_heat_map_grow_lighter(stages: int) -> None:
     light = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in colours]
     assert len(colours) == stages and light == sorted(set(light))
     assert [as_hex(colours[0]), as_hex(colours[-1])][: min(stages, 2)] == ["#440154", "#fde725"][: min(stages, 2)]
-    assert all(f"{number} of {stages}" in heat_legend(stages) for number in range(1, stages + 1))
+    assert heat_legend(stages) == [(number + 1, as_hex(colour)) for number, colour in enumerate(colours)]
 
 
 def test_patches_that_come_back_are_framed() -> None:
@@ -109,23 +108,56 @@ def test_the_picture_is_the_one_given() -> None:
 @pytest.mark.parametrize(
     ("patches", "kept", "message"),
     [
-        (15, ((0,),), "fill no square"),
-        (0, (), "fill no square"),
+        (15, ((0,),), "do not fill a square"),
+        (0, (), "do not fill a square"),
         (16, ((1,), (16,)), "stage 2"),
         (16, ((-1,),), "stage 1"),
     ],
 )
-def test_what_is_no_map_is_refused(patches: int, kept: tuple[tuple[int, ...], ...], message: str) -> None:
+def test_wrong_maps_are_refused(patches: int, kept: tuple[tuple[int, ...], ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TokenMap(PIXELS, patches, kept)
 
 
-def test_every_method_has_a_map_and_a_dense_model_none(tiny_checkpoint: Checkpoint) -> None:
-    manifest = plain_manifest(tiny_checkpoint)
-    golden = golden_of(manifest)
-    assert map_of(golden.vectors[0], manifest.patch_tokens).kept == KEPT
-    shown = kept_tokens(manifest, golden, list(manifest.methods))
-    assert shown.count('<div class="maps">') == 2 and "Method budget_1" in shown
-    assert kept_tokens(manifest, golden, ["forward"]).count('<div class="maps">') == 1
-    assert kept_tokens(manifest, None, ["forward"]) == ""
-    assert kept_tokens(replace(manifest, token_counts=None), golden, ["forward"]) == ""
+def pixel(sheet: Image.Image, row: int, column: int, patch: int) -> tuple[int, ...]:
+    """The colour in the middle of a patch of a 4 x 4 grid."""
+    down, across = divmod(patch, 4)
+    left = GAP + column * (TILE + GAP) + (2 * across + 1) * TILE // 8
+    top = LINE + GAP + row * (TILE + LINE + GAP) + (2 * down + 1) * TILE // 8
+    found = sheet.getpixel((left, top))
+    assert isinstance(found, tuple)
+    return found
+
+
+def test_the_sheet_has_one_row_per_image_and_shows_kept_frozen_and_usage() -> None:
+    flipped = tuple(tuple(15 - position for position in stage) for stage in KEPT)
+    sheet = Image.open(io.BytesIO(contact_sheet([image_named("a"), image_named("b", kept=flipped)])))
+    assert sheet.format == "PNG" and sheet.size == (GAP + 5 * (TILE + GAP), LINE + GAP + 2 * (TILE + LINE + GAP))
+    picture = np.array((200, 30, 90))
+    for row, kept in enumerate((KEPT, flipped)):
+        for patch in range(16):
+            assert pixel(sheet, row, 0, patch) == tuple(picture)
+            for column, stage in enumerate(kept, start=1):
+                assert (pixel(sheet, row, column, patch) == tuple(picture)) == (patch in stage)
+            heat = heat_colours(4)[sum(patch in stage for stage in kept)]
+            wanted = 0.25 * picture + 0.75 * np.array(heat)
+            assert np.abs(np.array(pixel(sheet, row, 4, patch)) - wanted).max() <= 1
+
+
+def test_reused_patches_are_framed_on_the_sheet() -> None:
+    sheet = Image.open(io.BytesIO(contact_sheet([image_named("a")])))
+    left, top = GAP + 2 * (TILE + GAP), LINE + GAP  # stage 2, whose patch 3 stage 1 had frozen
+    corner = [sheet.getpixel((left + across * TILE // 4, top)) for across in range(4)]
+    assert [colour == (255, 211, 61) for colour in corner] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_name_can_be_written_below_a_picture(name: str) -> None:
+    sheet = Image.open(io.BytesIO(contact_sheet([image_named(name)])))
+    row = np.asarray(sheet)[-(LINE + GAP) + 2 :, : GAP + TILE]
+    assert (row[:, :GAP] == 255).all() and (row < 128).any()
+
+
+def test_a_sheet_of_images_that_are_not_square_is_refused() -> None:
+    with pytest.raises(InputError, match="do not fill a square"):
+        contact_sheet([replace(image_named("a"), patch_tokens=20)])

@@ -1,4 +1,4 @@
-"""Axes and charts: for whatever is finite, coordinates are finite and within the drawing."""
+"""Axes and charts: for any finite values, coordinates are finite and within the drawing."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tofe_edge.cli.pages.charts import (
     Line,
     Mark,
     Words,
+    axis,
     count_histogram,
-    fitted_chart,
     gauge,
     histogram,
     legend,
     line_chart,
-    step_chart,
+    percentile,
+    shortened,
+    split_outliers,
 )
-from tofe_edge.cli.pages.scale import axis
 
 WORDS = Words("A <title>", "description & more", "x, s", "ms")
 
@@ -120,8 +121,7 @@ def test_curves_and_stairs_stay_within_their_drawing(
     lines = [Line("one", one, band), Line("two", two)]
     check(line_chart(lines, WORDS))
     check(line_chart(lines, WORDS, over=(0.0, abs(at))))
-    check(step_chart(lines, WORDS, [Mark(at, "here")]))
-    check(fitted_chart([Line("one", one, dots=two)], WORDS, [Mark(at, "here")]))
+    check(line_chart([Line("one", one, dots=two)], WORDS, marks=[Mark(at, "here")], from_zero=True, steps=at > 0))
 
 
 @given(finite)
@@ -173,23 +173,45 @@ def test_bars_of_whole_numbers_count_each_once() -> None:
 
 
 def test_stairs_rise_before_they_go_on() -> None:
-    drawing = step_chart([Line("a", [(0.0, 1.0), (10.0, 2.0)])], WORDS)
+    drawing = line_chart([Line("a", [(0.0, 1.0), (10.0, 2.0)])], WORDS, from_zero=True, steps=True)
     path = re.findall(r'class="line s0" d="([^"]+)"', drawing)[0]
     assert re.fullmatch(r"M46 [\d.]+V22H348", path)
 
 
 def test_a_chart_of_nothing_is_nothing() -> None:
-    assert (
-        count_histogram({}, [], WORDS)
-        == histogram([], [], WORDS)
-        == line_chart([], WORDS)
-        == step_chart([Line("a", [])], WORDS)
-        == ""
-    )
-    assert legend([Line("a", [])]) == ""
+    charts = (count_histogram({}, [], WORDS), histogram([], [], WORDS), line_chart([Line("a", [])], WORDS))
+    assert "".join((*charts, legend([Line("a", [])]))) == ""
 
 
 def test_words_and_names_are_text() -> None:
     root = ElementTree.fromstring(line_chart([Line("<b>", [(0, 1), (1, 2)])], WORDS))
     assert [element.text for element in root if element.tag in ("title", "desc")] == ["A <title>", "description & more"]
     assert "<b>" not in legend([Line("<b>", []), Line("c", [])])
+
+
+@given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=300))
+def test_samples_and_outliers_are_all_that_was_measured(measured: list[float]) -> None:
+    samples, outliers = split_outliers(measured)
+    assert sorted([*samples, *outliers]) == sorted(measured)
+    assert len(outliers) <= len(measured) / 100 and percentile(measured, 99) in samples
+
+
+def test_one_slow_run_in_two_hundred_is_an_outlier() -> None:
+    assert split_outliers([5.0] * 150 + [6.0] * 49 + [500.0])[1] == [500.0]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=500).map(sorted), st.integers(1, 50)
+)
+def test_a_shortened_line_has_few_points_each_within_its_band(
+    points: list[tuple[float, float]], stretches: int
+) -> None:
+    line = shortened("latency", points, stretches)
+    assert 1 <= len(line.points) <= stretches
+    assert [x for x, _ in line.points] == sorted(x for x, _ in line.points)
+    if len(points) > stretches:
+        assert all(low <= y <= high for (_, y), (low, high) in zip(line.points, line.band))
+        assert min(low for low, _ in line.band) == min(y for _, y in points)
+        assert max(high for _, high in line.band) == max(y for _, y in points)
+    else:
+        assert list(line.points) == points and not line.band
