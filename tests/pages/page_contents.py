@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,7 @@ def latency_record(source: str) -> dict[str, Any]:
 
 def plain_manifest(checkpoint: Checkpoint) -> Manifest:
     """With two budgets and a quantized layer."""
-    layers = {
-        f"blocks.{block}.fc1": {"own_snr_db": 40.0 - block, "reached_snr_db": 30.0 - block} for block in range(12)
-    }
+    noise = {f"blocks.{block}.fc1": {"own_snr_db": 40.0 - block, "reached_snr_db": 30.0 - block} for block in range(12)}
     record = {
         "passed": True,
         "images": 32,
@@ -76,7 +75,7 @@ def plain_manifest(checkpoint: Checkpoint) -> Manifest:
     }
     return replace(
         manifest_for(checkpoint, "tiny.pte", b""),
-        quantization={"layers": layers},
+        quantization={"layers": noise},
         parity=record,
         fallback_ops={"topk": 3},
         size_bytes=12345,
@@ -131,14 +130,14 @@ def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-ther
 
 def convert_page(manifest: Manifest, names: tuple[str, ...] = ("gate", "val")) -> ConvertPage:
     """A conversion whose second budget fails a gate; ``names`` are those of gates, images and reasons."""
-    parity = Parity(32, 0.9, None, None, 15, 1.0, 19.5, 37.0, (0.98, 0.97, 0.95), (GateResult("a", names[0], True),))
+    parity = Parity(32, 0.9, None, None, 15, 1.0, 19.5, 37.0, (0.98, 0.97, 0.95), ())
     return ConvertPage(
         manifest=manifest,
         golden=golden_of(manifest),
         reason=names[0],
         parity={
-            manifest_method: replace(parity, gates=(GateResult("b", names[-1], manifest_method == "forward"),))
-            for manifest_method in manifest.methods
+            method: replace(parity, gates=(GateResult("b", names[-1], method == "forward"),))
+            for method in manifest.methods
         },
         source=names[-1],
         measured_on="this machine with 1 thread",
@@ -226,3 +225,43 @@ PAGES: dict[str, Callable[..., str]] = {
     "evaluation": lambda manifest, *names: evaluation.render(evaluation_page(names[0])),
 }
 """Every page of a manifest, with these names wherever others than the manifest give one."""
+
+
+VOID = frozenset({"meta", "img", "br"})
+
+
+class Tags(HTMLParser):
+    """Every start tag with its attributes, the text outside of the style, and tags left open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    @property
+    def names(self) -> list[str]:
+        return [tag for tag, _ in self.seen]
+
+    @property
+    def addresses(self) -> list[str | None]:
+        """Of everything that a browser would fetch."""
+        keys = ("src", "href", "srcset", "data", "action", "xlink:href")
+        return [value for _, attributes in self.seen for key, value in attributes.items() if key in keys]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data

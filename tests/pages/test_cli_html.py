@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tags import Tags
+from page_contents import Tags
 
 from tofe_edge.cli import main
 from tofe_edge.model.checkpoint import Checkpoint

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from page_contents import convert_page, plain_manifest
-from tags import Tags
+from page_contents import Tags, convert_page, plain_manifest
 
 from tofe_edge.budget.latency_model import shape_of
 from tofe_edge.cli.convert_page import with_staircases

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from page_contents import (
     HOSTILE,
     PAGES,
+    Tags,
     convert_page,
     evaluation_page,
     image_named,
@@ -23,7 +24,6 @@ from page_contents import (
     tokens_page,
     with_names,
 )
-from tags import Tags
 
 from tofe_edge.cli.pages import convert, evaluation, parity, profile, tokens
 from tofe_edge.errors import InputError

@@ -19,58 +19,57 @@ from tofe_edge.cli.pages.contact_sheet import GAP, LINE, TILE, contact_sheet
 from tofe_edge.cli.pages.token_map import TokenMap, as_hex, heat_colours, heat_legend, token_maps
 from tofe_edge.errors import InputError
 
-PIXELS = np.zeros((32, 32, 3), np.uint8)
-
-_RUN = re.compile(r"M(\d+) (\d+)h(\d+)v1h-(\d+)z")
-_FRAME = re.compile(r"M([\d.]+) ([\d.]+)h.8v.8h-.8z")
-
-
-def stages_of(found: TokenMap) -> list[ElementTree.Element]:
-    """The drawings, the input first and the usage last."""
-    return list(ElementTree.fromstring(token_maps(found)).iter("svg"))
+COLOUR = (200, 30, 90)
+PIXELS = np.full((32, 32, 3), COLOUR, np.uint8)
+RUN = re.compile(r"M(\d+) (\d+)h(\d+)v1h-(\d+)z")
 
 
-def dark(drawing: ElementTree.Element, side: int) -> list[int]:
-    """Positions under the veil, each as often as it is covered."""
-    return covered(next((one.attrib["d"] for one in drawing.iter("path") if one.attrib["class"] == "frozen"), ""), side)
+def drawings_of(side: int, *kept: tuple[int, ...]) -> list[ElementTree.Element]:
+    """The drawings of a map, the input first and the usage last."""
+    return list(ElementTree.fromstring(token_maps(TokenMap(PIXELS, side**2, kept))).iter("svg"))
 
 
-def covered(path: str, side: int) -> list[int]:
-    """Positions in the runs of a path."""
-    assert _RUN.sub("", path) == ""
-    runs = [tuple(map(int, found)) for found in _RUN.findall(path)]
-    assert all(length == back for *_, length, back in runs)
-    return [row * side + column + step for column, row, length, _ in runs for step in range(length)]
+def covered(drawing: ElementTree.Element, side: int, kind: str) -> list[tuple[int, str]]:
+    """The patches that paths of a class cover, each as often as it is covered, with the path's colour."""
+    found = []
+    for path in drawing.iter("path"):
+        if path.attrib["class"] == kind:
+            assert RUN.sub("", path.attrib["d"]) == ""
+            for column, row, length, back in (map(int, run) for run in RUN.findall(path.attrib["d"])):
+                assert length == back
+                found += [(row * side + column + step, path.get("fill", "")) for step in range(length)]
+    return sorted(found)
 
 
-cases = st.integers(1, 15).flatmap(
-    lambda side: st.tuples(st.just(side), st.lists(st.sets(st.integers(0, side**2 - 1)), min_size=1, max_size=3))
+@given(
+    st.integers(1, 15).flatmap(
+        lambda side: st.tuples(st.just(side), st.lists(st.sets(st.integers(0, side**2 - 1)), min_size=1, max_size=3))
+    )
 )
-
-
-@given(cases)
-def test_exactly_the_frozen_patches_are_dark_once(case: tuple[int, list[set[int]]]) -> None:
+def test_the_frozen_patches_are_dark_and_every_patch_has_the_colour_of_its_usage(
+    case: tuple[int, list[set[int]]],
+) -> None:
     side, kept = case
-    whole, *stages, _ = stages_of(TokenMap(PIXELS, side**2, tuple(map(tuple, kept))))
-    assert dark(whole, side) == [] and len(stages) == len(kept)
+    _, *stages, heat = drawings_of(side, *map(tuple, kept))
+    assert len(stages) == len(kept)
     for drawing, positions in zip(stages, kept):
-        assert dark(drawing, side) == sorted(set(range(side**2)) - positions)
+        assert [patch for patch, _ in covered(drawing, side, "frozen")] == sorted(set(range(side**2)) - positions)
+    colours = [as_hex(colour) for colour in heat_colours(len(kept) + 1)]
+    usage = [(patch, colours[sum(patch in stage for stage in kept)]) for patch in range(side**2)]
+    assert covered(heat, side, "usage") == usage
 
 
-@given(cases)
-def test_every_patch_has_the_colour_of_its_usage(case: tuple[int, list[set[int]]]) -> None:
-    side, kept = case
-    *_, heat = stages_of(TokenMap(PIXELS, side**2, tuple(map(tuple, kept))))
-    level = {as_hex(colour): number for number, colour in enumerate(heat_colours(len(kept) + 1), start=1)}
-    shown = {
-        patch: level[path.attrib["fill"]] for path in heat.iter("path") for patch in covered(path.attrib["d"], side)
-    }
-    assert shown == {patch: 1 + sum(patch in stage for stage in kept) for patch in range(side**2)}
-    assert sum(len(covered(path.attrib["d"], side)) for path in heat.iter("path")) == side**2
-
-
-def test_a_map_without_stages_is_the_input_alone() -> None:
-    assert len(stages_of(TokenMap(PIXELS, 4, ()))) == 1
+def test_reused_patches_are_framed_and_the_image_is_the_input() -> None:
+    whole, _, second, _, _ = drawings_of(4, *KEPT)
+    (frames,) = (path.attrib["d"] for path in second.iter("path") if path.attrib["class"] == "again")
+    assert frames == "M3.1 0.1h.8v.8h-.8z" and "1 reused" in "".join(second.itertext())
+    again = TokenMap(PIXELS, 4, ((0,), (0, 3), (3,)))
+    assert [again.reused(stage) for stage in range(3)] == [frozenset(), {3}, {3}] and again.usage() == (3, 1, 1, 3)
+    (image,) = whole.iter("image")
+    content = base64.b64decode(image.attrib["href"].removeprefix("data:image/jpeg;base64,"))
+    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    assert pixels.shape == PIXELS.shape and np.abs(pixels.astype(int) - PIXELS).max() < 8
+    assert len(drawings_of(2)) == 1
 
 
 @pytest.mark.parametrize("stages", [1, 2, 4, 7])
@@ -78,38 +77,15 @@ def test_colours_of_the_heat_map_grow_lighter(stages: int) -> None:
     colours = heat_colours(stages)
     light = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in colours]
     assert len(colours) == stages and light == sorted(set(light))
-    assert [as_hex(colours[0]), as_hex(colours[-1])][: min(stages, 2)] == ["#440154", "#fde725"][: min(stages, 2)]
     assert heat_legend(stages) == [(number + 1, as_hex(colour)) for number, colour in enumerate(colours)]
-
-
-def test_patches_that_come_back_are_framed() -> None:
-    found = TokenMap(PIXELS, 16, KEPT)
-    assert [found.reused(stage) for stage in range(3)] == [frozenset(), {3}, frozenset()]
-    *_, second, _, _ = stages_of(found)
-    path = next(one.attrib["d"] for one in second.iter("path") if one.attrib["class"] == "again")
-    assert _FRAME.findall(path) == [("3.1", "0.1")]
-    assert "1 reused" in "".join(second.itertext())
-
-
-def test_a_patch_stays_framed_in_later_stages() -> None:
-    found = TokenMap(PIXELS, 4, ((0,), (0, 3), (3,)))
-    assert [found.reused(stage) for stage in range(3)] == [frozenset(), {3}, {3}]
-    assert found.usage() == (3, 1, 1, 3)
-
-
-def test_the_picture_is_the_one_given() -> None:
-    pixels = np.full((32, 32, 3), (200, 30, 90), np.uint8)
-    image = next(stages_of(TokenMap(pixels, 4, ((0,),)))[0].iter("image"))
-    content = base64.b64decode(image.attrib["href"].removeprefix("data:image/jpeg;base64,"))
-    shown = np.asarray(Image.open(io.BytesIO(content)))
-    assert shown.shape == pixels.shape and np.abs(shown.astype(int) - pixels).max() < 8
+    assert as_hex(colours[0]) == "#440154" and as_hex(colours[-1]) == ("#fde725" if stages > 1 else "#440154")
 
 
 @pytest.mark.parametrize(
     ("patches", "kept", "message"),
     [
-        (15, ((0,),), "do not fill a square"),
-        (0, (), "do not fill a square"),
+        (15, ((0,),), "fill a square"),
+        (0, (), "fill a square"),
         (16, ((1,), (16,)), "stage 2"),
         (16, ((-1,),), "stage 1"),
     ],
@@ -117,38 +93,27 @@ def test_the_picture_is_the_one_given() -> None:
 def test_wrong_maps_are_refused(patches: int, kept: tuple[tuple[int, ...], ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TokenMap(PIXELS, patches, kept)
+    with pytest.raises(InputError, match=message):
+        contact_sheet([replace(image_named("a", kept=kept), patch_tokens=patches)])
 
 
-def pixel(sheet: Image.Image, row: int, column: int, patch: int) -> tuple[int, ...]:
-    """The colour in the middle of a patch of a 4 x 4 grid."""
-    down, across = divmod(patch, 4)
-    left = GAP + column * (TILE + GAP) + (2 * across + 1) * TILE // 8
-    top = LINE + GAP + row * (TILE + LINE + GAP) + (2 * down + 1) * TILE // 8
-    found = sheet.getpixel((left, top))
-    assert isinstance(found, tuple)
-    return found
-
-
-def test_the_sheet_has_one_row_per_image_and_shows_kept_frozen_and_usage() -> None:
+def test_the_sheet_has_one_row_per_image_and_shows_kept_frozen_reused_and_usage() -> None:
     flipped = tuple(tuple(15 - position for position in stage) for stage in KEPT)
     sheet = Image.open(io.BytesIO(contact_sheet([image_named("a"), image_named("b", kept=flipped)])))
     assert sheet.format == "PNG" and sheet.size == (GAP + 5 * (TILE + GAP), LINE + GAP + 2 * (TILE + LINE + GAP))
-    picture = np.array((200, 30, 90))
+    pixels = np.asarray(sheet).astype(int)
     for row, kept in enumerate((KEPT, flipped)):
         for patch in range(16):
-            assert pixel(sheet, row, 0, patch) == tuple(picture)
-            for column, stage in enumerate(kept, start=1):
-                assert (pixel(sheet, row, column, patch) == tuple(picture)) == (patch in stage)
-            heat = heat_colours(4)[sum(patch in stage for stage in kept)]
-            wanted = 0.25 * picture + 0.75 * np.array(heat)
-            assert np.abs(np.array(pixel(sheet, row, 4, patch)) - wanted).max() <= 1
-
-
-def test_reused_patches_are_framed_on_the_sheet() -> None:
-    sheet = Image.open(io.BytesIO(contact_sheet([image_named("a")])))
-    left, top = GAP + 2 * (TILE + GAP), LINE + GAP  # stage 2, whose patch 3 stage 1 had frozen
-    corner = [sheet.getpixel((left + across * TILE // 4, top)) for across in range(4)]
-    assert [colour == (255, 211, 61) for colour in corner] == [False, False, False, True]
+            down, across = divmod(patch, 4)
+            top, left = LINE + GAP + row * (TILE + LINE + GAP) + down * TILE // 4, GAP + across * TILE // 4
+            middles = [pixels[top + TILE // 8, left + TILE // 8 + column * (TILE + GAP)] for column in range(5)]
+            assert [tuple(middle) == COLOUR for middle in middles[:4]] == [True, *(patch in stage for stage in kept)]
+            usage = sum(patch in stage for stage in kept)
+            expected = 0.25 * np.array(COLOUR) + 0.75 * np.array(heat_colours(4)[usage])
+            assert np.abs(middles[4] - expected).max() <= 1
+            # Stage 2 reuses one patch, the fourth from the image's first or last corner.
+            framed = tuple(pixels[top, left + 2 * (TILE + GAP)]) == (255, 211, 61)
+            assert framed == (patch == (3, 12)[row])
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -156,8 +121,3 @@ def test_any_name_can_be_written_below_a_picture(name: str) -> None:
     sheet = Image.open(io.BytesIO(contact_sheet([image_named(name)])))
     row = np.asarray(sheet)[-(LINE + GAP) + 2 :, : GAP + TILE]
     assert (row[:, :GAP] == 255).all() and (row < 128).any()
-
-
-def test_a_sheet_of_images_that_are_not_square_is_refused() -> None:
-    with pytest.raises(InputError, match="do not fill a square"):
-        contact_sheet([replace(image_named("a"), patch_tokens=20)])
