@@ -28,6 +28,8 @@ _FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe",
 )  # fmt: skip
 _TIMEOUT_S = 120
+PHONE, DESK = 390, 1280
+"""Widths of windows, in pixels."""
 
 _LAYOUT = """(() => {
   const root = document.documentElement, drawings = [...document.querySelectorAll("svg")];
@@ -50,9 +52,9 @@ _LAYOUT = """(() => {
 
 @dataclass(frozen=True)
 class Opened:
-    """A page as the browser laid it out."""
+    """A page as the browser laid it out on a phone and on a desk."""
 
-    layout: dict[str, Any]
+    layouts: list[dict[str, Any]]
     console: list[str]
     """Errors, messages of scripts, and what the page's policy forbade."""
     requests: list[str]
@@ -71,27 +73,34 @@ class Browser:
         for domain in ("Page", "Network", "Log", "Runtime"):
             self._call(f"{domain}.enable")
 
-    def open(self, page: Path, width: int, dark: bool = False) -> Opened:
-        """Open a page in a window of a width, which up to 600 pixels is that of a phone."""
-        self._call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width <= 600
-        )
+    def open(self, page: Path, dark: bool = False) -> Opened:
+        """Open a page and lay it out on a phone and a desk."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._call("Emulation.setEmulatedMedia", features=scheme)
         self._events.clear()
         self._call("Page.navigate", url=page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._read()
-        layout = self._call("Runtime.evaluate", expression=_LAYOUT, returnByValue=True)["result"]["value"]
+        layouts = [self._layout(width, mobile) for width, mobile in ((PHONE, True), (DESK, False))]
         requests, console = [], []
         for event in self._events:
             if event["method"] == "Network.requestWillBeSent":
                 requests.append(event["params"]["request"]["url"])
             elif event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
                 console.append(json.dumps(event["params"]))
-        own = page.as_uri()
-        assert own in requests
-        return Opened(layout, console, [url for url in requests if url != own and not url.startswith("data:")])
+        requests.remove(page.as_uri())
+        return Opened(layouts, console, [address for address in requests if not address.startswith("data:")])
+
+    def _layout(self, width: int, mobile: bool) -> dict[str, Any]:
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=mobile)
+        for _ in range(100):
+            layout: dict[str, Any] = self._call("Runtime.evaluate", expression=_LAYOUT, returnByValue=True)["result"][
+                "value"
+            ]
+            if layout["width"] == width:
+                return layout
+            time.sleep(0.05)
+        raise AssertionError(f"the page is {layout['width']} pixels wide, not {width}")
 
     def print(self) -> str:
         """Return the open page as a PDF in base64."""
