@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from conftest import manifest_for
-from PIL import Image
 
 from tofe_edge.cli.pages import convert, evaluation, parity, profile, tokens
 from tofe_edge.cli.pages.convert import ConvertPage
@@ -52,8 +50,8 @@ class Share:
 @dataclass(frozen=True)
 class Reading:
     at_s: float
-    khz: Mapping[str, float] = field(default_factory=dict)
-    celsius: Mapping[str, float] = field(default_factory=dict)
+    khz: Mapping[str, float]
+    celsius: Mapping[str, float]
 
 
 def latency_record(source: str) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def plain_manifest(checkpoint: Checkpoint) -> Manifest:
         "source": "val",
         "top1_agreement": 0.9,
         "snr_db": 19.5,
-        "kept_overlap": [0.9, 1.0],
+        "kept_overlap": [0.9],
     }
     return replace(
         manifest_for(checkpoint, "tiny.pte", b""),
@@ -88,21 +86,16 @@ def plain_manifest(checkpoint: Checkpoint) -> Manifest:
 def golden_of(manifest: Manifest) -> GoldenSet:
     """One seeded picture for each method."""
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    stored = io.BytesIO()
-    Image.fromarray(pixels).save(stored, "PNG")
     logits = np.arange(len(manifest.class_names), dtype=np.float32)
+    prediction = Prediction(logits, tuple(np.array(stage) for stage in KEPT))
     best = tuple(top_classes(logits, manifest.class_names))
-    kept = tuple(np.array(stage) for stage in KEPT)
-    vectors = [
-        GoldenVector(method, "0.png", stored.getvalue(), pixels, Prediction(logits, kept), best)
-        for method in manifest.methods
-    ]
-    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
+    vectors = tuple(GoldenVector(method, "0.png", b"", pixels, prediction, best) for method in manifest.methods)
+    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, vectors)
 
 
 def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-thermal")) -> ProfilePage:
     """A sustained run with everything that a page can show; ``names`` are those of sensors and parts."""
-    samples = tuple(10 + 0.02 * (run % 13) + (5.0 if run == 400 else 0.0) for run in range(500))
+    states = [(1800000.0 - 10000.0 * at, 40.0 + at) for at in range(50)]
     return ProfilePage(
         manifest=manifest,
         golden=golden_of(manifest),
@@ -110,21 +103,20 @@ def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-ther
         where=f"ssh://{names[0]}",
         machine=names[-1],
         threads=4,
-        samples_ms=samples,
+        samples_ms=tuple(10 + 0.02 * (run % 13) + (5.0 if run == 400 else 0.0) for run in range(500)),
         started_s=tuple(0.011 * run for run in range(500)),
         cpu_ms=9.5,
         load_ms=31.0,
         planned_bytes=755824,
         peak_rss_bytes=35_000_000,
-        readings=tuple(
-            Reading(0.1 * at, dict.fromkeys(names, 1800000.0 - 10000.0 * at), dict.fromkeys(names, 40.0 + at))
-            for at in range(50)
-        ),
+        readings=[
+            Reading(0.1 * at, dict.fromkeys(names, khz), dict.fromkeys(names, heat))
+            for at, (khz, heat) in enumerate(states)
+        ],
         stages=tuple(Share(name, 1.5, 3) for name in names),
         operators=tuple(Share(f"{name} {number}", 0.1 * number, number) for name in names for number in range(9)),
         sustained=f"{names[0]} throttles: the last quarter takes 1.20 times the first (95 %: 1.10 to 1.30).",
         against=f"Token reduction pays against {names[0]}.",
-        block_ms={name: [(8, 0.1), (96, 0.7), (17, 0.2)] for name in names},
     )
 
 
@@ -153,11 +145,7 @@ def with_names(manifest: Manifest, name: str) -> Manifest:
     """The manifest with somebody's name wherever a free text stands."""
     return replace(
         manifest,
-        artifact=name,
-        checkpoint=name,
-        backbone=name,
-        backend=name,
-        profile=name,
+        **dict.fromkeys(("artifact", "checkpoint", "backbone", "backend", "profile"), name),  # type: ignore[arg-type]
         class_names=[name] * len(manifest.class_names),
         fp32_layers=[name],
         fallback_ops={name: 1},

@@ -95,7 +95,7 @@ def test_charts_stay_within_their_drawing(
     marks = [Mark(at, "here"), Mark(samples[0], "there")]
     check(histogram(samples, marks, WORDS))
     check(line_chart([shortened("one", one), Line("two", two)], WORDS, over=(0.0, abs(at))))
-    check(line_chart([Line("one", one, dots=two)], WORDS, marks=marks, from_zero=True, steps=at > 0))
+    check(line_chart([Line("one", one, dots=two)], WORDS, marks=marks, from_zero=True))
     drawing = count_histogram(numbers, [Mark(min(numbers), "shipped")], WORDS, over=(0, 600))
     check(drawing)
     widths = [right - left for left, right, _ in bars_of(drawing)]
@@ -113,11 +113,6 @@ def test_bars_are_as_high_as_their_counts() -> None:
     # A hundred numbers share 36 bars by three.
     wide = bars_of(count_histogram(dict.fromkeys(range(100), 10), [], WORDS))
     assert len(wide) == 34 and wide[0][2] == pytest.approx(3 * wide[-1][2], abs=0.1)
-
-
-def test_step_curves_rise_before_they_go_on() -> None:
-    drawing = line_chart([Line("a", [(0.0, 1.0), (10.0, 2.0)])], WORDS, from_zero=True, steps=True)
-    assert re.search(r'class="line s0" d="M46 [\d.]+V22H348"', drawing)
 
 
 def test_words_and_names_are_text_and_a_chart_of_nothing_is_nothing() -> None:

@@ -186,14 +186,12 @@ def line_chart(
     marks: Sequence[Mark] = (),
     over: Sequence[float] = (),
     from_zero: bool = False,
-    steps: bool = False,
 ) -> Markup:
     """Return a chart of curves over a common x.
 
     Args:
         over: values that the horizontal axis includes, to make charts comparable.
         from_zero: the vertical axis begins at 0.
-        steps: draw step curves: a point's value holds for all x from the point before it.
     """
     lines = [line for line in lines if line.points][:STYLES]
     if not lines:
@@ -209,7 +207,7 @@ def line_chart(
             upper = [(x, frame.y(high)) for (x, _), (_, high) in zip(places, line.band)]
             lower = [(x, frame.y(low)) for (x, _), (low, _) in zip(places, line.band)]
             parts.append(f'<path class="band s{number}" d="{_path([*upper, *reversed(lower)])}z"/>')
-        parts.append(f'<path class="line s{number}" d="{(_step_path if steps else _path)(places)}"/>')
+        parts.append(f'<path class="line s{number}" d="{_path(places)}"/>')
         # A single point makes no line that could be seen.
         for x, y in line.dots or (line.points if len(places) == 1 else ()):
             parts.append(f'<circle class="s{number}" cx="{_at(frame.x(x))}" cy="{_at(frame.y(y))}" r="2.2"/>')
@@ -311,11 +309,6 @@ def _text(x: float, y: float, words: str, anchor: str) -> Markup:
 
 def _path(places: Points) -> str:
     return "M" + "L".join(f"{_at(x)} {_at(y)}" for x, y in places)
-
-
-def _step_path(places: Points) -> str:
-    (x, y), *rest = places
-    return f"M{_at(x)} {_at(y)}" + "".join(f"V{_at(y)}H{_at(x)}" for x, y in rest)
 
 
 def _at(coordinate: float) -> str:

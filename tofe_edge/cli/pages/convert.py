@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tofe_edge.cli.pages.charts import percentiles
 from tofe_edge.cli.pages.rendering import render_template, write_html
-from tofe_edge.cli.pages.sections import Share, StepCurve, block_latency, latency_histogram, layer_noise
+from tofe_edge.cli.pages.sections import BlockLatency, Share, block_latency, latency_histogram, layer_noise
 from tofe_edge.cli.pages.token_map import heat_legend, method_maps
 from tofe_edge.evaluation.golden import GoldenSet
 from tofe_edge.evaluation.parity import Parity
@@ -33,9 +33,9 @@ class ConvertPage:
     samples_ms: Sequence[float] = ()
     stages: Sequence[Share] = ()
     operators: Sequence[Share] = ()
-    block_ms: Mapping[str, StepCurve] = field(default_factory=dict)
+    block_ms: Mapping[str, BlockLatency] = field(default_factory=dict)
     """The profile's latency table, by precision."""
-    fitted_ms: Mapping[str, StepCurve] = field(default_factory=dict)
+    fitted_ms: Mapping[str, BlockLatency] = field(default_factory=dict)
     """The latency model's forecast for every number of tokens, by precision."""
     prefix_tokens: int = 1
     """CLS, and the distillation token if there is one."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
@@ -13,8 +13,6 @@ from tofe_edge.cli.pages.rendering import number, render_template, write_html
 from tofe_edge.cli.pages.sections import (
     Reading,
     Share,
-    StepCurve,
-    block_latency,
     latency_histogram,
     layer_noise,
     machine_charts,
@@ -51,12 +49,6 @@ class ProfilePage:
     """The verdict on throttling, in lines."""
     against: str = ""
     """The verdict against the dense model, in lines."""
-    block_ms: Mapping[str, StepCurve] = field(default_factory=dict)
-    """The profile's latency table, by precision."""
-    fitted_ms: Mapping[str, StepCurve] = field(default_factory=dict)
-    """The latency model's forecast for every number of tokens, by precision."""
-    prefix_tokens: int = 1
-    """CLS, and the distillation token if there is one."""
 
 
 def write_page(path: Path, content: ProfilePage) -> None:
@@ -71,7 +63,6 @@ def render(content: ProfilePage) -> str:
         InputError: the manifest has no such method, or the golden vectors do not belong to it.
     """
     manifest, method = content.manifest, content.manifest.method(content.method)
-    counts = [manifest.patch_tokens, *method.token_counts] if method.token_counts else []
     shares = (manifest.parity or {}).get("kept_overlap")
     charts, sensors = machine_charts(content.readings, _end_s(content))
     return render_template(
@@ -84,7 +75,6 @@ def render(content: ProfilePage) -> str:
         over_time=_over_time(content),
         machine_charts=charts,
         sensors=sensors,
-        block_latency=block_latency(content.block_ms, content.fitted_ms, [content.prefix_tokens + n for n in counts]),
         maps=method_maps(manifest, content.golden, [content.method]),
         heat_legend=heat_legend(len(manifest.stage_blocks)),
         kept_overlap=[share for share in map(number, shares if isinstance(shares, list) else []) if share is not None],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from markupsafe import Markup
@@ -24,7 +23,7 @@ from tofe_edge.cli.pages.charts import (
 from tofe_edge.cli.pages.rendering import number
 from tofe_edge.io.artifact import Manifest
 
-StepCurve = Sequence[tuple[int, float]]
+BlockLatency = Sequence[tuple[int, float]]
 """Numbers of tokens, CLS included, and the latency of one block with that many, in milliseconds."""
 
 _MOST_DIGITS = 10
@@ -53,14 +52,6 @@ class Reading(Protocol):
     def celsius(self) -> Mapping[str, float]: ...
 
 
-@dataclass(frozen=True)
-class Span:
-    """A row on one sensor: its name with the unit, and its first, last, lowest and highest value."""
-
-    source: str
-    values: list[str]
-
-
 def latency_histogram(samples_ms: Sequence[float]) -> Markup:
     """Return a histogram of latencies marked with p50, p90 and p99; nothing if nothing was measured."""
     if not samples_ms:
@@ -77,27 +68,25 @@ def latency_histogram(samples_ms: Sequence[float]) -> Markup:
 
 
 def block_latency(
-    measured_ms: Mapping[str, StepCurve], fitted_ms: Mapping[str, StepCurve], tokens: Sequence[int]
+    measured_ms: Mapping[str, BlockLatency], fitted_ms: Mapping[str, BlockLatency], tokens: Sequence[int]
 ) -> Markup:
     """Return a chart of the latency of a block by its number of tokens, one line per precision.
 
     Args:
         measured_ms: the profile's latency table, by precision.
-        fitted_ms: what the latency model forecasts for every number of tokens, by precision; may be empty.
+        fitted_ms: what the latency model forecasts for every number of tokens, by precision.
         tokens: computed per block, before selection and in each stage of the model; each is marked.
     """
-    measured = {precision: sorted(points) for precision, points in measured_ms.items() if points}
-    lines = [Line(precision, fitted_ms.get(precision) or dots, dots=dots) for precision, dots in measured.items()][
-        :STYLES
-    ]
+    lines = [Line(precision, fitted_ms[precision], dots=dots) for precision, dots in measured_ms.items()][:STYLES]
     marks = [Mark(count, f"stage {stage}: {count}") for stage, count in enumerate(tokens)]
     about = "; ".join(f"{len(line.dots)} token counts in {line.name}" for line in lines)
     words = Words("Latency of a block by tokens", f"Measured: {about}", "tokens, CLS included", "ms per block")
-    return figure(line_chart(lines, words, marks=marks, from_zero=True, steps=not fitted_ms) + legend(lines))
+    return figure(line_chart(lines, words, marks=marks, from_zero=True) + legend(lines))
 
 
-def machine_charts(readings: Sequence[Reading], end_s: float) -> tuple[Markup, list[Span]]:
-    """Return small charts of temperature and clock from 0 to ``end_s`` seconds, and a table row for every sensor."""
+def machine_charts(readings: Sequence[Reading], end_s: float) -> tuple[Markup, list[list[str]]]:
+    """Return small charts of temperature and clock from 0 to ``end_s`` seconds, and a row for every sensor: its name with
+    the unit, and its first, last, lowest and highest value."""
     celsius = _by_source((reading.at_s, reading.celsius) for reading in readings)
     mhz = _by_source((reading.at_s, {core: khz / 1e3 for core, khz in reading.khz.items()}) for reading in readings)
     charts = _time_chart(celsius, "Temperature", "°C", end_s) + _time_chart(mhz, "Clock", "MHz", end_s)
@@ -137,12 +126,12 @@ def _time_chart(lines: Sequence[Line], what: str, unit: str, end_s: float) -> Ma
     return figure(line_chart(drawn, words, over=(0.0, end_s)) + legend(drawn), f"{what} over time.{left_out}")
 
 
-def _spans(lines: Sequence[Line], unit: str, digits: int) -> list[Span]:
-    heights = {line.name: [y for _, y in line.points] for line in lines}
-    return [
-        Span(f"{source}, {unit}", [f"{y:.{digits}f}" for y in (values[0], values[-1], min(values), max(values))])
-        for source, values in heights.items()
-    ]
+def _spans(lines: Sequence[Line], unit: str, digits: int) -> list[list[str]]:
+    rows = []
+    for line in lines:
+        y = [y for _, y in line.points]
+        rows.append([f"{line.name}, {unit}", *(f"{value:.{digits}f}" for value in (y[0], y[-1], min(y), max(y)))])
+    return rows
 
 
 def _by_block(layer: str) -> list[tuple[int, str]]:
