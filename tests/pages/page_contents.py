@@ -17,13 +17,12 @@ from tofe_edge.cli.pages.evaluation import EvaluationPage
 from tofe_edge.cli.pages.profile import ProfilePage
 from tofe_edge.cli.pages.tokens import TokensPage
 from tofe_edge.evaluation.analysis import analyse
-from tofe_edge.evaluation.distribution import distributions
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.evaluation.parity import INT8_GATES, GateResult, Parity, compare
 from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
-from tofe_edge.evaluation.usage import MeanUsage
+from tofe_edge.evaluation.usage import MeanUsage, distributions
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.model.checkpoint import Checkpoint
 

@@ -11,10 +11,9 @@ from markupsafe import Markup
 from tofe_edge.cli.pages.charts import Mark, Words, count_histogram, figure
 from tofe_edge.cli.pages.rendering import render_template, write_html
 from tofe_edge.cli.pages.token_map import heat_legend, image_maps
-from tofe_edge.evaluation.distribution import PERCENTILES, CountDistribution
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.image_tokens import ImageTokens
-from tofe_edge.evaluation.usage import MeanUsage
+from tofe_edge.evaluation.usage import PERCENTILES, CountDistribution, MeanUsage
 
 
 @dataclass(frozen=True, kw_only=True)
