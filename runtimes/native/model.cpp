@@ -16,7 +16,19 @@
 #include "failure.h"
 #include "files.h"
 #include "library_log.h"
-#include "thread_pool.h"
+
+namespace executorch::extension::threadpool {
+
+// The wheel ships the thread pool's library without this class's header; only what is called here is declared. Objects
+// are made by the library alone, so their layout does not matter.
+class ThreadPool {
+ public:
+  size_t get_thread_count() const;
+  bool _unsafe_reset_threadpool(uint32_t threads);
+};
+ThreadPool* get_threadpool();
+
+}  // namespace executorch::extension::threadpool
 
 namespace tofe {
 namespace {
@@ -64,6 +76,16 @@ std::string dtype_name(ScalarType type) {
     case ScalarType::Double: return "float64";
     case ScalarType::Bool: return "bool";
     default: return "";
+  }
+}
+
+// Sets the number of threads of ExecuTorch's pool, one per process. Delegates take the pool as it is when they are loaded,
+// and must not outlive it: a pool that already has this number is left alone.
+void set_threads(uint32_t threads) {
+  auto* const pool = executorch::extension::threadpool::get_threadpool();
+  if (pool != nullptr && pool->get_thread_count() == threads) return;
+  if (pool == nullptr || !pool->_unsafe_reset_threadpool(threads)) {
+    throw Failure(ExitCode::kRuntime, "cannot start " + std::to_string(threads) + " threads; try --threads 1");
   }
 }
 

@@ -6,9 +6,14 @@
 #include <string>
 #include <vector>
 
-#include "report.h"
-
 namespace tofe {
+
+// One output tensor: its elements follow those of the output before it in the output file.
+struct OutputInfo {
+  std::vector<int64_t> shape;
+  std::string dtype;  // numpy's name
+  size_t bytes = 0;
+};
 
 // A loaded method that takes one dense float32 tensor.
 class Model {

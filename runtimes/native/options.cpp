@@ -7,8 +7,8 @@
 #include <map>
 #include <set>
 
-#include "affinity.h"
 #include "failure.h"
+#include "machine.h"
 
 namespace tofe {
 

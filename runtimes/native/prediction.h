@@ -6,9 +6,16 @@
 #include <vector>
 
 #include "manifest.h"
-#include "report.h"
+#include "model.h"
 
 namespace tofe {
+
+struct RankedClass {
+  uint32_t index = 0;
+  std::string name;
+  std::string id;
+  double probability = 0;
+};
 
 struct Prediction {
   std::vector<float> logits;

@@ -20,17 +20,7 @@ from tofe_edge.runtimes.native_toolchain import Target
 Pixels = npt.NDArray[np.uint8]
 
 _HEADERS = Path("/usr/include")
-_PARTS = (
-    "affinity.cpp",
-    "decoder_memory.cpp",
-    "files.cpp",
-    "image.cpp",
-    "image_container.cpp",
-    "prediction.cpp",
-    "preprocess.cpp",
-    "resample.cpp",
-    "sha256.cpp",
-)
+_PARTS = [f"{name}.cpp" for name in ("files", "image", "machine", "prediction", "preprocess", "sha256")]
 _SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
 
 

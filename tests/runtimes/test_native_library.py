@@ -25,8 +25,9 @@ pytestmark = pytest.mark.toolchain
 CLIENT = Path(__file__).with_name("native_client.c")
 
 NAMES = {
-    "tofe_api_version", "tofe_class_count", "tofe_class_id", "tofe_classify_rgb", "tofe_close", "tofe_label",
-    "tofe_last_error", "tofe_open", "tofe_self_test",
+    "tofe_api_version", "tofe_class_count", "tofe_class_id", "tofe_classify_rgb", "tofe_close", "tofe_deadline_create",
+    "tofe_deadline_destroy", "tofe_deadline_met", "tofe_deadline_method", "tofe_deadline_observe", "tofe_label",
+    "tofe_last_error", "tofe_meets_deadline", "tofe_method", "tofe_open", "tofe_open_within", "tofe_self_test",
 }  # fmt: skip
 
 
@@ -64,7 +65,9 @@ def test_an_application_gets_what_python_gets(client: Built, model: Path, elasti
     name = list(manifest.methods)[1]
     done = client(str(model), str(model.with_suffix(".golden")), name)
     assert done.returncode == 0, done.stderr
-    count, *lines = done.stdout.splitlines()
+    count, *lines, in_time, too_late = done.stdout.splitlines()
+    by_cost = sorted(manifest.methods, key=lambda method: manifest.methods[method].gmacs)
+    assert (in_time, too_late) == (by_cost[-1], by_cost[0])
     assert int(count) == len(manifest.class_names)
     wanted = load_model(elastic_artifact, 1, name)(preprocess(painted(), manifest.preprocessing))
     for line, best in zip(lines, top_classes(wanted.logits, manifest.class_names), strict=True):
