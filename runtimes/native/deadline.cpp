@@ -91,12 +91,9 @@ double DeadlinePolicy::predict(size_t index) const {
   const Known& asked = budgets_[index];
   if (fresh(index)) return *asked.p90_ms;
   const Known* near = nullptr;
-  for (size_t away = 1; near == nullptr && away < budgets_.size(); ++away) {
-    if (index >= away && fresh(index - away)) {
-      near = &budgets_[index - away];
-    } else if (index + away < budgets_.size() && fresh(index + away)) {
-      near = &budgets_[index + away];
-    }
+  const auto distance = [&](size_t i) { return i < index ? index - i : i - index; };
+  for (size_t i = 0; i < budgets_.size(); ++i) {
+    if (fresh(i) && (near == nullptr || distance(i) < distance(near - budgets_.data()))) near = &budgets_[i];
   }
   // The present method is measured in every decision, and before any there is nothing to predict.
   const double scaled = near == nullptr ? INFINITY : *near->p90_ms * asked.budget.gmacs / near->budget.gmacs;

@@ -4,8 +4,11 @@
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 #include <executorch/runtime/core/exec_aten/util/dim_order_util.h>
+#include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -15,7 +18,6 @@
 
 #include "failure.h"
 #include "files.h"
-#include "library_log.h"
 
 namespace executorch::extension::threadpool {
 
@@ -39,6 +41,23 @@ using executorch::extension::Module;
 using executorch::runtime::Error;
 using executorch::runtime::Program;
 using executorch::runtime::Tag;
+
+constexpr size_t kLongestMessage = 200;
+
+std::atomic<void (*)(const std::string&)> teller = nullptr;
+thread_local std::string last_logged;
+
+void keep(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message,
+          size_t length) {
+  const std::string text(message, std::min(length, kLongestMessage));
+  auto* const tell = teller.load();
+  if (level == kFatal && tell != nullptr) tell("ExecuTorch: " + text);
+  if (level == kError) last_logged = one_line(text);
+}
+
+// The last error that ExecuTorch logged in this thread since the last call, on one line and cut to a readable length; empty
+// if there is none.
+std::string take_library_error() { return std::exchange(last_logged, ""); }
 
 // What ExecuTorch says, in brackets: its last log line, or the error's name.
 std::string reason(Error error) {
@@ -100,6 +119,17 @@ struct Model::Loaded {
   executorch::extension::TensorPtr input;
   std::vector<executorch::runtime::EValue> results;
 };
+
+void capture_library_log(void (*tell)(const std::string& message)) {
+  teller = tell;
+  executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep, __FILE__));
+}
+
+std::string one_line(std::string text) {
+  const auto controls = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
+  std::replace_if(text.begin(), text.end(), controls, ' ');
+  return text;
+}
 
 Model::Model(const std::string& path, const std::string& method, uint32_t threads, bool traced)
     : path_(checked_program(path)),

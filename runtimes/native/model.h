@@ -8,6 +8,12 @@
 
 namespace tofe {
 
+// From now on ExecuTorch's messages end here; fatal ones, which precede an abort, go to `tell` as well.
+void capture_library_log(void (*tell)(const std::string& message));
+
+// Blanks for line breaks and every other control character, so that no text of a stranger moves a cursor.
+std::string one_line(std::string text);
+
 // One output tensor: its elements follow those of the output before it in the output file.
 struct OutputInfo {
   std::vector<int64_t> shape;

@@ -5,10 +5,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <functional>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,18 +22,152 @@
 #include "files.h"
 #include "image.h"
 #include "json.h"
-#include "library_log.h"
 #include "machine.h"
 #include "manifest.h"
 #include "model.h"
-#include "options.h"
 #include "preprocess.h"
 #include "self_test.h"
 
 namespace tofe {
 namespace {
 
-constexpr float kDefaultInput = 0.5F;
+// 1. The command line.
+
+const char* const kUsage =
+    "tofe_runner MODEL.pte [--method NAME] [--manifest FILE.json] [--size BYTES] [--sha256 HEX] "
+    "[--input FILE.bin | --image FILE.png|jpg] [--output FILE.bin] [--top K] [--runs N | --duration SECONDS] [--warmup N] "
+    "[--threads N] [--cpus LIST] [--etdump FILE] [--sysfs FOLDER] | tofe_runner MODEL.pte --self-test FOLDER.golden "
+    "[--manifest FILE.json] [--threads N] [--cpus LIST]";
+
+struct Options {
+  std::string model;
+  std::string method = "forward";
+  std::string manifest;  // empty: NAME.json beside the model, where there is one
+  std::optional<uint64_t> size;
+  std::string sha256;  // in lower case; empty: not given
+  std::string input;   // raw float32; with neither input nor image every element is 0.5
+  std::string image;
+  std::string output;  // empty: outputs are not written
+  uint32_t top = 0;    // classes to name; 0: none
+  std::optional<uint32_t> runs;
+  std::optional<double> duration_s;
+  uint32_t warmup = 0;
+  uint32_t threads = 1;
+  std::vector<uint32_t> cpus;  // empty: wherever the system likes
+  std::string etdump;          // empty: not traced
+  std::string self_test;       // folder of golden vectors; empty: models are run, not tested
+  std::string sysfs = "/sys";
+  bool help = false;
+};
+
+constexpr double kLongestSeconds = 86400;
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw Failure(ExitCode::kWrongCall, what + "; usage: " + kUsage);
+}
+
+template <typename Number = uint32_t>
+Number number(const std::string& name, const std::string& text, uint64_t least, uint64_t most) {
+  char* end = nullptr;
+  errno = 0;
+  const unsigned long long value = std::strtoull(text.c_str(), &end, 10);
+  // strtoull takes signs and blanks; a count has neither.
+  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+  if (!digits || errno != 0 || *end != '\0' || value < least || value > most) {
+    refuse(name + " takes a whole number from " + std::to_string(least) + " to " + std::to_string(most) + ", not '" +
+           text + "'");
+  }
+  return static_cast<Number>(value);
+}
+
+double duration(const std::string& name, const std::string& text) {
+  char* end = nullptr;
+  errno = 0;
+  const double value = std::strtod(text.c_str(), &end);
+  // strtod takes blanks, signs, hexadecimal and names such as inf; "1e-05" is how programs write small numbers.
+  const bool plain = text.find_first_not_of("0123456789.e-") == std::string::npos;
+  if (!plain || errno != 0 || *end != '\0' || !(value > 0) || !(value <= kLongestSeconds)) {
+    refuse(name + " takes seconds, more than 0 and up to 86400, not '" + text + "'");
+  }
+  return value;
+}
+
+std::string checksum(const std::string& name, std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](char c) { return c >= 'A' && c <= 'F' ? char(c + 32) : c; });
+  if (text.size() != 64 || text.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    refuse(name + " takes 64 hexadecimal digits, not '" + text + "'");
+  }
+  return text;
+}
+
+using Setter = std::function<void(Options&, const std::string& name, const std::string& text)>;
+
+Setter into(std::string Options::*field) {
+  return [field](Options& options, const std::string&, const std::string& text) { options.*field = text; };
+}
+
+const std::map<std::string, Setter>& setters() {
+  using Text = const std::string&;
+  constexpr uint32_t kMany = 1000000;
+  static const std::map<std::string, Setter> all = {
+      {"--method", into(&Options::method)},
+      {"--manifest", into(&Options::manifest)},
+      {"--input", into(&Options::input)},
+      {"--image", into(&Options::image)},
+      {"--output", into(&Options::output)},
+      {"--etdump", into(&Options::etdump)},
+      {"--self-test", into(&Options::self_test)},
+      {"--sysfs", into(&Options::sysfs)},
+      {"--sha256", [](Options& options, Text name, Text text) { options.sha256 = checksum(name, text); }},
+      {"--size", [](Options& options, Text name, Text text) { options.size = number<uint64_t>(name, text, 0, INT64_MAX); }},
+      {"--top", [](Options& options, Text name, Text text) { options.top = number(name, text, 1, kMany); }},
+      {"--runs", [](Options& options, Text name, Text text) { options.runs = number(name, text, 1, kMany); }},
+      {"--duration", [](Options& options, Text name, Text text) { options.duration_s = duration(name, text); }},
+      {"--warmup", [](Options& options, Text name, Text text) { options.warmup = number(name, text, 0, kMany); }},
+      {"--threads", [](Options& options, Text name, Text text) { options.threads = number(name, text, 1, 1024); }},
+      {"--cpus", [](Options& options, Text, Text text) { options.cpus = parse_cpus(text); }},
+  };
+  return all;
+}
+
+void check_together(const Options& options, const std::set<std::string>& given) {
+  if (options.runs && options.duration_s) refuse("--runs and --duration exclude each other");
+  if (!options.input.empty() && !options.image.empty()) refuse("--input and --image exclude each other");
+  if (options.self_test.empty()) return;
+  const std::set<std::string> fitting = {"--self-test", "--manifest", "--threads", "--cpus", "--size", "--sha256"};
+  for (const std::string& name : given) {
+    if (fitting.count(name) == 0) refuse("--self-test does not take " + name);
+  }
+}
+
+// Reads the command line. Throws Failure(kWrongCall) naming the argument that is wrong.
+Options parse_options(int argc, const char* const* argv) {
+  Options options;
+  std::set<std::string> given;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (name == "--help" || name == "-h") {
+      options.help = true;
+      return options;
+    }
+    if (name.rfind("--", 0) != 0) {
+      if (!options.model.empty()) refuse("one model only, not also '" + name + "'");
+      if (name.empty()) refuse("the model's file name is empty");
+      options.model = name;
+      continue;
+    }
+    const auto setter = setters().find(name);
+    if (setter == setters().end()) refuse("unknown option '" + name + "'");
+    if (i + 1 >= argc || argv[i + 1][0] == '\0') refuse(name + " needs a value");
+    setter->second(options, name, argv[++i]);
+    given.insert(name);
+  }
+  if (options.model.empty()) refuse("no model given");
+  check_together(options, given);
+  return options;
+}
+
+// 2. What a user sees on stderr.
 
 int real_stderr = STDERR_FILENO;
 
@@ -53,6 +192,10 @@ void silence_libraries() {
   if (nowhere >= 0) close(nowhere);
   capture_library_log(print_error);
 }
+
+// 3. One call.
+
+constexpr float kDefaultInput = 0.5F;
 
 // The manifest that is asked for or needed, or that stands beside the model.
 std::optional<Manifest> find_manifest(const Options& options) {

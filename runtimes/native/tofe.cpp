@@ -14,7 +14,6 @@
 #include "classifier.h"
 #include "deadline.h"
 #include "failure.h"
-#include "library_log.h"
 #include "self_test.h"
 
 struct tofe_deadline {
