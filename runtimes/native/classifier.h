@@ -13,7 +13,7 @@
 namespace tofe {
 
 // Values for a whole batch, every image of it the given one (already resized and cropped).
-// Throws Failure(kBadFile) where the model takes other input than the manifest says.
+// Throws Failure(kBadFile) if the model takes other input than the manifest says.
 std::vector<float> filled_input(const Image& square, const Manifest& manifest, const Model& model);
 
 class Classifier {

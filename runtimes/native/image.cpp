@@ -191,7 +191,7 @@ Container container_of(const std::string& content) {
   return Container::kOther;
 }
 
-// Empty where every chunk of a PNG is whole and has the right checksum up to its end, or every segment of a JPEG is whole up to
+// Empty if every chunk of a PNG is whole and has the right checksum up to its end, or every segment of a JPEG is whole up to
 // its end, and no Huffman table is larger than stb_image takes; else what is wrong.
 std::string damage(const std::string& content, Container container) {
   if (container == Container::kPng) return walk_png(content, [](const std::string&, size_t, size_t) {});
@@ -205,7 +205,7 @@ std::string damage(const std::string& content, Container container) {
   return wrong.empty() && !has_scan ? "it is cut short" : wrong;
 }
 
-// The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read.
+// The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read.
 int orientation(const std::string& content, Container container) {
   int result = 1;
   if (container == Container::kPng) {
@@ -290,7 +290,7 @@ struct Header {
   int width = 0;
   int height = 0;
   int channels = 0;
-  bool wide = false;  // 16 bits a sample
+  bool wide = false;  // 16 bits per sample
 
   size_t pixels() const { return static_cast<size_t>(width) * static_cast<size_t>(height); }
 };
@@ -338,7 +338,7 @@ class Decoder {
   }
 
  private:
-  // As many samples a pixel as wanted, of as many pixels as the header says.
+  // Decodes to `wanted` samples per pixel; as many pixels as the header says.
   template <typename Sample>
   Samples<Sample> loaded(const Header& header, Sample* (*load)(const stbi_uc*, int, int*, int*, int*, int), int wanted) const {
     Header found;
@@ -359,7 +359,7 @@ Image read_image(const std::string& path) {
   const std::string content = read_file(path, kLargestFile, ExitCode::kBadInput);
   if (content.empty()) refuse(path, "is empty (0 bytes); copy or export it again");
   const Container container = container_of(content);
-  if (container == Container::kOther) refuse(path, "is no PNG or JPEG; convert it to one of them");
+  if (container == Container::kOther) refuse(path, "is neither PNG nor JPEG; convert it to one of them");
   if (const std::string what = damage(content, container); !what.empty()) refuse_damaged(path, what);
 
   const Decoder decoder(path, content);

@@ -44,7 +44,7 @@ Json read_json(const std::string& path) {
 }
 
 const Json& member(const Json& object, const char* key) {
-  if (!object.is_object()) throw Malformed(std::string("what should hold key '") + key + "' is no object");
+  if (!object.is_object()) throw Malformed(std::string("what should hold key '") + key + "' is not an object");
   const auto found = object.find(key);
   if (found == object.end()) throw Malformed(std::string("key '") + key + "' is missing");
   return *found;

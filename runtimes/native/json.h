@@ -21,7 +21,7 @@ class Malformed : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The value of a key. Throws Malformed where there is none or `object` is no object.
+// The value of a key. Throws Malformed if there is none or `object` is not an object.
 const Json& member(const Json& object, const char* key);
 
 // Typed values; each throws Malformed that names `what`.

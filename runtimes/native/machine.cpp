@@ -57,7 +57,7 @@ std::string cpu_model(const std::string& sysfs) {
 constexpr auto kInterval = std::chrono::seconds(1);
 constexpr size_t kLongestName = 64;
 
-// Names in a folder that begin with `prefix` and go on with digits, in order; none where there is no such folder.
+// Names in a folder that begin with `prefix` and go on with digits, in order; none if there is no such folder.
 std::vector<std::string> numbered(const std::string& folder, const std::string& prefix) {
   std::vector<std::string> names;
   const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir(folder.c_str()), closedir);

@@ -9,10 +9,10 @@
 
 namespace tofe {
 
-// "0,2-3" as {0, 2, 3}, in order and once each. Throws Failure(kWrongCall) where it is no such list.
+// "0,2-3" as {0, 2, 3}, in order and once each. Throws Failure(kWrongCall) if it is not such a list.
 std::vector<uint32_t> parse_cpus(const std::string& text);
 
-// Binds this thread and those it will start. Throws Failure(kWrongCall) where a core is not there or not allowed.
+// Binds this thread and those it will start. Throws Failure(kWrongCall) if a core is not there or not allowed.
 void pin_to(const std::vector<uint32_t>& cpus);
 
 struct Machine {
@@ -45,7 +45,7 @@ class Telemetry {
   // `root` is /sys; another folder in tests.
   explicit Telemetry(const std::string& root);
 
-  // Takes a reading where the last one is a second old. Nothing where the system tells nothing.
+  // Takes a reading if the last one is a second old. Nothing if the system tells nothing.
   void poll();
 
   // What was read; times in seconds after `origin`, those before it as 0.

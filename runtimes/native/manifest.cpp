@@ -101,7 +101,7 @@ Manifest read_manifest(const std::string& path) {
   try {
     return manifest(document, path);
   } catch (const Malformed& error) {
-    throw Failure(ExitCode::kBadFile, path + ": is no manifest (" + error.what() + "); convert the model again");
+    throw Failure(ExitCode::kBadFile, path + ": is not a manifest (" + error.what() + "); convert the model again");
   }
 }
 

@@ -49,7 +49,7 @@ std::string manifest_path_of(const std::string& model);
 // Throws Failure(kBadFile) if it cannot be read, is malformed or of a model for another runtime.
 Manifest read_manifest(const std::string& path);
 
-// Throws Failure(kBadFile) where the file is not the one that the manifest describes.
+// Throws Failure(kBadFile) if the file is not the one that the manifest describes.
 void check_model(const std::string& model, const Manifest& manifest);
 
 }  // namespace tofe

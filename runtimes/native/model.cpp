@@ -69,7 +69,7 @@ std::string reason(Error error) {
   throw Failure(ExitCode::kBadFile, path + ": " + what + "; convert the model again");
 }
 
-// Refuses what is no ExecuTorch program before the runtime maps it, and returns the path.
+// Refuses what is not an ExecuTorch program before the runtime maps it, and returns the path.
 std::string checked_program(const std::string& path) {
   const File file = open_file(path, ExitCode::kBadFile);
   char head[8] = {};
@@ -78,7 +78,7 @@ std::string checked_program(const std::string& path) {
     throw Failure(ExitCode::kBadFile, path + ": cannot be read (" + std::strerror(errno) + "); give a model file");
   }
   if (found != sizeof head || std::memcmp(head + 4, "ET12", 4) != 0) {
-    throw Failure(ExitCode::kBadFile, path + ": is no ExecuTorch program of a known version; convert the model again");
+    throw Failure(ExitCode::kBadFile, path + ": is not an ExecuTorch program of a known version; convert the model again");
   }
   return path;
 }
@@ -114,7 +114,7 @@ struct Model::Loaded {
   Loaded(const std::string& path, std::unique_ptr<ETDumpGen> given)
       : tracer(given.get()), module(path, Module::LoadMode::Mmap, std::move(given)) {}
 
-  ETDumpGen* tracer;  // the module's; null where it is not traced
+  ETDumpGen* tracer;  // the module's; null if it is not traced
   Module module;
   executorch::extension::TensorPtr input;
   std::vector<executorch::runtime::EValue> results;
@@ -199,7 +199,7 @@ std::vector<OutputInfo> Model::outputs(std::string* content) const {
   for (size_t i = 0; i < results.size(); ++i) {
     const std::string which = path_ + ": output " + std::to_string(i) + " of method '" + method_ + "' ";
     const char* const advice = "; convert the model with dense tensors as outputs";
-    if (!results[i].isTensor()) throw Failure(ExitCode::kRuntime, which + "is no tensor" + advice);
+    if (!results[i].isTensor()) throw Failure(ExitCode::kRuntime, which + "is not a tensor" + advice);
     const auto& tensor = results[i].toTensor();
     OutputInfo info;
     info.dtype = dtype_name(tensor.scalar_type());

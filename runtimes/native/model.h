@@ -25,7 +25,7 @@ struct OutputInfo {
 class Model {
  public:
   // Maps the file and loads the method on a pool of `threads` threads.
-  // Throws Failure: kBadFile where the file is no program that loads, kWrongCall where it has no such method.
+  // Throws Failure: kBadFile if the file does not load, kWrongCall if it has no such method.
   // A traced model notes when each of its operators began and ended, in every run.
   Model(const std::string& path, const std::string& method, uint32_t threads, bool traced = false);
   ~Model();
@@ -44,14 +44,14 @@ class Model {
   void run();
 
   // Describes the outputs of the last run and, with `content`, appends their bytes to it. Throws Failure(kRuntime)
-  // where an output is no dense tensor of a type that numpy knows.
+  // if an output is not a dense tensor of a type that numpy knows.
   std::vector<OutputInfo> outputs(std::string* content) const;
 
   // What a traced model noted since it was loaded or forgot it, in ExecuTorch's format ETDump. Throws Failure(kRuntime)
-  // where there is nothing.
+  // if there is nothing.
   std::string events();
 
-  // Drops what was noted; nothing where the model is not traced.
+  // Drops what was noted; nothing if the model is not traced.
   void forget_events();
 
  private:

@@ -11,7 +11,7 @@ namespace tofe {
 namespace {
 
 // Resizing: two passes, along rows and along columns. Each output pixel is a sum of the input pixels under a filter that is
-// stretched where the image shrinks; weights are computed in double precision and rounded to fixed point, sums start at
+// stretched if the image shrinks; weights are computed in double precision and rounded to fixed point, sums start at
 // one half, and every pass clips to 0..255. Pillow has its own reading of each of these, followed here.
 
 constexpr int kFractionBits = 32 - 8 - 2;  // a sum of 8-bit values, with room for the filter's overshoot
@@ -124,7 +124,7 @@ Image down(const Image& image, uint32_t top, const std::vector<Taps>& all, Span 
   return result;
 }
 
-// Pillow 13 filters columns first where the height loses more than twice as many pixels as the width; older ones never do.
+// Pillow 13 filters columns first if the height loses more than twice as many pixels as the width; older ones never do.
 // (Found by comparing both orders with it on 5000 random sizes.) Rounding between the passes makes the difference.
 bool columns_first(const Image& image, uint32_t width, uint32_t height) {
   return image.height > height && int64_t{image.height} - height > 2 * (int64_t{image.width} - width);
@@ -143,7 +143,7 @@ uint32_t margin(uint64_t over) {
 }  // namespace
 
 Image resized(const Image& image, uint32_t width, uint32_t height, Interpolation filter, const Window& window) {
-  // A side that keeps its size gets one tap of weight 1 a pixel, which changes nothing.
+  // A side that keeps its size gets one tap of weight 1 per pixel, which changes nothing.
   const auto horizontal = taps_of(image.width, width, window.left, window.width, filter);
   const auto vertical = taps_of(image.height, height, window.top, window.height, filter);
   if (columns_first(image, width, height)) {

@@ -21,7 +21,7 @@ struct Window {
 // computed.
 Image resized(const Image& image, uint32_t width, uint32_t height, Interpolation filter, const Window& window);
 
-// The square that the model sees: image_size x image_size. Throws Failure(kBadInput) where the image is too small or too
+// The square that the model sees: image_size x image_size. Throws Failure(kBadInput) if the image is too small or too
 // narrow for it.
 Image resize_and_crop(const Image& image, const Preprocessing& spec);
 

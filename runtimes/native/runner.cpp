@@ -42,7 +42,7 @@ const char* const kUsage =
 struct Options {
   std::string model;
   std::string method = "forward";
-  std::string manifest;  // empty: NAME.json beside the model, where there is one
+  std::string manifest;  // empty: NAME.json beside the model, if there is one
   std::optional<uint64_t> size;
   std::string sha256;  // in lower case; empty: not given
   std::string input;   // raw float32; with neither input nor image every element is 0.5
@@ -225,7 +225,7 @@ std::vector<float> read_raw_input(const std::string& path, size_t bytes) {
   }
   if (found != bytes || std::fgetc(file.get()) != EOF) {
     const std::string size = found == bytes ? "more" : std::to_string(found);
-    throw Failure(ExitCode::kBadInput, path + ": has " + size + " bytes where the model takes " + std::to_string(bytes) +
+    throw Failure(ExitCode::kBadInput, path + ": has " + size + " bytes, but the model takes " + std::to_string(bytes) +
                                            "; give its input as raw float32, row-major");
   }
   return values;

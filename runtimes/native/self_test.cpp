@@ -22,7 +22,7 @@ bool is_png_name(const std::string& name) {
 }
 
 std::vector<float> logits(const Json& value, size_t classes) {
-  if (list(value, "logits").size() != classes) throw Malformed("its logits are not one a class");
+  if (list(value, "logits").size() != classes) throw Malformed("its logits are not one per class");
   constexpr double most = std::numeric_limits<float>::max();
   std::vector<float> result;
   for (const Json& one : value) result.push_back(static_cast<float>(number(one, "logits", -most, most)));
@@ -156,7 +156,7 @@ Parity compare(const std::string& method, const std::vector<Pair>& pairs, const 
   result.near_ties = pairs.size() - counted;
   result.snr_db = powers.snr_db();
   result.psnr_db = powers.psnr_db();
-  // Written so that what is no number fails.
+  // Written so that what is not a number fails.
   if (!(result.snr_db >= gates.min_snr_db)) {
     result.failures.push_back("logits SNR " + rounded(result.snr_db) + " dB is under " + rounded(gates.min_snr_db) + " dB");
   }
