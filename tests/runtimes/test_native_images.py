@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_builds import Built, full_runner
+from native_builds import Built, runner
 from PIL import Image
 
 from tofe_edge.errors import DeviceError, InputError
@@ -34,13 +34,13 @@ Edit = Callable[[dict[str, Any]], object]
 
 @pytest.fixture(scope="module")
 def host() -> Built:
-    return full_runner("host")
+    return runner("host")
 
 
 @pytest.fixture(scope="module", params=["host", "aarch64"])
 def native(request: pytest.FixtureRequest) -> Built:
     target: Target = request.param
-    return full_runner(target)
+    return runner(target)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_builds import Built, compiled, full_runner
+from native_builds import Built, compiled, runner
 from PIL import Image
 
 from tofe_edge.evaluation.golden import make_golden
@@ -34,7 +34,7 @@ NAMES = {
 @pytest.fixture(scope="module", params=["host", "aarch64"])
 def client(request: pytest.FixtureRequest) -> Built:
     target: Target = request.param
-    folder = full_runner(target).binary.parent
+    folder = runner(target).binary.parent
     command = [
         str(CLIENT), "-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{folder}",
         f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", f"-Wl,-rpath-link,{folder / 'lib'}", "-ltofe", "-lpthread",
@@ -97,7 +97,7 @@ def test_the_library_shows_its_own_functions_alone() -> None:
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("nm is missing; `apt-get install binutils`")
-    library = full_runner("host").binary.parent / "lib" / "libtofe.so"
+    library = runner("host").binary.parent / "lib" / "libtofe.so"
     listed = subprocess.run(
         [nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True
     ).stdout
