@@ -1,4 +1,6 @@
-#include "json_reader.h"
+#include "json.h"
+
+#include <cmath>
 
 #include "files.h"
 
@@ -10,6 +12,14 @@ constexpr int kDeepest = 32;
 
 [[noreturn]] void refuse(const std::string& what, const std::string& wanted) {
   throw Malformed(what + " must be " + wanted);
+}
+
+void round_numbers(Report& value) {
+  constexpr double kPlaces = 1e6;
+  if (value.is_number_float()) value = std::round(value.get<double>() * kPlaces) / kPlaces;
+  if (value.is_structured()) {
+    for (Report& one : value) round_numbers(one);
+  }
 }
 
 }  // namespace
@@ -34,7 +44,7 @@ Json read_json(const std::string& path) {
 }
 
 const Json& member(const Json& object, const char* key) {
-  if (!object.is_object()) throw Malformed(std::string("what should hold key '") + key + "' is no object");
+  if (!object.is_object()) throw Malformed(std::string("what should hold key '") + key + "' is not an object");
   const auto found = object.find(key);
   if (found == object.end()) throw Malformed(std::string("key '") + key + "' is missing");
   return *found;
@@ -70,6 +80,12 @@ uint64_t whole(const Json& value, const char* what, uint64_t least, uint64_t mos
 const Json& list(const Json& value, const char* what) {
   if (!value.is_array()) refuse(what, "a list");
   return value;
+}
+
+std::string to_text(Report report) {
+  round_numbers(report);
+  // A text of another program may hold anything.
+  return report.dump(-1, ' ', false, Report::error_handler_t::replace);
 }
 
 }  // namespace tofe
