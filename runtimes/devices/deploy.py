@@ -13,9 +13,9 @@ from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.files import put_in_place, workshop
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.runtimes import native_build
-from tofe_edge.runtimes.devices.elf import read_program
 from tofe_edge.runtimes.devices.facts import DeviceFacts
 from tofe_edge.runtimes.devices.shell import SHORT_S, Shell
+from tofe_edge.runtimes.elf import read_elf
 from tofe_edge.runtimes.native_runner import BINARY
 from tofe_edge.runtimes.native_toolchain import Target
 
@@ -44,7 +44,10 @@ def choose_runner(shell: Shell, facts: DeviceFacts, given: Path | None) -> Runne
     if facts.system not in ("Linux", ""):
         raise DeviceError(f"{shell.name}: runs {facts.system}; the native runner needs Linux or Android")
     program = _program_of(given) if given is not None else _built(shell.name, facts)
-    needs = read_program(program)
+    try:
+        needs = read_elf(program.read_bytes(), str(program))
+    except OSError as error:
+        raise InputError(f"{program}: cannot be read ({error.strerror or error}); check the path") from error
     if needs.arch != facts.arch:
         raise InputError(f"{program}: is built for {needs.arch}, but {shell.name} is {facts.arch}; {_BUILD_DOC}")
     for_android = needs.interpreter.startswith(_ANDROID_LOADER)

@@ -98,7 +98,7 @@ def test_licence_and_record_of_the_weights_are_taken_along(
 def test_a_licence_that_would_forge_the_notice_is_refused(model: Path, program: Program, tmp_path: Path) -> None:
     call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out", "--weights-licence")
     for text in ("MIT\n\ncode and build files\n    MIT", "<url>x</url>", "do what you like", ""):
-        assert "is no SPDX licence expression" in refusal(program, *call, text)
+        assert "is not an SPDX licence expression" in refusal(program, *call, text)
     assert not (tmp_path / "out").exists()
 
 
@@ -194,7 +194,7 @@ def test_an_output_that_exists_is_left_alone(model: Path, program: Program, tmp_
     shutil.rmtree(bundle)
     bundle.mkdir()
     (bundle / "thesis.tex").write_text("mine")
-    assert "is no bundle of this program" in refusal(program, *call, "--force")
+    assert "is not a bundle of this program" in refusal(program, *call, "--force")
     assert (bundle / "thesis.tex").read_text() == "mine"
 
 

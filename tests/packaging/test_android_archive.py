@@ -12,14 +12,14 @@ from packaged_models import need, need_file, need_kotlinc, packaged, pretend_mod
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.android import ANDROID
+from tofe_edge.packaging.android import PLATFORM as ANDROID
+from tofe_edge.packaging.archive import Unpacked, read_zip
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.place import place
 from tofe_edge.packaging.platform import Options
 from tofe_edge.packaging.provenance import PROVENANCE, provenance_file, read_provenance
-from tofe_edge.packaging.template import template_folder
-from tofe_edge.packaging.unpack import Unpacked, read_zip
+from tofe_edge.packaging.texts import TEMPLATES
 
 pytestmark = pytest.mark.toolchain
 
@@ -135,7 +135,7 @@ def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_
         "1.8",
         *samples,
         STUBS,
-        template_folder("android/stubs"),
+        TEMPLATES / "android" / "stubs",
     )
     run("bash", need_kotlinc(), "-J-XX:TieredStopAtLevel=1", *call)
     for sample in samples:

@@ -19,7 +19,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Method
 from tofe_edge.io.files import fingerprint
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.apple import APPLE
+from tofe_edge.packaging.apple import PLATFORM as APPLE
 from tofe_edge.packaging.apple_names import module_of
 from tofe_edge.packaging.bundle import Bundle
 from tofe_edge.packaging.check import check_bundle
@@ -34,7 +34,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "image": {**COREML, "io": "image", "deployment_target": "iOS18"},
     "tensor": {**COREML, "deployment_target": "iOS16", "further_methods": [], "precision": "fp16"},
     "xnnpack": {"batch": 2, "fallback_ops": {"topk": 3, "quantize_per_tensor": 1}},
-    "delegate": {"backend": "coreml", "deployment_target": "iOS26", "precision": "fp32"},
 }
 
 
@@ -104,7 +103,6 @@ def test_the_systems_are_those_that_run_the_model(bundle: Bundle, kind: str) -> 
         "image": ("18.0", "15.0"),
         "tensor": ("16.0", "13.0"),
         "xnnpack": ("17.0", "14.0"),
-        "delegate": ("26.0", "26.0"),
     }
     ios, macos = wanted[kind]
     assert f'platforms: [.iOS("{ios}"), .macOS("{macos}")]' in text(bundle, "Package.swift")
@@ -135,9 +133,7 @@ def test_only_executorch_programs_depend_on_executorch(bundle: Bundle, kind: str
         assert "executorch" not in manifest and "LICENSE-executorch" not in bundle.files
         return
     assert '.package(url: "https://github.com/pytorch/executorch.git", branch: "swiftpm-1.5.1")' in manifest
-    quantized = {"xnnpack": ["kernels_quantized"], "delegate": []}[kind]
-    backend = {"xnnpack": "backend_xnnpack", "delegate": "backend_coreml"}[kind]
-    assert products == ["executorch", backend, "kernels_optimized", *quantized]
+    assert products == ["executorch", "backend_xnnpack", "kernels_optimized", "kernels_quantized"]
     assert "LICENSE-executorch" in bundle.files
 
 
@@ -181,7 +177,7 @@ def test_names_of_classes_and_backbones_stay_out_of_the_code(plain: PackagedMode
     ("changes", "wanted"),
     [
         ({"target": "tflite", "backend": "gpu"}, "does not run on Apple's systems"),
-        ({"backend": "vulkan"}, "does not run on Apple's systems"),
+        ({"backend": "coreml"}, "does not run on Apple's systems"),
         ({**COREML, "deployment_target": None}, "deployment target 'none' is not one of"),
         ({**COREML, "deployment_target": 'iOS17"),'}, "is not one of iOS16"),
         ({**COREML, "deployment_target": "iOS17"}, "several budgets, which need iOS18, not iOS17"),
@@ -199,9 +195,9 @@ def test_models_that_do_not_fit_are_refused(plain: PackagedModel, changes: dict[
 
 
 @pytest.mark.parametrize("options", [Options(source=True), Options(kotlinc=Path("kotlinc")), Options(arch="aarch64")])
-def test_options_of_other_platforms_are_refused(plain: PackagedModel, options: Options) -> None:
-    with pytest.raises(InputError, match=r"^--(source|kotlinc|arch): is not used for Apple"):
-        APPLE.build(plain, options)
+def test_options_of_other_platforms_are_refused(options: Options) -> None:
+    with pytest.raises(InputError, match=r"^--(source|kotlinc|arch): is not used with --platform apple"):
+        APPLE.check(options)
 
 
 @pytest.mark.parametrize("name", ["", "flowers", "Two Words", "Blüte", 'X"', "X" * 81, "A.b", "A\n"])

@@ -19,13 +19,13 @@ from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.android import ANDROID
+from tofe_edge.packaging.android import PLATFORM as ANDROID
+from tofe_edge.packaging.archive import unpack
 from tofe_edge.packaging.check import BundleCheck, check_bundle
 from tofe_edge.packaging.licences import WEIGHTS
 from tofe_edge.packaging.place import place
 from tofe_edge.packaging.platform import Options
 from tofe_edge.packaging.provenance import PROVENANCE, FileSum
-from tofe_edge.packaging.unpack import unpack
 
 ASSETS = "src/main/assets/"
 
@@ -68,7 +68,7 @@ def vouch(bundle: Path, change: Callable[[dict[str, Any]], object] = lambda docu
     path = bundle / PROVENANCE
     document = json.loads(path.read_text())
     files = {name: file for name, file in unpack(bundle).files.items() if name != PROVENANCE}
-    document["files"] = {name: FileSum.of(file).to_json() for name, file in files.items()}
+    document["files"] = {name: FileSum.of(file).model_dump() for name, file in files.items()}
     change(document)
     path.write_text(json.dumps(document))
 
@@ -128,7 +128,7 @@ def test_missing_added_and_executable_files_are_found(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.unlink(), "has no provenance.json; it is no bundle"),
+        (lambda path: path.unlink(), "has no provenance.json; it is not a bundle"),
         (lambda path: path.write_text("{"), "cannot be read as JSON"),
         (lambda path: path.write_text("[]"), "is not the provenance of a bundle"),
         (lambda path: path.write_bytes(b"\xff"), "cannot be read as JSON"),
@@ -145,12 +145,12 @@ def test_a_damaged_provenance_is_told(bundle: Path, change: Callable[[Path], obj
     ("key", "value", "message"),
     [
         ("platform", "amiga", "platform 'amiga' is not one of"),
-        ("platform", 1, "has the wrong type"),
+        ("platform", 1, "'platform': Input should be a valid string"),
         ("name", "../x", "cannot name a package"),
         ("schema", 2, "is not the provenance of a bundle"),
-        ("files", [], "has the wrong type"),
-        ("files", {"../x": {}}, "no safe file name"),
-        ("files", {"x": {"sha256": 1}}, "the sums of 'x' are malformed"),
+        ("files", [], "'files': Input should be a valid dictionary"),
+        ("files", {"../x": {"sha256": "", "size_bytes": 0, "executable": False}}, "not a safe file name"),
+        ("files", {"x": {"sha256": 1}}, "'files': 'x': 'sha256': Input should be a valid string"),
         ("manifest", {}, "model.pte: no such model file"),
         ("variant", "aar", "it has 0 .aar files"),
         ("variant", "new", "says 'new', but this is a folder"),
@@ -198,9 +198,12 @@ def weights(document: dict[str, Any]) -> dict[str, str]:
         (lambda lie: weights(lie).update(licence="MIT"), "NOTICE does not say what provenance.json says"),
         (lambda lie: weights(lie).update(note="ours"), "does not say what the manifest says of the weights"),
         (lambda lie: lie["licences"].pop(), "NOTICE does not say what provenance.json says"),
-        (lambda lie: lie.pop("licences"), "its licences are missing or malformed"),
-        (lambda lie: lie.update(licences=[{"part": 1}]), "its licences are missing or malformed"),
-        (lambda lie: lie["files"]["README.md"].update(size_bytes=True), "the sums of 'README.md' are malformed"),
+        (lambda lie: lie.pop("licences"), "'licences': Field required"),
+        (lambda lie: lie.update(licences=[{"part": 1}]), "'licences': '0': 'part': Input should be"),
+        (
+            lambda lie: lie["files"]["README.md"].update(size_bytes=True),
+            "'README.md': 'size_bytes': Input should be a valid integer",
+        ),
     ],
 )
 def test_a_provenance_that_lies_is_told(bundle: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:

@@ -20,8 +20,8 @@ from tofe_edge.evaluation.golden import golden_path_of, make_golden
 from tofe_edge.io.artifact import open_artifact, write_manifest
 from tofe_edge.io.files import fingerprint_of, write_bytes, write_content
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.packaging.archive import unpack
 from tofe_edge.packaging.provenance import PROVENANCE
-from tofe_edge.packaging.unpack import unpack
 
 FOLDER = "net-linux-aarch64"
 
@@ -224,7 +224,7 @@ def test_options_without_effect_are_refused(
 def test_arch_and_runner_are_for_linux(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["package", str(model), "--platform", "android", "--source", "--out", str(tmp_path / "out")]
     assert main([*call, "--arch", "aarch64"]) == 2
-    assert "--arch and --runner are for --platform linux" in capsys.readouterr().err
+    assert "--arch: is not used with --platform android" in capsys.readouterr().err
 
 
 def test_a_runner_without_the_library_says_what_to_install(

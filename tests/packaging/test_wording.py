@@ -18,7 +18,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.licences import GLUE, Weights, check_expression, notice, weights_licence
-from tofe_edge.packaging.wording import boolean, facts, float_words, named, plain
+from tofe_edge.packaging.texts import boolean, facts, float_words, path_text, plain
 
 HOSTILE = (
     *(
@@ -61,7 +61,7 @@ def test_facts_take_words_from_the_manifest(tiny_checkpoint: Checkpoint) -> None
     manifest = manifest_for(tiny_checkpoint, "net.pte", b"x")
     assert facts(manifest).startswith(f"{manifest.backbone}, fp32, 0.00 MB, ")
     assert facts(replace(manifest, backbone="<b>\n# x")).startswith("'?b?x', fp32")
-    assert ", all tokens a stage, " in facts(replace(manifest, token_counts=None))
+    assert ", all tokens per stage, " in facts(replace(manifest, token_counts=None))
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=4))
@@ -73,7 +73,7 @@ def test_words_of_floats_are_their_bits(values: list[float]) -> None:
 
 def test_booleans_and_paths() -> None:
     assert (boolean(True), boolean(False)) == ("true", "false")
-    assert (named(Path("a b/é")), named(Path("a\nb"))) == ("a b/é", r"'a\nb'")
+    assert (path_text(Path("a b/é")), path_text(Path("a\nb"))) == ("a b/é", r"'a\nb'")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_licence_expressions_are_taken(text: str) -> None:
     ],
 )
 def test_what_is_no_licence_expression_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no SPDX licence expression") as caught:
+    with pytest.raises(InputError, match="is not an SPDX licence expression") as caught:
         Weights(text)
     assert "\n" not in str(caught.value)
 

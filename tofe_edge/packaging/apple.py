@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import plistlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from xml.parsers.expat import ExpatError
 
 from tofe_edge.errors import InputError
+from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.packaging.apple_model import COREML, EXECUTORCH, systems_of, values_for, variant_of
-from tofe_edge.packaging.apple_names import module_of
+from tofe_edge.io.labels import shown
+from tofe_edge.packaging.apple_names import check_methods, module_of
 from tofe_edge.packaging.apple_vectors import vectors_for
+from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile
-from tofe_edge.packaging.contents import PackagedModel
+from tofe_edge.packaging.contents import LABELS, PackagedModel
 from tofe_edge.packaging.licences import EXECUTORCH as EXECUTORCH_LICENCE
-from tofe_edge.packaging.licences import GLUE, PHOTOGRAPHS, PILLOW, licence_text, notice, weights_licence
-from tofe_edge.packaging.platform import Options, Platform, files_below
+from tofe_edge.packaging.licences import GLUE, PHOTOGRAPHS, PILLOW, legal_files, weights_licence
+from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
-from tofe_edge.packaging.template import render, template_names
-from tofe_edge.packaging.unpack import Unpacked
+from tofe_edge.packaging.texts import boolean, common_values, float_words, render, template_names
 
 _NAME = "apple"
 _SOURCES, _TESTS = "Sources/Classifier/", "Tests/ClassifierTests/"
@@ -41,21 +44,32 @@ _REQUIRED = (
     "NOTICE",
 )
 
+COREML, EXECUTORCH = "coreml", "executorch"
+
+SYSTEMS = {
+    "iOS16": ("16.0", "13.0"),
+    "iOS17": ("17.0", "14.0"),
+    "iOS18": ("18.0", "15.0"),
+    "iOS26": ("26.0", "26.0"),
+}
+"""The oldest iOS and macOS for each deployment target, the oldest first."""
+_EXECUTORCH_SYSTEM = "iOS17"
+"""The system of ExecuTorch's Swift package."""
+_FUNCTIONS_SYSTEM = "iOS18"
+"""The first system that picks a function of a package."""
+
 
 def bundle_name(model: PackagedModel, options: Options) -> str:
-    """``NAME-apple``."""
+    """Return ``NAME-apple``."""
     return f"{model.name}-{_NAME}"
 
 
 def build(model: PackagedModel, options: Options) -> Bundle:
-    """The Swift package of a model.
+    """Return the Swift package of a model.
 
     Raises:
-        InputError: Apple's systems do not run it, the module's name is none, or an option is another platform's.
+        InputError: Apple's systems do not run it, or the module's name is not valid.
     """
-    given = {"--source": options.source, "--kotlinc": options.kotlinc is not None, "--arch": options.arch is not None}
-    for option in (name for name, is_given in given.items() if is_given):
-        raise InputError(f"{option}: is not used for Apple, whose package is always sources for Xcode; leave it out")
     manifest, variant = model.manifest, variant_of(model)
     weights = weights_licence(manifest.checkpoint, manifest.checkpoint_sha256, model.weights)
     licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH_LICENCE] if variant == EXECUTORCH else [])]
@@ -64,18 +78,14 @@ def build(model: PackagedModel, options: Options) -> Bundle:
         **_code(model, variant, {**values, **vectors_for(manifest.preprocessing)}),
         **{f"{_MODEL}{name}": file for name, file in model.files().items()},
         "README.md": _readme(variant, values),
-        "LICENSE": BundleFile(licence_text("apache-2.0")),
-        "LICENSE-pillow": BundleFile(licence_text("pillow")),
-        "NOTICE": BundleFile(notice(f"{model.name} for Apple's systems", licences).encode()),
+        **legal_files(f"{model.name} for Apple's systems", licences),
     }
-    if variant == EXECUTORCH:
-        files["LICENSE-executorch"] = BundleFile(licence_text("executorch"))
     files[PROVENANCE] = provenance_file(_NAME, variant, model, licences, files)
     return Bundle(bundle_name(model, options), "folder", files)
 
 
 def _code(model: PackagedModel, variant: str, values: Mapping[str, object]) -> dict[str, BundleFile]:
-    """``Package.swift``, the sources and the tests."""
+    """Return ``Package.swift``, the sources and the tests."""
     folders = {"apple/sources": _SOURCES, f"apple/{variant}": _SOURCES, "apple/tests": _TESTS}
     if variant == COREML:
         folders[f"apple/coreml-{model.manifest.io}"] = _SOURCES
@@ -93,12 +103,12 @@ def _readme(variant: str, values: Mapping[str, object]) -> BundleFile:
 
 
 def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleFile]:
-    """The model's files, out of the target's resources."""
+    """Return the model's files, out of the target's resources."""
     return files_below(unpacked.files, _MODEL)
 
 
 def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
-    """What Xcode, SwiftPM or the App Store would stumble over. Raises :class:`InputError` for a manifest that is none."""
+    """Return what Xcode, SwiftPM or the App Store would stumble over. Raises :class:`InputError` for a damaged manifest."""
     if unpacked.form != "folder" or provenance.variant not in (COREML, EXECUTORCH):
         return [f"{PROVENANCE} says {provenance.variant!r}, but this is a {unpacked.form}"]
     lines = [f"{name} is missing" for name in _REQUIRED if name not in unpacked.files]
@@ -139,4 +149,99 @@ def _privacy_problems(file: BundleFile) -> list[str]:
     return []
 
 
-APPLE = Platform(_NAME, bundle_name, build, problems, model_files)
+def variant_of(model: PackagedModel) -> str:
+    """Return what runs the model: ``coreml`` or ``executorch``.
+
+    Raises:
+        InputError: neither does.
+    """
+    manifest = model.manifest
+    if (manifest.target, manifest.backend) in ((COREML, "coreml"), (EXECUTORCH, "xnnpack")):
+        return manifest.target
+    raise InputError(
+        f"{model.file_name}: is a model for {shown(manifest.target)} with {shown(manifest.backend)}, which does not run on Apple's "
+        "systems; convert it for iphone_15 or another of their profiles"
+    )
+
+
+def systems_of(manifest: Manifest) -> tuple[str, str]:
+    """Return the oldest iOS and macOS that run the model.
+
+    Raises:
+        InputError: the manifest names none that is known, or one that cannot pick budgets.
+    """
+    if manifest.target == EXECUTORCH:
+        return SYSTEMS[_EXECUTORCH_SYSTEM]
+    target = manifest.deployment_target or "none"
+    if target not in SYSTEMS:
+        raise InputError(
+            f"{manifest.artifact}: its deployment target {shown(target)} is not one of {', '.join(SYSTEMS)}; convert it again"
+        )
+    ages = list(SYSTEMS)
+    if manifest.further_methods and ages.index(target) < ages.index(_FUNCTIONS_SYSTEM):
+        raise InputError(
+            f"{manifest.artifact}: has several budgets, which need {_FUNCTIONS_SYSTEM}, not {target}; convert it again with "
+            f"--deployment-target {_FUNCTIONS_SYSTEM}"
+        )
+    return SYSTEMS[target]
+
+
+def values_for(model: PackagedModel, module: str) -> dict[str, object]:
+    """Return every key of the Apple templates but those of the test vectors and the README's ``USE``.
+
+    Raises:
+        InputError: as :func:`systems_of` and :func:`~tofe_edge.packaging.platform.executorch_release`, or a method cannot name a case.
+    """
+    manifest, spec = model.manifest, model.manifest.preprocessing
+    gates, methods = GATES[manifest.precision], list(manifest.methods.values())
+    ios, macos = systems_of(manifest)
+    check_methods(manifest)
+    values: dict[str, object] = {
+        **common_values(manifest),
+        "MODULE": module,
+        "NAME": model.name,
+        "IOS": ios,
+        "MACOS": macos,
+        "MODEL_FILE": model.file_name,
+        "LABELS_FILE": LABELS,
+        "SUMS": "\n".join(f'        "{name}": "{sha256}",' for name, sha256 in _sums(model).items()),
+        "SELECTS_BY_RANK": boolean(manifest.selection == "rank"),
+        "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct) if spec.resize == "short_side" else "nil",
+        "FILTER": spec.interpolation,
+        "MEAN": _floats(spec.mean),
+        "STD": _floats(spec.std),
+        "MIN_PSNR_DB": gates.min_psnr_db if math.isfinite(gates.min_psnr_db) else "-.infinity",
+        "BUDGET_CASES": "\n".join(f'    case {method.name} = "{method.name}"' for method in methods),
+        "STANDARD_BUDGET": methods[0].name,
+        "BUDGET_GMACS": "\n".join(f"        case .{method.name}: return {float(method.gmacs)!r}" for method in methods),
+        "BUDGET_TOKENS": "\n".join(
+            f"        case .{method.name}: return {method.token_counts or []}" for method in methods
+        ),
+        "BUDGET_LIST": ", ".join(f"`.{method.name}` ({method.gmacs:.3f} GMACs)" for method in methods),
+    }
+    if manifest.target == EXECUTORCH:
+        values["EXECUTORCH"] = executorch_release(manifest, "iOS")
+        values["PRODUCTS"] = "\n".join(
+            f'                .product(name: "{name}", package: "executorch"),' for name in _products(manifest)
+        )
+    return values
+
+
+def _products(manifest: Manifest) -> list[str]:
+    """Return the products of ExecuTorch's package, in the order that its documentation gives them."""
+    left = {name for method in manifest.methods.values() for name in method.fallback_ops}
+    quantized = ["kernels_quantized"] if any("quant" in name for name in left) else []
+    return ["executorch", "backend_xnnpack", "kernels_optimized", *quantized]
+
+
+def _sums(model: PackagedModel) -> dict[str, str]:
+    """Return the SHA-256 of what the code reads beside the model."""
+    read = [LABELS, *(name for name in model.files() if name.startswith(f"{model.name}.golden/"))]
+    return {name: hashlib.sha256(model.files()[name].data).hexdigest() for name in sorted(read)}
+
+
+def _floats(values: Sequence[float]) -> str:
+    return ", ".join(f"Float(bitPattern: 0x{word:08X})" for word in float_words(values))
+
+
+PLATFORM = Platform(_NAME, ("package_name",), bundle_name, build, problems, model_files)
