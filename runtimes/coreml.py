@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.evaluation.prediction import Prediction
-from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.evaluation.prediction import Prediction, compose_selections
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.preprocessing import denormalize
 from tofe_edge.io.quiet import quiet
@@ -104,11 +103,8 @@ def has_core_ml() -> bool:
 
 
 def _executor(artifact: Artifact, method: str) -> Loaded:
-    from tofe_edge.runtimes.coreml_delegate import load_delegate
     from tofe_edge.runtimes.mil import load_program, open_package
 
-    if artifact.manifest.target == "executorch":
-        return load_delegate(artifact)
     program = load_program(open_package(artifact.path), function_name(method))
     labels = class_labels(program.package, program.function)
     return Loaded(lambda pixels: program.run({IMAGE: pixels}), program.function, labels)

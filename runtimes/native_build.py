@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tofe_edge.errors import DeviceError
-from tofe_edge.io.files import workshop
+from tofe_edge.io.files import staging_dir
 from tofe_edge.runtimes.native_runner import BINARY
 from tofe_edge.runtimes.native_toolchain import Target, Toolchain, aarch64_toolchain, host_toolchain
 
@@ -33,7 +33,7 @@ def build(target: Target, out_dir: Path, wheel_root: Path | None = None) -> Path
         DeviceError: the compiler fails.
     """
     toolchain = host_toolchain(wheel_root) if target == "host" else aarch64_toolchain(wheel_root)
-    with workshop(out_dir) as folder:
+    with staging_dir(out_dir) as folder:
         built, installed = folder / "build", folder / "install"
         _compile(toolchain, built)
         _step([str(toolchain.cmake), "--install", str(built), "--prefix", str(installed)])

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.io.files import put_in_place, workshop
+from tofe_edge.io.files import put_in_place, staging_dir
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.runtimes import native_build
 from tofe_edge.runtimes.devices.facts import DeviceFacts
@@ -80,7 +80,7 @@ def cached_runner(target: Target, arch: str) -> Path:
     version = metadata.version("executorch").split("+")[0]
     folder = cache_folder() / f"executorch-{version}-{arch}-{_sources_sum()}"
     if not (folder / BINARY).is_file():
-        with workshop(folder.parent) as draft:
+        with staging_dir(folder.parent) as draft:
             with progress_bar(f"compiling the native runner for {arch}", total=1, unit="program") as bar:
                 native_build.build(target, draft / "runner")
                 bar.update(1)

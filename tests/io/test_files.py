@@ -22,7 +22,7 @@ from tofe_edge.io.files import (
     put_in_place,
     sha256_of,
     size_of,
-    workshop,
+    staging_dir,
     write_atomically,
     write_bytes,
     write_content,
@@ -102,7 +102,7 @@ def test_a_file_where_a_folder_is_needed_is_an_input_error(tmp_path: Path) -> No
     path = tmp_path / "file" / "new.bin"
     assert "cannot be written" in refused(path, lambda: write_bytes(path, b"x"))
     folder = tmp_path / "file" / "folder"
-    assert "cannot be written to" in refused(folder, lambda: workshop(folder).__enter__())
+    assert "cannot be written to" in refused(folder, lambda: staging_dir(folder).__enter__())
 
 
 def test_a_folder_in_the_place_of_the_file_is_an_input_error(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_workshop_is_gone_whatever_happened(tmp_path: Path, error: BaseExcep
     seen: list[Path] = []
 
     def work() -> None:
-        with workshop(tmp_path) as place:
+        with staging_dir(tmp_path) as place:
             seen.append(place)
             (place / "sub").mkdir()
             (place / "sub" / "big.bin").write_bytes(b"x")
@@ -165,24 +165,24 @@ def test_the_workshop_is_gone_whatever_happened(tmp_path: Path, error: BaseExcep
 
 
 def test_the_workshop_removes_the_folder_it_made_only_when_nothing_came_of_it(tmp_path: Path) -> None:
-    with workshop(tmp_path / "empty"):
+    with staging_dir(tmp_path / "empty"):
         pass
     assert not (tmp_path / "empty").exists()
-    with workshop(tmp_path / "used") as place:
+    with staging_dir(tmp_path / "used") as place:
         (place / "model").write_bytes(b"x")
         (place / "model").replace(tmp_path / "used" / "model")
     assert names(tmp_path / "used") == ["model"]
 
 
 def test_the_workshop_leaves_a_folder_alone_that_was_there(tmp_path: Path) -> None:
-    with workshop(tmp_path):
+    with staging_dir(tmp_path):
         pass
     assert tmp_path.is_dir()
 
 
 def test_a_full_disk_inside_the_workshop_is_an_input_error(tmp_path: Path) -> None:
     def work() -> None:
-        with workshop(tmp_path):
+        with staging_dir(tmp_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     assert "No space left on device" in refused(tmp_path, work)
@@ -191,7 +191,7 @@ def test_a_full_disk_inside_the_workshop_is_an_input_error(tmp_path: Path) -> No
 
 def test_a_folder_where_the_result_should_go_is_an_input_error(tmp_path: Path) -> None:
     def work() -> None:
-        with workshop(tmp_path) as place:
+        with staging_dir(tmp_path) as place:
             (place / "model").write_bytes(b"x")
             (place / "model").replace(tmp_path / "model")
 
@@ -201,7 +201,7 @@ def test_a_folder_where_the_result_should_go_is_an_input_error(tmp_path: Path) -
 
 
 def test_an_error_that_is_not_about_writing_passes_through_the_workshop(tmp_path: Path) -> None:
-    with pytest.raises(BrokenPipeError), workshop(tmp_path):
+    with pytest.raises(BrokenPipeError), staging_dir(tmp_path):
         raise BrokenPipeError(errno.EPIPE, "no reader")
 
 

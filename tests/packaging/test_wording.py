@@ -138,5 +138,5 @@ def test_a_manifest_with_work_that_is_no_figure_is_refused(tiny_checkpoint: Chec
     with pytest.raises(InputError, match="'gmacs'"):
         Manifest.from_json({**document, "gmacs": gmacs})
     method = {"name": "other", "token_counts": [1], "delegates": 0, "fallback_ops": {}, "planned_memory_bytes": 0}
-    with pytest.raises(InputError, match="'further_methods'"):
+    with pytest.raises(InputError, match="further_methods"):
         Manifest.from_json({**document, "further_methods": [{**method, "gmacs": gmacs}]})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tofe_edge.cli.calibrated import describe, to_json
 from tofe_edge.cli.options import add_checkpoint, add_runner, open_checkpoint, positive_int, require
-from tofe_edge.io.files import check_place, workshop, write_bytes
+from tofe_edge.io.files import check_place, staging_dir, write_bytes
 from tofe_edge.io.progress import covering_bar, progress_bar
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         cpus=args.cpus,
     )
     found: list[tuple[LatencyTable, Calibrated]] = []
-    with workshop(out.parent) as folder, open_bench(args.on, args.runner) as bench:
+    with staging_dir(out.parent) as folder, open_bench(args.on, args.runner) as bench:
         for checkpoint, model in models:
             for precision in dict.fromkeys(args.precision):
                 programs = _programs(folder, checkpoint, model, precision, args.quick)

@@ -12,9 +12,9 @@ from tofe_edge.cli.options import add_data, open_checkpoint, preprocessing_for, 
 from tofe_edge.cli.output import emit
 
 if TYPE_CHECKING:
-    from tofe_edge.evaluation.distribution import CountDistribution
     from tofe_edge.evaluation.evaluate import Evaluation
     from tofe_edge.evaluation.image_tokens import Extremes
+    from tofe_edge.evaluation.usage import CountDistribution
     from tofe_edge.model.checkpoint import Checkpoint
 
 _EXAMPLES = 3
@@ -46,10 +46,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from tofe_edge.evaluation.distribution import distributions
     from tofe_edge.evaluation.evaluate import evaluate_samples
     from tofe_edge.evaluation.image_tokens import Extremes
     from tofe_edge.evaluation.reference import load_reference
+    from tofe_edge.evaluation.usage import distributions
     from tofe_edge.io.dataset import find_samples, sample_evenly
     from tofe_edge.io.files import check_place
 

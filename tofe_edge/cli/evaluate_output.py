@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.cli.output import facts, table
 
 if TYPE_CHECKING:
-    from tofe_edge.evaluation.distribution import CountDistribution
     from tofe_edge.evaluation.evaluate import Evaluation
+    from tofe_edge.evaluation.usage import CountDistribution
 
 _LEVELS = " .:-=+*#%@"
 """From no image to the most, in characters that every terminal has."""

@@ -43,6 +43,26 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """Add ``--profile``, ``--max-gmacs`` and ``--max-latency-ms``."""
+    parser.add_argument(
+        "--profile", metavar="P", help="a shipped device profile, or a YAML file; `tofe-edge devices` lists them"
+    )
+    parser.add_argument(
+        "--max-gmacs",
+        type=positive_float,
+        metavar="G",
+        help="budget in 1e9 multiply-accumulates, in place of the profile's",
+    )
+    parser.add_argument(
+        "--max-latency-ms",
+        type=positive_float,
+        metavar="T",
+        help="what one image may take on the profile's device, by the table that `tofe-edge calibrate` measured there; "
+        "chooses checkpoint, token counts and precision",
+    )
+
+
 def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
     """``--data``, ``--limit`` and ``--resize``."""
     parser.add_argument("--data", type=Path, metavar="DATA", help=help_text)

@@ -50,6 +50,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Time the model where it is asked for, then trace it where that can be done."""
     from tofe_edge.io.artifact import open_artifact
+    from tofe_edge.io.targets import target_of
 
     require(args.against is None or args.sustained is None, "--against and --sustained: one at a time")
     require(args.runs is None or args.sustained is None, "--runs and --sustained: one at a time")
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         given = getattr(args, name)
         require(given is None or args.against == "dense", f"--{name} is for --against dense")
     artifact = open_artifact(args.model)
-    if artifact.manifest.target == "coreml":
+    if not target_of(artifact.manifest).native_runner:
         from tofe_edge.cli import profile_coreml
 
         for name in ("on", "runner", "cpus", "sustained", "against", "html"):

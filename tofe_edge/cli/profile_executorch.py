@@ -124,6 +124,7 @@ def _rival(args: argparse.Namespace, artifact: Artifact, stack: ExitStack) -> Ri
     if args.against is None:
         return None
     from tofe_edge.io.artifact import DEFAULT_METHOD, open_artifact
+    from tofe_edge.io.targets import target_of
     from tofe_edge.runtimes.comparison import Rival
     from tofe_edge.runtimes.executorch import check_program
 
@@ -139,7 +140,7 @@ def _rival(args: argparse.Namespace, artifact: Artifact, stack: ExitStack) -> Ri
             bar.update(1)
     else:
         other = open_artifact(Path(args.against))
-        require(other.manifest.target == "executorch", f"{other.path}: is no .pte model, which --against needs")
+        require(target_of(other.manifest).native_runner, f"{other.path}: is no .pte model, which --against needs")
     check_program(other)
     ours, theirs = artifact.manifest, other.manifest
     require(

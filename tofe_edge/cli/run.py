@@ -59,6 +59,7 @@ def _classify(args: argparse.Namespace) -> int:
     from tofe_edge.evaluation.prediction import top_classes
     from tofe_edge.io.artifact import DEFAULT_METHOD, open_artifact
     from tofe_edge.io.inputs import load_image
+    from tofe_edge.io.targets import target_of
     from tofe_edge.runtimes.elastic import load_elastic
     from tofe_edge.runtimes.loading import load_model
 
@@ -70,7 +71,7 @@ def _classify(args: argparse.Namespace) -> int:
         model = load_model(artifact, args.threads, args.method or DEFAULT_METHOD)
     else:
         require(
-            manifest.backend == "xnnpack",
+            target_of(manifest).native_runner,
             f"{artifact.path}: --deadline-ms is for models that XNNPACK runs; choose a budget with --method",
         )
         model = load_elastic(artifact, args.threads, args.deadline_ms)

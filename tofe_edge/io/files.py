@@ -144,7 +144,7 @@ def write_atomically(path: Path, produce: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def workshop(folder: Path) -> Iterator[Path]:
+def staging_dir(folder: Path) -> Iterator[Path]:
     """A hidden folder inside ``folder`` to build in; gone afterwards, and so is ``folder`` if made here and left empty.
 
     Made before any long work, so that a folder that cannot be written to is found at once. A full disk

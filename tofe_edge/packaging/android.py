@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from tofe_edge import __version__
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest, Method
-from tofe_edge.io.labels import shown
 from tofe_edge.packaging.archive import Unpacked, read_zip, zip_bytes
 from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.kotlin import STDLIB, compile_kotlin
 from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, Licence, legal_files, weights_licence
-from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below, require_executorch
+from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below, require_target
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, provenance_file, read_provenance
 from tofe_edge.packaging.texts import TEMPLATES, boolean, common_values, float_words, render, template_names
 
@@ -67,7 +66,7 @@ def build(model: PackagedModel, options: Options) -> Bundle:
     Raises:
         InputError: Android cannot run it, the package's name is not valid, or without ``source`` there is no compiler.
     """
-    require_executorch(model, "Android")
+    require_target(model, "Android")
     if options.source and options.kotlinc is not None:
         raise InputError("--kotlinc: is not used with --source; leave one of them out")
     parts = _Parts(model, options)

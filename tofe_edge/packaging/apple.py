@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from xml.parsers.expat import ExpatError
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.labels import shown
+from tofe_edge.io.targets import find_target, runs_on, targets_for
 from tofe_edge.packaging.apple_names import check_methods, module_of
 from tofe_edge.packaging.apple_vectors import vectors_for
 from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import LABELS, PackagedModel
-from tofe_edge.packaging.licences import EXECUTORCH as EXECUTORCH_LICENCE
-from tofe_edge.packaging.licences import GLUE, PHOTOGRAPHS, PILLOW, legal_files, weights_licence
+from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, legal_files, weights_licence
 from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
 from tofe_edge.packaging.texts import boolean, common_values, float_words, render, template_names
@@ -43,8 +42,6 @@ _REQUIRED = (
     "LICENSE-pillow",
     "NOTICE",
 )
-
-COREML, EXECUTORCH = "coreml", "executorch"
 
 SYSTEMS = {
     "iOS16": ("16.0", "13.0"),
@@ -72,7 +69,7 @@ def build(model: PackagedModel, options: Options) -> Bundle:
     """
     manifest, variant = model.manifest, variant_of(model)
     weights = weights_licence(manifest.checkpoint, manifest.checkpoint_sha256, model.weights)
-    licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH_LICENCE] if variant == EXECUTORCH else [])]
+    licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH] if needs_executorch(variant) else [])]
     values = values_for(model, module_of(model, options.package_name))
     files = {
         **_code(model, variant, {**values, **vectors_for(manifest.preprocessing)}),
@@ -87,7 +84,7 @@ def build(model: PackagedModel, options: Options) -> Bundle:
 def _code(model: PackagedModel, variant: str, values: Mapping[str, object]) -> dict[str, BundleFile]:
     """Return ``Package.swift``, the sources and the tests."""
     folders = {"apple/sources": _SOURCES, f"apple/{variant}": _SOURCES, "apple/tests": _TESTS}
-    if variant == COREML:
+    if not needs_executorch(variant):
         folders[f"apple/coreml-{model.manifest.io}"] = _SOURCES
     found = {
         f"{place}{PurePosixPath(name).name}": render(name, values)
@@ -109,14 +106,14 @@ def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleF
 
 def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
     """Return what Xcode, SwiftPM or the App Store would stumble over. Raises :class:`InputError` for a damaged manifest."""
-    if unpacked.form != "folder" or provenance.variant not in (COREML, EXECUTORCH):
+    if unpacked.form != "folder" or provenance.variant not in targets_for(_NAME):
         return [f"{PROVENANCE} says {provenance.variant!r}, but this is a {unpacked.form}"]
     lines = [f"{name} is missing" for name in _REQUIRED if name not in unpacked.files]
     if lines:
         return lines
     package, facts = (unpacked.files[name].data.decode("utf-8", "replace") for name in (_MANIFEST, _FACTS))
     words = ['.copy("Model")', '.process("PrivacyInfo.xcprivacy")', 'path: "Sources/Classifier"']
-    if provenance.variant == EXECUTORCH:
+    if needs_executorch(provenance.variant):
         words += ["https://github.com/pytorch/executorch.git", '"-all_load"']
     lines += [f"Package.swift lacks {word}" for word in words if word not in package]
     ios, macos = systems_of(_manifest_in(unpacked, provenance))
@@ -149,14 +146,15 @@ def _privacy_problems(file: BundleFile) -> list[str]:
     return []
 
 
-def variant_of(model: PackagedModel) -> str:
-    """Return what runs the model: ``coreml`` or ``executorch``.
+def needs_executorch(target: str) -> bool:
+    """Return whether ExecuTorch's Swift package runs models of a target; the system runs the others."""
+    return find_target(target).native_runner
 
-    Raises:
-        InputError: neither does.
-    """
+
+def variant_of(model: PackagedModel) -> str:
+    """Return the target that runs the model. Raises :class:`InputError` if it does not run on Apple's systems."""
     manifest = model.manifest
-    if (manifest.target, manifest.backend) in ((COREML, "coreml"), (EXECUTORCH, "xnnpack")):
+    if runs_on(manifest, _NAME):
         return manifest.target
     raise InputError(
         f"{model.file_name}: is a model for {shown(manifest.target)} with {shown(manifest.backend)}, which does not run on Apple's "
@@ -170,7 +168,7 @@ def systems_of(manifest: Manifest) -> tuple[str, str]:
     Raises:
         InputError: the manifest names none that is known, or one that cannot pick budgets.
     """
-    if manifest.target == EXECUTORCH:
+    if needs_executorch(manifest.target):
         return SYSTEMS[_EXECUTORCH_SYSTEM]
     target = manifest.deployment_target or "none"
     if target not in SYSTEMS:
@@ -181,7 +179,7 @@ def systems_of(manifest: Manifest) -> tuple[str, str]:
     if manifest.further_methods and ages.index(target) < ages.index(_FUNCTIONS_SYSTEM):
         raise InputError(
             f"{manifest.artifact}: has several budgets, which need {_FUNCTIONS_SYSTEM}, not {target}; convert it again with "
-            f"--deployment-target {_FUNCTIONS_SYSTEM}"
+            f"--option deployment_target={_FUNCTIONS_SYSTEM}"
         )
     return SYSTEMS[target]
 
@@ -219,7 +217,7 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
         ),
         "BUDGET_LIST": ", ".join(f"`.{method.name}` ({method.gmacs:.3f} GMACs)" for method in methods),
     }
-    if manifest.target == EXECUTORCH:
+    if needs_executorch(manifest.target):
         values["EXECUTORCH"] = executorch_release(manifest, "iOS")
         values["PRODUCTS"] = "\n".join(
             f'                .product(name: "{name}", package: "executorch"),' for name in _products(manifest)
@@ -231,7 +229,7 @@ def _products(manifest: Manifest) -> list[str]:
     """Return the products of ExecuTorch's package, in the order that its documentation gives them."""
     left = {name for method in manifest.methods.values() for name in method.fallback_ops}
     quantized = ["kernels_quantized"] if any("quant" in name for name in left) else []
-    return ["executorch", "backend_xnnpack", "kernels_optimized", *quantized]
+    return [manifest.target, f"backend_{manifest.backend}", "kernels_optimized", *quantized]
 
 
 def _sums(model: PackagedModel) -> dict[str, str]:

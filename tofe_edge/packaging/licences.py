@@ -9,8 +9,7 @@ from typing import Any
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from pydantic import BaseModel, ConfigDict
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.labels import shown
+from tofe_edge.errors import InputError, shown
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.texts import TEMPLATES, plain
 
@@ -139,9 +138,8 @@ def notice(title: str, licences: Sequence[Licence]) -> str:
 
 def legal_files(title: str, licences: Sequence[Licence]) -> dict[str, BundleFile]:
     """Return ``NOTICE`` and the texts of the licences that a bundle needs in full."""
-    texts = {"LICENSE": "apache-2.0"}
-    texts |= {
-        f"LICENSE-{name}": name for name, part in (("executorch", EXECUTORCH), ("pillow", PILLOW)) if part in licences
-    }
+    parts = {"LICENSE-executorch": EXECUTORCH, "LICENSE-pillow": PILLOW}
+    texts = {name: name.removeprefix("LICENSE-") for name, part in parts.items() if part in licences}
+    texts["LICENSE"] = "apache-2.0"
     files = {name: BundleFile((TEMPLATES / "licences" / f"{text}.txt").read_bytes()) for name, text in texts.items()}
     return {**files, NOTICE: BundleFile(notice(title, licences).encode())}

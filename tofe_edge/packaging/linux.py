@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.labels import shown
+from tofe_edge.errors import InputError, shown
 from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
@@ -21,7 +20,7 @@ from tofe_edge.packaging.licences import (
     legal_files,
     weights_licence,
 )
-from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below, require_executorch
+from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below, require_target
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
 from tofe_edge.packaging.runner import HEADER, RUNNER, runner_files
 from tofe_edge.packaging.texts import facts, render
@@ -119,7 +118,7 @@ def build(model: PackagedModel, options: Options) -> Bundle:
         InputError: Linux cannot run it, no release of ExecuTorch made it, or the runner does not fit or cannot be built.
         DeviceError: the compiler fails.
     """
-    require_executorch(model, "Linux")
+    require_target(model, "Linux")
     arch = _arch(options)
     files = runner_files(arch, options.runner, model.manifest)
     lacking = [name for name in (RUNNER, LIBRARY, HEADER) if name not in files]

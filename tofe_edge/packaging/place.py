@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.files import put_where_nothing_is, workshop, write_bytes
+from tofe_edge.io.files import put_where_nothing_is, staging_dir, write_bytes
 from tofe_edge.packaging.archive import EXECUTABLE_MODE, pack, unpack
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.provenance import PROVENANCE, differences, read_provenance
@@ -32,7 +32,7 @@ def place(bundle: Bundle, out: Path, force: bool) -> Path:
     """
     path = out / bundle.name
     check_free(path, force)
-    with workshop(out) as folder:
+    with staging_dir(out) as folder:
         draft = folder / bundle.name
         if bundle.form == "folder":
             write_folder(draft, bundle.files)

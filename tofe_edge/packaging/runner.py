@@ -21,6 +21,7 @@ from tofe_edge.runtimes.devices.deploy import cached_runner
 from tofe_edge.runtimes.native_self_test import MethodVerdict, self_test_alone
 from tofe_edge.runtimes.native_toolchain import Target, aarch64_emulator
 
+_PACKAGE = "executorch"
 RUNNER = "tofe_runner"
 HEADER = "include/tofe.h"
 _HEADERS = "apt-get install nlohmann-json3-dev libstb-dev"
@@ -136,7 +137,7 @@ def _emulator(arch: str) -> tuple[str, ...]:
 
 
 def _built(arch: str, manifest: Manifest) -> Path:
-    installed, made = metadata.version("executorch"), manifest.versions.get("executorch", "")
+    installed, made = metadata.version(_PACKAGE), manifest.versions.get(_PACKAGE, "")
     if made.split("+")[0] != installed.split("+")[0]:
         raise InputError(
             f"{manifest.artifact}: was made with executorch {made or 'of an unknown version'}, but {installed} is installed, "

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from tofe_edge.budget.cost import Cost, FittedCounts, GmacsCost, LatencyCost, fit_to_budget, latency_cost
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import sample_evenly
-from tofe_edge.io.files import workshop
+from tofe_edge.io.files import staging_dir
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import Backbone, TokenCounts, create_host
 from tofe_edge.model.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, save
@@ -21,8 +22,7 @@ from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, latency_cost
-from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budget, measure_counts, read_images
+from tofe_edge.training.counts import MeasuredCounts, measure_counts, read_images
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
 from tofe_edge.training.thresholds import center_selectors, typical_samples
@@ -77,7 +77,7 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
         InputError: weights or images are unfit, or the output cannot be written.
     """
     device = pick_device(request.device)
-    with workshop(request.out.parent):
+    with staging_dir(request.out.parent):
         pass  # find out now, not after hours, that the folder cannot be written to
     _spare_inputs(request)
     # Weights of new modules; batches and noise have their own numbers, from (seed, step).
@@ -140,7 +140,7 @@ def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation
 
     What an earlier call has left at ``out`` is not replaced by a checkpoint without accuracy, though.
     """
-    with workshop(out.parent) as folder:
+    with staging_dir(out.parent) as folder:
         stored = load_model(save(folder / out.name if out.exists() else out, model, header))
     batch = validation.examine(stored, header.token_counts, "batch")
     instance = validation.examine(stored, header.token_counts, "instance")

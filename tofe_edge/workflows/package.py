@@ -20,7 +20,7 @@ from tofe_edge.packaging.licences import SHIPPED_LICENCE, UNKNOWN, Weights
 from tofe_edge.packaging.place import check_free, place
 from tofe_edge.packaging.platform import Options, find_platform
 from tofe_edge.packaging.runner import runner_test
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 
 
 @dataclass(frozen=True)
@@ -128,4 +128,4 @@ def check_bundle(path: Path, run_program: bool = False) -> BundleCheck:
 
 
 def _self_test(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
-    return {name: replay(golden, load_model(artifact, 1, name), name) for name in artifact.manifest.methods}
+    return {name: replay(golden, open_model(artifact, 1, name), name) for name in artifact.manifest.methods}
