@@ -106,11 +106,7 @@ def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(
     }
     assets = f"assets/tofe/model_{model.manifest.sha256[:12]}/"
     assert listed[f"{assets}model.pte"] == "Stored"
-    assert {name.removeprefix(assets) for name in listed} >= {
-        "model.json",
-        "labels.txt",
-        "model.golden/0.png",
-    }
+    assert {name.removeprefix(assets) for name in listed} >= {"model.json", "labels.txt", "model.golden/0.png"}
 
 
 def test_its_own_entries_are_stored_and_aligned(aar: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import plistlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -99,11 +98,7 @@ def test_tests_carry_vectors(bundle: Bundle) -> None:
 
 
 def test_the_systems_are_those_that_run_the_model(bundle: Bundle, kind: str) -> None:
-    wanted = {
-        "image": ("18.0", "15.0"),
-        "tensor": ("16.0", "13.0"),
-        "xnnpack": ("17.0", "14.0"),
-    }
+    wanted = {"image": ("18.0", "15.0"), "tensor": ("16.0", "13.0"), "xnnpack": ("17.0", "14.0")}
     ios, macos = wanted[kind]
     assert f'platforms: [.iOS("{ios}"), .macOS("{macos}")]' in text(bundle, "Package.swift")
 
@@ -135,17 +130,6 @@ def test_only_executorch_programs_depend_on_executorch(bundle: Bundle, kind: str
     assert '.package(url: "https://github.com/pytorch/executorch.git", branch: "swiftpm-1.5.1")' in manifest
     assert products == ["executorch", "backend_xnnpack", "kernels_optimized", "kernels_quantized"]
     assert "LICENSE-executorch" in bundle.files
-
-
-def test_nothing_is_tracked(bundle: Bundle) -> None:
-    privacy = plistlib.loads(bundle.files[f"{CLASSIFIER}/PrivacyInfo.xcprivacy"].data)
-    empty: list[str] = []
-    assert privacy == {
-        "NSPrivacyTracking": False,
-        "NSPrivacyTrackingDomains": empty,
-        "NSPrivacyCollectedDataTypes": empty,
-        "NSPrivacyAccessedAPITypes": empty,
-    }
 
 
 def test_no_api_that_needs_a_reason_is_used(bundle: Bundle) -> None:
@@ -224,10 +208,6 @@ def test_no_module_has_the_name_of_a_type_or_module_in_it(bundle: Bundle, plain:
             module_of(plain, name)
 
 
-def test_whose_work_resizing_follows_is_said(bundle: Bundle) -> None:
-    assert "Pillow" in text(bundle, "NOTICE") and "Secret Labs AB" in text(bundle, "LICENSE-pillow")
-
-
 def test_a_module_is_named_by_the_user_or_after_the_model(plain: PackagedModel) -> None:
     assert module_of(plain, "FlowerModel") == "FlowerModel"
     assert module_of(plain, None) == "TinyModel1Model"
@@ -274,19 +254,6 @@ def test_a_check_finds_what_a_build_would_stumble_over(
     (path / "provenance.json").write_text(json.dumps(provenance))
     check = check_bundle(path, _no_self_test)
     assert not check.passed and any(wanted in failure for failure in check.failures)
-
-
-def test_a_check_finds_damage_and_what_was_added(plain: PackagedModel, tmp_path: Path) -> None:
-    path = place(APPLE.build(as_kind(plain, **KINDS["image"]), Options()), tmp_path, force=False)
-    weights = path / CLASSIFIER / "Model" / "Tiny-model.1.mlpackage" / "Data/com.apple.CoreML/weights/weight.bin"
-    weights.write_bytes(b"weighty")
-    (path / "Extra.swift").write_text("")
-    failures = check_bundle(path, _no_self_test).failures
-    assert (
-        len(failures) == 2
-        and "weight.bin is not what was packaged" in failures[1]
-        and "Extra.swift was added" in failures[0]
-    )
 
 
 def _no_self_test(*_: object) -> NoReturn:

@@ -6,6 +6,7 @@ import json
 import platform
 import tarfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Pa
         files.pop(name, None)
         files |= {} if file is None else {name: file}
     document: dict[str, Any] = json.loads(files.pop(PROVENANCE).data)
-    document["files"] = {name: FileSum.of(file).model_dump() for name, file in files.items()}
+    document["files"] = {name: asdict(FileSum.of(file)) for name, file in files.items()}
     files[PROVENANCE] = BundleFile(json.dumps(document).encode())
     write_bytes(out, tar_gz_bytes(files, FOLDER))
     return out

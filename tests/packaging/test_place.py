@@ -91,13 +91,13 @@ def test_a_folder_that_cannot_be_written_to_is_told(bundle: Bundle, tmp_path: Pa
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
     """Have somebody else do something when the bundle is made and not yet in its place."""
-    original = module._replace
+    original = module._put
 
     def swap(draft: Path, path: Path, force: bool) -> None:
         action()
         original(draft, path, force)
 
-    monkeypatch.setattr(module, "_replace", swap)
+    monkeypatch.setattr(module, "_put", swap)
 
 
 def write_mine(path: Path, form: Form) -> Path:
@@ -131,25 +131,6 @@ def test_what_is_changed_in_a_bundle_meanwhile_stays(
     assert "replaced" not in message
     mine = path / "thesis.txt" if bundle.form == "folder" else path
     assert mine.read_text() == "mine" and list(path.parent.iterdir()) == [path]
-
-
-def test_what_cannot_be_moved_back_is_kept_and_named(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = place(bundle, tmp_path / "out", force=False)
-    original = module._check_untouched
-
-    def check(found: Path, at: Path) -> None:
-        original(found, at)
-        if found != at:
-            write_mine(path, bundle.form)
-
-    monkeypatch.setattr(module, "_check_untouched", check)
-    message = refused(path, lambda: place(other(bundle), path.parent, force=True))
-    (kept,) = set(path.parent.iterdir()) - {path}
-    assert "was made meanwhile" in message and message.endswith(f"what was there before is in {kept}")
-    assert unpack(kept / bundle.name).files == bundle.files
-    assert (path / "thesis.txt" if bundle.form == "folder" else path).read_text() == "mine"
 
 
 def test_a_file_system_without_hard_links_will_do(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-from pydantic import BaseModel, ConfigDict
 
 from tofe_edge.errors import InputError, shown
+from tofe_edge.io.documents import FORBID, Text
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.texts import TEMPLATES, plain
 
@@ -25,16 +25,17 @@ NOTICE = "NOTICE"
 """Name of the file for people."""
 
 
-class Licence(BaseModel):
+@dataclass(frozen=True)
+class Licence:
     """One part of a bundle and its terms."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    __pydantic_config__ = FORBID
 
-    part: str
+    part: Text
     """What in the bundle, in words."""
-    licence: str
+    licence: Text
     """An SPDX expression, or :data:`UNKNOWN`."""
-    note: str
+    note: Text
     """Who made it, and what a distributor should know."""
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.files import put_where_nothing_is, staging_dir, write_bytes
+from tofe_edge.io.files import put_in_place, put_where_nothing_is, staging_dir, write_bytes
 from tofe_edge.packaging.archive import EXECUTABLE_MODE, pack, unpack
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.provenance import PROVENANCE, differences, read_provenance
@@ -38,7 +37,7 @@ def place(bundle: Bundle, out: Path, force: bool) -> Path:
             write_folder(draft, bundle.files)
         else:
             write_bytes(draft, pack(bundle))
-        _replace(draft, path, force)
+        _put(draft, path, force)
     return path
 
 
@@ -88,7 +87,7 @@ def check_free(path: Path, force: bool) -> None:
         raise InputError(
             f"{path_text(path)}: exists already; --force replaces an earlier bundle, or choose another --out"
         )
-    _check_untouched(path, path)
+    _check_untouched(path)
 
 
 def _exists(path: Path) -> bool:
@@ -97,24 +96,24 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise _cannot(path, "written", error) from error
+        raise _cannot_write(path, error) from error
     return True
 
 
-def _cannot(path: Path, what: str, error: OSError) -> InputError:
-    return InputError(f"{path_text(path)}: cannot be {what} ({error.strerror or error}); choose another --out")
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path_text(path)}: cannot be written ({error.strerror or error}); choose another --out")
 
 
-def _check_untouched(actual: Path, path: Path) -> None:
-    """Refuse what is not a bundle as it was packaged. It lies at ``actual``; messages call it ``path``."""
+def _check_untouched(path: Path) -> None:
+    """Refuse what is not a bundle as it was packaged."""
     where = path_text(path)
-    if actual.is_symlink():
+    if path.is_symlink():
         raise InputError(f"{where}: is a link, which --force does not replace; remove it or choose another --out")
     try:
-        files = unpack(actual).files
+        files = unpack(path).files
         provenance = read_provenance(files[PROVENANCE], PROVENANCE)
     except (InputError, KeyError) as error:
-        reason = f"no {PROVENANCE}" if isinstance(error, KeyError) else str(error).replace(str(actual), str(path))
+        reason = f"no {PROVENANCE}" if isinstance(error, KeyError) else error
         raise InputError(
             f"{where}: is not a bundle of this program ({reason}), and --force replaces nothing else; choose another --out"
         ) from error
@@ -126,45 +125,15 @@ def _check_untouched(actual: Path, path: Path) -> None:
         )
 
 
-def _replace(draft: Path, path: Path, force: bool) -> None:
-    """Put a finished bundle at ``path``; with ``force`` in place of an untouched bundle.
-
-    That is moved aside first and looked at there, so that nobody can change it between the look and the
-    deletion. It goes back if the new bundle does not get its place.
-
-    Raises:
-        InputError: something was made at ``path`` meanwhile, or was changed there.
-    """
-    if not (force and _exists(path)):
-        _move(draft, path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f"{path.name[:80]}.replaced-", dir=path.parent)) / path.name
+def _put(draft: Path, path: Path, force: bool) -> None:
+    """Put a finished bundle at ``path``. What was made or changed there meanwhile is refused and stays."""
     try:
-        try:
-            path.rename(old)
-        except OSError as error:
-            raise _cannot(path, "replaced", error) from error
-        _check_untouched(old, path)
-        _move(draft, path)
-    except BaseException as error:
-        if _exists(old):
-            _move_back(old, path, error)
-        old.parent.rmdir()
-        raise
-    shutil.rmtree(old.parent, ignore_errors=True)
-
-
-def _move_back(old: Path, path: Path, reason: BaseException) -> None:
-    try:
-        _move(old, path)
-    except InputError as error:
-        raise InputError(f"{reason}; what was there before is in {path_text(old.parent)}") from error
-
-
-def _move(draft: Path, path: Path) -> None:
-    try:
-        put_where_nothing_is(draft, path)
+        if force and _exists(path):
+            _check_untouched(path)
+            put_in_place(draft, path)
+        else:
+            put_where_nothing_is(draft, path)
     except FileExistsError as error:
         raise InputError(f"{path_text(path)}: was made meanwhile; move it away or choose another --out") from error
     except OSError as error:
-        raise _cannot(path, "written", error) from error
+        raise _cannot_write(path, error) from error

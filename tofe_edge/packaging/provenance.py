@@ -5,54 +5,52 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tofe_edge import __version__
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Manifest
+from tofe_edge.io.documents import FORBID, Count, Flag, Text, validate
 from tofe_edge.packaging.bundle import BundleFile, check_member_name, check_model_name
 from tofe_edge.packaging.contents import PackagedModel, json_file
 from tofe_edge.packaging.licences import Licence
 
 PROVENANCE = "provenance.json"
+_SCHEMA, _KIND = 1, "tofe-edge bundle"
 
 _NOT_COPIED = ("artifact", "class_names", "class_ids", "quantization", "fp32_layers")
 """Entries of the manifest that are long; they are in the bundle's own copy of it."""
 
 
-class FileSum(BaseModel):
+@dataclass(frozen=True)
+class FileSum:
     """What a file of a bundle must be: its entry under ``files``."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    __pydantic_config__ = FORBID
 
-    sha256: str
-    size_bytes: int = Field(ge=0)
-    executable: bool
+    sha256: Text
+    size_bytes: Count
+    executable: Flag
 
     @classmethod
     def of(cls, file: BundleFile) -> FileSum:
         """Return the sum of a file."""
-        digest = hashlib.sha256(file.data).hexdigest()
-        return cls(sha256=digest, size_bytes=len(file.data), executable=file.executable)
+        return cls(hashlib.sha256(file.data).hexdigest(), len(file.data), file.executable)
 
 
-class Provenance(BaseModel):
+@dataclass(frozen=True)
+class Provenance:
     """What ``provenance.json`` says, as far as programs read it."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    schema_version: Literal[1] = Field(alias="schema")
-    kind: Literal["tofe-edge bundle"]
-    platform: str
-    variant: str
+    platform: Text
+    variant: Text
     """The kind of bundle among the platform's, such as ``source``."""
-    name: str
+    name: Text
     """Name of the model in the bundle: ``NAME.pte``, ``NAME.json``, ``NAME.golden``."""
     manifest: dict[str, Any]
     """Copy of the manifest's short entries, see :func:`manifest_copy`."""
-    licences: tuple[Licence, ...] = Field(strict=False)
+    licences: tuple[Licence, ...]
     files: dict[str, FileSum]
 
     @property
@@ -81,8 +79,8 @@ def provenance_file(
         build: tools that made parts of it, with their versions.
     """
     document = {
-        "schema": 1,
-        "kind": "tofe-edge bundle",
+        "schema": _SCHEMA,
+        "kind": _KIND,
         "platform": platform,
         "variant": variant,
         "name": model.name,
@@ -90,8 +88,8 @@ def provenance_file(
         "build": dict(build or {}),
         "manifest": manifest_copy(model.manifest),
         "weights": {"training": model.weights.training, "accuracy": model.weights.accuracy},
-        "licences": [one.model_dump() for one in licences],
-        "files": {name: FileSum.of(files[name]).model_dump() for name in files},
+        "licences": [asdict(one) for one in licences],
+        "files": {name: asdict(FileSum.of(files[name])) for name in files},
     }
     return json_file(document)
 
@@ -106,15 +104,12 @@ def read_provenance(file: BundleFile, where: str) -> Provenance:
         InputError: not a provenance, of another version, or malformed.
     """
     try:
-        provenance = Provenance.model_validate(json.loads(file.data.decode("utf-8")))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["loc"][:1] in ((), ("schema",), ("kind",)):
-            raise InputError(f"{where}: is not the provenance of a bundle that this version knows") from error
-        place = ": ".join(shown(str(part)) for part in first["loc"])
-        raise InputError(f"{where}: {place}: {first['msg']}; package the model again") from error
+        document = json.loads(file.data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read as JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("kind") != _KIND or document.get("schema") != _SCHEMA:
+        raise InputError(f"{where}: is not the provenance of a bundle that this version knows")
+    provenance = validate(Provenance, document, f"{where}:", "package the model again")
     check_model_name(provenance.name, where)
     for name in provenance.files:
         check_member_name(name)
