@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -297,7 +298,7 @@ def test_whatever_was_measured_the_end_is_the_largest_or_the_smallest_and_switch
 ) -> None:
     policy = DeadlinePolicy(named(gmacs), 33)
     methods = [policy.method, *feed(policy, [latency for latency, times in stretch for _ in range(times)])]
-    switched = [run for run, (one, two) in enumerate(zip(methods, methods[1:])) if one != two]
+    switched = [run for run, (one, two) in enumerate(itertools.pairwise(methods)) if one != two]
     assert len(switched) == policy.switches
     assert all(gap >= SETTLE + MIN_SAMPLES for gap in np.diff([-1, *switched]))
     simulate(policy, lambda method, run: ms_per_gmac * gmacs[int(method)], 1500 if ms_per_gmac < 1 else 13 * len(gmacs))
@@ -316,7 +317,13 @@ def native() -> ctypes.CDLL:
 
 
 @examples(max_examples=60, deadline=None)
-@given(gmacs=costs, stretch=stretches, power=st.floats(0.5, 1.5), noise=st.sampled_from([0, 0.08, 0.5]), seed=st.integers(0, 99))
+@given(
+    gmacs=costs,
+    stretch=stretches,
+    power=st.floats(0.5, 1.5),
+    noise=st.sampled_from([0, 0.08, 0.5]),
+    seed=st.integers(0, 99),
+)
 def test_the_library_decides_alike(
     native: ctypes.CDLL, gmacs: list[float], stretch: list[tuple[float, int]], power: float, noise: float, seed: int
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from native_builds import HEADERS, runner
 
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.packaging.android_model import MIN_SDK
+from tofe_edge.packaging.android import MIN_SDK
 from tofe_edge.runtimes.native_build import SOURCES, build
 from tofe_edge.runtimes.native_toolchain import AARCH64_EXECUTORCH, aarch64_emulator, aarch64_toolchain, host_toolchain
 
@@ -75,7 +75,10 @@ def test_a_wheel_of_another_machine_or_version_is_refused(
     ("said", "reason"),
     [
         ("working\nmodel.cpp:1: error: no\nmore", "model.cpp:1: error: no"),
-        ("-- on\nCMake Error at CMakeLists.txt:3 (message):\n  headers are\n  missing\n\n-- more", "headers are missing"),
+        (
+            "-- on\nCMake Error at CMakeLists.txt:3 (message):\n  headers are\n  missing\n\n-- more",
+            "headers are missing",
+        ),
     ],
 )
 def test_a_build_that_fails_is_one_line(
