@@ -38,7 +38,7 @@ from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.views import Views, prepare_views, recipe
+from tofe_edge.training.views import Views, prepare_views, view_recipe
 
 _PACKAGES = ("torch", "timm", "numpy")
 _SHA256_DIGITS = 16
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     )
     settings = _settings(arguments, config, sources, net.spec.stages, validation)
     results = open_results(arguments.out, settings, _call(command))
-    wanted = recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
+    wanted = view_recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
     views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
     course = Course(config, arguments.steps, arguments.selecting_share, wanted.samples)
     lab = Lab(
