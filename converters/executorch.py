@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tofe_edge.converters.lowered import Lowered, LoweredMethod
 from tofe_edge.io.quiet import quiet
+from tofe_edge.io.targets import Lowered, LoweredMethod
 
 
 def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]]) -> Lowered:

@@ -61,8 +61,6 @@ class StaticToFe(nn.Module):
     and returns logits alone.
     """
 
-    token_axis = 1
-
     def __init__(
         self,
         parts: Parts,
@@ -89,19 +87,20 @@ class StaticToFe(nn.Module):
         frozen: Tensor | None = None
         selections: list[Tensor] = []
         for stage, kept in enumerate(self.kept):
-            prefix, patches = self._part(tokens, slice(self.prefix)), self._part(tokens, slice(self.prefix, None))
+            prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
             if frozen is not None:
-                patches = torch.cat((patches, self.approximators[stage - 1](frozen)), dim=self.token_axis)
-            total, last = patches.shape[self.token_axis], stage + 1 == len(self.kept)
+                patches = torch.cat((patches, self.approximators[stage - 1](frozen)), dim=1)
+            total, last = patches.shape[1], stage + 1 == len(self.kept)
             if forced:
-                order, sorted_patches = forced[stage], self._part(patches, forced[stage].view(-1).long())
+                order, sorted_patches = forced[stage], patches[:, forced[stage].view(-1).long()]
             else:
-                order, sorted_patches = self._selected(stage, patches, kept if last else total)
+                scores = self.selectors[stage](patches).view(patches.shape[:2])
+                order, sorted_patches = self.select(scores, patches, kept if last else total)
             selections.append(order)
             all_stay = last or kept == total
-            staying = sorted_patches if all_stay else self._part(sorted_patches, slice(kept))
-            tokens = torch.cat((prefix, staying), dim=self.token_axis)
-            frozen = None if all_stay else self._part(sorted_patches, slice(kept, None))
+            staying = sorted_patches if all_stay else sorted_patches[:, :kept]
+            tokens = torch.cat((prefix, staying), dim=1)
+            frozen = None if all_stay else sorted_patches[:, kept:]
             tokens = self._run_blocks(stage + 1, tokens)
         return (self.head(tokens), *selections)
 
@@ -110,13 +109,6 @@ class StaticToFe(nn.Module):
         twin = copy.copy(self)
         twin.kept = tuple(kept)
         return twin
-
-    def _part(self, tokens: Tensor, which: slice | Tensor) -> Tensor:
-        """Some of the tokens, by place or by index."""
-        return tokens[:, which]
-
-    def _selected(self, stage: int, patches: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        return self.select(self.selectors[stage](patches).view(patches.shape[:2]), patches, count)
 
     def _run_blocks(self, stage: int, tokens: Tensor) -> Tensor:
         for index in self.stage_blocks[stage]:

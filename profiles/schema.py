@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from tofe_edge.errors import shown
+from tofe_edge.io.targets import find_target, target_names
 from tofe_edge.profiles.document import Field
 from tofe_edge.profiles.latency import LatencyTable, read_tables
 
@@ -23,9 +24,6 @@ ISA_FEATURES = (
 ACCELERATOR_KINDS = ("gpu", "npu", "dsp")
 ACCELERATOR_PRECISIONS = ("fp32", "fp16", "int8", "unstated")
 PRECISIONS = ("fp32", "fp16", "int8")
-BACKENDS_BY_TARGET = {"executorch": ("xnnpack",), "coreml": ("coreml",)}
-DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
-"""By Core ML's names, the oldest first; macOS 13, 14, 15 and 26 load the same packages."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -228,18 +226,19 @@ def _accelerator(field: Field) -> Accelerator:
 
 def _defaults(field: Field, cpu: Cpu) -> ProfileDefaults:
     fields = field.mapping(("target", "backend", "precision", "threads"), optional=("deployment_target",))
-    target = fields["target"].choice(tuple(BACKENDS_BY_TARGET))
+    target = find_target(fields["target"].choice(target_names()))
     threads = fields["threads"].count()
     big_cores = sum(cluster.cores for cluster in cpu.clusters if cluster.kind == "big")
     if threads > big_cores:
         raise fields["threads"].error(f"{threads} is more than the big cores; use at most {big_cores}")
     system = fields.get("deployment_target")
-    if system is not None and target != "coreml":
-        raise system.error("belongs to target coreml alone; remove it")
+    if system is not None and not target.deployment_targets:
+        owners = [name for name in target_names() if find_target(name).deployment_targets]
+        raise system.error(f"belongs to target {', '.join(owners)} alone; remove it")
     return ProfileDefaults(
-        target=target,
-        backend=fields["backend"].choice(BACKENDS_BY_TARGET[target]),
+        target=target.name,
+        backend=fields["backend"].choice((target.backend,)),
         precision=fields["precision"].choice(PRECISIONS),
         threads=threads,
-        deployment_target=system.choice(DEPLOYMENT_TARGETS) if system else None,
+        deployment_target=system.choice(target.deployment_targets) if system else None,
     )

@@ -103,11 +103,8 @@ def has_core_ml() -> bool:
 
 
 def _executor(artifact: Artifact, method: str) -> Loaded:
-    from tofe_edge.runtimes.coreml_delegate import load_delegate
     from tofe_edge.runtimes.mil import load_program, open_package
 
-    if artifact.manifest.target == "executorch":
-        return load_delegate(artifact)
     program = load_program(open_package(artifact.path), function_name(method))
     labels = class_labels(program.package, program.function)
     return Loaded(lambda pixels: program.run({IMAGE: pixels}), program.function, labels)

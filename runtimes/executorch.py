@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.evaluation.prediction import Prediction, compose_selections
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
+from tofe_edge.io.targets import target_of
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _MAGIC = slice(4, 8)
@@ -72,7 +72,7 @@ def load(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -> Exec
     """Load one method of a checked artifact with ``threads`` threads.
 
     Raises:
-        InputError: the file is no ExecuTorch program, it has no such method, or ``threads`` is not positive.
+        InputError: the file is not an ExecuTorch program, it has no such method, or ``threads`` is not positive.
         DeviceError: ExecuTorch cannot load it.
     """
     return load_methods(artifact, threads, [method])[method]
@@ -106,7 +106,7 @@ def load_methods(artifact: Artifact, threads: int, names: Sequence[str]) -> dict
 
 
 def _of_image(order: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
-    """One image's selection: a batch has a row for each; selection by ranks gives whole numbers as floats."""
+    """One image's selection: a batch has one row per image; selection by ranks gives whole numbers as floats."""
     row: npt.NDArray[np.int64] = (order if order.ndim == 1 else order[number]).astype(np.int64)
     return row
 
@@ -116,18 +116,13 @@ def check_program(artifact: Artifact) -> None:
 
     Raises:
         InputError: the target in the manifest or the magic bytes are not ExecuTorch's.
-        DeviceError: its delegate is Core ML, and this is no Mac.
     """
-    if artifact.manifest.target != "executorch":
+    if not target_of(artifact.manifest).native_runner:
         raise InputError(f"{artifact.path}: is a model for {artifact.manifest.target}, which this runtime does not run")
-    if artifact.manifest.backend == "coreml" and sys.platform != "darwin":
-        raise DeviceError(
-            f"{artifact.path}: its delegate is Core ML, which runs on macOS and iOS alone; `tofe-edge parity` checks it here"
-        )
     with artifact.path.open("rb") as handle:
         head = handle.read(8)
     if head[_MAGIC] != _MAGIC_BYTES:
-        raise InputError(f"{artifact.path}: is no ExecuTorch program of a known version; convert the model again")
+        raise InputError(f"{artifact.path}: is not an ExecuTorch program of a known version; convert the model again")
 
 
 def set_threads(threads: int) -> None:
@@ -153,5 +148,5 @@ def _checked(pixels: npt.NDArray[np.float32], artifact: Artifact) -> npt.NDArray
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says first, cut to a readable length; its type where it says nothing."""
+    """What a library's error says first, cut to a readable length; its type if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

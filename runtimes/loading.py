@@ -1,4 +1,4 @@
-"""Loading an artifact into the runtime that its target needs."""
+"""Loading an artifact into the runtime of its target."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
+from tofe_edge.io.targets import target_of
 
 
 class Model(Protocol):
@@ -34,17 +35,16 @@ class Model(Protocol):
         ...
 
 
-def load_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -> Model:
-    """Load one method of a checked artifact; ``threads`` counts for ExecuTorch, Core ML has its own.
+def open_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -> Model:
+    """Load one method of a checked artifact; a runtime that has threads of its own does not read ``threads``.
 
     Raises:
         InputError: the artifact is damaged, or has no such method.
         DeviceError: the runtime cannot load it.
     """
-    from tofe_edge.runtimes import coreml, executorch
+    model: Model = target_of(artifact.manifest).open(artifact, threads, method)
+    return model
 
-    by_executorch = artifact.manifest.target == "executorch"
-    if artifact.manifest.backend == "coreml" and not (by_executorch and coreml.has_core_ml()):
-        return coreml.load(artifact, method)
 
-    return executorch.load(artifact, threads, method)
+load_model = open_model
+"""The name until its callers have moved."""

@@ -19,6 +19,7 @@ from tofe_edge.evaluation.golden import GoldenSet, replay
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.prediction import Prediction, compose_selections
 from tofe_edge.io.artifact import Artifact, Method
+from tofe_edge.io.targets import target_of
 from tofe_edge.runtimes.native_runner import ONE_RUN, SELF_TEST_FAILED, as_argument, failure, run
 
 
@@ -73,7 +74,7 @@ def self_test(
         InputError: the artifact is no ExecuTorch program, or the runner refuses it.
         DeviceError: the runner cannot be started or fails.
     """
-    if artifact.manifest.target != "executorch":
+    if not target_of(artifact.manifest).native_runner:
         raise InputError(
             f"{artifact.path}: is a model for {artifact.manifest.target}, which the native runner does not run"
         )

@@ -227,12 +227,13 @@ def elastic_artifact(tiny_checkpoint: Checkpoint) -> Artifact:
     # Here, because most tests need no exporter.
     from tofe_edge.converters.pipeline import convert
     from tofe_edge.converters.request import ConvertRequest
+    from tofe_edge.io.targets import find_target
 
     name = "tiny-elastic.pte"
 
     def make(folder: Path) -> None:
         request = ConvertRequest(
-            tiny_checkpoint, "executorch", "fp32", None, name, further_gmacs=(0.0016, 0.002), batch=3
+            tiny_checkpoint, find_target("executorch"), "fp32", None, name, further_gmacs=(0.0016, 0.002), batch=3
         )
         conversion = convert(request)
         (folder / name).write_bytes(conversion.program)

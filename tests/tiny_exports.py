@@ -17,12 +17,12 @@ from made_once import made_once
 from torch import Tensor, nn
 
 from tofe_edge.converters.executorch import lower
-from tofe_edge.converters.lowered import Lowered, LoweredMethod
 from tofe_edge.converters.partition import LINEAR_PASS_ONLY, LevelPartitioner
 from tofe_edge.converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
 from tofe_edge.converters.selection import Select, select_by_rank, select_by_topk
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.io.files import write_content
+from tofe_edge.io.targets import Lowered, LoweredMethod
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.runtimes.native_output import swallow_native_stderr

@@ -37,7 +37,7 @@ class DeviceError(TofeEdgeError):
     exit_code = 3
 
 
-def shown(text: str) -> str:
+def shown(text: object) -> str:
     """Text of unknown origin as one short, quoted line for a message."""
     quoted = repr(text)
     return quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}..."
@@ -48,3 +48,9 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     # Comparing is quadratic in the length, and the word may be a megabyte of somebody's file.
     nearest = difflib.get_close_matches(word[:_MAX_COMPARED], list(allowed), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`InputError` with ``message`` unless ``condition``."""
+    if not condition:
+        raise InputError(message)

@@ -31,7 +31,7 @@ def test_convert_run_and_parity_of_a_package(
     tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    made = run_json(capsys, *convert(tiny_checkpoint, out, "--precision", "fp32", "--author", "A. Author"))
+    made = run_json(capsys, *convert(tiny_checkpoint, out, "--precision", "fp32", "--option", "author=A. Author"))
     path = Path(made["artifact"])
     assert path == out / "tiny-fp32-coreml.mlpackage"
     names = ["tiny-fp32-coreml.golden", "tiny-fp32-coreml.json", "tiny-fp32-coreml.mlpackage"]
@@ -61,11 +61,11 @@ def test_convert_run_and_parity_of_a_package(
 def test_converting_again_replaces_the_package(
     tiny_checkpoint: Checkpoint, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = tiny_model("--target", "coreml", "--io", "tensor", "--selection", "topk")
+    first = tiny_model("--target", "coreml", "--option", "io=tensor", "--selection", "topk")
     path = Path(shutil.copytree(first.parent, tmp_path / "out")) / first.name
     leftover = path / "Data" / "leftover"
     leftover.write_text("of an older version")
-    again = convert(tiny_checkpoint, path.parent, "--precision", "fp32", "--io", "tensor", "--selection", "topk")
+    again = convert(tiny_checkpoint, path.parent, "--precision", "fp32", "--option", "io=tensor", "--selection", "topk")
     assert run_json(capsys, *again)["artifact"] == str(path)
     assert not leftover.exists()
     assert open_artifact(path).manifest.io == "tensor"
@@ -77,62 +77,55 @@ def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(
 ) -> None:
     made = run_json(
         capsys, "convert", "--profile", "iphone_16", "--checkpoint", tiny_checkpoint.path, "--out", tmp_path,
-        "--precision", "fp16", "--elastic", "0.0016", "--layout", "channels_first",
+        "--precision", "fp16", "--elastic", "0.0016", "--option", "float32_selectors=true",
     )  # fmt: skip
     manifest = open_artifact(Path(made["artifact"])).manifest
-    assert Path(made["artifact"]).name == "tiny-iphone_16-fp16-elastic-channels_first.mlpackage"
-    assert (manifest.deployment_target, manifest.layout, len(manifest.methods)) == ("iOS18", "channels_first", 2)
+    assert Path(made["artifact"]).name == "tiny-iphone_16-fp16-elastic-fp32_selectors.mlpackage"
+    assert (manifest.deployment_target, manifest.layout, len(manifest.methods)) == ("iOS18", "tokens_first", 2)
 
 
-def test_an_executorch_program_with_core_ml_inside(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("removed", [["--layout", "channels_first"], ["--backend", "coreml"], ["--backend"]])
+def test_a_removed_option_names_the_changelog(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], removed: list[str]
 ) -> None:
-    made = run_json(
-        capsys,
-        "convert",
-        "--checkpoint",
-        tiny_checkpoint.path,
-        "--out",
-        tmp_path,
-        "--precision",
-        "fp16",
-        "--backend",
-        "coreml",
-    )
-    path = Path(made["artifact"])
-    assert path.name == "tiny-fp16-coreml_delegate.pte"
-    assert (made["delegates"], made["fallback_ops"]) == (1, {})
-    assert main(["profile", str(path)]) == 3
-    assert "its delegate is Core ML, which runs on macOS and iOS alone" in capsys.readouterr().err
+    assert main([str(word) for word in convert(tiny_checkpoint, tmp_path, *removed)]) == 2
+    assert capsys.readouterr().err == f"tofe-edge: error: {removed[0]} was removed, see CHANGELOG.md; leave it out\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("former", "option"),
     [
-        (
-            ["--elastic", "0.0016"],
-            "--elastic: with --backend coreml each budget stores all weights; use --target coreml",
-        ),
-        (["--precision", "pal6"], "--backend coreml has no palettes and no --float32-selectors; use --target coreml"),
-        (["--author", "A"], "--io image, --author and --license describe a Core ML package; add --target coreml"),
+        (["--io", "tensor"], "io=tensor"),
+        (["--deployment-target", "iOS7"], "deployment_target=iOS7"),
+        (["--float32-selectors"], "float32_selectors=true"),
+        (["--author", "A"], "author=A"),
+        (["--license", "MIT"], "license=MIT"),
     ],
 )
-def test_what_a_delegate_does_not_have_is_refused(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+def test_a_former_spelling_works_with_a_hint(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], former: list[str], option: str
 ) -> None:
-    call = [
-        "convert",
-        "--checkpoint",
-        str(tiny_checkpoint.path),
-        "--backend",
-        "coreml",
-        "--out",
-        str(tmp_path),
-        *arguments,
-    ]
-    assert main(call) == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    words = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--out", str(tmp_path)]
+    assert main([*words, *former]) == main([*words, "--option", option]) == 2
+    hint, error, same = capsys.readouterr().err.splitlines()
+    assert hint == f"tofe-edge: hint: {former[0]} is now --option {option}, see CHANGELOG.md"
+    assert error == same and f"--option {option.split('=')[0]} is not an option of target executorch" in error
+    assert error.endswith("it is for --target coreml")
+
+
+def test_the_help_of_a_target_shows_every_option_and_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for words in ([], ["--target", "executorch"], ["--target", "coreml"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["convert", *words, "--help"])
+        assert ended.value.code == 0
+        shown.append(capsys.readouterr().out)
+    plain, executorch, coreml = shown
+    assert plain.count("\n  --") <= 16 and "--batch" not in plain and "--io" not in "".join(shown)
+    assert "--batch" in executorch and "deployment_target" not in executorch
+    assert all(
+        f"--option {name}=" in coreml for name in ("io", "deployment_target", "float32_selectors", "author", "license")
+    )
 
 
 def test_more_tokens_than_float16_counts_are_refused_before_any_work(

@@ -16,7 +16,7 @@ import torch
 from conftest import manifest_for
 from safetensors.torch import load_file, save_file
 
-import tofe_edge.workflows.checking
+import tofe_edge.workflows.parity
 from tofe_edge import profiles
 from tofe_edge.cli import main
 from tofe_edge.converters import pipeline
@@ -24,7 +24,7 @@ from tofe_edge.converters.request import ConvertRequest
 from tofe_edge.evaluation.parity import GateResult, Parity
 from tofe_edge.model import zoo
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.workflows.checking import Checked
+from tofe_edge.workflows.parity import Checked
 
 PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(300_000)
 """Has ExecuTorch's magic and is no program."""
@@ -160,24 +160,32 @@ def test_an_unknown_backbone_offers_near_names(bench: Bench) -> None:
             "precision 'fp16' for executorch: XNNPACK computes GELU in fp32 alone; use one of fp32, int8",
         ),
         (["--int8-mode", "weights"], "--int8-mode weights for executorch: use one of dynamic, static"),
-        (["--io", "image"], "--io is for Core ML; add --target coreml"),
-        (["--float32-selectors"], "--float32-selectors is for Core ML; add --target coreml"),
+        (["--option", "io=image"], "--option io is not an option of target executorch; it is for --target coreml"),
+        (
+            ["--target", "coreml", "--option", "fps=3"],
+            "--option fps is not an option of target coreml; it has io, depl",
+        ),
+        (["--target", "coreml", "--option", "io=video"], "--option io=video: io is one of image, tensor"),
+        (
+            ["--target", "coreml", "--precision", "fp32", "--option", "float32_selectors=true"],
+            "--option float32_selectors: at --precision fp32 everything is; leave it out",
+        ),
         (
             ["--target", "coreml", "--int8-mode", "dynamic"],
             "--int8-mode dynamic for coreml: use one of weights, static",
         ),
-        (["--target", "coreml", "--batch", "2"], "a Core ML package takes one image a run"),
+        (["--target", "coreml", "--batch", "2"], "a Core ML package takes one image per run"),
         (
-            ["--target", "coreml", "--deployment-target", "iOS7"],
-            "--deployment-target 'iOS7' is not one of iOS16, iOS17, iOS18, iOS26",
+            ["--target", "coreml", "--option", "deployment_target=iOS7"],
+            "--option deployment_target=iOS7: is not one of iOS16, iOS17, iOS18, iOS26",
         ),
         (
             ["--target", "coreml", "--elastic", "0.001"],
-            "several budgets in one package need iOS18, not iOS17; add --deployment-target iOS18",
+            "several budgets in one package need iOS18, not iOS17; add --option deployment_target=iOS18",
         ),
         (
-            ["--target", "coreml", "--deployment-target", "iOS16"],
-            "int8 weights need iOS17, not iOS16; add --deployment-target iOS17",
+            ["--target", "coreml", "--option", "deployment_target=iOS16"],
+            "int8 weights need iOS17, not iOS16; add --option deployment_target=iOS17",
         ),
         (
             ["--precision", "fp32", "--calibration", "."],
@@ -249,6 +257,6 @@ def test_a_failed_parity_gate_is_exit_code_1_and_writes_nothing(bench: Bench, mo
     gate = GateResult("logits SNR", "logits SNR 3.0 dB is under 60 dB", False)
     failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, 20.0, (1.0, 1.0, 1.0), (gate,))
     checked = Checked(failed, (), None, (), (), "cpu")
-    monkeypatch.setattr(tofe_edge.workflows.checking, "check", lambda *arguments, **options: checked)
+    monkeypatch.setattr(tofe_edge.workflows.parity, "check", lambda *arguments, **options: checked)
     line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32", code=1)
     assert "not written, it differs from the reference: logits SNR 3.0 dB is under 60 dB" in line

@@ -1,4 +1,4 @@
-"""``tofe-edge profile`` of Core ML packages: the forecast anywhere, and what a Mac measures, against a stub of it."""
+"""``tofe-edge profile`` of Core ML packages: counts anywhere, and what a Mac measures, against a stub of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from conftest import manifest_for
 
 from tofe_edge.cli import main
 from tofe_edge.converters.pipeline import convert
-from tofe_edge.converters.request import ConvertRequest, CoreMlRequest
+from tofe_edge.converters.request import ConvertRequest
 from tofe_edge.io.artifact import write_manifest
 from tofe_edge.io.files import write_content
+from tofe_edge.io.targets import find_target
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes import coreml
 
-FORECAST_KEYS = {
+COUNTED_KEYS = {
     "model", "method", "gmacs", "graph_gmacs", "size_bytes", "weight_bytes", "operators", "stages", "forecast", "measured",
 }  # fmt: skip
 MEASURED_KEYS = {
@@ -33,9 +34,9 @@ Profile = Callable[..., tuple[int, str, str]]
 def package(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
     """Two budgets, selection by topk."""
     path = tmp_path_factory.mktemp("package") / "tiny.mlpackage"
-    request = ConvertRequest(
-        tiny_checkpoint, "coreml", "fp16", None, path.name, further_gmacs=(0.0016,), coreml=CoreMlRequest("iOS18")
-    )
+    target = find_target("coreml")
+    options = target.options_from({"deployment_target": "iOS18"})
+    request = ConvertRequest(tiny_checkpoint, target, "fp16", None, path.name, further_gmacs=(0.0016,), options=options)
     conversion = convert(request)
     write_content(path, conversion.content)
     write_manifest(path, conversion.manifest)
@@ -67,38 +68,24 @@ def document(profile: Profile, *arguments: object) -> Any:
     return json.loads(out)
 
 
-def test_json_has_counts_and_a_forecast_and_says_that_nothing_was_measured(profile: Profile, package: Path) -> None:
+def test_json_has_counts_and_says_that_nothing_was_measured(profile: Profile, package: Path) -> None:
     found = document(profile, package)
-    assert found.keys() == FORECAST_KEYS
+    assert found.keys() == COUNTED_KEYS
     assert found["model"] == str(package) and found["method"] == "forward" and found["measured"] is False
     size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
     assert 0 < found["weight_bytes"] < found["size_bytes"] == size
     for listed in (found["operators"], found["stages"]):
         assert all(entry.keys() == {"name", "count", "macs", "weight_bytes"} for entry in listed)
         assert sum(entry["macs"] for entry in listed) == pytest.approx(found["graph_gmacs"] * 1e9)
-    assert found["stages"][0]["name"] == "stem, block 1, selector 1"
-    assert all(entry.keys() == {"operator", "count", "macs", "reason", "source"} for entry in found["forecast"])
-    counts = {entry["operator"]: entry["count"] for entry in found["forecast"]}
+    assert found["stages"][0]["name"] == "stem, block 1, selector 1" and found["forecast"] is None
+    (further,) = json.loads(package.with_suffix(".json").read_text())["further_methods"]
+    smaller = document(profile, package, "--method", further["name"])
+    assert smaller["gmacs"] == further["gmacs"]
+    assert found["graph_gmacs"] - smaller["graph_gmacs"] == pytest.approx(found["gmacs"] - smaller["gmacs"], rel=0.2)
+    counts = {entry["name"]: entry["count"] for entry in found["operators"]}
     assert counts["topk"] == counts["gather"] == 3
-
-
-def test_each_method_is_counted_by_itself(profile: Profile, package: Path) -> None:
-    methods = json.loads(package.with_suffix(".json").read_text())["further_methods"]
-    default, further = (document(profile, package, "--method", name) for name in ("forward", methods[0]["name"]))
-    assert further["gmacs"] == methods[0]["gmacs"]
-    assert further["graph_gmacs"] - default["graph_gmacs"] == pytest.approx(
-        further["gmacs"] - default["gmacs"], rel=0.2
-    )
-
-
-def test_tables_for_people_call_it_a_forecast_in_one_screen(profile: Profile, package: Path) -> None:
     code, out, err = profile(package)
-    assert (code, err) == (0, "")
-    (line,) = [line for line in out.splitlines() if line.startswith("latency")]
-    assert "needs a Mac" in line and "forecast" in line
-    assert "coremltools issue 1780" in out and "forecast to leave the Neural Engine" in out
-    assert "3 topk" in out and "roboflow/rf-detr pull request 1495" in out
-    assert len(out.splitlines()) < 45
+    assert (code, err) == (0, "") and "not measured: that needs a Mac" in out and len(out.splitlines()) < 45
 
 
 @pytest.mark.parametrize(
@@ -127,7 +114,7 @@ def test_compute_units_are_for_packages(profile: Profile, tiny_checkpoint: Check
 @pytest.mark.usefixtures("mac")
 def test_a_mac_measures_every_choice_of_compute_units(profile: Profile, package: Path) -> None:
     found = document(profile, package, "--runs", 2)
-    assert found.keys() == FORECAST_KEYS | MEASURED_KEYS
+    assert found.keys() == COUNTED_KEYS | MEASURED_KEYS
     assert found["measured"] is True and found["compute_units"] == "all" and found["runs"] == 2
     assert found["latency_ms"].keys() == {"p50", "p90", "p99", "min"}
     assert [one["compute_units"] for one in found["by_compute_units"]] == list(coreml.COMPUTE_UNITS)

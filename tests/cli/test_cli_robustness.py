@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 
-from tofe_edge.budget import gmacs as budget
-from tofe_edge.cli import build_parser, main
-from tofe_edge.cli.convert_options import Settings, settle
+from tofe_edge.cli import main
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import manifest_path_of
+from tofe_edge.io.targets import target_names
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.config import TrainingConfig
+from tofe_edge.workflows.convert import ConvertOptions, resolve_options
 
 
 def only_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -31,7 +32,7 @@ def test_a_defect_is_one_line_and_not_a_failed_gate(
     def broken(*_: object) -> None:
         raise KeyError("some key")
 
-    monkeypatch.setattr(budget, "choose", broken)
+    monkeypatch.setattr("tofe_edge.workflows.select.choose", broken)
     assert main(["select", "--max-gmacs", "1"]) == 3
     assert "internal error (KeyError: 'some key'); run again with --debug" in only_line(capsys)
     with pytest.raises(KeyError):
@@ -45,52 +46,38 @@ def test_a_name_too_long_for_the_file_system_is_one_line(command: str, capsys: p
     assert only_line(capsys).startswith("tofe-edge: error:")
 
 
-def settings(
-    checkpoint: Checkpoint,
-    target: Literal["executorch", "coreml"] = "executorch",
-    precision: str = "int8",
-    mode: Literal["dynamic", "static", "weights"] = "dynamic",
-    profile: str | None = None,
-) -> Settings:
-    backend: Literal["xnnpack", "coreml"] = "coreml" if target == "coreml" else "xnnpack"
-    return Settings(checkpoint, "", target, backend, precision, profile, mode, "topk", "iOS17")
+def planned(checkpoint: Checkpoint, **options: Any) -> str:
+    """The name of the artifact that these options ask for."""
+    return resolve_options(ConvertOptions(checkpoint=checkpoint, **options)).path.name
 
 
 def test_artifacts_that_differ_share_neither_name_nor_manifest(tiny_checkpoint: Checkpoint) -> None:
-    parser = build_parser()
-    targets = [["--target", "executorch"], ["--target", "coreml"], ["--target", "executorch", "--backend", "coreml"]]
-    kinds = [["--precision", "fp32"], ["--precision", "int8"], ["--precision", "int8", "--int8-mode", "static"]]
-    apple = [
-        ["--io", "tensor"],
-        ["--layout", "channels_first"],
-        ["--deployment-target", "iOS16"],
-        ["--float32-selectors"],
+    kinds: list[dict[str, Any]] = [
+        {"precision": "fp32"},
+        {"precision": "int8"},
+        {"precision": "int8", "int8_mode": "static"},
     ]
-    calls = [[*target, *kind, *rest] for target in targets for kind in kinds for rest in ([], ["--image-size", "96"])]
-    calls += [[*targets[1], "--precision", "fp16", *option] for option in ([], *apple)]
-    for profile in ([], ["--profile", "iphone_15"], ["--profile", "jetson_orin"]):
-        names = [
-            settle(parser.parse_args(["convert", "--checkpoint", str(tiny_checkpoint.path), *profile, *call])).file_name
-            for call in calls
-        ]
-        manifests = {manifest_path_of(Path(name)) for name in names}
-        assert len(manifests) == len(calls), sorted(names)
-        suffixes = {Path(name).suffix for name, call in zip(names, calls) if call[1] == "coreml"}
-        assert suffixes == {".mlpackage"}
+    apple = [{}, {"io": "tensor"}, {"deployment_target": "iOS16"}, {"float32_selectors": "true"}]
+    calls = [
+        {"target": target, **kind, **rest}
+        for target in target_names()
+        for kind in kinds
+        for rest in ({}, {"image_size": 96})
+    ]
+    calls += [{"target": "coreml", "precision": "fp16", "options": options} for options in apple]
+    for profile in (None, "iphone_15", "jetson_orin"):
+        names = [Path(planned(tiny_checkpoint, profile=profile, **call)) for call in calls]
+        assert len({manifest_path_of(name) for name in names}) == len(calls), sorted(names)
+        assert {name.suffix for name, call in zip(names, calls) if call["target"] == "coreml"} == {".mlpackage"}
 
 
 @pytest.mark.parametrize("profile", ["iphone_15", "jetson_orin"])
 def test_what_the_profile_asks_for_has_the_plain_name(tiny_checkpoint: Checkpoint, profile: str) -> None:
-    call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--profile", profile]
-    assert Path(settle(build_parser().parse_args(call)).file_name).stem == f"tiny-{profile}-int8"
+    assert Path(planned(tiny_checkpoint, profile=profile)).stem == f"tiny-{profile}-int8"
 
 
 def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoint: Checkpoint) -> None:
-    from dataclasses import replace
-
-    hostile = replace(tiny_checkpoint, name="../../etc/$(reboot) \n; x" + "y" * 300)
-    name = settings(hostile).file_name
-    assert Path(name).name == name
+    name = planned(replace(tiny_checkpoint, name="../../etc/$(reboot) \n; x" + "y" * 300))
     assert len(name) <= 160
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny_exports import Stage, images, lower_and_watch
 from torch import Tensor, nn
 
-from tofe_edge.converters.lowered import Lowered
+from tofe_edge.io.targets import Lowered
 
 
 @pytest.mark.parametrize("kind", ["fp32", "lvvit", "int8 dynamic", "int8 static"])

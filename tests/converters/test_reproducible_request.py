@@ -11,14 +11,15 @@ import pytest
 from conftest import manifest_for
 
 from tofe_edge.cli import main
-from tofe_edge.converters.request import ConvertRequest, CoreMlRequest
+from tofe_edge.converters.request import ConvertRequest
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Manifest, open_artifact
+from tofe_edge.io.targets import find_target
 from tofe_edge.model.checkpoint import Checkpoint
 
 
 def request(checkpoint: Checkpoint, precision: str) -> ConvertRequest:
-    return ConvertRequest(checkpoint, "executorch", precision, None, "tiny.pte", reproducible=True)
+    return ConvertRequest(checkpoint, find_target("executorch"), precision, None, "tiny.pte", reproducible=True)
 
 
 def test_fp32_and_static_int8_may_be_reproducible(tiny_checkpoint: Checkpoint) -> None:
@@ -27,10 +28,11 @@ def test_fp32_and_static_int8_may_be_reproducible(tiny_checkpoint: Checkpoint) -
 
 
 def test_dynamic_int8_and_core_ml_may_not(tiny_checkpoint: Checkpoint) -> None:
+    coreml = find_target("coreml")
     with pytest.raises(InputError, match=r"--reproducible: .*dynamic int8.*; use --int8-mode static"):
         request(tiny_checkpoint, "int8").check()
     with pytest.raises(InputError, match=r"--reproducible: Core ML .*; use XNNPACK"):
-        replace(request(tiny_checkpoint, "fp32"), coreml=CoreMlRequest("iOS17")).check()
+        replace(request(tiny_checkpoint, "fp32"), target=coreml, options=coreml.options_from({})).check()
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,6 @@ def test_dynamic_int8_and_core_ml_may_not(tiny_checkpoint: Checkpoint) -> None:
         ([], "static int8 needs calibration images; give a folder with --calibration"),
         (["--int8-mode", "dynamic"], "use --int8-mode static"),
         (["--target", "coreml"], "use XNNPACK"),
-        (["--backend", "coreml"], "use XNNPACK"),
     ],
 )
 def test_a_wrong_call_says_what_to_do(
@@ -84,5 +85,5 @@ def test_a_manifest_has_the_key_where_it_is_true(tiny_checkpoint: Checkpoint) ->
 
 @pytest.mark.parametrize("value", [None, 1, "yes", []], ids=str)
 def test_anything_but_true_or_false_is_refused(tiny_checkpoint: Checkpoint, value: object) -> None:
-    with pytest.raises(InputError, match="manifest key 'reproducible' is not true or false"):
+    with pytest.raises(InputError, match="manifest key 'reproducible' has the wrong type"):
         edited(tiny_checkpoint, lambda document: document.update(reproducible=value))

@@ -13,8 +13,8 @@ import tiny_exports
 import tiny_packages
 from made_once import share_in
 
-from tofe_edge.converters.lowered import Lowered
 from tofe_edge.io.files import Content, write_content
+from tofe_edge.io.targets import Lowered
 
 MODELS: dict[str, Callable[[], Lowered]] = {
     "program of two methods": tiny_exports.two_methods,

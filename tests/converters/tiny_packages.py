@@ -15,9 +15,9 @@ from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, images, keep, kept, 
 from tofe_edge.converters.coreml import CoreMlOptions, lower
 from tofe_edge.converters.coreml_graph import NativeRankSelection, native_graph, native_topk
 from tofe_edge.converters.coreml_package import About
-from tofe_edge.converters.lowered import Lowered
 from tofe_edge.converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
+from tofe_edge.io.targets import Lowered
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.runtimes.mil import MlPackage, Program, load_program, open_package
 

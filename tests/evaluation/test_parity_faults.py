@@ -26,6 +26,7 @@ from tofe_edge.evaluation.parity import FP32_GATES, GATES
 from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
 from tofe_edge.io.files import fingerprint
 from tofe_edge.io.inputs import load_photographs
+from tofe_edge.io.targets import find_target
 from tofe_edge.model.checkpoint import Checkpoint, load_model
 from tofe_edge.model.zoo import find_checkpoint
 
@@ -39,7 +40,7 @@ def fp32(tiny_model: TinyModel) -> Artifact:
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
-    conversion = convert(ConvertRequest(tiny_checkpoint, "executorch", "int8", None, "tiny.pte"))
+    conversion = convert(ConvertRequest(tiny_checkpoint, find_target("executorch"), "int8", None, "tiny.pte"))
     path = tmp_path_factory.mktemp("faults") / "tiny.pte"
     path.write_bytes(conversion.program)
     return write_manifest(path, conversion.manifest)

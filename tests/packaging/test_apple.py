@@ -13,13 +13,12 @@ from tofe_edge.io.artifact import open_artifact
 from tofe_edge.io.files import fingerprint_of
 
 KINDS = {
-    "coreml": ("--target", "coreml", "--elastic", "0.0016", "--deployment-target", "iOS18"),
+    "coreml": ("--target", "coreml", "--elastic", "0.0016", "--option", "deployment_target=iOS18"),
     "executorch": ("--elastic", "0.0016", "--batch", "2"),
-    "delegate": ("--backend", "coreml"),
 }
 
 
-@pytest.fixture(scope="module", params=["coreml", "executorch", pytest.param("delegate", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["coreml", "executorch"])
 def model(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Path:
     return tiny_model(*KINDS[request.param])
 

@@ -13,8 +13,8 @@ from tofe_edge.cli import main
 pytestmark = pytest.mark.toolchain
 
 MODELS = {
-    "image": ("--target", "coreml", "--elastic", "0.0016", "--deployment-target", "iOS18"),
-    "tensor": ("--target", "coreml", "--io", "tensor", "--selection", "topk"),
+    "image": ("--target", "coreml", "--elastic", "0.0016", "--option", "deployment_target=iOS18"),
+    "tensor": ("--target", "coreml", "--option", "io=tensor", "--selection", "topk"),
     "executorch": ("--elastic", "0.0016", "--batch", "2"),
 }
 """Both inputs of Core ML, and batches of ExecuTorch; two budgets where they can be."""

@@ -14,17 +14,18 @@ from conftest import TinyModel, refused
 from coreml_stub import pretend
 
 from tofe_edge.converters.pipeline import convert
-from tofe_edge.converters.request import Calibration, ConvertRequest, CoreMlRequest
+from tofe_edge.converters.request import Calibration, ConvertRequest
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.evaluation.parity import FP32_GATES, INT8_GATES, compare
 from tofe_edge.evaluation.reference import load_reference
 from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
 from tofe_edge.io.files import write_content
 from tofe_edge.io.preprocessing import normalize
+from tofe_edge.io.targets import find_target
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes import coreml
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 
 
 def make(checkpoint: Checkpoint, folder: Path, request: ConvertRequest) -> Artifact:
@@ -38,9 +39,10 @@ def make(checkpoint: Checkpoint, folder: Path, request: ConvertRequest) -> Artif
 def request_for(
     checkpoint: Checkpoint, precision: str = "fp32", io: str = "image", target: str = "iOS17"
 ) -> ConvertRequest:
-    wanted = CoreMlRequest(target, "image" if io == "image" else "tensor")
+    coreml = find_target("coreml")
+    options = coreml.options_from({"deployment_target": target, "io": io})
     return ConvertRequest(
-        checkpoint, "coreml", precision, None, "tiny.mlpackage", "weights", selection="rank", coreml=wanted
+        checkpoint, coreml, precision, None, "tiny.mlpackage", "weights", selection="rank", options=options
     )
 
 
@@ -58,7 +60,7 @@ def image_artifact(tiny_model: TinyModel) -> Artifact:
 
 @pytest.fixture(scope="module")
 def tensor_artifact(tiny_model: TinyModel) -> Artifact:
-    return open_artifact(tiny_model("--target", "coreml", "--io", "tensor", "--selection", "topk"))
+    return open_artifact(tiny_model("--target", "coreml", "--option", "io=tensor", "--selection", "topk"))
 
 
 @pytest.mark.parametrize("io", ["image", "tensor"])
@@ -71,7 +73,7 @@ def test_an_fp32_package_predicts_what_the_reference_predicts(
         "coreml",
         "iOS17",
     )
-    model, reference = load_model(artifact, 1), load_reference(tiny_checkpoint, "batch", "cpu")
+    model, reference = open_model(artifact, 1), load_reference(tiny_checkpoint, "batch", "cpu")
     inputs = pictures(tiny_checkpoint)
     found = [model(pixels) for pixels in inputs]
     result = compare([reference(pixels) for pixels in inputs], found, None, FP32_GATES)
@@ -85,7 +87,7 @@ def test_int8_by_calibration_on_pixels_passes_its_gates(tiny_checkpoint: Checkpo
     request = replace(request_for(tiny_checkpoint, "int8"), calibration=calibration)
     artifact = make(tiny_checkpoint, tmp_path, request)
     assert all(name.startswith("selectors.") for name in artifact.manifest.fp32_layers)
-    model, reference = load_model(artifact, 1), load_reference(tiny_checkpoint, "batch", "cpu")
+    model, reference = open_model(artifact, 1), load_reference(tiny_checkpoint, "batch", "cpu")
     found = [model(pixels) for pixels in inputs]
     result = compare([reference(pixels) for pixels in inputs], found, None, INT8_GATES)
     assert result.snr_db > 10, result
@@ -93,7 +95,7 @@ def test_int8_by_calibration_on_pixels_passes_its_gates(tiny_checkpoint: Checkpo
 
 @pytest.fixture(scope="module")
 def elastic_package(tiny_model: TinyModel) -> Artifact:
-    return open_artifact(tiny_model("--target", "coreml", "--elastic", "0.0016", "--deployment-target", "iOS18"))
+    return open_artifact(tiny_model("--target", "coreml", "--elastic", "0.0016", "--option", "deployment_target=iOS18"))
 
 
 def test_every_method_of_an_elastic_package_predicts_as_its_reference(
@@ -105,38 +107,9 @@ def test_every_method_of_an_elastic_package_predicts_as_its_reference(
         assert method.token_counts is not None
         counts = TokenCounts(tuple(method.token_counts))
         reference = load_reference(tiny_checkpoint, "batch", "cpu", counts=counts)
-        found, wanted = load_model(elastic_package, 1, name)(pixels), reference(pixels)
+        found, wanted = open_model(elastic_package, 1, name)(pixels), reference(pixels)
         assert np.allclose(found.logits, wanted.logits, atol=1e-4)
         assert [set(a) for a in found.kept] == [set(b) for b in wanted.kept]
-
-
-@pytest.fixture(scope="module")
-def delegated(tiny_model: TinyModel) -> Artifact:
-    return open_artifact(tiny_model("--backend", "coreml"))
-
-
-@pytest.mark.skipif(sys.platform == "darwin", reason="ExecuTorch runs it itself there")
-def test_a_program_delegated_to_core_ml_predicts_what_the_reference_predicts(
-    delegated: Artifact, tiny_checkpoint: Checkpoint
-) -> None:
-    manifest = delegated.manifest
-    assert (manifest.target, manifest.backend, manifest.delegates, manifest.fallback_ops) == (
-        "executorch",
-        "coreml",
-        1,
-        {},
-    )
-    model, reference = load_model(delegated, 1), load_reference(tiny_checkpoint, "batch", "cpu")
-    inputs = pictures(tiny_checkpoint, 4)
-    result = compare([reference(pixels) for pixels in inputs], [model(pixels) for pixels in inputs], None, FP32_GATES)
-    assert result.passed, result.failures
-
-
-def test_delegated_programs_are_the_same_each_time(
-    delegated: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    request = replace(request_for(tiny_checkpoint, io="tensor"), target="executorch", file_name="tiny.pte")
-    assert make(tiny_checkpoint, tmp_path, request).path.read_bytes() == delegated.path.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["shape", "dtype"])
@@ -144,12 +117,12 @@ def test_a_wrong_input_is_refused(image_artifact: Artifact, kind: str) -> None:
     shape = (1, 3, 32, 32) if kind == "shape" else (1, 3, 64, 64)
     pixels = np.zeros(shape, np.float32 if kind == "shape" else np.float64)
     with pytest.raises(InputError, match=r"takes float32 \(1, 3, 64, 64\)"):
-        load_model(image_artifact, 1)(pixels)
+        open_model(image_artifact, 1)(pixels)
 
 
 def test_an_unknown_method_is_refused(elastic_package: Artifact) -> None:
     with pytest.raises(InputError, match="has no method 'backward'; it has forward, forward_"):
-        load_model(elastic_package, 1, "backward")
+        open_model(elastic_package, 1, "backward")
 
 
 @pytest.mark.parametrize(

@@ -203,5 +203,5 @@ def test_a_method_that_the_program_lacks_is_refused(elastic_artifact: Artifact) 
 def test_a_file_without_executorchs_magic_is_refused_before_it_is_traced(tmp_path: Path) -> None:
     path = tmp_path / "odd.pte"
     path.write_bytes(b"\0" * 4096)
-    with pytest.raises(InputError, match=r"odd\.pte: is no ExecuTorch program"):
+    with pytest.raises(InputError, match=r"odd\.pte: is not an ExecuTorch program"):
         break_down(write_manifest(path, manifest([3, 3, 3, 3], path, path.name)), threads=1)

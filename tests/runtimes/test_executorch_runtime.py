@@ -180,7 +180,7 @@ def test_a_file_without_executorchs_magic_is_refused_even_with_a_right_manifest(
     odd = copied(artifact, tmp_path, content)
     assert open_artifact(odd.path).manifest == odd.manifest
     for use in (check_program, lambda one: load(one, 1)):
-        with pytest.raises(InputError, match=r"copy\.pte: is no ExecuTorch program of a known version"):
+        with pytest.raises(InputError, match=r"copy\.pte: is not an ExecuTorch program of a known version"):
             use(odd)
 
 

@@ -23,6 +23,7 @@ from tofe_edge.converters.reproducible import SCORE_LIMIT, ReproducibleAttention
 from tofe_edge.converters.request import Calibration, ConvertRequest
 from tofe_edge.converters.static_graph import build_static_graph
 from tofe_edge.io.inputs import load_photographs
+from tofe_edge.io.targets import find_target
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.zoo import shipped_checkpoints
 from tofe_edge.runtimes.native_runner import run
@@ -151,7 +152,7 @@ def test_the_shipped_net_gives_the_same_bytes_on_x86_and_arm(host: Built, arm: B
     calibration = Calibration(tuple(torch.from_numpy(one.copy()) for one in photographs[1::2]), None)
     wanted = ConvertRequest(
         checkpoint,
-        "executorch",
+        find_target("executorch"),
         "int8",
         None,
         "shipped.pte",

@@ -24,6 +24,7 @@ from tofe_edge.evaluation.parity import FP32_GATES, INT8_GATES, kept_overlap, sn
 from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.quiet import quiet
+from tofe_edge.io.targets import find_target
 from tofe_edge.model.zoo import shipped_checkpoints
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 from tofe_edge.runtimes.native_runner import NativeResult, run
@@ -156,7 +157,7 @@ def test_the_shipped_net_agrees_between_x86_and_arm(host: Path, arm: Arm, tmp_pa
     calibration = Calibration(tuple(torch.from_numpy(one.copy()) for one in photographs[1::2]), None)
     request = ConvertRequest(
         checkpoint,
-        "executorch",
+        find_target("executorch"),
         precision[:4],
         None,
         "shipped.pte",

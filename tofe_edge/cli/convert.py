@@ -1,214 +1,305 @@
-"""``tofe-edge convert``: choose, lower, check, write artifact and manifest."""
+"""``tofe-edge convert``: make a checked model file for a device."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import replace
+import sys
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.convert_latency import latency_record
-from tofe_edge.cli.convert_options import Settings, add_options, settle
-from tofe_edge.cli.convert_page import write_convert_page
-from tofe_edge.cli.converted import describe, to_json
-from tofe_edge.cli.options import open_profile, require
-from tofe_edge.cli.output import check_html_place, emit
-from tofe_edge.errors import GateError
-from tofe_edge.io.files import check_place, put_in_place, staging_dir, write_content
-from tofe_edge.io.progress import progress_bar
+from tofe_edge.cli.options import add_budget, add_runner, positive_float, positive_int
+from tofe_edge.cli.output import check_html_place, emit, facts
+from tofe_edge.errors import require
+from tofe_edge.io.targets import find_target, target_names
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    import torch
+    from tofe_edge.io.artifact import Manifest
+    from tofe_edge.workflows.convert import Converted
 
-    from tofe_edge.converters.request import Calibration, ConvertRequest, CoreMlRequest
-    from tofe_edge.io.artifact import Artifact
-    from tofe_edge.io.inputs import Inputs
-    from tofe_edge.model.checkpoint import Checkpoint
-    from tofe_edge.workflows.checking import Checked
+_RENAMED = ("io", "deployment_target", "float32_selectors", "author", "license")
+"""Options of their own until 0.2, now ``--option NAME=VALUE``."""
 
-_CHECK_IMAGES = 64
-_CALIBRATION_SEED = 1
+_REMOVED = ("--backend", "--layout")
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("convert", help="make a checked model file for a device")
-    add_options(parser)
+    """Declare the command: the options of every day are in its help, the others with ``--target T --help``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "convert",
+        help="make a checked model file for a device",
+        add_help=False,
+        usage="tofe-edge convert (--profile P | --checkpoint C | --max-gmacs G) [options]",
+        epilog="Every option, and what --option knows: tofe-edge convert --target executorch --help, or coreml.",
+    )
+    add_budget(parser)
+    parser.add_argument(
+        "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"
+    )
+    parser.add_argument(
+        "--target",
+        choices=target_names(),
+        help=f"kind of model file (default: the profile's, else {target_names()[0]})",
+    )
+    precisions = dict.fromkeys(name for target in target_names() for name in find_target(target).precisions)
+    parser.add_argument(
+        "--precision",
+        choices=tuple(precisions),
+        help="for Core ML alone fp16, and pal6 and pal4: weights from palettes of 64 or 16 values "
+        "(default: the profile's, else int8)",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="KEY=VALUE",
+        help="an option of the target; may be repeated",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="images for int8 and palettes: weights are rounded with regard to them, and --max-accuracy-drop is held on them "
+        "(default: crops of two sample photographs, no drop)",
+    )
+    parser.add_argument(
+        "--elastic",
+        type=_budgets,
+        default=(),
+        metavar="G[,G...]",
+        help="further budgets in GMACs, as methods of the same model that share its weights",
+    )
+    parser.add_argument(
+        "--on",
+        metavar="WHERE",
+        help="measure the model before it is written: host, ssh://[USER@]HOST[:PORT], adb or adb://SERIAL; "
+        "with --max-latency-ms it is not written if it takes longer (default: not measured)",
+    )
+    parser.add_argument(
+        "--waive",
+        metavar="TEXT",
+        help="write the model even if it fails its parity gates; the failures and this reason go into the manifest",
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="output folder (default: out)")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with parity, token map, and latency on this machine"
+    )
+    # What is rarely needed: shown with --target T --help alone.
+    rare = _add_rare_options(parser)
+    for name in _RENAMED:
+        flag, nargs = f"--{name.replace('_', '-')}", 0 if name == "float32_selectors" else None
+        parser.add_argument(flag, action=_Renamed, dest=name, nargs=nargs, help=argparse.SUPPRESS)
+    for flag in _REMOVED:
+        parser.add_argument(flag, action=_Removed, dest="removed", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "-h", "--help", action=_Help, rare=rare, help="show this help; every option with --target before it"
+    )
     return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Convert; nothing is left in the output folder unless the result passes its parity gates."""
-    from tofe_edge.evaluation.golden import golden_path_of
-    from tofe_edge.io.artifact import Artifact, manifest_path_of, with_parity, write_manifest
+def _add_rare_options(parser: argparse.ArgumentParser) -> list[tuple[argparse.Action, str | None]]:
+    """Declare them hidden. Returns each with its help."""
+    group = parser.add_argument_group("rarely needed")
+    add_runner(group)
+    group.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="the net of plain dense weights given with --checkpoint, such as deit_tiny_patch16_224",
+    )
+    group.add_argument(
+        "--int8-mode",
+        choices=("dynamic", "static", "weights"),
+        help="ranges of activations: per token as it runs, or fixed on calibration images; or weights alone "
+        "(default: dynamic for executorch, static with --reproducible, weights for coreml)",
+    )
+    group.add_argument(
+        "--reproducible",
+        action="store_true",
+        help="the same bytes out on 64-bit ARM and on x86 with AVX2; with XNNPACK, for fp32 and int8, which is then static "
+        "and needs --calibration",
+    )
+    group.add_argument(
+        "--calibration-images", type=positive_int, default=256, metavar="N", help="how many of them (default: 256)"
+    )
+    group.add_argument(
+        "--max-accuracy-drop",
+        type=positive_float,
+        metavar="POINTS",
+        help="top-1 that int8 or palettes may cost on the calibration images; the most sensitive layers stay in float for it "
+        "(default: 0.5 if there are images)",
+    )
+    group.add_argument("--batch", type=positive_int, default=1, metavar="N", help="images per run (default: 1)")
+    group.add_argument(
+        "--image-size", type=positive_int, metavar="PX", help="side of the input (default: the checkpoint's)"
+    )
+    group.add_argument(
+        "--selection",
+        choices=("topk", "rank"),
+        help="topk and gather, or ranks and one-hot products, which every accelerator takes "
+        "(default: topk; rank for Core ML devices with a Neural Engine)",
+    )
+    rare = [(action, action.help) for action in group._group_actions]
+    for action, _ in rare:
+        action.help = argparse.SUPPRESS
+    return rare
 
-    settings = settle(args)
-    request = _request(args, settings).check()
-    file_name = settings.file_name
-    places = {args.out / file_name: settings.target == "coreml"}
-    places |= {golden_path_of(args.out / file_name): True, manifest_path_of(args.out / file_name): False}
-    for place, is_folder in places.items():
-        check_place(place, is_folder)
+
+class _Help(argparse.Action):
+    """``--help``: with ``--target`` before it, also what is rarely needed and the target's own options."""
+
+    def __init__(self, rare: list[tuple[argparse.Action, str | None]], **keywords: Any) -> None:
+        super().__init__(**{**keywords, "nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS})
+        self.rare = rare
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        if namespace.target is not None:
+            for action, text in self.rare:
+                action.help = text
+            target = find_target(namespace.target)
+            group = parser.add_argument_group(f"options of {target.title}")
+            for option in target.options:
+                value = "|".join(option.choices) or option.name.upper()
+                group.add_argument(f"--option {option.name}={value}", action="store_true", help=option.help)
+        parser.print_help()
+        parser.exit()
+
+
+class _Renamed(argparse.Action):
+    """An option that has become ``--option NAME=VALUE``; works for one more release."""
+
+    def __call__(self, _parser: object, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
+        value = "true" if self.nargs == 0 else values
+        print(f"tofe-edge: hint: {flag} is now --option {self.dest}={value}, see CHANGELOG.md", file=sys.stderr)
+        namespace.option = [*namespace.option, (self.dest, value)]
+
+
+class _Removed(argparse.Action):
+    """An option that is gone; :func:`run` refuses it, whatever its value."""
+
+    def __call__(self, _parser: object, namespace: argparse.Namespace, _values: Any, flag: str | None = None) -> None:
+        namespace.removed = flag
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    """An argparse type: ``key=value``."""
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _budgets(text: str) -> tuple[float, ...]:
+    """An argparse type: numbers of GMACs, separated by commas."""
+    try:
+        return tuple(positive_float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GMACs such as 0.5,0.4") from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert and print what was made."""
+    from tofe_edge.cli.convert_page import write_convert_page
+    from tofe_edge.workflows.convert import ConvertOptions, carry_out, resolve_options
+
+    require(args.removed is None, f"{args.removed} was removed, see CHANGELOG.md; leave it out")
+    given = {field.name: getattr(args, field.name) for field in fields(ConvertOptions) if field.name != "options"}
+    plan = resolve_options(ConvertOptions(**given, options=dict(args.option)))
     if args.html is not None:
-        check_html_place(args.html, places)
-    with staging_dir(args.out) as folder, progress_bar("reading images", total=3, unit="step") as bar:
-        calibration, samples = _read_images(args, settings)
-        bar.update(1)
-        bar.set_description(f"lowering to {settings.target}, {settings.precision} (a minute or two)")
-        draft = _lower(replace(request, calibration=calibration), folder / file_name)
-        bar.update(1)
-        bar.set_description("checking against the reference")
-        found = _check_methods(draft, settings.checkpoint, samples, args.waive is not None)
-        parity = next(iter(found.values())).parity
-        manifest = with_parity(draft.manifest, _parity_record(found, samples.source, args.waive))
-        manifest = replace(manifest, latency=latency_record(args, draft, settings.forecast, settings.threads))
-        write_manifest(draft.path, manifest)
-        golden = _write_golden(draft, settings.checkpoint)
-        bar.update(1)
-        artifact = Artifact(args.out / file_name, manifest)
-        # All are complete; renames within one file system put them in place.
-        put_in_place(golden, golden_path_of(artifact.path))
-        put_in_place(draft.path, artifact.path)
-        put_in_place(draft.manifest_path, artifact.manifest_path)
-    reason = settings.reason
-    text = describe(artifact, reason, parity, samples.source)
+        # Now, as a conversion takes a while.
+        check_html_place(args.html, plan.places)
+    converted = carry_out(plan)
+    text = describe(converted)
     if args.html is not None:
-        parities = {name: checked.parity for name, checked in found.items()}
-        profile = open_profile(args.profile) if args.profile else None
-        write_convert_page(args.html, artifact, settings.checkpoint, reason, parities, samples.source, profile)
+        write_convert_page(args.html, converted)
         text += f"\n\nWrote {args.html}"
-    emit(args.json, to_json(artifact, reason, parity), text)
+    emit(args.json, to_json(converted), text)
     return 0
 
 
-def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs, waived: bool) -> dict[str, Checked]:
-    """The comparison of each method; raises :class:`GateError` where one fails its gates and that is not waived."""
-    from tofe_edge.workflows.checking import InMemory, check
-
-    found = {name: check(draft, checkpoint, InMemory(samples), method=name) for name in draft.manifest.methods}
-    for name, parity in ((name, checked.parity) for name, checked in found.items()):
-        if not parity.passed and not waived:
-            which = f"{draft.path.name}, method {name}" if draft.manifest.further_methods else draft.path.name
-            raise GateError(f"{which}: not written, it differs from the reference: {'; '.join(parity.failures)}")
-    return found
-
-
-def _write_golden(draft: Artifact, checkpoint: Checkpoint) -> Path:
-    """Inputs and what the artifact makes of them here, for whoever wants to know whether it does so elsewhere."""
-    from tofe_edge.evaluation.golden import golden_path_of, make_golden
-    from tofe_edge.runtimes.loading import load_model
-
-    path = golden_path_of(draft.path)
-    write_content(path, make_golden(draft, lambda method: load_model(draft, 1, method), checkpoint).content())
-    return path
-
-
-def _parity_record(found: Mapping[str, Checked], source: str, waiver: str | None) -> dict[str, Any]:
-    """What the manifest keeps: parity of the default method, and what was waived of any, with the reason given."""
-    default, *_ = found.values()
-    record: dict[str, Any] = {**default.parity.to_json(), "source": source, "reference_device": default.device}
-    failures = [f"{name}: {failure}" for name, checked in found.items() for failure in checked.parity.failures]
-    if failures and waiver is not None:
-        record["waiver"] = {"text": waiver, "failures": failures}
-    return record
+def to_json(converted: Converted) -> dict[str, Any]:
+    """The document of ``--json``."""
+    manifest, artifact = converted.manifest, converted.artifact
+    copied = (
+        "checkpoint", "token_counts", "gmacs", "size_bytes", "delegates", "fallback_ops", "target", "precision", "int8_mode",
+        "fp32_layers", "reproducible",
+    )  # fmt: skip
+    return {
+        "artifact": str(artifact.path),
+        "manifest": str(artifact.manifest_path),
+        **{key: getattr(manifest, key) for key in copied},
+        "methods": {name: asdict(method) for name, method in manifest.methods.items()},
+        "batch": manifest.batch,
+        "selection": manifest.selection,
+        "quantization": manifest.quantization,
+        "profile": manifest.profile,
+        "predicted_ms": manifest.latency and manifest.latency["predicted_ms"],
+        "latency": manifest.latency,
+        "reason": converted.reason,
+        "parity": converted.parity.to_json(),
+    }
 
 
-def _read_images(args: argparse.Namespace, settings: Settings) -> tuple[Calibration | None, Inputs]:
-    """What int8 may look at (sample photographs without ``--calibration``) and other images to check the result on."""
-    from tofe_edge.converters.request import PALETTE_BITS, Calibration
-    from tofe_edge.io.inputs import load_photographs, load_unlabelled
-
-    spec, quantizes = settings.checkpoint.preprocessing, settings.precision in ("int8", *PALETTE_BITS)
-    if args.image_size is not None:
-        _check_image_size(settings.checkpoint, args.image_size)
-        spec = replace(spec, image_size=args.image_size)
-    if args.calibration is None:
-        require(
-            args.max_accuracy_drop is None, "--max-accuracy-drop is held on images; give a folder with --calibration"
-        )
-        require(
-            (settings.precision, settings.int8_mode) != ("int8", "static"),
-            "static int8 needs calibration images; give a folder with --calibration",
-        )
-        if not quantizes:
-            return None, load_photographs(spec)
-        # Other crops than those of the check. Two photographs are enough to round weights by: with them the shipped
-        # net's logits are 17.7 dB from fp32 on 1300 images, without 16.4, with 256 training images 17.6.
-        crops = load_photographs(spec, _CALIBRATION_SEED)
-        return Calibration(tuple(map(_dense, crops.pixels)), None), load_photographs(spec)
-    require(quantizes, f"--calibration serves int8 and palettes; leave it out for {settings.precision}")
-    class_ids = settings.checkpoint.classes.ids
-    inputs = load_unlabelled(args.calibration, spec, args.calibration_images + _CHECK_IMAGES, class_ids=class_ids)
-    require(len(inputs.pixels) > 1, f"{args.calibration}: one image cannot serve both calibration and check; add more")
-    require(
-        args.max_accuracy_drop is None or inputs.labels is not None,
-        f"{args.calibration}: --max-accuracy-drop needs labelled images, DIR/<class id>/<image>",
-    )
-    checked, labels = min(_CHECK_IMAGES, len(inputs.pixels) // 2), inputs.labels
-    served = slice(checked, checked + args.calibration_images)
-    calibration = Calibration(tuple(map(_dense, inputs.pixels[served])), labels[served] if labels else None)
-    return calibration, replace(inputs, pixels=inputs.pixels[:checked], labels=labels[:checked] if labels else None)
-
-
-def _check_image_size(checkpoint: Checkpoint, image_size: int) -> None:
-    """Refuse a size that the net cannot have before images of that size fill the memory."""
-    from tofe_edge.model.checkpoint import host_of
-    from tofe_edge.model.resolution import check_image_size
-
-    check_image_size(host_of(checkpoint).spec, image_size)
-
-
-def _dense(pixels: npt.NDArray[np.float32]) -> torch.Tensor:
-    """A tensor without the zero strides of a broadcast batch axis, which the exporter refuses."""
-    import torch
-
-    return torch.from_numpy(pixels.copy())
-
-
-def _lower(request: ConvertRequest, path: Path) -> Artifact:
-    from tofe_edge.converters.pipeline import convert
-    from tofe_edge.io.artifact import open_artifact, write_manifest
-
-    conversion = convert(request)
-    write_content(path, conversion.content)
-    write_manifest(path, conversion.manifest)
-    return open_artifact(path)
-
-
-def _request(args: argparse.Namespace, settings: Settings) -> ConvertRequest:
-    """What to make, without the images."""
-    from tofe_edge.converters.request import ConvertRequest
-    from tofe_edge.converters.sensitivity import MAX_ACCURACY_DROP
-
-    return ConvertRequest(
-        checkpoint=settings.checkpoint,
-        target=settings.target,
-        precision=settings.precision,
-        profile=settings.profile,
-        file_name=settings.file_name,
-        int8_mode=settings.int8_mode,
-        max_accuracy_drop=None if args.calibration is None else args.max_accuracy_drop or MAX_ACCURACY_DROP,
-        further_gmacs=args.elastic,
-        batch=args.batch,
-        image_size=args.image_size,
-        selection=settings.selection,
-        reproducible=args.reproducible,
-        token_counts=settings.token_counts,
-        coreml=_coreml_request(args, settings) if settings.backend == "coreml" else None,
+def describe(converted: Converted) -> str:
+    """The same for people."""
+    artifact, manifest, parity = converted.artifact, converted.manifest, converted.parity
+    fallback = ", ".join(f"{count} {name}" for name, count in manifest.fallback_ops.items()) or "none"
+    tokens = ", ".join(map(str, manifest.token_counts)) if manifest.token_counts else "all (dense)"
+    modes = ", ".join(filter(None, (manifest.int8_mode, "reproducible" if manifest.reproducible else None)))
+    mode = f" ({modes})" if modes else ""
+    overlap = ", ".join(f"{value:.1%}" for value in parity.kept_overlap)
+    return facts(
+        [
+            ("checkpoint", f"{manifest.checkpoint}: {converted.reason}"),
+            ("tokens kept", f"{tokens} of {manifest.patch_tokens} per stage, {manifest.gmacs:.3f} GMACs"),
+            ("precision", f"{manifest.precision}{mode}, {manifest.size_bytes / 1e6:.2f} MB"),
+            *_describe_latency(manifest),
+            ("delegates", f"{manifest.delegates}; operators outside: {fallback}"),
+            (
+                "parity",
+                f"agreement on {parity.decided_images} decided images {parity.decided_agreement:.1%}, SNR {parity.snr_db:.1f} dB "
+                f"({parity.images} {converted.source})",
+            ),
+            *([("kept overlap", f"{overlap} per stage")] if overlap else []),
+            *([] if parity.passed else [("waived", "; ".join(parity.failures))]),
+            *_describe_int8(manifest),
+            *(
+                ("method", f"{method.name}: {method.gmacs:.3f} GMACs")
+                for method in (manifest.methods.values() if manifest.further_methods else ())
+            ),
+            ("wrote", artifact.path),
+            ("", artifact.manifest_path),
+        ]
     )
 
 
-def _coreml_request(args: argparse.Namespace, settings: Settings) -> CoreMlRequest:
-    from tofe_edge.converters.request import CoreMlRequest
+def _describe_latency(manifest: Manifest) -> list[tuple[str, str]]:
+    latency = manifest.latency
+    if latency is None:
+        return []
+    predicted, measured = latency["predicted_ms"], latency["measured_ms"]
+    words = [f"predicted {predicted:.2f} ms"] if predicted is not None else []
+    if measured is not None:
+        words.append(f"measured {measured:.2f} ms on {latency['device']}, p50 {latency['measured_p50_ms']:.2f} ms")
+    if latency["limit_ms"] is not None:
+        words.append(f"{latency['limit_ms']:g} ms allowed")
+    return [("latency", f"{'; '.join(words)} ({latency['threads']} thread{'s' if latency['threads'] > 1 else ''})")]
 
-    return CoreMlRequest(
-        deployment_target=settings.deployment_target,
-        io=settings.io,
-        layout=settings.layout,
-        float32_selectors=args.float32_selectors,
-        author=args.author,
-        license=args.license,
-    )
+
+def _describe_int8(manifest: Manifest) -> list[tuple[str, str]]:
+    if manifest.quantization is None:
+        return []
+    cost, reasons = manifest.quantization["cost"], manifest.quantization["fp32_because"]
+    drop = "" if cost["drop"] is None else f"{cost['drop']:.2f} points, "
+    return [
+        (
+            f"{manifest.precision} cost",
+            f"{drop}SNR {_decibels(cost['snr_db'])}; with the tokens of fp32 {_decibels(cost['snr_db_same_tokens'])} "
+            f"({cost['images']} calibration images)",
+        ),
+        *(("stays in float", f"{name}: {reason}") for name, reason in reasons.items()),
+    ]
+
+
+def _decibels(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.1f} dB"

@@ -2,59 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tofe_edge.cli.pages.convert import ConvertPage
-    from tofe_edge.evaluation.parity import Parity
-    from tofe_edge.io.artifact import Artifact
-    from tofe_edge.model.backbones import Backbone
-    from tofe_edge.model.checkpoint import Checkpoint
-    from tofe_edge.profiles import DeviceProfile
+from tofe_edge.budget.latency_model import block_ms, fits
+from tofe_edge.cli.pages.convert import ConvertPage, write_page
+from tofe_edge.evaluation.golden import golden_path_of, read_golden
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.targets import target_of
+from tofe_edge.model.backbones import Backbone
+from tofe_edge.model.checkpoint import host_of
+from tofe_edge.profiles import DeviceProfile
+from tofe_edge.runtimes.bench import HostBench
+from tofe_edge.runtimes.timing import TimingRequest
+from tofe_edge.workflows.convert import Converted
+from tofe_edge.workflows.profile import trace
 
 
-def write_convert_page(
-    path: Path,
-    artifact: Artifact,
-    checkpoint: Checkpoint,
-    reason: str,
-    parity: Mapping[str, Parity],
-    source: str,
-    profile: DeviceProfile | None,
-) -> None:
-    """Measure the model here where that can be done, and write the page.
-
-    Args:
-        reason: why this checkpoint.
-        parity: by method; ``source`` names its images.
-        profile: of the device it is for; its latency tables are shown.
-
-    Raises:
-        InputError: the page cannot be written.
-    """
-    from tofe_edge.cli.pages.convert import ConvertPage, write_page
-    from tofe_edge.evaluation.golden import golden_path_of, read_golden
-    from tofe_edge.model.checkpoint import host_of
-
-    backbone = host_of(checkpoint).spec
+def write_convert_page(path: Path, converted: Converted) -> None:
+    """Measure the model here if that can be done, and write the page. Raises :class:`InputError` if it cannot be written."""
+    artifact, plan = converted.artifact, converted.plan
+    backbone = host_of(plan.request.checkpoint).spec
     content = ConvertPage(
         manifest=artifact.manifest,
         golden=read_golden(golden_path_of(artifact.path), artifact),
-        reason=reason,
-        parity=parity,
-        source=source,
+        reason=converted.reason,
+        parity=converted.parities,
+        source=converted.source,
         prefix_tokens=backbone.prefix_tokens,
     )
-    write_page(path, with_times(with_staircases(content, backbone, profile), artifact))
+    write_page(path, with_times(with_staircases(content, backbone, plan.profile), artifact))
 
 
 def with_staircases(content: ConvertPage, backbone: Backbone, profile: DeviceProfile | None) -> ConvertPage:
-    """With what the profile's latency tables tell of this net's blocks on the device; unchanged where they tell nothing."""
-    from tofe_edge.budget.latency_model import block_ms, fits
-
+    """With what the profile's latency tables tell of this net's blocks on the device; unchanged if they tell nothing."""
     tables = [table for table in profile.latency if fits(table, backbone)] if profile else []
     if content.manifest.patch_tokens != backbone.patch_tokens:
         # Made for another size of image than the tables' net.
@@ -67,17 +49,11 @@ def with_staircases(content: ConvertPage, backbone: Backbone, profile: DevicePro
 
 
 def with_times(content: ConvertPage, artifact: Artifact) -> ConvertPage:
-    """With times of the default method on this machine; unchanged for what runs on Apple's systems alone."""
-    if artifact.manifest.backend != "xnnpack":
+    """With times of the default method on this machine; unchanged for what no bench runs."""
+    if not target_of(artifact.manifest).native_runner:
         return content
-    import platform
-
-    from tofe_edge.cli.tracing import traced
-    from tofe_edge.runtimes.bench import HostBench
-    from tofe_edge.runtimes.timing import TimingRequest
-
     timing = HostBench().time(artifact.path, TimingRequest())
-    breakdown = traced(artifact, threads=1)
+    breakdown = trace(artifact, threads=1)
     return replace(
         content,
         measured_on=f"this machine ({platform.machine()}) with 1 thread",

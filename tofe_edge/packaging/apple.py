@@ -10,7 +10,8 @@ from xml.parsers.expat import ExpatError
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.packaging.apple_model import COREML, EXECUTORCH, systems_of, values_for, variant_of
+from tofe_edge.io.targets import find_target, targets_for
+from tofe_edge.packaging.apple_model import systems_of, values_for, variant_of
 from tofe_edge.packaging.apple_names import module_of
 from tofe_edge.packaging.apple_vectors import vectors_for
 from tofe_edge.packaging.bundle import Bundle, BundleFile
@@ -58,7 +59,13 @@ def build(model: PackagedModel, options: Options) -> Bundle:
         raise InputError(f"{option}: is not used for Apple, whose package is always sources for Xcode; leave it out")
     manifest, variant = model.manifest, variant_of(model)
     weights = weights_licence(manifest.checkpoint, manifest.checkpoint_sha256, model.weights)
-    licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH_LICENCE] if variant == EXECUTORCH else [])]
+    licences = [
+        GLUE,
+        PILLOW,
+        weights,
+        PHOTOGRAPHS,
+        *([EXECUTORCH_LICENCE] if find_target(variant).native_runner else []),
+    ]
     values = values_for(model, module_of(model, options.package_name))
     files = {
         **_code(model, variant, {**values, **vectors_for(manifest.preprocessing)}),
@@ -68,7 +75,7 @@ def build(model: PackagedModel, options: Options) -> Bundle:
         "LICENSE-pillow": BundleFile(licence_text("pillow")),
         "NOTICE": BundleFile(notice(f"{model.name} for Apple's systems", licences).encode()),
     }
-    if variant == EXECUTORCH:
+    if find_target(variant).native_runner:
         files["LICENSE-executorch"] = BundleFile(licence_text("executorch"))
     files[PROVENANCE] = provenance_file(_NAME, variant, model, licences, files)
     return Bundle(bundle_name(model, options), "folder", files)
@@ -77,7 +84,7 @@ def build(model: PackagedModel, options: Options) -> Bundle:
 def _code(model: PackagedModel, variant: str, values: Mapping[str, object]) -> dict[str, BundleFile]:
     """``Package.swift``, the sources and the tests."""
     folders = {"apple/sources": _SOURCES, f"apple/{variant}": _SOURCES, "apple/tests": _TESTS}
-    if variant == COREML:
+    if not find_target(variant).native_runner:
         folders[f"apple/coreml-{model.manifest.io}"] = _SOURCES
     found = {
         f"{place}{PurePosixPath(name).name}": render(name, values)
@@ -99,14 +106,14 @@ def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleF
 
 def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
     """What Xcode, SwiftPM or the App Store would stumble over. Raises :class:`InputError` for a manifest that is none."""
-    if unpacked.form != "folder" or provenance.variant not in (COREML, EXECUTORCH):
+    if unpacked.form != "folder" or provenance.variant not in targets_for("apple"):
         return [f"{PROVENANCE} says {provenance.variant!r}, but this is a {unpacked.form}"]
     lines = [f"{name} is missing" for name in _REQUIRED if name not in unpacked.files]
     if lines:
         return lines
     package, facts = (unpacked.files[name].data.decode("utf-8", "replace") for name in (_MANIFEST, _FACTS))
     words = ['.copy("Model")', '.process("PrivacyInfo.xcprivacy")', 'path: "Sources/Classifier"']
-    if provenance.variant == EXECUTORCH:
+    if find_target(provenance.variant).native_runner:
         words += ["https://github.com/pytorch/executorch.git", '"-all_load"']
     lines += [f"Package.swift lacks {word}" for word in words if word not in package]
     ios, macos = systems_of(_manifest_in(unpacked, provenance))

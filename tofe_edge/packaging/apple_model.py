@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from tofe_edge.errors import InputError, shown
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
+from tofe_edge.io.targets import find_target, runs_on
 from tofe_edge.packaging.apple_names import check_methods
 from tofe_edge.packaging.contents import LABELS, PackagedModel
 from tofe_edge.packaging.platform import executorch_release
 from tofe_edge.packaging.wording import boolean, common_values, float_words
-
-COREML, EXECUTORCH = "coreml", "executorch"
 
 SYSTEMS = {
     "iOS16": ("16.0", "13.0"),
@@ -30,17 +29,10 @@ _FUNCTIONS_SYSTEM = "iOS18"
 
 
 def variant_of(model: PackagedModel) -> str:
-    """What runs the model: ``coreml`` or ``executorch``.
-
-    Raises:
-        InputError: neither does.
-    """
+    """Return the target that runs the model. Raises :class:`InputError` if there is none on Apple's systems."""
     manifest = model.manifest
-    match (manifest.target, manifest.backend):
-        case ("coreml", "coreml"):
-            return COREML
-        case ("executorch", "xnnpack" | "coreml"):
-            return EXECUTORCH
+    if runs_on(manifest, "apple"):
+        return manifest.target
     raise InputError(
         f"{model.file_name}: is a model for {shown(manifest.target)} with {shown(manifest.backend)}, which does not run on Apple's "
         "systems; convert it for iphone_15 or another of their profiles"
@@ -53,18 +45,20 @@ def systems_of(manifest: Manifest) -> tuple[str, str]:
     Raises:
         InputError: the manifest names none that is known, or one that cannot pick budgets.
     """
-    target = manifest.deployment_target or (_EXECUTORCH_SYSTEM if manifest.target == "executorch" else "none")
+    target = manifest.deployment_target or (
+        _EXECUTORCH_SYSTEM if find_target(manifest.target).native_runner else "none"
+    )
     if target not in SYSTEMS:
         raise InputError(
             f"{manifest.artifact}: its deployment target {shown(target)} is not one of {', '.join(SYSTEMS)}; convert it again"
         )
     ages = list(SYSTEMS)
-    if manifest.target == "executorch":
+    if find_target(manifest.target).native_runner:
         return SYSTEMS[max(target, _EXECUTORCH_SYSTEM, key=ages.index)]
     if manifest.further_methods and ages.index(target) < ages.index(_FUNCTIONS_SYSTEM):
         raise InputError(
             f"{manifest.artifact}: has several budgets, which need {_FUNCTIONS_SYSTEM}, not {target}; convert it again with "
-            f"--deployment-target {_FUNCTIONS_SYSTEM}"
+            f"--option deployment_target={_FUNCTIONS_SYSTEM}"
         )
     return SYSTEMS[target]
 
@@ -102,7 +96,7 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
         ),
         "BUDGET_LIST": ", ".join(f"`.{method.name}` ({method.gmacs:.3f} GMACs)" for method in methods),
     }
-    if manifest.target == "executorch":
+    if find_target(manifest.target).native_runner:
         values["EXECUTORCH"] = executorch_release(manifest, "iOS")
         values["PRODUCTS"] = "\n".join(
             f'                .product(name: "{name}", package: "executorch"),' for name in _products(manifest)
@@ -114,7 +108,7 @@ def _products(manifest: Manifest) -> list[str]:
     """Of ExecuTorch's package, in the order that its documentation gives them."""
     left = {name for method in manifest.methods.values() for name in method.fallback_ops}
     quantized = ["kernels_quantized"] if any("quant" in name for name in left) else []
-    return ["executorch", f"backend_{manifest.backend}", "kernels_optimized", *quantized]
+    return [manifest.target, f"backend_{manifest.backend}", "kernels_optimized", *quantized]
 
 
 def _sums(model: PackagedModel) -> dict[str, str]:

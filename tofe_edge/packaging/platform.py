@@ -10,11 +10,14 @@ from typing import Any, Protocol
 
 from tofe_edge.errors import InputError, shown
 from tofe_edge.io.artifact import Manifest
+from tofe_edge.io.targets import runs_on, targets_for
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.provenance import Provenance
 from tofe_edge.packaging.unpack import Unpacked
 
+_PACKAGE = "executorch"
+"""The Python package, whose version is that of the libraries for devices."""
 _RELEASE = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+)(\+[a-z0-9.]+)?", re.ASCII)
 
 
@@ -77,10 +80,10 @@ class Platform:
 def require_executorch(model: PackagedModel, platform: str) -> None:
     """Refuse a model that no ExecuTorch with XNNPACK runs. Raises :class:`InputError`."""
     manifest = model.manifest
-    if (manifest.target, manifest.backend) != ("executorch", "xnnpack"):
+    if not runs_on(manifest, platform.lower()):
         raise InputError(
             f"{model.file_name}: is a model for {manifest.target} with {manifest.backend}, which does not run on {platform}; "
-            f"convert it with --target executorch for a profile of {platform}"
+            f"convert it with --target {', '.join(targets_for(platform.lower()))} for a profile of {platform}"
         )
 
 
@@ -90,7 +93,7 @@ def executorch_release(manifest: Manifest, platform: str) -> str:
     Raises:
         InputError: the manifest does not name a release.
     """
-    stated = manifest.versions.get("executorch", "")
+    stated = manifest.versions.get(_PACKAGE, "")
     release = _RELEASE.fullmatch(stated)
     if release is None:
         raise InputError(

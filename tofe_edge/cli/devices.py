@@ -1,21 +1,20 @@
-"""``tofe-edge profiles``: the shipped device profiles, or every number of one."""
+"""``tofe-edge devices``: the shipped device profiles, or every number of one."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tofe_edge.cli.calibrated import table_facts, threads_of
-from tofe_edge.cli.output import emit, facts, table
+from tofe_edge.cli.output import emit, facts, latency_facts, table, threads
+from tofe_edge.profiles import DeviceProfile, Quantity, load_all, load_profile
 
-if TYPE_CHECKING:
-    from tofe_edge.profiles import DeviceProfile, Quantity
+_DEFAULTS = ("target", "precision", "threads")
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("profiles", help="list the device profiles, or show one")
+    parser: argparse.ArgumentParser = commands.add_parser("devices")
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="a shipped profile or a file: show every number with its provenance"
     )
@@ -24,29 +23,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or one profile."""
-    from tofe_edge.profiles import load_all, load_profile
-
     if args.name:
         profile = load_profile(args.name)
         emit(args.json, asdict(profile), _describe(profile))
         return 0
     loaded = load_all()
     rows = [
-        [
-            p.name,
-            p.title,
-            f"{p.budget.gmacs.value:.2f}",
-            p.defaults.target,
-            p.defaults.precision,
-            str(p.defaults.threads),
-        ]
-        for p in loaded
+        [one.name, one.title, f"{one.budget.gmacs.value:.2f}", *(str(getattr(one.defaults, key)) for key in _DEFAULTS)]
+        for one in loaded
     ]
-    emit(
-        args.json,
-        [asdict(p) for p in loaded],
-        table(rows, ["profile", "device", "GMACs", "target", "precision", "threads"]),
-    )
+    emit(args.json, [asdict(one) for one in loaded], table(rows, ["profile", "device", "GMACs", *_DEFAULTS]))
     return 0
 
 
@@ -77,9 +63,9 @@ def _describe(profile: DeviceProfile) -> str:
     for measured in profile.latency:
         rows += [
             ("", ""),
-            ("latency", f"{measured.backbone}, {measured.precision}, {threads_of(measured)}"),
+            ("latency", f"{measured.backbone}, {measured.precision}, {threads(measured.threads)}"),
             ("", f"[{measured.provenance}: {measured.source}]"),
-            *table_facts(measured),
+            *latency_facts(measured),
         ]
     return facts(rows)
 

@@ -1,4 +1,4 @@
-"""Counts of Core ML programs against the formula of :mod:`tofe_edge.model.macs` and by hand; the forecast's rules one by one."""
+"""Counts of Core ML programs against the formula of :mod:`tofe_edge.model.macs` and by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
 from tofe_edge.model.backbones import Backbone, create_host
 from tofe_edge.model.macs import block_macs, tofe_macs
-from tofe_edge.runtimes.coreml_forecast import RULES, by_operator, by_stage, costs, forecast, in_total, macs_of
+from tofe_edge.runtimes.coreml_counts import by_operator, by_stage, costs, in_total, macs_of
 from tofe_edge.runtimes.coreml_names import function_name
 from tofe_edge.runtimes.etdump import stage_names
 from tofe_edge.runtimes.mil import Feature, Operation, Program, Result, load_program, open_package
@@ -40,14 +40,14 @@ def operation(
 @pytest.fixture(scope="module")
 def by_rank(tiny_model: TinyModel) -> Artifact:
     """Two budgets in half precision, classifying images."""
-    options = ("--elastic", "0.0016", "--deployment-target", "iOS18")
+    options = ("--elastic", "0.0016", "--option", "deployment_target=iOS18")
     return open_artifact(tiny_model("--target", "coreml", "--precision", "fp16", *options))
 
 
 @pytest.fixture(scope="module")
 def by_topk(tiny_model: TinyModel) -> Artifact:
     """One budget in single precision, tensors in and out."""
-    return open_artifact(tiny_model("--target", "coreml", "--io", "tensor", "--selection", "topk"))
+    return open_artifact(tiny_model("--target", "coreml", "--option", "io=tensor", "--selection", "topk"))
 
 
 def programs(artifact: Artifact) -> dict[str, Program]:
@@ -98,22 +98,6 @@ def test_operators_and_stages_add_up_and_weights_are_counted_once(which: str, re
     (stored,) = artifact.path.rglob("weight.bin")
     # Between tensors there are headers and gaps; other budgets store little of their own.
     assert 0.7 * stored.stat().st_size < total.weight_bytes <= stored.stat().st_size
-
-
-def test_ranks_in_half_precision_are_forecast_to_stay(by_rank: Artifact) -> None:
-    for program in programs(by_rank).values():
-        found = costs(program.operations, program.function.inputs)
-        assert [departure.operator for departure in forecast(found, program.function.inputs)] == ["classify"]
-
-
-def test_topk_and_single_precision_are_forecast_to_leave(by_topk: Artifact) -> None:
-    program = programs(by_topk)["forward"]
-    found = costs(program.operations, program.function.inputs)
-    leaving = forecast(found, program.function.inputs)
-    counts = {departure.operator: departure.count for departure in leaving}
-    assert counts["topk"] == counts["gather"] == 3
-    assert sum(departure.macs for departure in leaving) == in_total(found).macs > 0
-    assert all(departure.reason and departure.source for departure in leaving)
 
 
 A, B = {"x": ("a",), "y": ("b",)}, {"x": ("a",), "weight": ("b",)}
@@ -168,50 +152,3 @@ def test_stages_follow_from_what_a_selection_needs_not_from_the_order_of_the_fil
     ]
     assert [cost.stage for cost in costs(chain, [IMAGE])] == [0, 1, 0, 1, 1, 2]
     assert [share.count for share in by_stage(costs(chain[:1]), ["all"])] == [1]
-
-
-HALF, WHOLE = {"x": ("half",)}, {"x": ("whole",)}
-
-
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        (operation("topk", (1, 5), HALF), "planned it on the CPU"),
-        (operation("gather", (1, 5), HALF), "reported"),
-        (operation("gather_along_axis", (1, 5), HALF), "behind topk"),
-        (operation("argsort", (1, 5), HALF), "sorts"),
-        (operation("scatter_nd", (1, 5), HALF), "no such operator"),
-        (operation("one_hot", (1, 5), HALF), "no such operator"),
-        (operation("tile", (1, 5), HALF, reps=[1, 5]), "repeats"),
-        (operation("tile", (1, 5), HALF), "repeats"),
-        (operation("tile", (1, 8), HALF, reps=[1, 4]), None),
-        (operation("add", (1, 5), HALF), None),
-        (operation("add", (1, 5), HALF, dtype="fp32"), "float32"),
-        (operation("greater", (1, 5), {"x": ("image",)}, dtype="bool"), "float32"),
-        (operation("cast", (1, 5), {"x": ("image",)}), None),
-        (operation("cast", (1, 5), HALF, dtype="int32"), "whole numbers"),
-        (operation("reshape", (1, 5), WHOLE), "whole numbers"),
-        (operation("transpose", (1, 2, 3, 4, 5), HALF), "five axes"),
-        (operation("transpose", (1, 2, 3, 4), HALF), None),
-        (operation("quantize", (1, 5), HALF, dtype="int8"), None),
-    ],
-)
-def test_each_rule(given: Operation, why: str | None) -> None:
-    half = operation("relu", (1, 5), {"x": ("half_input",)}, name="half")
-    whole = operation("identity", (1, 5), {"x": ("half_input",)}, name="whole", dtype="int32")
-    # A constant of whole numbers, such as a shape, is no reason.
-    shape = operation("const", (2,), name="shape", dtype="int32")
-    given = Operation(
-        given.type, given.name, {**given.inputs, "shape": ("shape",)}, given.parameters, given.outputs, 0, False
-    )
-    found = costs([shape, half, whole, given], [IMAGE])
-    leaving = [departure for departure in forecast(found, [IMAGE]) if departure.operator == given.type]
-    assert [why is not None and why in departure.reason for departure in leaving] == [True] * (why is not None)
-
-
-def test_one_operation_leaves_for_one_reason_and_every_rule_names_its_source() -> None:
-    found = costs([operation("topk", (1, 2, 3, 4, 5), {"x": ("image",)}, dtype="fp32")], [IMAGE])
-    (departure,) = forecast(found, [IMAGE])
-    assert departure.operator == "topk" and departure.count == 1
-    for rule in RULES:
-        assert rule.reason and rule.source and "\n" not in rule.reason + rule.source

@@ -1,21 +1,20 @@
-"""What a Core ML package computes, and a forecast of what leaves the Neural Engine.
+"""Count what a Core ML package computes: exact, as it follows from the program's shapes.
 
-Counts are exact: they follow from the program's shapes. Placement is a forecast: only Core ML on a device decides, and
-Apple publishes no list. :mod:`tofe_edge.runtimes.coreml_device` asks Core ML itself, on a Mac.
+Where it runs only Core ML decides; :mod:`tofe_edge.runtimes.coreml_device` asks it, on a Mac.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tofe_edge.errors import InputError
 from tofe_edge.runtimes.coreml_names import token_order
-from tofe_edge.runtimes.mil import Feature, Operation, Result
+from tofe_edge.runtimes.mil import Feature, Operation
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Of every value by its name."""
+"""The shape of each value, by its name."""
 
 
 @dataclass(frozen=True)
@@ -46,103 +45,6 @@ class Share:
     weight_bytes: int
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One thing that is reported to keep an operation off the Neural Engine.
-
-    Attributes:
-        applies: whether it does, by the operation and the types of the values that it gets from others.
-        reason: why, in a line.
-        source: who says so, in public.
-    """
-
-    applies: Callable[[Operation, Collection[str]], bool]
-    reason: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Departure:
-    """Operations of one type that are forecast to leave the Neural Engine, for one reason."""
-
-    operator: str
-    count: int
-    macs: int
-    reason: str
-    source: str
-
-
-NO_LIST = "apple/coremltools issue 1780"
-"""Where Apple says that there is no list: placement changes with device, system and the sizes of tensors."""
-
-_PLANS = "roboflow/rf-detr pull request 1495 (MLComputePlan, M3 Pro, macOS 27)"
-_HARDWARE = "sbryngelson/ane-guide, appendix A (M1, M2, M5)"
-_GATHER = "hollance/neural-engine, unsupported layers; apple/coremltools issue 1103"
-_TYPED = "coremltools guide, typed execution; " + _PLANS
-_CLASSIFY = "coremltools reference, MIL operator classify"
-_LAYOUT = "machinelearning.apple.com/research/neural-engine-transformers"
-
-_LACKING = (
-    "gru",
-    "logical_and",
-    "logical_or",
-    "logical_xor",
-    "lstm",
-    "mod",
-    "non_zero",
-    "one_hot",
-    "reduce_prod",
-    "rnn",
-)
-_TILES = (2, 3, 4, 8)
-_MOST_AXES = 4
-
-
-def _named(*types: str) -> Callable[[Operation, Collection[str]], bool]:
-    return lambda operation, given: operation.type in types
-
-
-def _scatters(operation: Operation, given: Collection[str]) -> bool:
-    return operation.type.startswith("scatter")
-
-
-def _tiles_oddly(operation: Operation, given: Collection[str]) -> bool:
-    factors = operation.parameters.get("reps")
-    known = isinstance(factors, list) and all(factor in (1, *_TILES) for factor in factors)
-    return operation.type == "tile" and not known
-
-
-def _in_float32(operation: Operation, given: Collection[str]) -> bool:
-    """Not ``cast``: the way in and out of half precision is one."""
-    types = {*given, *(result.dtype for result in operation.outputs)}
-    return operation.type != "cast" and bool(types & {"fp32", "fp64"})
-
-
-def _in_integers(operation: Operation, given: Collection[str]) -> bool:
-    types = {*given, *(result.dtype for result in operation.outputs)}
-    return bool(types & {"int32", "int64", "uint32", "uint64"})
-
-
-def _has_many_axes(operation: Operation, given: Collection[str]) -> bool:
-    return any(len(result.shape) > _MOST_AXES for result in operation.outputs)
-
-
-RULES: tuple[Rule, ...] = (
-    Rule(_named("topk"), "Core ML planned it on the CPU", _PLANS),
-    Rule(_named("argsort"), "sorts, as topk does; the M1's engine lacks it", _HARDWARE),
-    Rule(_named("gather_along_axis"), "Core ML planned it on the CPU, behind topk", _PLANS),
-    Rule(_named("gather", "gather_nd"), "reported to run on the CPU", _GATHER),
-    Rule(_scatters, "the engine has no such operator", _HARDWARE),
-    Rule(_tiles_oddly, "the engine repeats by 2, 3, 4 and 8 alone", _HARDWARE),
-    Rule(_named(*_LACKING), "the engine has no such operator", _HARDWARE),
-    Rule(_named("classify"), "makes a text and a dictionary, no tensors", _CLASSIFY),
-    Rule(_in_float32, "computes in float32, the engine in float16 alone", _TYPED),
-    Rule(_in_integers, "has whole numbers; Core ML planned what reads topk's on the CPU", _PLANS),
-    Rule(_has_many_axes, "has five axes or more; Apple advises four, (B, C, 1, S)", _LAYOUT),
-)
-"""Of several that apply, the first counts."""
-
-
 def costs(operations: Sequence[Operation], inputs: Iterable[Feature] = ()) -> list[Cost]:
     """What each operation needs, constants left out, in the order of the program.
 
@@ -153,7 +55,8 @@ def costs(operations: Sequence[Operation], inputs: Iterable[Feature] = ()) -> li
     Raises:
         InputError: a product has a shape that is open or not written down.
     """
-    shapes = {value.name: value.shape for value in _values(operations, inputs)}
+    shapes = {value.name: value.shape for value in inputs}
+    shapes |= {result.name: result.shape for operation in operations for result in operation.outputs}
     weights = _first_uses(operations)
     stages = _stages(operations)
     return [
@@ -184,25 +87,6 @@ def by_stage(found: Sequence[Cost], names: Sequence[str]) -> list[Share]:
 def in_total(found: Sequence[Cost]) -> Share:
     """The sum of all."""
     return _share("total", found)
-
-
-def forecast(found: Sequence[Cost], inputs: Iterable[Feature] = ()) -> list[Departure]:
-    """What is forecast to leave the Neural Engine, by operator and reason, in the order of :data:`RULES`.
-
-    Whatever no rule names is taken to stay. Core ML may still run it elsewhere, small models as a whole.
-    """
-    types = {value.name: value.dtype for value in _values([cost.operation for cost in found], inputs)}
-    leaving: dict[tuple[int, str], list[Cost]] = {}
-    for cost in found:
-        given = {types[name] for names in cost.operation.inputs.values() for name in names if name in types}
-        for number, rule in enumerate(RULES):
-            if rule.applies(cost.operation, given):
-                leaving.setdefault((number, cost.operation.type), []).append(cost)
-                break
-    return [
-        Departure(kind, len(those), sum(cost.macs for cost in those), RULES[number].reason, RULES[number].source)
-        for (number, kind), those in sorted(leaving.items(), key=lambda item: item[0])
-    ]
 
 
 def macs_of(operation: Operation, shapes: Shapes) -> int:
@@ -250,10 +134,6 @@ def _fixed(shape: tuple[int, ...] | None, operation: Operation, what: str) -> tu
 
 def _share(name: str, found: Sequence[Cost]) -> Share:
     return Share(name, len(found), sum(cost.macs for cost in found), sum(cost.weight_bytes for cost in found))
-
-
-def _values(operations: Iterable[Operation], inputs: Iterable[Feature]) -> list[Feature | Result]:
-    return [*inputs, *(result for operation in operations for result in operation.outputs)]
 
 
 def _first_uses(operations: Sequence[Operation]) -> dict[str, int]:

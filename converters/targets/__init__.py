@@ -1,0 +1,1 @@
+"""One module per target; :mod:`tofe_edge.io.targets` lists them."""
