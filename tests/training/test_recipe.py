@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tofe_edge.cli import build_parser, main
+from tofe_edge.cli import main, parse
 from tofe_edge.errors import InputError
 from tofe_edge.training.recipe import KEYS, Recipe, read_recipe, shipped_recipes
 
@@ -76,7 +76,7 @@ def test_an_option_of_earlier_versions_is_the_setting_of_that_name_with_a_hint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     old = ["--learning-rate", "1e-3", "--select-before", "1,4,8", "--set", "epochs=2", "--views-dir", "views"]
-    assert build_parser().parse_args([*TRAIN, *old]).settings == [
+    assert parse([*TRAIN, *old]).settings == [
         "learning_rate=1e-3", "select_before=1,4,8", "epochs=2", "views_dir=views",
     ]  # fmt: skip
     assert main([*TRAIN, *old]) == 2
@@ -84,7 +84,7 @@ def test_an_option_of_earlier_versions_is_the_setting_of_that_name_with_a_hint(
     assert hint.endswith("write --set learning_rate=1e-3 --set select_before=1,4,8 --set views_dir=views")
     assert "views_dir is where views are kept" in error
     everything = [word for key in KEYS for word in (f"--{key.replace('_', '-')}", "1")]
-    assert build_parser().parse_args([*TRAIN, *everything]).settings == [f"{key}=1" for key in KEYS]
+    assert parse([*TRAIN, *everything]).settings == [f"{key}=1" for key in KEYS]
 
 
 def test_help_shows_what_a_run_needs_and_lists_the_keys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tofe_edge.cli.options import open_checkpoint, open_profile, positive_float
+from tofe_edge.cli.options import keywords, positive_float
 from tofe_edge.cli.output import emit, facts
-from tofe_edge.training.recipe import KEYS, read_recipe, shipped_recipes
-
-if TYPE_CHECKING:
-    from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.training.recipe import KEYS, shipped_recipes
+from tofe_edge.workflows.train import train
 
 _BACKBONE = "deit_tiny_patch16_224"
 
@@ -23,7 +22,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     keys = ", ".join(key if default is None else f"{key}={default}" for key, default in KEYS.items())
     parser: argparse.ArgumentParser = commands.add_parser(
         "train",
-        help="train ToFe on a dense backbone",
         description="An interrupted run goes on where it was when called again.",
         epilog=f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do.",
     )
@@ -78,27 +76,10 @@ class _AsSetting(argparse.Action):
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, write."""
-    from tofe_edge.training.run import TrainingRequest, train_checkpoint
-
     if args.renamed:
         now = " ".join(f"--set {setting}" for setting in args.renamed)
         print(f"tofe-edge: note: options of earlier versions will go; write {now}", file=sys.stderr)
-    checkpoint = train_checkpoint(
-        TrainingRequest(
-            data=tuple(args.data),
-            out=args.out,
-            target_gmacs=args.target_gmacs,
-            target_ms=args.target_ms,
-            profile=open_profile(args.profile) if args.profile else None,
-            backbone=args.backbone,
-            weights=args.weights,
-            pretrained=args.pretrained,
-            start=open_checkpoint(args.start, None) if args.start else None,
-            validation=args.validation,
-            recipe=read_recipe(args.recipe, args.settings),
-            device=args.device,
-        )
-    )
+    checkpoint = train(args.data, args.out, **keywords(train, args))
     emit(args.json, _to_json(checkpoint), _describe(checkpoint))
     return 0
 
