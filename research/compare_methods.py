@@ -1,7 +1,7 @@
 """ToFe beside other methods and its own ablations: the same backbone, views, steps, optimizer and GMACs.
 
     python -m research.compare_methods --weights deit_tiny.safetensors --data train --validation val --views views \\
-        --methods tofe,evit,tome,random --steps 600 --out benchmarks/results/methods.yaml
+        --methods tofe,evit,tome,random --steps 600 --out research/results/methods.yaml
     python -m research.compare_methods … --methods ablations --checkpoint tofe_deit_tiny_063 --tables
 
 Every method has the dense net's blocks up to the first selection, but for the smaller images, of which all blocks are
@@ -13,7 +13,6 @@ that was interrupted goes on where it was when it is repeated.
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,12 @@ from typing import Any
 import torch
 
 from benchmarks import host
-from benchmarks.runtimes import thread_count
 from research.catalog import METHODS, TOFE, parse_methods
 from research.lab import Lab, compare, compare_checkpoint
-from research.results import Results, Training, open_results, render, row_of, write_results
+from research.results import Training, open_results, render, row_of, write_results
 from research.training import Course
 from research.validation import Validation, open_validation
-from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.errors import InputError
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import create_host
@@ -44,8 +42,8 @@ _PACKAGES = ("torch", "timm", "numpy")
 _SHA256_DIGITS = 16
 
 
-def run(arguments: argparse.Namespace, command: str) -> Results:
-    """Compare the methods asked for; the file is written after each.
+def run(arguments: argparse.Namespace, command: str) -> Path:
+    """Compare the methods asked for; the file is written after each. Returns its path.
 
     Raises:
         InputError: an argument does not fit, data are unfit, or the disk is full.
@@ -53,7 +51,7 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     names = parse_methods(arguments.methods)
     _check(arguments, names)
     config = _config(arguments)
-    torch.set_num_threads(thread_count(arguments.threads))
+    torch.set_num_threads(host.thread_count(arguments.threads))
     stages = parse_stages(arguments.select_before) if arguments.select_before else None
     net = create_host(arguments.backbone, stages=stages)
     net.load_dense(read_tensors(arguments.weights))
@@ -93,7 +91,9 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
         print(f"{name}: {METHODS[name].__name__}", file=sys.stderr)
         compare(lab, name, results, arguments.tables)
         write_results(arguments.out, results, TOFE)
-    return results
+    print(render(results, TOFE), end="\n\n")
+    out: Path = arguments.out
+    return out
 
 
 def _check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
@@ -173,7 +173,7 @@ def _settings(
 
 def _call(command: str) -> dict[str, Any]:
     return {
-        "date": datetime.date.today().isoformat(),
+        "date": host.today(),
         "command": command,
         "threads": torch.get_num_threads(),
         "host": host.facts(),
@@ -222,17 +222,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; 2 for a wrong argument."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser().parse_args(words)
-    try:
-        results = run(arguments, host.command("research.compare_methods", words))
-    except TofeEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(render(results, TOFE))
-    print(f"\nwrote {arguments.out}")
-    return 0
+    """Run the comparison; returns the exit code."""
+    return host.run_benchmark("research.compare_methods", parser(), run, argv)
 
 
 if __name__ == "__main__":

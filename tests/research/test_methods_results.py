@@ -90,5 +90,5 @@ def test_rows_name_their_call(tmp_path: Path) -> None:
 
 def test_a_file_without_calls_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("{date: '2026-01-01', settings: {}, methods: {}, tables: {}}")
-    with pytest.raises(InputError, match=r"is no result of benchmarks\.compare_methods"):
+    with pytest.raises(InputError, match=r"is no result of research\.compare_methods"):
         open_results(tmp_path / "r.yaml", SETTINGS, CALL)
