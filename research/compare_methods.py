@@ -7,7 +7,7 @@
 Every method has the dense net's blocks up to the first selection, but for the smaller images, of which all blocks are
 trained. It learns from prepared views of the dense net: its logits, and the method's own loss. Where selectors are
 learned, that takes the first part of the steps, on masked tokens. The result file is written after every method: a call
-that was interrupted goes on where it was when it is repeated.
+that was interrupted is repeated with the methods that are missing.
 """
 
 from __future__ import annotations
@@ -66,10 +66,9 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     results = open_results(arguments.out, settings, _call(command))
     wanted = view_recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
     views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
-    course = Course(config, arguments.steps, arguments.selecting_share, wanted.samples)
-    lab = Lab(
-        teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, _states(arguments)
-    )
+    course = Course(config, arguments.steps, arguments.selecting_share)
+    logs = arguments.views / f"{arguments.out.stem}-logs"
+    lab = Lab(teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, logs)
     dense = row_of(
         "dense",
         arguments.backbone,
@@ -118,12 +117,6 @@ def _first(views: Views, number: int | None) -> Views:
         views.labels[:number],
         views.unreadable,
     )
-
-
-def _states(arguments: argparse.Namespace) -> Path:
-    states: Path | None = arguments.states
-    views: Path = arguments.views
-    return states or views / f"{arguments.out.stem}-states"
 
 
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
@@ -216,7 +209,6 @@ def parser() -> argparse.ArgumentParser:
     add("--noise-decay-start", type=float, default=1.0, metavar="X", help="as `tofe-edge train` (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
     add("--threads", default="all", metavar="N", help="of the CPU (%(default)s)")
-    add("--states", type=Path, metavar="DIR", help="of training, 60 MB a method (default: in the folder of the views)")
     add("--out", type=Path, required=True, metavar="FILE", help="the result file; rows in it are kept")
     return parser
 
