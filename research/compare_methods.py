@@ -32,7 +32,7 @@ from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import create_host
-from tofe_edge.model.backbones.stages import parse_stages
+from tofe_edge.model.backbones.spec import parse_stages
 from tofe_edge.model.checkpoint import default_classes
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.model.macs import Number, gmacs
-from tofe_edge.training.cost import GmacsCost
 
 _HALVINGS = 40
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tofe_edge.budget.cost import Cost, fit_to_budget
 from tofe_edge.model.tofe import TrainingOutput
-from tofe_edge.training.cost import Cost
-from tofe_edge.training.counts import fit_to_budget
 from tofe_edge.training.noise import gumbel_sampler
 from tofe_edge.training.views import Views
 

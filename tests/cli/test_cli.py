@@ -38,9 +38,7 @@ PARITY_KEYS = (
     "analysis decided_agreement decided_images failures gates images kept_overlap model near_ties passed psnr_db "
     "reference_device snr_db source top1_agreement top1_artifact top1_reference unreadable waiver"
 )
-EVALUATE_KEYS = (
-    "checkpoint device gmacs images mean_kept mean_reused mode top1 top1_interval top5 unreadable wrote"
-)
+EVALUATE_KEYS = "checkpoint device gmacs images mean_kept mean_reused mode top1 top1_interval top5 unreadable wrote"
 CHECKPOINT_KEYS = (
     "accuracy backbone dense_gmacs gmacs name overrides path preprocessing selects_before sha256 token_counts training"
 )
@@ -208,7 +206,8 @@ def test_every_command_has_help_and_the_json_switch(command: str, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    "call", ["", "fly", "run", "run x.pte --what", "profile x.pte --runs 0", "convert --what", "--json select", "-- select"]
+    "call",
+    ["", "fly", "run", "run x.pte --what", "profile x.pte --runs 0", "convert --what", "--json select", "-- select"],
 )
 def test_a_wrong_call_is_exit_code_2_with_usage(call: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

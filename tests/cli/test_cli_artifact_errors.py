@@ -51,7 +51,9 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize(("command", "kind"), zip(cycle(["run", "profile", "parity"]), [*BAD_MODELS, "one bit flipped"]))
+@pytest.mark.parametrize(
+    ("command", "kind"), zip(cycle(["run", "profile", "parity"]), [*BAD_MODELS, "one bit flipped"])
+)
 def test_a_bad_model_is_refused(program: Program, model: Path, command: str, kind: str) -> None:
     spoil, message = BAD_MODELS[kind]
     spoil(model)

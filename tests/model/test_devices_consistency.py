@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tofe_edge.budget.cost import Cost, GmacsCost, LatencyCost
 from tofe_edge.model import masking
 from tofe_edge.model import tofe as tofe_module
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, masks_of
-from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
 from tofe_edge.training.noise import gumbel_sampler
 from tofe_edge.training.teacher import look

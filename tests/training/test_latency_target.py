@@ -13,13 +13,12 @@ from latency_tables import NET, table_for
 from PIL import Image
 from safetensors.torch import save_file
 
+from tofe_edge.budget.cost import LatencyCost, fit_to_budget
 from tofe_edge.budget.latency_model import predict_ms
 from tofe_edge.model.backbones import Host, TokenCounts, create_host
 from tofe_edge.model.checkpoint import read_header
 from tofe_edge.profiles import LatencyTable, Step, with_tables
 from tofe_edge.training import run
-from tofe_edge.training.cost import LatencyCost
-from tofe_edge.training.counts import fit_to_budget
 
 BOARD = (Path(__file__).parents[1] / "profiles" / "my_board.yaml").read_bytes()
 TINY_NET = create_host("deit_tiny_patch16_224", TINY).spec

@@ -19,11 +19,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.cost import GmacsCost
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.trainer import train
 

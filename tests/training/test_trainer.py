@@ -14,13 +14,13 @@ import torch
 from conftest import TINY
 from PIL import Image
 
+from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.macs import tofe_macs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import lessons, trainer
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import GmacsCost
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.trainer import TrainingResult, train
 

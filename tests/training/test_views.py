@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import TINY
 
+from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.tofe import ToFe
@@ -22,7 +23,6 @@ from tofe_edge.training import views as module
 from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import GmacsCost
 from tofe_edge.training.teacher import look
 from tofe_edge.training.trainer import train
 from tofe_edge.training.views import ViewRecipe, Views, prepare_views, recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 from pathlib import Path
+
 from tofe_edge.budget.latency_model import block_ms, fits
 from tofe_edge.cli.pages.convert import ConvertPage, write_page
 from tofe_edge.evaluation.golden import golden_path_of, read_golden

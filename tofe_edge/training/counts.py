@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,14 +14,10 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
-from tofe_edge.model.backbones import Backbone, TokenCounts
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.cost import Cost, GmacsCost
 from tofe_edge.training.noise import gumbel_sampler
 
 _BATCH = 16
-TARGET_TOLERANCE = 0.01
-"""Share of the target by which the cost of the measured counts may miss it before they are scaled."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +28,6 @@ class MeasuredCounts:
     sampled_means: tuple[float, ...]
     """With Gumbel noise at full scale. Far from ``means``: the selectors hover around 0.5."""
     images: int
-
-
-@dataclass(frozen=True)
-class FittedCounts:
-    """Token counts, and the factor that took the measured means to the target (1: they met it)."""
-
-    counts: TokenCounts
-    factor: float
 
 
 def read_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
@@ -73,40 +60,6 @@ def measure_counts(model: ToFe, images: Tensor, seed: int = 0) -> MeasuredCounts
             bar.update(len(stem))
     means, sampled = ((total / len(images)).tolist() for total in (sums, sampled_sums))
     return MeasuredCounts(tuple(means), tuple(sampled), len(images))
-
-
-def fit_counts(means: Sequence[float], backbone: Backbone, target_gmacs: float) -> FittedCounts:
-    """:func:`fit_to_budget` for a budget in GMACs."""
-    return fit_to_budget(means, GmacsCost(backbone, target_gmacs))
-
-
-def fit_to_budget(means: Sequence[float], cost: Cost) -> FittedCounts:
-    """Token counts N^s from mean kept counts: rounded half up into [1, N], and scaled where they miss the target.
-
-    Tokens that then cost nothing come on top.
-
-    The budget loss ends where its pull balances that of the other losses, a few per cent above the target;
-    a device budget is a limit. So where the rounded means miss the target by more than ``TARGET_TOLERANCE``
-    all means are scaled by the one factor that meets it best.
-    """
-    most = cost.backbone.patch_tokens
-
-    def misses(kept: Sequence[int]) -> float:
-        return abs(cost.of_counts(kept) / cost.target - 1)
-
-    plain = _rounded(means, most)
-    if misses(plain) <= TARGET_TOLERANCE:
-        return FittedCounts(TokenCounts(cost.raised(plain)), 1.0)
-    # Many factors round to the same counts; of these the one nearest to 1 stands for all.
-    nearest: dict[tuple[int, ...], float] = {}
-    for factor in sorted(np.linspace(0.25, 4.0, 3751).tolist(), key=lambda factor: abs(factor - 1)):
-        nearest.setdefault(_rounded([factor * mean for mean in means], most), factor)
-    best = min(nearest, key=lambda kept: (misses(kept), abs(nearest[kept] - 1)))
-    return FittedCounts(TokenCounts(cost.raised(best)), nearest[best])
-
-
-def _rounded(means: Sequence[float], patch_tokens: int) -> tuple[int, ...]:
-    return tuple(min(patch_tokens, max(1, math.floor(mean + 0.5))) for mean in means)
 
 
 def _kept(masks: Sequence[Tensor]) -> npt.NDArray[np.float64]:

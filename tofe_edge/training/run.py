@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tofe_edge.budget.cost import Cost, FittedCounts, GmacsCost, LatencyCost, fit_to_budget, latency_cost
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import sample_evenly
@@ -21,8 +22,7 @@ from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, latency_cost
-from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budget, measure_counts, read_images
+from tofe_edge.training.counts import MeasuredCounts, measure_counts, read_images
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
 from tofe_edge.training.thresholds import center_selectors, typical_samples

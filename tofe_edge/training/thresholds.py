@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.io.dataset import Sample, find_samples, is_shard, sample_evenly
 from tofe_edge.io.images import list_images
-from tofe_edge.io.shards import is_shard
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import KEEP, ToFe
 

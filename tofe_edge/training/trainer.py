@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tofe_edge.budget.cost import Cost, fit_to_budget
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.progress import progress_bar
@@ -18,8 +19,7 @@ from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, TrainingOutput
 from tofe_edge.training.batches import TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import Cost
-from tofe_edge.training.counts import fit_to_budget, measure_counts, read_images
+from tofe_edge.training.counts import measure_counts, read_images
 from tofe_edge.training.digests import samples_digest, weights_digest
 from tofe_edge.training.lessons import Lesson, lessons_from_images, lessons_from_views
 from tofe_edge.training.losses import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from tofe_edge.model.backbones.spec import Backbone, TokenCounts
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.profiles.latency import LatencyTable, yaml_lines
 from tofe_edge.profiles.schema import DeviceProfile
+
+TARGET_TOLERANCE = 0.01
+"""Share of the target by which the cost of the measured counts may miss it before they are scaled."""
 
 
 @dataclass(frozen=True)
@@ -232,3 +236,45 @@ def _at(curve: Tensor, count: Tensor) -> Tensor:
     low = count.floor().clamp(0, len(curve) - 2)
     start, end = curve[low.long()], curve[low.long() + 1]
     return start + (count - low) * (end - start)
+
+
+@dataclass(frozen=True)
+class FittedCounts:
+    """Token counts, and the factor that took the measured means to the target (1: they met it)."""
+
+    counts: TokenCounts
+    factor: float
+
+
+def fit_counts(means: Sequence[float], backbone: Backbone, target_gmacs: float) -> FittedCounts:
+    """:func:`fit_to_budget` for a budget in GMACs."""
+    return fit_to_budget(means, GmacsCost(backbone, target_gmacs))
+
+
+def fit_to_budget(means: Sequence[float], cost: Cost) -> FittedCounts:
+    """Token counts N^s from mean kept counts: rounded half up into [1, N], and scaled where they miss the target.
+
+    Tokens that then cost nothing come on top.
+
+    The budget loss ends where its pull balances that of the other losses, a few per cent above the target;
+    a device budget is a limit. So where the rounded means miss the target by more than ``TARGET_TOLERANCE``
+    all means are scaled by the one factor that meets it best.
+    """
+    most = cost.backbone.patch_tokens
+
+    def misses(kept: Sequence[int]) -> float:
+        return abs(cost.of_counts(kept) / cost.target - 1)
+
+    plain = _rounded(means, most)
+    if misses(plain) <= TARGET_TOLERANCE:
+        return FittedCounts(TokenCounts(cost.raised(plain)), 1.0)
+    # Many factors round to the same counts; of these the one nearest to 1 stands for all.
+    nearest: dict[tuple[int, ...], float] = {}
+    for factor in sorted(np.linspace(0.25, 4.0, 3751).tolist(), key=lambda factor: abs(factor - 1)):
+        nearest.setdefault(_rounded([factor * mean for mean in means], most), factor)
+    best = min(nearest, key=lambda kept: (misses(kept), abs(nearest[kept] - 1)))
+    return FittedCounts(TokenCounts(cost.raised(best)), nearest[best])
+
+
+def _rounded(means: Sequence[float], patch_tokens: int) -> tuple[int, ...]:
+    return tuple(min(patch_tokens, max(1, math.floor(mean + 0.5))) for mean in means)
