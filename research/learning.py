@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tofe_edge.budget.cost import Cost, fit_to_budget
 from tofe_edge.model.tofe import TrainingOutput
-from tofe_edge.training.noise import gumbel_sampler
+from tofe_edge.training.schedule import gumbel_sampler
 from tofe_edge.training.views import Views
 
 _VIEWS = 256

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from research.peers.anatomy import (
+from research.anatomy import (
     attend,
     attention_macs,
     block_macs,
@@ -16,9 +16,9 @@ from research.peers.anatomy import (
     run_stage,
     shared_macs,
 )
-from research.peers.budget import geometric
-from research.peers.counted import Counted
-from research.peers.method import Step, taught
+from research.budget import geometric
+from research.counted import Counted
+from research.method import Step, taught
 from tofe_edge.model.backbones import Host
 from tofe_edge.model.macs import Number
 from tofe_edge.model.masking import mask_of, put, rank_order, take
@@ -46,7 +46,7 @@ class IdleViT(Counted):
         return self._run(stem)[0]
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        logits, cuts = self._run(step.lesson.view.stem, with_cuts=True)
+        logits, cuts = self._run(step.batch.view.stem, with_cuts=True)
         return taught(logits, step) | {"cut": _CUT_WEIGHT * torch.stack(cuts).mean()}
 
     def _run(self, stem: Tensor, with_cuts: bool = False) -> tuple[Tensor, list[Tensor]]:

@@ -18,8 +18,7 @@ from tofe_edge.io.preprocessing import Preprocessing, denormalize, normalize
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.training.batches import batches, shuffled
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.lessons import Lesson
-from tofe_edge.training.teacher import TeacherView
+from tofe_edge.training.teacher import TeacherView, TrainingBatch
 from tofe_edge.training.views import ViewRecipe, Views
 
 _BATCH = 32
@@ -87,10 +86,10 @@ def _draw(
     raise InputError(f"{path.parent}: of {number} views only {stored} have a crop that can be drawn again")
 
 
-def lessons_from_crops(
+def batches_from_crops(
     crops: Pixels, views: Views, preprocessing: Preprocessing, config: TrainingConfig, steps: range
-) -> Iterator[Lesson]:
-    """The steps of ``lessons_from_views``, with images in place of tokens.
+) -> Iterator[TrainingBatch]:
+    """The steps of ``batches_from_views``, with images in place of tokens.
 
     Args:
         preprocessing: whose mean and deviation the images are brought to.
@@ -100,4 +99,6 @@ def lessons_from_crops(
         index = np.sort(shuffled(len(views), config.batch_size, step, config.seed))
         images = torch.from_numpy(np.stack([normalize(crop, preprocessing) for crop in crops[index]]))
         logits = torch.from_numpy(views.logits[index].astype(np.float32))
-        yield Lesson(step, TeacherView(nothing, (), logits, nothing), torch.from_numpy(views.labels[index]), images, 0)
+        yield TrainingBatch(
+            step, TeacherView(nothing, (), logits, nothing), torch.from_numpy(views.labels[index]), images, 0
+        )

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from research.peers.method import Method
+from research.method import Method
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.io.preprocessing import Preprocessing, normalize, resize_and_crop
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.teacher import look
+from tofe_edge.training.teacher import teacher_targets
 
 _BATCH = 50
 
@@ -65,7 +65,7 @@ def open_validation(
                     continue
                 read.append(sample)
             if pixels:
-                view = look(teacher, torch.from_numpy(np.stack(pixels)))
+                view = teacher_targets(teacher, torch.from_numpy(np.stack(pixels)))
                 stems.append(view.stem)
                 logits.append(view.logits)
             bar.update(len(batch))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from research.peers.budget import FormulaCost, Shares, counts_buffer, fixed_counts
-from research.peers.method import Method
+from research.budget import FormulaCost, Shares, counts_buffer, fixed_counts
+from research.method import Method
 from tofe_edge.model.macs import Number
 
 

@@ -18,8 +18,8 @@ from tofe_edge.model.backbones.timm_vit import TimmVit
 from tofe_edge.model.macs import gmacs
 from tofe_edge.model.tofe import KEEP, Gumbel
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.lessons import Lesson
 from tofe_edge.training.losses import classification_loss, distillation_loss, guidance_loss
+from tofe_edge.training.teacher import TrainingBatch
 from tofe_edge.training.views import Views
 
 _RATIO_WEIGHT = 2.0
@@ -29,7 +29,7 @@ _RATIO_WEIGHT = 2.0
 class Step:
     """One step of training."""
 
-    lesson: Lesson
+    batch: TrainingBatch
     config: TrainingConfig
     gumbel: Gumbel | None
     """Draws masks; ``None``: tokens are gathered."""
@@ -102,7 +102,7 @@ class Method(nn.Module, ABC):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Weighted parts of the loss of a step."""
-        return taught(self.infer(step.lesson.view.stem), step)
+        return taught(self.infer(step.batch.view.stem), step)
 
     def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
         """Fix what was learned on masked tokens, before tokens are gathered. Nothing where nothing was learned."""
@@ -114,10 +114,10 @@ class Method(nn.Module, ABC):
 
 def taught(logits: Tensor, step: Step) -> dict[str, Tensor]:
     """What every method learns from: the dense model's logits and, where they weigh anything, labels."""
-    config, lesson = step.config, step.lesson
-    parts = {"distillation": config.distillation_weight * distillation_loss(logits, lesson.view.logits)}
+    config, batch = step.config, step.batch
+    parts = {"distillation": config.distillation_weight * distillation_loss(logits, batch.view.logits)}
     if config.cls_weight:
-        parts["classification"] = config.cls_weight * classification_loss(logits, lesson.labels)
+        parts["classification"] = config.cls_weight * classification_loss(logits, batch.labels)
     return parts
 
 

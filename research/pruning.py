@@ -8,12 +8,12 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from research.peers.anatomy import block_macs, ones_beside, run_stage, shared_macs
-from research.peers.budget import geometric
-from research.peers.counted import Counted
-from research.peers.learning import learned_counts
-from research.peers.method import Step, draw_mask, guided, ratio_loss, score_of, taught
-from research.peers.selectors import LearnedSelector, LocalGlobalSelector, MlpSelector, Scene
+from research.anatomy import block_macs, ones_beside, run_stage, shared_macs
+from research.budget import geometric
+from research.counted import Counted
+from research.learning import learned_counts
+from research.method import Step, draw_mask, guided, ratio_loss, score_of, taught
+from research.selectors import LearnedSelector, LocalGlobalSelector, MlpSelector, Scene
 from tofe_edge.model.backbones import Host
 from tofe_edge.model.macs import Number
 from tofe_edge.model.masking import rank_order, take
@@ -39,7 +39,7 @@ class Pruned(NamedTuple):
     """Their positions among all patches."""
 
     def guided(self, importance: Tensor, config: TrainingConfig) -> dict[str, Tensor]:
-        """See :func:`research.peers.method.guided`; importance is ``(B, S, N)``."""
+        """See :func:`research.method.guided`; importance is ``(B, S, N)``."""
         received = [part.gather(1, where) for part, where in zip(importance.unbind(dim=1), self.scored)]
         return guided(self.scores, received, config)
 
@@ -121,7 +121,7 @@ class DynamicViT(Pruning):
     selector = LocalGlobalSelector
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        view = step.lesson.view
+        view = step.batch.view
         if step.gumbel is None:
             pruned = self.gathered_from(view.stem)
             teacher = [take(tokens, index) for tokens, index in zip(view.stages, pruned.kept)]
@@ -155,7 +155,7 @@ class ToFeWithoutReuse(Pruning):
     selector = MlpSelector
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        view, config = step.lesson.view, step.config
+        view, config = step.batch.view, step.config
         if step.gumbel is None:
             pruned = self.gathered_from(view.stem)
             return taught(pruned.logits, step) | pruned.guided(view.importance, config)

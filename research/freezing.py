@@ -8,13 +8,13 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from research.peers.anatomy import block_macs, ones_beside, run_stage, shared_macs
-from research.peers.approximators import Approximator, Bottleneck
-from research.peers.budget import geometric
-from research.peers.counted import Counted
-from research.peers.learning import learned_counts
-from research.peers.method import Step, draw_mask, guided, ratio_loss, score_of, taught
-from research.peers.selectors import LearnedSelector, MlpSelector, Scene, Selector
+from research.anatomy import block_macs, ones_beside, run_stage, shared_macs
+from research.approximators import Approximator, Bottleneck
+from research.budget import geometric
+from research.counted import Counted
+from research.learning import learned_counts
+from research.method import Step, draw_mask, guided, ratio_loss, score_of, taught
+from research.selectors import LearnedSelector, MlpSelector, Scene, Selector
 from tofe_edge.model.backbones import Host, TokenCounts
 from tofe_edge.model.macs import Number, dense_macs, gmacs
 from tofe_edge.model.masking import mask_of, put, rank_order, take
@@ -60,7 +60,7 @@ class Freezing(Counted):
 
     @staticmethod
     def shares(ratio: float, stages: int) -> Sequence[float]:
-        """See :data:`research.peers.budget.Shares`."""
+        """See :data:`research.budget.Shares`."""
         return geometric(ratio, stages)
 
     @classmethod
@@ -131,7 +131,7 @@ class Freezing(Counted):
         return self.gathered_from(stem).inference.logits
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        view, config = step.lesson.view, step.config
+        view, config = step.batch.view, step.config
         if step.gumbel is not None:
             output = self.masked_from(view.stem, step.gumbel)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from research.peers.ablations import (
+from research.ablations import (
     ClassAttentionToFe,
     DepthWiseToFe,
     EqualToFe,
@@ -15,13 +15,13 @@ from research.peers.ablations import (
     RandomToFe,
     TransformerToFe,
 )
-from research.peers.evit import EViT, UntrainedEViT
-from research.peers.freezing import Freezing
-from research.peers.idling import IdleViT
-from research.peers.method import Method
-from research.peers.pruning import DynamicViT, ToFeWithoutReuse
-from research.peers.resolution import LowerResolution, UntrainedLowerResolution
-from research.peers.tome import ToMe, UntrainedToMe, UntrainedToMeEverywhere
+from research.evit import EViT, UntrainedEViT
+from research.freezing import Freezing
+from research.idling import IdleViT
+from research.method import Method
+from research.pruning import DynamicViT, ToFeWithoutReuse
+from research.resolution import LowerResolution, UntrainedLowerResolution
+from research.tome import ToMe, UntrainedToMe, UntrainedToMeEverywhere
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Host
 

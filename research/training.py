@@ -12,23 +12,21 @@ from typing import Any
 
 import torch
 
-from research.peers.method import Method, Step
+from research.method import Method, Step
 from tofe_edge.errors import InputError
 from tofe_edge.io.progress import progress_bar
+from tofe_edge.training.batches import weights_digest
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.digests import weights_digest
-from tofe_edge.training.lessons import Lesson
-from tofe_edge.training.noise import gumbel_sampler, noise_scale
-from tofe_edge.training.optimizer import make_optimizer, set_learning_rates
-from tofe_edge.training.schedule import Schedule
+from tofe_edge.training.schedule import Schedule, gumbel_sampler, make_optimizer, noise_scale, set_learning_rates
 from tofe_edge.training.state import write_state
+from tofe_edge.training.teacher import TrainingBatch
 from tofe_edge.training.views import Views
 
 SAVE_EVERY_SECONDS = 60.0
 _LOG_EVERY_STEPS = 10
 
-Lessons = Callable[[range], Iterator[Lesson]]
-"""Steps to their lessons."""
+TrainingBatches = Callable[[range], Iterator[TrainingBatch]]
+"""Steps to their batches."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Fit:
     """Of training, those before an interruption included."""
 
 
-def fit(method: Method, lessons: Lessons, views: Views, course: Course, out: Path) -> Fit:
+def fit(method: Method, batches: TrainingBatches, views: Views, course: Course, out: Path) -> Fit:
     """Train ``method`` in place; its state is in ``OUT.state``, its log in ``OUT.log.jsonl``.
 
     A run that was interrupted goes on from its last saved state, to where it would have come without.
@@ -109,11 +107,11 @@ def fit(method: Method, lessons: Lessons, views: Views, course: Course, out: Pat
             progress_bar(out.name, total=schedule.steps, initial=begin, unit="step") as bar,
             log_path.open("a") as log,
         ):
-            for lesson in _ahead(lessons(range(begin, schedule.steps))):
-                parts = _step(method, optimizer, lesson, views, config, schedule)
+            for batch in _ahead(batches(range(begin, schedule.steps))):
+                parts = _step(method, optimizer, batch, views, config, schedule)
                 whole = False
                 optimizer.step()
-                done, whole = lesson.step + 1, True
+                done, whole = batch.step + 1, True
                 bar.update(1)
                 if done % _LOG_EVERY_STEPS == 0 or done == schedule.steps:
                     rate = (done - begin) * config.batch_size / (time.monotonic() - begun)
@@ -141,32 +139,32 @@ def optimizer_of(method: Method, config: TrainingConfig) -> torch.optim.Optimize
     return make_optimizer(method, config, type(method).pretrained)
 
 
-def _ahead(lessons: Iterator[Lesson]) -> Iterator[Lesson]:
+def _ahead(batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
     """The same, each fetched while the one before is learned: views that are not in memory wait for the disk."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, lessons, None)
-        while (lesson := coming.result()) is not None:
-            coming = pool.submit(next, lessons, None)
-            yield lesson
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _step(
     method: Method,
     optimizer: torch.optim.Optimizer,
-    lesson: Lesson,
+    batch: TrainingBatch,
     views: Views,
     config: TrainingConfig,
     schedule: Schedule,
 ) -> dict[str, float]:
     """Gradients of one step."""
-    gathers = schedule.gathers(lesson.step)
-    if 0 < schedule.selecting == lesson.step:  # without masked steps counts stay those that it was made with
-        method.settle(views, config, noise_scale(lesson.step - 1, schedule.selecting, config.noise_decay_start))
-    set_learning_rates(optimizer, config, schedule, lesson.step)
-    noise = noise_scale(lesson.step, schedule.selecting, config.noise_decay_start)
-    gumbel = None if gathers else gumbel_sampler(config.seed, lesson.step, noise)
+    gathers = schedule.gathers(batch.step)
+    if 0 < schedule.selecting == batch.step:  # without masked steps counts stay those that it was made with
+        method.settle(views, config, noise_scale(batch.step - 1, schedule.selecting, config.noise_decay_start))
+    set_learning_rates(optimizer, config, schedule, batch.step)
+    noise = noise_scale(batch.step, schedule.selecting, config.noise_decay_start)
+    gumbel = None if gathers else gumbel_sampler(config.seed, batch.step, noise)
     optimizer.zero_grad(set_to_none=True)
-    parts = method.losses(Step(lesson, config, gumbel))
+    parts = method.losses(Step(batch, config, gumbel))
     loss = torch.stack(list(parts.values())).sum()
     loss.backward()
     with_gradient = [parameter for parameter in method.parameters() if parameter.grad is not None]
@@ -174,7 +172,7 @@ def _step(
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise InputError(
             f"training {type(method).__name__}: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at "
-            f"step {lesson.step + 1}; lower --learning-rate or --backbone-learning-rate and use another --out"
+            f"step {batch.step + 1}; lower --learning-rate or --backbone-learning-rate and use another --out"
         )
     return {name: round(float(value.detach()), 4) for name, value in parts.items()}
 

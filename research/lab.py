@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from research.peers.catalog import METHODS
-from research.peers.crops import lessons_from_crops, prepare_crops
-from research.peers.freezing import Freezing
-from research.peers.method import Method
-from research.peers.results import Results, Training, row_of
-from research.peers.tables import accuracy_by_batch, reuse_by_stage
-from research.peers.training import Course, Lessons, fit
-from research.peers.validation import Validation, predict, stems_of
+from research.catalog import METHODS
+from research.crops import batches_from_crops, prepare_crops
+from research.freezing import Freezing
+from research.method import Method
+from research.results import Results, Training, row_of
+from research.tables import accuracy_by_batch, reuse_by_stage
+from research.training import Course, TrainingBatches, fit
+from research.validation import Validation, predict, stems_of
 from tofe_edge.errors import InputError
 from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint
 from tofe_edge.training.batches import TrainingSet
-from tofe_edge.training.lessons import Lesson, lessons_from_views
-from tofe_edge.training.views import ViewRecipe, Views
+from tofe_edge.training.teacher import TrainingBatch
+from tofe_edge.training.views import ViewRecipe, Views, batches_from_views
 
 _CPU = torch.device("cpu")
 
@@ -43,13 +43,13 @@ class Lab:
     target: float
     states: Path
 
-    def lessons(self, method: Method) -> Lessons:
+    def batches(self, method: Method) -> TrainingBatches:
         """From tokens, or from the images of the same crops."""
         config = self.course.config
         if not type(method).from_images:
 
-            def from_views(steps: range) -> Iterator[Lesson]:
-                return lessons_from_views(self.views, config, steps, _CPU)
+            def from_views(steps: range) -> Iterator[TrainingBatch]:
+                return batches_from_views(self.views, config, steps, _CPU)
 
             return from_views
         preprocessing = self.teacher.backbone.preprocessing
@@ -57,8 +57,8 @@ class Lab:
             self.folder, self.data.train, preprocessing, self.recipe, len(self.views), method.image_size
         )
 
-        def from_crops(steps: range) -> Iterator[Lesson]:
-            return lessons_from_crops(crops, self.views, preprocessing, config, steps)
+        def from_crops(steps: range) -> Iterator[TrainingBatch]:
+            return batches_from_crops(crops, self.views, preprocessing, config, steps)
 
         return from_crops
 
@@ -73,7 +73,7 @@ def compare(lab: Lab, name: str, results: Results, with_tables: bool) -> None:
     method = METHODS[name](lab.teacher.backbone, lab.target)
     training = Training("no")
     if method.trained:
-        done = fit(method, lab.lessons(method), lab.views, lab.course, lab.states / name)
+        done = fit(method, lab.batches(method), lab.views, lab.course, lab.states / name)
         training = Training("yes", done.steps, done.images, done.seconds)
     _add(lab, name, method, training, None, results)
     if with_tables and isinstance(method, Freezing):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from research.peers.anatomy import class_attention, class_attention_macs
+from research.anatomy import class_attention, class_attention_macs
 from tofe_edge.model.backbones import Backbone
 from tofe_edge.model.backbones.timm_vit import TimmVit
 from tofe_edge.model.macs import Number, selector_macs

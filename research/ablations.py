@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from research.peers.approximators import DepthWise, Identity, TransformerBlock
-from research.peers.budget import equal
-from research.peers.freezing import Freezing
-from research.peers.selectors import ClassAttentionSelector, LocalGlobalSelector, RandomSelector
+from research.approximators import DepthWise, Identity, TransformerBlock
+from research.budget import equal
+from research.freezing import Freezing
+from research.selectors import ClassAttentionSelector, LocalGlobalSelector, RandomSelector
 from tofe_edge.errors import InputError
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from research.peers.method import Method, Step, taught
+from research.method import Method, Step, taught
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Host
 from tofe_edge.model.macs import dense_macs, gmacs
@@ -35,8 +35,8 @@ class LowerResolution(Method):
         return self.backbone.logits(tokens)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        assert step.lesson.images is not None
-        return taught(self.infer_images(step.lesson.images), step)
+        assert step.batch.images is not None
+        return taught(self.infer_images(step.batch.images), step)
 
     def macs(self) -> int:
         return dense_macs(self.spec)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from research.peers.freezing import Freezing
+from research.freezing import Freezing
 from tofe_edge.evaluation.statistics import Interval, top_k_accuracy
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.macs import gmacs

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from research.peers.anatomy import attend, attention_macs, block_macs, feed_forward, feed_forward_macs, shared_macs
-from research.peers.budget import solve
-from research.peers.method import Method
+from research.anatomy import attend, attention_macs, block_macs, feed_forward, feed_forward_macs, shared_macs
+from research.budget import solve
+from research.method import Method
 from tofe_edge.model.backbones import Backbone, Host
 from tofe_edge.model.macs import gmacs
 from tofe_edge.model.masking import rank_order, take
