@@ -21,8 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contenders.contender import Built, Pixels, Recipe, Run, Subject
-from benchmarks.plain_graph import PlainToFe
+from benchmarks.contenders.contender import Built, Pixels, PlainToFe, Recipe, Run, Subject
 from tofe_edge.io.quiet import quiet
 
 _INPUT = "image"
