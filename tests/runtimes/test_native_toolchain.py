@@ -12,7 +12,7 @@ from native_builds import HEADERS, Built, full_runner, require
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.packaging.android_model import MIN_SDK
+from tofe_edge.packaging.android import MIN_SDK
 from tofe_edge.runtimes.native_build import SOURCES, build
 from tofe_edge.runtimes.native_runner import WRONG_CALL
 from tofe_edge.runtimes.native_toolchain import AARCH64_EXECUTORCH, aarch64_emulator, aarch64_toolchain, host_toolchain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,10 +13,9 @@ from conftest import fine_or_refused
 from elf_files import elf
 from hypothesis import given
 from hypothesis import strategies as st
-from packaged_models import need
 
 from tofe_edge.errors import InputError
-from tofe_edge.packaging.linux_elf import Elf, read_elf
+from tofe_edge.runtimes.elf import Elf, read_elf
 
 NAMES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=":"), min_size=1, max_size=12)
 PLAIN = elf("aarch64", ["liba.so", "libc.so.6"], "$ORIGIN/lib", ["GLIBC_2.17", "GLIBC_2.34"])
@@ -32,8 +32,8 @@ def test_what_was_written_is_read(
     arch: str, needed: list[str], search: list[str], versions: list[tuple[int, int]], tag: int
 ) -> None:
     texts = [f"GLIBC_{major}.{minor}" for major, minor in versions]
-    data = elf(arch, needed, ":".join(search), [*texts, "GLIBC_PRIVATE", "CXXABI_1.3"], tag)
-    assert read_elf(data, "x") == Elf(arch, tuple(needed), tuple(search), max(versions, default=(0, 0)))
+    data = elf(arch, needed, ":".join(search), [*texts, "GLIBC_PRIVATE", "CXXABI_1.3"], tag, "/lib/ld.so")
+    assert read_elf(data, "x") == Elf(arch, "/lib/ld.so", tuple(needed), tuple(search), max(versions, default=(0, 0)))
 
 
 def test_versions_are_numbers() -> None:
@@ -41,11 +41,13 @@ def test_versions_are_numbers() -> None:
 
 
 def test_other_machines_are_named() -> None:
-    assert read_elf(elf("riscv64"), "x") == Elf("machine 0xf3", (), (), (0, 0))
+    assert read_elf(elf("riscv64"), "x") == Elf("machine EM_RISCV", "", (), (), (0, 0))
 
 
 def test_a_real_program_is_read_as_readelf_reads_it() -> None:
-    readelf = need("readelf", "apt-get install binutils")
+    readelf = shutil.which("readelf")
+    if readelf is None:
+        pytest.skip("needs readelf: apt-get install binutils")
     program = Path(sys.executable).resolve()
     try:
         found = read_elf(program.read_bytes(), "x")
@@ -62,7 +64,7 @@ def test_a_real_program_is_read_as_readelf_reads_it() -> None:
     "data", [b"", b"\x7fELF", b"\x7fELF\x01\x01" + bytes(90), b"\x7fELF\x02\x02" + bytes(90), b"MZ"]
 )
 def test_what_is_no_64_bit_elf_file_is_refused(data: bytes) -> None:
-    with pytest.raises(InputError, match=r"^lib/x: is no 64-bit program"):
+    with pytest.raises(InputError, match=r"^lib/x: is not a 64-bit program"):
         read_elf(data, "lib/x")
 
 
@@ -80,21 +82,26 @@ def test_damage_raises_nothing_else(position: int, patch: bytes) -> None:
     fine_or_refused(lambda: read_elf(data, "x"), Path("x"))
 
 
-def test_a_forged_file_does_not_take_long() -> None:
-    data = bytearray(elf("x86_64", versions=["GLIBC_2.34"]))
-    data[56:58] = b"\xff\xff"
-    with pytest.raises(InputError, match="too many segments"):
-        read_elf(bytes(data), "x")
-    data = bytearray(elf("x86_64", versions=["GLIBC_2.34"]))
+@pytest.mark.parametrize(
+    ("at", "patch"),
+    [
+        (56, b"\xff\xff"),  # segments
+        (60, b"\xff\xff"),  # sections
+        (60, b"\0\0"),  # as many sections as the first one says
+    ],
+)
+def test_a_forged_file_does_not_take_long(at: int, patch: bytes) -> None:
+    data = elf("x86_64", versions=["GLIBC_2.34"])
+    with pytest.raises(InputError, match="too many segments or sections"):
+        read_elf(data[:at] + patch + data[at + 2 :], "x")
+
+
+def test_forged_tables_do_not_take_long() -> None:
+    data = elf("x86_64", versions=["GLIBC_2.34"])
     # 65535 versions, each of which is the first one again.
-    data[-30:-28] = b"\xff\xff"
+    at = data.index(struct.pack("<HHI", 1, 1, 1)) + 2
     with pytest.raises(InputError, match="too many versions"):
-        read_elf(bytes(data), "x")
-    data = bytearray(elf("x86_64", versions=["GLIBC_2.34"]))
-    at = data.index(struct.pack("<qQ", 0x6FFFFFFF, 1))
-    data[at : at + 16] = struct.pack("<qQ", 0x6FFFFFFF, 1 << 60)
-    with pytest.raises(InputError, match="versions of too many libraries"):
-        read_elf(bytes(data), "x")
+        read_elf(data[:at] + b"\xff\xff" + data[at + 2 :], "x")
     with pytest.raises(InputError, match="dynamic section has no end"):
         read_elf(elf("x86_64", ["a"] * 5000), "x")
     with pytest.raises(InputError, match="headers are damaged"):

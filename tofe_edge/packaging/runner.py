@@ -1,4 +1,4 @@
-"""The native runner for ``tofe-edge package --platform linux``: what goes into a bundle, and what runs one here."""
+"""The native runner of a Linux bundle: building it, and running the one in a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -8,39 +8,42 @@ import platform
 import signal
 import subprocess
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.evaluation.golden import golden_path_of
+from tofe_edge.io.artifact import Artifact, Manifest
+from tofe_edge.io.progress import progress_bar
+from tofe_edge.packaging.bundle import BundleFile
+from tofe_edge.runtimes.devices.deploy import cached_runner
+from tofe_edge.runtimes.native_self_test import MethodVerdict, self_test_alone
+from tofe_edge.runtimes.native_toolchain import Target, aarch64_emulator
 
-if TYPE_CHECKING:
-    from tofe_edge.io.artifact import Artifact, Manifest
-    from tofe_edge.packaging.bundle import BundleFile
-    from tofe_edge.runtimes.native_self_test import MethodVerdict
-
+_PACKAGE = "executorch"
+RUNNER = "tofe_runner"
+HEADER = "include/tofe.h"
 _HEADERS = "apt-get install nlohmann-json3-dev libstb-dev"
 _START_SECONDS = 60.0
 
 
-def runner_files(arch: str, given: Path | None, manifest: Manifest) -> dict[str, BundleFile]:
-    """The runner, its libraries and the header of ``libtofe``, by their names in a bundle.
+def runner_files(arch: str, build: Path | None, manifest: Manifest) -> dict[str, BundleFile]:
+    """Return the runner, its libraries and the header of ``libtofe``, by their names in a bundle.
 
     Args:
-        given: the user's own build; ``None``: built here, or taken from the cache of such builds.
+        build: folder of the user's own build; ``None``: built on this machine, or taken from the cache of such builds.
 
     Raises:
-        InputError: there is none in ``given``, or none can be built here; with what to install.
+        InputError: ``build`` has no runner, or it cannot be built here; with what to install.
         DeviceError: the compiler fails.
     """
-    from tofe_edge.packaging.bundle import BundleFile
-    from tofe_edge.packaging.linux_programs import HEADER, RUNNER
-
-    folder = _built(arch, manifest) if given is None else given
+    folder = _built(arch, manifest) if build is None else build
     if not (folder / RUNNER).is_file():
         raise InputError(f"--runner {folder}: has no {RUNNER}; docs/native.md says how to build one")
     header = folder / "tofe.h"
     if not header.is_file():
-        hint = "build it again" if given is not None else f"remove {folder} and run the command again"
+        hint = "build it again" if build is not None else f"remove {folder} and run the command again"
         raise InputError(f"{folder}: the runner was built without libtofe; `{_HEADERS}`, then {hint}")
     libraries = sorted(one for one in (folder / "lib").glob("*") if one.is_file())
     try:
@@ -55,7 +58,7 @@ def runner_files(arch: str, given: Path | None, manifest: Manifest) -> dict[str,
 
 @dataclass(frozen=True)
 class NativeReplay:
-    """What a runner found of one method of its bundle."""
+    """The verdict of a runner on one method of its bundle."""
 
     verdict: MethodVerdict
 
@@ -66,17 +69,17 @@ class NativeReplay:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What was not reached, in words."""
+        """The gates that were not reached, in words."""
         return self.verdict.failures
 
     @property
     def snr_db(self) -> float:
-        """Of the logits; infinite where they are the same to the bit."""
+        """SNR of the logits; infinite if they are the same to the bit."""
         ratio = self.verdict.snr_db
         return ratio if ratio is not None else math.inf if self.verdict.passed else -math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Its figures."""
+        """Return all figures."""
         return asdict(self.verdict)
 
 
@@ -87,9 +90,6 @@ def runner_test(runner: Path, artifact: Artifact, arch: str) -> dict[str, Native
         DeviceError: it cannot run here; with what to install.
         InputError: it runs, and refuses or crashes.
     """
-    from tofe_edge.evaluation.golden import golden_path_of
-    from tofe_edge.runtimes.native_self_test import self_test_alone
-
     prefix = _emulator(arch)
     _start(runner, prefix)
     try:
@@ -113,7 +113,7 @@ def _start(runner: Path, prefix: tuple[str, ...]) -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         if getattr(error, "errno", None) == errno.ENOEXEC:
-            raise InputError(f"{runner.name} is no program ({error})") from error
+            raise InputError(f"{runner.name} is not a program ({error})") from error
         raise DeviceError(f"{runner.name} cannot be started here ({error})") from error
     if done.returncode < 0 and done.returncode != -signal.SIGILL:
         raise InputError(f"{runner.name} crashes when it is started (signal {-done.returncode})")
@@ -123,9 +123,7 @@ def _start(runner: Path, prefix: tuple[str, ...]) -> None:
 
 
 def _emulator(arch: str) -> tuple[str, ...]:
-    """The command prefix that runs Linux programs of an architecture here; empty for this machine's own."""
-    from tofe_edge.runtimes.native_toolchain import aarch64_emulator
-
+    """Return the command prefix that runs Linux programs of an architecture here; empty for this machine's own."""
     if platform.system() != "Linux":
         raise DeviceError(f"programs for Linux do not run on {platform.system()}; check the bundle on a Linux machine")
     if arch == _machine():
@@ -139,13 +137,7 @@ def _emulator(arch: str) -> tuple[str, ...]:
 
 
 def _built(arch: str, manifest: Manifest) -> Path:
-    from importlib import metadata
-
-    from tofe_edge.io.progress import progress_bar
-    from tofe_edge.runtimes.devices.deploy import cached_runner
-    from tofe_edge.runtimes.native_toolchain import Target
-
-    installed, made = metadata.version("executorch"), manifest.versions.get("executorch", "")
+    installed, made = metadata.version(_PACKAGE), manifest.versions.get(_PACKAGE, "")
     if made.split("+")[0] != installed.split("+")[0]:
         raise InputError(
             f"{manifest.artifact}: was made with executorch {made or 'of an unknown version'}, but {installed} is installed, "
