@@ -8,11 +8,10 @@ from importlib import metadata
 from typing import Any
 
 from tofe_edge import __version__
-from tofe_edge.converters.attribution import LayerNoise, layer_noise_of
 from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
 from tofe_edge.converters.request import Build, ConvertRequest
 from tofe_edge.converters.selection import select_by_rank, select_by_topk
-from tofe_edge.converters.sensitivity import MixedPlan, choose_layers, measure_cost
+from tofe_edge.converters.sensitivity import LayerNoise, MixedPlan, choose_layers, layer_noise_of, measure_cost
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD, Manifest, Method
