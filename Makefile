@@ -25,6 +25,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # One process a core, one thread a process: threads of several processes on the same cores wait for each other.
 test: lint

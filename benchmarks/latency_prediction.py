@@ -35,7 +35,7 @@ from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.zoo import find_checkpoint
 from tofe_edge.profiles import LatencyTable
 from tofe_edge.runtimes.bench import HostBench
-from tofe_edge.runtimes.calibration import UNDISTURBED_PERCENT, Calibrated, Plan, calibrate, turns
+from tofe_edge.runtimes.calibration import UNDISTURBED_PERCENT, Calibrated, Plan, time_parts, turns
 
 PRECISIONS = ("int8", "fp32")
 TRIPLES = 10
@@ -126,7 +126,7 @@ def predict_and_measure(
         return None
     plan, bench = Plan(arguments.rounds, arguments.runs, THREADS), HostBench()
     with covering_bar(f"measuring {precision}", total=plan.rounds * len(turns(programs))) as bar:
-        measured = calibrate(bench, programs, plan, bar)
+        measured = time_parts(bench, programs, plan, bar)
     own = {part: measured.ms[part] for part in parts}
     table = to_table(own, backbone, precision=precision, threads=THREADS, source="this measurement")
     rows = compare(table, measured, unseen, backbone)

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from tofe_edge import __version__
+from tofe_edge.budget.cost import fit_counts
 from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
 from tofe_edge.converters.request import Build, ConvertRequest
 from tofe_edge.converters.selection import select_by_rank, select_by_topk
@@ -21,7 +22,6 @@ from tofe_edge.model.backbones import Backbone, TokenCounts
 from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.resolution import at_image_size
-from tofe_edge.training.counts import fit_counts
 
 _BUDGET_TOLERANCE = 0.05
 """Share by which a further budget may be missed: counts are whole tokens, and kept in the checkpoint's proportions."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tofe_edge.converters.quantize import Int8Plan, Statistics, int8_layer, layers_of, quantize
 from tofe_edge.converters.static_graph import StaticToFe
 from tofe_edge.evaluation.parity import kept_overlap, snr_db, snr_of_powers
-from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.io.progress import progress_bar
 
 MAX_ACCURACY_DROP = 0.5

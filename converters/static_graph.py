@@ -3,7 +3,7 @@
 Spatial order is not needed once the position embedding is added: attention, per-token MLPs, a CLS head and
 a max-pooled head do not depend on token order. So the graph never rearranges: it concatenates
 [prefix, kept, frozen + Approx(frozen)] and selects again. Where tokens ended up is returned as the index
-tensor of each selection, at no cost; :func:`tofe_edge.evaluation.selections.compose_selections` turns those into image
+tensor of each selection, at no cost; :func:`tofe_edge.evaluation.prediction.compose_selections` turns those into image
 positions.
 """
 

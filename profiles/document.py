@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from tofe_edge.profiles.errors import ProfileError, did_you_mean, shown
+from tofe_edge.errors import InputError, did_you_mean, shown
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DEPTH = 16
@@ -23,6 +23,16 @@ _TAG_PREFIX = "tag:yaml.org,2002:"
 # Plain decimals only: YAML 1.1 also reads 010 as 8 and 1:30 as 90, which nobody means in a profile.
 _DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
+
+
+class ProfileError(InputError):
+    """A profile name, or a profile file, is wrong.
+
+    ``str(error)`` is one printable line: where (file, line, dotted key), what is wrong, and what to try.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
 
 
 @dataclass(frozen=True)
@@ -202,3 +212,11 @@ def _kind(node: yaml.Node) -> str:
     tag = node.tag.removeprefix(_TAG_PREFIX)
     words = {"int": "the number", "float": "the number", "bool": "the boolean", "str": "the text"}
     return f"{words.get(tag, 'the value')} {shown(value)}"
+
+
+def _one_line(message: str) -> str:
+    """``message`` with line breaks and other unprintable characters escaped (file names may hold any)."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in message
+    )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tofe_edge.errors import shown
 from tofe_edge.io.targets import find_target, target_names
 from tofe_edge.profiles.document import Field
-from tofe_edge.profiles.errors import shown
 from tofe_edge.profiles.latency import LatencyTable, read_tables
 
 SCHEMA_VERSION = 1

@@ -23,16 +23,16 @@ import torch
 
 from benchmarks import host
 from benchmarks.runtimes import thread_count
-from research.peers.catalog import METHODS, TOFE, parse_methods
-from research.peers.lab import Lab, compare, compare_checkpoint
-from research.peers.results import Results, Training, open_results, render, row_of, write_results
-from research.peers.training import Course
-from research.peers.validation import Validation, open_validation
+from research.catalog import METHODS, TOFE, parse_methods
+from research.lab import Lab, compare, compare_checkpoint
+from research.results import Results, Training, open_results, render, row_of, write_results
+from research.training import Course
+from research.validation import Validation, open_validation
 from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import create_host
-from tofe_edge.model.backbones.stages import parse_stages
+from tofe_edge.model.backbones.spec import parse_stages
 from tofe_edge.model.checkpoint import default_classes
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.evaluation.prediction import Prediction
-from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.evaluation.prediction import Prediction, compose_selections
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.preprocessing import denormalize
 from tofe_edge.io.quiet import quiet

@@ -15,6 +15,11 @@ from tofe_edge.io.progress import progress_bar
 WARM_UP_RUNS = 10
 
 
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """Return the nearest-rank percentile: a value that was measured, not one between two."""
+    return float(np.percentile(samples, percent, method="inverted_cdf"))
+
+
 @dataclass(frozen=True)
 class Latency:
     """Wall times of single runs in milliseconds, and the CPU time a run took on average."""
@@ -22,11 +27,11 @@ class Latency:
     samples_ms: tuple[float, ...]
     cpu_ms: float
     started_s: tuple[float, ...] = ()
-    """When each run began, seconds after the first did; empty where nobody noted it."""
+    """When each run began, seconds after the first did; empty if nobody noted it."""
 
     def percentile(self, percent: float) -> float:
-        """The nearest-rank percentile: a value that was measured, not one between two."""
-        return float(np.percentile(self.samples_ms, percent, method="inverted_cdf"))
+        """The nearest-rank percentile of the samples."""
+        return percentile(self.samples_ms, percent)
 
     def to_json(self) -> dict[str, float]:
         """``p50``, ``p90``, ``p99`` and ``min``."""

@@ -17,8 +17,7 @@ import numpy.typing as npt
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.evaluation.golden import GoldenSet, replay
 from tofe_edge.evaluation.parity import Parity
-from tofe_edge.evaluation.prediction import Prediction
-from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.evaluation.prediction import Prediction, compose_selections
 from tofe_edge.io.artifact import Artifact, Method
 from tofe_edge.io.targets import target_of
 from tofe_edge.runtimes.native_runner import ONE_RUN, SELF_TEST_FAILED, as_argument, failure, run

@@ -6,6 +6,12 @@ Each class carries the process exit code of the command line. Anything that is n
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+_MAX_SHOWN = 60
+_MAX_COMPARED = 64
+
 
 class TofeEdgeError(Exception):
     """Base class. ``str(error)`` is the one line shown to the user."""
@@ -29,6 +35,19 @@ class DeviceError(TofeEdgeError):
     """A device or an inference runtime failed while running a valid model (exit code 3)."""
 
     exit_code = 3
+
+
+def shown(text: object) -> str:
+    """Text of unknown origin as one short, quoted line for a message."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}..."
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the allowed word nearest to ``word``, or an empty string when none is near."""
+    # Comparing is quadratic in the length, and the word may be a megabyte of somebody's file.
+    nearest = difflib.get_close_matches(word[:_MAX_COMPARED], list(allowed), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def require(condition: bool, message: str) -> None:

@@ -16,7 +16,7 @@ from benchmarks.host import processor, usable_cores, version, versions
 from benchmarks.result_file import read_results
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts, create_host
-from tofe_edge.model.backbones.stages import default_stages
+from tofe_edge.model.backbones.spec import default_stages
 from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe

@@ -19,7 +19,7 @@ from tofe_edge.profiles import load_profile, with_tables
 from tofe_edge.runtimes.bench import HostBench
 from tofe_edge.runtimes.timing import Timing, TimingRequest
 
-BOARD = (Path(__file__).parent / "profiles" / "my_board.yaml").read_text()
+BOARD = (Path(__file__).parents[1] / "profiles" / "my_board.yaml").read_text()
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_profile_gets_its_table_and_keeps_its_text(
     assert document["tables"][0]["block"] == [list(point) for point in table.block]
     assert (table.precision, table.threads, table.tofe[0].kept) == ("fp32", 1, (9, 5, 3))
     assert "host, " in table.source
-    assert "40 runs a part: the 2nd percentile, the median is" in table.source
+    assert "40 runs per part: p2, the median is" in table.source
     assert board.read_text().startswith(before)
     assert [path.name for path in board.parent.iterdir()] == ["board.yaml"]
     # A further precision is added to it.
@@ -107,7 +107,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("tofe_edge.runtimes.bench.HostBench", Instant)
     monkeypatch.setattr(
-        "tofe_edge.converters.probes.build_probes",
+        "tofe_edge.workflows.calibrate.build_probes",
         lambda model, parts, precision: [ProbeProgram(tuple(parts), b"program")],
     )
 

@@ -322,4 +322,6 @@ def test_a_malformed_further_method_is_refused(tmp_path: Path, tiny_checkpoint: 
     document = {**manifest(model), "further_methods": [{"name": "forward_1"}]}
     manifest_path_of(model).write_text(json.dumps(document))
     line = fails("profile", model)
-    assert line.endswith("model.json: manifest key 'further_methods' is malformed; convert the model again")
+    assert line.endswith(
+        "model.json: manifest key 'further_methods[0].token_counts' is missing; convert the model again"
+    )

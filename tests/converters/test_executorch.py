@@ -18,7 +18,7 @@ from tofe_edge.converters.executorch import lower
 from tofe_edge.converters.quantize import layers_of, plan_int8, quantize
 from tofe_edge.converters.static_graph import build_static_graph
 from tofe_edge.evaluation.parity import kept_overlap, snr_db
-from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 IMAGES = 8

@@ -85,5 +85,5 @@ def test_a_manifest_has_the_key_where_it_is_true(tiny_checkpoint: Checkpoint) ->
 
 @pytest.mark.parametrize("value", [None, 1, "yes", []], ids=str)
 def test_anything_but_true_or_false_is_refused(tiny_checkpoint: Checkpoint, value: object) -> None:
-    with pytest.raises(InputError, match="manifest key 'reproducible' is not true or false"):
+    with pytest.raises(InputError, match="manifest key 'reproducible' has the wrong type"):
         edited(tiny_checkpoint, lambda document: document.update(reproducible=value))

@@ -14,7 +14,7 @@ from tofe_edge.converters.layers import LinearStem, StaticBlock
 from tofe_edge.converters.selection import Select, select_by_rank, select_by_topk
 from tofe_edge.converters.static_graph import StaticApproximator, StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.model.backbones import Host, TokenCounts
 from tofe_edge.model.tofe import ToFe
 

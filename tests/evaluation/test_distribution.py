@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofe_edge.evaluation.distribution import PERCENTILES, distributions
+from tofe_edge.evaluation.usage import PERCENTILES, distributions
 
 images = st.integers(1, 4).flatmap(
     lambda stages: st.lists(st.tuples(*[st.integers(1, 196)] * stages), min_size=1, max_size=60)

@@ -10,8 +10,8 @@ from conftest import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tofe_edge.evaluation.evaluate import Predicted
 from tofe_edge.evaluation.image_tokens import UNLABELLED, Extremes, trace
-from tofe_edge.evaluation.predicting import Predicted
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Mode, Reference, load_reference
 from tofe_edge.evaluation.usage import reused_counts

@@ -9,7 +9,7 @@ from conftest import TinyToFe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.model.backbones import TokenCounts
 
 

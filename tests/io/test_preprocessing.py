@@ -216,16 +216,16 @@ def test_json_values_are_checked(key: str, value: object) -> None:
 def test_json_missing_key(key: str) -> None:
     content = SPEC.to_json()
     del content[key]
-    with pytest.raises(InputError, match=f"key {key} is missing"):
+    with pytest.raises(InputError, match=f"^preprocessing: key '{key}' is missing"):
         Preprocessing.from_json(content)
 
 
 def test_json_shape() -> None:
-    with pytest.raises(InputError, match="key crop_mode is not known"):
+    # An option that this version does not know would be an option silently not applied.
+    with pytest.raises(InputError, match="key 'crop_mode' is unknown"):
         Preprocessing.from_json({**SPEC.to_json(), "crop_mode": "squash"})
-    others: list[Any] = [None, [], "x", 3]
-    for content in others:
-        with pytest.raises(InputError, match="not a JSON object"):
+    for content in (None, [], "x", 3):
+        with pytest.raises(InputError, match="the document has the wrong type"):
             Preprocessing.from_json(content)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Host, create_host
-from tofe_edge.model.backbones.stages import check_stages, default_stages, parse_stages
+from tofe_edge.model.backbones.spec import check_stages, default_stages, parse_stages
 
 DEIT = "deit_tiny_patch16_224"
 

@@ -19,11 +19,10 @@ from tofe_edge.cli.pages.evaluation import EvaluationPage
 from tofe_edge.cli.pages.heat import heat_colours
 from tofe_edge.cli.pages.tokens import TokensPage
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.distribution import distributions
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.evaluation.prediction import RankedClass
-from tofe_edge.evaluation.usage import MeanUsage
+from tofe_edge.evaluation.usage import MeanUsage, distributions
 
 WIDTHS = (390, 1280)
 

@@ -16,11 +16,11 @@ from peer_nets import TARGET, tiny_images, tiny_teacher
 from safetensors.torch import save_file
 
 from research import compare_methods
-from research.peers import lab as lab_module
-from research.peers.crops import prepare_crops
-from research.peers.freezing import Freezing
-from research.peers.tables import accuracy_by_batch, reuse_by_stage
-from research.peers.training import Fit, fit
+from research import lab as lab_module
+from research.crops import prepare_crops
+from research.freezing import Freezing
+from research.tables import accuracy_by_batch, reuse_by_stage
+from research.training import Fit, fit
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import normalize
 from tofe_edge.model.backbones import TokenCounts, create_host

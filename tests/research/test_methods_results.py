@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.peers.results import Results, Training, open_results, packed, render, row_of, unpacked, write_results
+from research.results import Results, Training, open_results, packed, render, row_of, unpacked, write_results
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.statistics import bootstrap_difference, mcnemar
 

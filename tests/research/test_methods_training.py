@@ -12,14 +12,15 @@ import torch
 from conftest import TINY, make_tiny_tofe
 from peer_nets import CONFIG, TARGET, tiny_teacher, tiny_views
 
-from research.peers import training
-from research.peers.catalog import METHODS
-from research.peers.freezing import Freezing
-from research.peers.method import Method, Step
-from research.peers.training import Course, Fit, fit
+from research import training
+from research.catalog import METHODS
+from research.freezing import Freezing
+from research.method import Method, Step
+from research.training import Course, Fit, fit
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Host, create_host
-from tofe_edge.training.lessons import Lesson, lessons_from_views
+from tofe_edge.training.teacher import TrainingBatch
+from tofe_edge.training.views import batches_from_views
 
 CPU = torch.device("cpu")
 COURSE = Course(CONFIG, steps=6, selecting_share=0.5, samples="of noise")
@@ -30,15 +31,15 @@ def trained(name: str, out: Path, stop: int | None = None, course: Course = COUR
     torch.manual_seed(0)
     method, views = METHODS[name](tiny_teacher().backbone, TARGET), tiny_views(tiny_teacher())
 
-    def lessons(steps: range) -> Iterator[Lesson]:
-        for lesson in lessons_from_views(views, CONFIG, steps, CPU):
-            if lesson.step == stop:
+    def batches(steps: range) -> Iterator[TrainingBatch]:
+        for batch in batches_from_views(views, CONFIG, steps, CPU):
+            if batch.step == stop:
                 raise KeyboardInterrupt
-            yield lesson
+            yield batch
 
     done = None
     try:
-        done = fit(method, lessons, views, course, out)
+        done = fit(method, batches, views, course, out)
     except KeyboardInterrupt:
         assert stop is not None
     assert isinstance(method, Freezing)
@@ -100,10 +101,10 @@ def test_a_finished_run_is_not_taken_for_one_on_other_data_or_another_net(tmp_pa
 
     views, one, host = tiny_views(tiny_teacher()), replace(COURSE, steps=1), tiny_teacher().backbone
 
-    def lessons(steps: range) -> Iterator[Lesson]:
-        return lessons_from_views(views, CONFIG, steps, CPU)
+    def batches(steps: range) -> Iterator[TrainingBatch]:
+        return batches_from_views(views, CONFIG, steps, CPU)
 
-    fit(made(host), lessons, views, one, tmp_path / "run")
+    fit(made(host), batches, views, one, tmp_path / "run")
     early = create_host("deit_tiny_patch16_224", {**TINY, "depth": 5}, stages=(1, 2, 4))
     late = create_host("deit_tiny_patch16_224", {**TINY, "depth": 5}, stages=(1, 3, 4))
     others = [
@@ -113,10 +114,10 @@ def test_a_finished_run_is_not_taken_for_one_on_other_data_or_another_net(tmp_pa
     ]
     for method, of_them, course, changed in others:
         with pytest.raises(InputError, match=f"belongs to a run with another {changed}; "):
-            fit(method, lessons, of_them, course, tmp_path / "run")
+            fit(method, batches, of_them, course, tmp_path / "run")
     selections = [one.of(made(net), 24)["selections"] for net in (early, late)]
     assert selections == [[1, 2, 4], [1, 3, 4]]
-    assert fit(made(host), lessons, views, one, tmp_path / "run").steps == 1
+    assert fit(made(host), batches, views, one, tmp_path / "run").steps == 1
 
 
 def test_a_run_that_diverges_ends_in_one_line_and_keeps_its_last_state(
@@ -125,7 +126,7 @@ def test_a_run_that_diverges_ends_in_one_line_and_keeps_its_last_state(
     own = Freezing.losses
 
     def losses(self: Freezing, step: Step) -> dict[str, torch.Tensor]:
-        return {name: value / (step.lesson.step != 3) for name, value in own(self, step).items()}
+        return {name: value / (step.batch.step != 3) for name, value in own(self, step).items()}
 
     monkeypatch.setattr(Freezing, "losses", losses)
     monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)

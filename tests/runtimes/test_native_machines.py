@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tofe_edge.converters.pipeline import convert
 from tofe_edge.converters.request import Calibration, ConvertRequest
 from tofe_edge.evaluation.parity import FP32_GATES, INT8_GATES, kept_overlap, snr_db
-from tofe_edge.evaluation.selections import compose_selections
+from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.quiet import quiet
 from tofe_edge.io.targets import find_target

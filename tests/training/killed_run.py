@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import make_tiny_tofe
 
+from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import GmacsCost
 from tofe_edge.training.trainer import train
 
 CONFIG = TrainingConfig(

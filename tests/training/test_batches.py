@@ -13,8 +13,8 @@ from PIL import Image
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
+from tofe_edge.training.config import Augmentation
 
 SPEC = Preprocessing(16, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IDS = [str(number) for number in range(10)]

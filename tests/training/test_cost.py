@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from latency_tables import NET, table_for
 
+from tofe_edge.budget.cost import Cost, GmacsCost, LatencyCost, rising_parabola
 from tofe_edge.budget.latency_model import predict_ms
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.macs import dense_macs, tofe_macs
 from tofe_edge.profiles import Alignment, Anchor, LatencyTable, Step
 from tofe_edge.profiles.latency import Points
-from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, rising_parabola
 from tofe_edge.training.losses import budget_loss
 
 TABLES = {

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tofe_edge.budget.cost import TARGET_TOLERANCE, fit_counts
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.counts import TARGET_TOLERANCE, fit_counts
-from tofe_edge.training.noise import gumbel_sampler, noise_scale
+from tofe_edge.training.schedule import gumbel_sampler, noise_scale
 
 _SPEC = create_host("deit_tiny_patch16_224").spec
 

@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 from conftest import TINY, Program, refusal
 from latency_tables import NET, table_for
-from PIL import Image
-from safetensors.torch import save_file
+from tiny_run import stand_in, striped_images, write_dense
 
+from tofe_edge.budget.cost import LatencyCost, fit_to_budget
 from tofe_edge.budget.latency_model import predict_ms
-from tofe_edge.model.backbones import Host, TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_host
 from tofe_edge.model.checkpoint import read_header
 from tofe_edge.profiles import LatencyTable, Step, with_tables
-from tofe_edge.training import run
-from tofe_edge.training.cost import LatencyCost
-from tofe_edge.training.counts import fit_to_budget
 
 BOARD = (Path(__file__).parents[1] / "profiles" / "my_board.yaml").read_bytes()
 TINY_NET = create_host("deit_tiny_patch16_224", TINY).spec
@@ -45,20 +42,8 @@ def board(folder: Path, *tables: LatencyTable) -> Path:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """The options for 40 images of two classes and a tiny net's dense weights, under the name of the published net."""
 
-    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
-        return create_host(name, TINY, pretrained, stages)
-
-    monkeypatch.setattr(run, "create_host", tiny)
-    generator = np.random.default_rng(0)
-    for identifier in (0, 1):
-        (tmp_path / "data" / str(identifier)).mkdir(parents=True)
-        for number in range(20):
-            pixels = generator.integers(0, 100, (64, 64, 3))
-            pixels[32 * identifier : 32 * identifier + 32] += 120
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / str(identifier) / f"{number}.png")
-    dense = create_host("deit_tiny_patch16_224", TINY).state_dict()
-    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
-    return "--weights", str(tmp_path / "dense.safetensors"), "--data", str(tmp_path / "data")
+    stand_in(monkeypatch, TINY)
+    return "--weights", str(write_dense(tmp_path, TINY)), "--data", str(striped_images(tmp_path / "data", 20))
 
 
 def test_a_run_meets_a_target_in_milliseconds_and_records_where_it_holds(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import TINY
 
+from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts, create_host
 from tofe_edge.model.checkpoint import Checkpoint, save
@@ -23,8 +24,7 @@ from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import state
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import GmacsCost
-from tofe_edge.training.optimizer import make_optimizer
+from tofe_edge.training.schedule import make_optimizer
 from tofe_edge.training.trainer import train
 
 CPU = torch.device("cpu")

@@ -15,8 +15,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import thresholds
-from tofe_edge.training.counts import measure_counts
-from tofe_edge.training.thresholds import center_selectors, typical_samples
+from tofe_edge.training.counts import center_selectors, measure_counts, typical_samples
 
 IMAGES = torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -15,15 +15,14 @@ import pytest
 import torch
 from conftest import TINY
 
+from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import views as module
-from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import GmacsCost
-from tofe_edge.training.teacher import look
+from tofe_edge.training.config import Augmentation, TrainingConfig
+from tofe_edge.training.teacher import teacher_targets
 from tofe_edge.training.trainer import train
 from tofe_edge.training.views import ViewRecipe, Views, prepare_views, recipe
 
@@ -57,7 +56,7 @@ def test_views_are_what_the_teacher_gives_for_the_same_crops(
     teacher = tiny_tofe()
     views = prepare_views(tmp_path / "views", teacher, data.train, wanted)
     crops = list(batches(data.train, teacher.backbone.preprocessing, 32, range(2), wanted.seed, wanted.augmentation))
-    view = look(teacher, torch.cat([batch.images for batch in crops])[:COUNT])
+    view = teacher_targets(teacher, torch.cat([batch.images for batch in crops])[:COUNT])
     assert len(views) == COUNT
     assert views.labels.tolist() == torch.cat([batch.labels for batch in crops])[:COUNT].tolist()
     for stored, given in zip((views.stem, *views.stages, views.logits), (view.stem, *view.stages, view.logits)):
@@ -96,7 +95,7 @@ def test_views_are_opened_again_without_running_the_teacher(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
-    monkeypatch.setattr(module, "look", None)
+    monkeypatch.setattr(module, "teacher_targets", None)
     same(made, prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted))
 
 
@@ -171,7 +170,7 @@ def test_a_full_disk_is_found_out_before_any_work(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(module, "look", None)
+    monkeypatch.setattr(module, "teacher_targets", None)
     with pytest.raises(InputError, match="No space left on device"):
         prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -28,11 +29,25 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, overrides: Mapping[str, int]) -> N
 
 
 def write_dense(folder: Path, overrides: Mapping[str, int]) -> Path:
-    """Weights of the tiny dense net, new ones each time, under timm's names."""
-    dense = create_host("deit_tiny_patch16_224", overrides).state_dict()
+    """Weights of the tiny dense net under timm's names: the same ones whatever ran before in this process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dense = create_host("deit_tiny_patch16_224", overrides).state_dict()
     path = folder / "dense.safetensors"
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, path)
     return path
+
+
+def striped_images(folder: Path, per_class: int) -> Path:
+    """Noisy images of two classes, class 0 bright at the top and class 1 bright at the bottom."""
+    generator = np.random.default_rng(0)
+    for identifier in (0, 1):
+        (folder / str(identifier)).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = generator.integers(0, 100, (64, 64, 3))
+            pixels[32 * identifier : 32 * identifier + 32] += 120
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / str(identifier) / f"{number}.png")
+    return folder
 
 
 def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:

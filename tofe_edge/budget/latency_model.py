@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones.spec import Backbone, TokenCounts
-from tofe_edge.model.backbones.stages import check_stages, default_stages
+from tofe_edge.model.backbones.spec import Backbone, TokenCounts, check_stages, default_stages
 from tofe_edge.profiles.latency import Alignment, Anchor, LatencyTable, NetShape, Points, Step
 
 WIDEST_STEP = 32

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tofe_edge.budget.latency_model import find_alignment, find_step, shape_of
-from tofe_edge.model.backbones.spec import Backbone, TokenCounts
-from tofe_edge.model.backbones.stages import default_stages
+from tofe_edge.model.backbones.spec import Backbone, TokenCounts, default_stages
 from tofe_edge.profiles.latency import Alignment, Anchor, LatencyTable, Points, Step
 
 Kind = Literal["call", "stem", "selection", "block", "tail", "approximator", "dense", "tofe"]

@@ -144,7 +144,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, write."""
-    from tofe_edge.model.backbones.stages import parse_stages
+    from tofe_edge.model.backbones.spec import parse_stages
     from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
     require(args.out.suffix == ".safetensors", f"{args.out}: a checkpoint's file name ends in .safetensors")

@@ -13,16 +13,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import Field
 
 from tofe_edge.errors import GateError, InputError
 from tofe_edge.evaluation.parity import GATES, NEAR_TIE, Parity, compare
 from tofe_edge.evaluation.prediction import Prediction, Predictor, RankedClass, top_classes
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
+from tofe_edge.io.documents import FORBID, Flag, Int, Number, Text, read_json, validate, without_schema
 from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.preprocessing import Preprocessing, denormalize, normalize
@@ -38,9 +40,6 @@ IMAGES = 4
 _SEED = 2
 """Crops of their own, neither those of the calibration nor those of the check."""
 
-_KEYS = {"schema", "artifact_sha256", "vectors"}
-_VECTOR_KEYS = {"method", "file", "sha256", "logits", "top5", "kept", "near_tie"}
-_FILE_NAME = re.compile(r"[0-9]{1,4}\.png", re.ASCII)
 _NUMBERS = re.compile(r"\[\n\s+([-+.0-9e,\s]+?)\s+\]")
 """A list of numbers as ``json.dumps`` indents it. No text matches: line breaks in texts are escaped."""
 
@@ -177,80 +176,91 @@ def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
             f"{path}: there are no golden vectors of {artifact.path.name} (no {DOCUMENT}); copy the folder along, or convert "
             "the model again"
         )
-    try:
-        content = json.loads(document.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{document}: cannot be read as JSON ({error}); convert the model again") from error
+    content = read_json(document, "convert the model again")
     try:
         entries = _entries(content, manifest)
     except InputError as error:
         raise InputError(f"{document}: {error}; copy the model's own folder or convert it again") from error
-    sums = {entry["file"]: entry["sha256"] for entry in entries}
+    sums = {entry.file: entry.sha256 for entry in entries}
     size = manifest.preprocessing.image_size
     images = {name: _read_png(path / name, checksum, size) for name, checksum in sums.items()}
     vectors = []
     for entry in entries:
-        expected = _expected(np.array(entry["logits"], np.float32), entry["kept"], entry["near_tie"])
+        expected = _expected(np.array(entry.logits, np.float32), entry.kept, entry.near_tie)
         best = tuple(top_classes(expected.logits, manifest.class_names))
-        vectors.append(GoldenVector(entry["method"], entry["file"], *images[entry["file"]], expected, best))
+        vectors.append(GoldenVector(entry.method, entry.file, *images[entry.file], expected, best))
     return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
 
 
-def _entries(document: Any, manifest: Manifest) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _TopClass:
+    __pydantic_config__ = FORBID
+
+    index: Int
+    name: Text
+    probability: Number
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One of ``vectors`` in the document."""
+
+    __pydantic_config__ = FORBID
+
+    method: Text
+    file: Annotated[Text, Field(pattern=r"^[0-9]{1,4}\.png$")]
+    sha256: Text
+    logits: list[Annotated[Number, Field(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)]]
+    top5: list[_TopClass]
+    kept: list[list[Int]]
+    near_tie: Flag
+
+
+@dataclass(frozen=True)
+class _Document:
+    __pydantic_config__ = FORBID
+
+    artifact_sha256: Text
+    vectors: Annotated[list[_Entry], Field(min_length=1)]
+
+
+def _entries(content: Any, manifest: Manifest) -> list[_Entry]:
     """The checked entries of ``golden.json``. Raises :class:`InputError` without the name of the file."""
-    found = document.get("schema") if isinstance(document, dict) else None
-    _require(type(found) is int and found == SCHEMA, f"its schema is not {SCHEMA}")
-    _require(document.keys() == _KEYS, f"its keys are not {', '.join(sorted(_KEYS))}")
-    _require(document["artifact_sha256"] == manifest.sha256, f"it is of another model file than {manifest.artifact}")
-    _require(isinstance(document["vectors"], list) and bool(document["vectors"]), "vectors must be a list, not empty")
-    entries: list[dict[str, Any]] = document["vectors"]
+    document = validate(_Document, without_schema(content, SCHEMA, "its"), "its")
+    _require(document.artifact_sha256 == manifest.sha256, f"it is of another model file than {manifest.artifact}")
+    entries = document.vectors
     for number, entry in enumerate(entries):
         try:
             _check_entry(entry, manifest)
         except InputError as error:
             raise InputError(f"vector {number}: {error}") from error
-    sums = {entry["file"]: entry["sha256"] for entry in entries}
-    _require(all(sums[one["file"]] == one["sha256"] for one in entries), "vectors give one file different checksums")
-    pairs = [(entry["method"], entry["file"]) for entry in entries]
-    wanted = sorted((method, file) for method in manifest.methods for file in sums)
-    _require(sorted(pairs) == wanted, "it lacks or repeats a method's input")
+    sums = {entry.file: entry.sha256 for entry in entries}
+    _require(all(sums[one.file] == one.sha256 for one in entries), "vectors give one file different checksums")
+    pairs = sorted((entry.method, entry.file) for entry in entries)
+    expected = sorted((method, file) for method in manifest.methods for file in sums)
+    _require(pairs == expected, "it lacks or repeats a method's input")
     return entries
 
 
-def _check_entry(entry: Any, manifest: Manifest) -> None:
-    _require(isinstance(entry, dict) and entry.keys() == _VECTOR_KEYS, "its keys are not those of a vector")
-    texts = all(isinstance(entry[key], str) for key in ("method", "file", "sha256"))
-    _require(texts and entry["method"] in manifest.methods, "its method is none of the model's")
-    _require(_FILE_NAME.fullmatch(entry["file"]) is not None, "its file is not named like 0.png")
-    logits, classes = entry["logits"], len(manifest.class_names)
-    _require(isinstance(logits, list) and len(logits) == classes, f"its logits are not {classes} numbers")
-    # Written so that NaN fails too, and numbers that float32 cannot hold.
-    finite = all(type(value) in (int, float) and abs(value) <= _MAX_FLOAT32 for value in logits)
-    _require(finite, "its logits are not finite numbers")
-    _check_top5(entry["top5"], top_classes(np.array(logits, np.float32), manifest.class_names), classes)
-    counts, kept = manifest.methods[entry["method"]].token_counts or [], entry["kept"]
-    _require(isinstance(kept, list) and len(kept) == len(counts), f"kept has not {len(counts)} stages")
-    for stage, (positions, count) in enumerate(zip(kept, counts), start=1):
+def _check_entry(entry: _Entry, manifest: Manifest) -> None:
+    """Check an entry against the model."""
+    _require(entry.method in manifest.methods, "its method is not one of the model's")
+    classes = len(manifest.class_names)
+    _require(len(entry.logits) == classes, f"its logits are not {classes} numbers")
+    # It follows from the logits; an app may show it without computing it, so it must be right.
+    best = top_classes(np.array(entry.logits, np.float32), manifest.class_names)
+    _require(len(entry.top5) == len(best), f"top5 must list {len(best)} classes")
+    for one, right in zip(entry.top5, best):
+        near = abs(one.probability - right.probability) <= _PROBABILITY_TOLERANCE
+        _require(near and (one.index, one.name) == (right.index, right.name), "top5 is not what its logits say")
+    counts = manifest.methods[entry.method].token_counts or []
+    _require(len(entry.kept) == len(counts), f"kept has not {len(counts)} stages")
+    for stage, (positions, count) in enumerate(zip(entry.kept, counts), start=1):
+        inside = all(0 <= one < manifest.patch_tokens for one in positions)
         _require(
-            isinstance(positions, list)
-            and len(positions) == count
-            and all(type(one) is int and 0 <= one < manifest.patch_tokens for one in positions)
-            and len(set(positions)) == count,
+            inside and len(positions) == len(set(positions)) == count,
             f"kept of stage {stage} is not {count} different positions under {manifest.patch_tokens}",
         )
-    _require(isinstance(entry["near_tie"], bool), "near_tie must be true or false")
-
-
-def _check_top5(listed: Any, wanted: Sequence[RankedClass], classes: int) -> None:
-    """It follows from the logits; an app may show it without computing it, so it must be right."""
-    _require(isinstance(listed, list) and len(listed) == len(wanted), f"top5 must list {len(wanted)} classes")
-    for one, best in zip(listed, wanted):
-        _require(isinstance(one, dict) and one.keys() == asdict(best).keys(), "top5 has other keys than it should")
-        index, probability = one["index"], one["probability"]
-        _require(type(index) is int and 0 <= index < classes, f"top5 has a class that is not under {classes}")
-        _require((index, one["name"]) == (best.index, best.name), "top5 is not what its logits say")
-        near = type(probability) in (int, float) and abs(probability - best.probability) <= _PROBABILITY_TOLERANCE
-        _require(near, "top5 has a probability that is not what its logits say")
 
 
 def _read_png(path: Path, sha256: str, size: int) -> tuple[bytes, npt.NDArray[np.uint8]]:

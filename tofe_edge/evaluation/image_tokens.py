@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.evaluation.predicting import Predicted, predict_samples
+from tofe_edge.evaluation.evaluate import Predicted, predict_samples
 from tofe_edge.evaluation.prediction import RankedClass, top_classes
 from tofe_edge.evaluation.reference import Reference
 from tofe_edge.evaluation.usage import MeanUsage, reused_counts

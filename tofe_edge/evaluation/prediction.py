@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,3 +44,20 @@ def top_classes(logits: npt.NDArray[np.float32], names: list[str], count: int = 
     probabilities = shifted / shifted.sum()
     best = np.argsort(-probabilities, kind="stable")[:count]
     return [RankedClass(int(index), names[index], float(probabilities[index])) for index in best]
+
+
+def compose_selections(selections: Sequence[npt.ArrayLike], kept: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+    """Image positions of the kept patch tokens of each stage, best first.
+
+    Args:
+        selections: one a stage; selection s indexes that stage's input tokens, which stand in the order
+            of selection s - 1.
+        kept: ``(N^1, …, N^S)``.
+    """
+    positions: npt.NDArray[np.int64] | None = None
+    result = []
+    for selection, count in zip(selections, kept):
+        index = np.asarray(selection, dtype=np.int64)
+        positions = index if positions is None else positions[index]
+        result.append(positions[:count])
+    return result

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.documents import FORBID, Count, Flag, Int, Number, Text, one_of, read_json, validate, without_schema
 from tofe_edge.io.files import fingerprint_of, size_of, write_json
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.targets import find_target
 
 SCHEMA = 3
 PRECISIONS = ("fp32", "fp16", "int8", "pal6", "pal4")
-"""``pal6`` and ``pal4``: weights as 6- or 4-bit numbers of the entries of a palette, one a layer, computed in fp16."""
+"""``pal6`` and ``pal4``: weights as 6- or 4-bit numbers of the entries of a palette, one per layer, computed in fp16."""
 
 IOS = ("tensor", "image")
 PACKAGE_SUFFIX = ".mlpackage"
@@ -23,98 +24,84 @@ PACKAGE_SUFFIX = ".mlpackage"
 DEFAULT_METHOD = "forward"
 """The method that a program runs unless it is asked for another one."""
 
-_MAX_GMACS = 1e9
-"""Far above any net, and far below what code and READMEs could not say."""
+ADVICE = "convert the model again"
+Gmacs = Annotated[Number, Field(ge=0, lt=1e9)]
+"""The limit is far above any net, and far below what code and READMEs could not say."""
+Milliseconds = Annotated[Number, Field(gt=0)]
 
 
 @dataclass(frozen=True)
 class Method:
     """One budget of a program: the same weights with other token counts."""
 
-    name: str
-    token_counts: list[int] | None
-    """Kept patch tokens per stage; ``None`` for a dense model."""
-    gmacs: float
-    delegates: int
-    fallback_ops: dict[str, int]
-    """Operators that no delegate took, with their numbers."""
-    planned_memory_bytes: int | None
-    """``None`` where the device plans it when it loads the model."""
+    __pydantic_config__ = FORBID
 
-    @classmethod
-    def from_json(cls, document: Any) -> Method:
-        """Read one entry of a manifest's ``further_methods``. Raises :class:`InputError`."""
-        fields = document if isinstance(document, dict) else {}
-        wrong = set(fields) != set(cls.__dataclass_fields__) or not (
-            isinstance(fields["name"], str)
-            and isinstance(fields["token_counts"], list)
-            and type(fields["gmacs"]) in (int, float)
-            and 0 <= fields["gmacs"] < _MAX_GMACS
-            and isinstance(fields["fallback_ops"], dict)
-            and type(fields["delegates"]) is int
-            and (fields["planned_memory_bytes"] is None or type(fields["planned_memory_bytes"]) is int)
-            and all((fields[key] or 0) >= 0 for key in ("delegates", "planned_memory_bytes"))
-            and all(type(item) is int and item >= 0 for item in _items(fields["token_counts"]))
-            and all(type(item) is int and item >= 0 for item in _items(fields["fallback_ops"]))
-        )
-        if wrong:
-            raise InputError("manifest key 'further_methods' is malformed; convert the model again")
-        return cls(**fields)
+    name: Text
+    token_counts: list[Count] | None
+    """Kept patch tokens per stage; ``None`` for a dense model."""
+    gmacs: Gmacs
+    delegates: Count
+    fallback_ops: dict[Text, Count]
+    """Operators that no delegate took, with their numbers."""
+    planned_memory_bytes: Count | None
+    """``None`` if the device plans it when it loads the model."""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a program needs to know to feed, trust and explain a model file."""
 
-    artifact: str
+    __pydantic_config__ = FORBID
+
+    artifact: Text
     """File name of the model, beside the manifest."""
-    sha256: str
-    size_bytes: int
-    target: str
-    backend: str
-    precision: str
-    int8_mode: str | None
-    """Where precision is int8: ``dynamic`` or ``static`` ranges of activations, or int8 for ``weights`` alone."""
-    checkpoint: str
-    checkpoint_sha256: str
-    backbone: str
-    profile: str | None
-    token_counts: list[int] | None
+    sha256: Text
+    size_bytes: Count
+    target: Text
+    backend: Text
+    precision: Annotated[Text, one_of(PRECISIONS)]
+    int8_mode: Text | None
+    """If precision is int8: ``dynamic`` or ``static`` ranges of activations, or int8 for ``weights`` alone."""
+    checkpoint: Text
+    checkpoint_sha256: Text
+    backbone: Text
+    profile: Text | None
+    token_counts: list[Count] | None
     """Kept patch tokens per stage; ``None`` for a dense model."""
-    stage_blocks: list[int]
+    stage_blocks: list[Count]
     """Transformer blocks per stage, those before the first selection first."""
-    patch_tokens: int
-    gmacs: float
-    delegates: int
-    fallback_ops: dict[str, int]
+    patch_tokens: Count
+    gmacs: Gmacs
+    delegates: Count
+    fallback_ops: dict[Text, Count]
     """Operators that no delegate took, with their numbers."""
-    fp32_layers: list[str]
+    fp32_layers: list[Text]
     """Layers with weights that int8 left in fp32."""
-    planned_memory_bytes: int | None
-    """``None`` where the device plans it when it loads the model."""
+    planned_memory_bytes: Count | None
+    """``None`` if the device plans it when it loads the model."""
     further_methods: list[Method]
     """Other budgets in the same program, from the largest to the smallest."""
-    batch: int
+    batch: Annotated[Int, Field(ge=1)]
     """Images of one run."""
-    selection: str | None
+    selection: Text | None
     """How tokens are put in order: ``topk`` or ``rank``."""
-    layout: str
+    layout: Text
     """``tokens_first`` or ``channels_first``: the order of axes that the graph computes in."""
-    io: str
+    io: Annotated[Text, one_of(IOS)]
     """``tensor``: normalised pixels in, logits out. ``image``: an image in, a class with probabilities out."""
-    deployment_target: str | None
+    deployment_target: Text | None
     """The oldest system that loads a Core ML model, by its name for iOS."""
-    quantization: dict[str, Any] | None
+    quantization: dict[Text, Any] | None
     """What int8 cost on the calibration images, and why layers are in fp32."""
-    preprocessing: Preprocessing
-    class_names: list[str]
-    class_ids: list[str]
-    parity: dict[str, Any] | None
-    versions: dict[str, str]
-    reproducible: bool = False
-    """Whether 64-bit CPUs of any make compute the same bytes (docs/native.md); the document has this key where it is true."""
-    latency: dict[str, Any] | None = None
-    """What one image takes, milliseconds: predicted by the profile's table, measured where it was; where either is known."""
+    preprocessing: Annotated[Preprocessing, BeforeValidator(Preprocessing.from_json)]
+    class_names: list[Text]
+    class_ids: list[Text]
+    parity: dict[Text, Any] | None
+    versions: dict[Text, Text]
+    reproducible: Flag = False
+    """Whether 64-bit CPUs of any make compute the same bytes (docs/native.md); the document has this key if it is true."""
+    latency: dict[Text, Any] | None = None
+    """What one image takes, milliseconds: predicted by the profile's table, measured if it was; there if either is known."""
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -130,11 +117,11 @@ class Manifest:
         return {method.name: method for method in (default, *self.further_methods)}
 
     def method(self, name: str) -> Method:
-        """One budget. Raises :class:`InputError`, listing the names there are, where there is none of this name."""
-        found = self.methods.get(name)
-        if found is None:
+        """One budget. Raises :class:`InputError`, listing the names there are, if there is none of this name."""
+        method = self.methods.get(name)
+        if method is None:
             raise InputError(f"{self.artifact}: has no method {name!r}; it has {', '.join(self.methods)}")
-        return found
+        return method
 
     def to_json(self) -> dict[str, Any]:
         """The document stored beside the artifact."""
@@ -151,78 +138,33 @@ class Manifest:
         """Read a manifest document.
 
         Raises:
-            InputError: naming the key that is missing, unknown or of the wrong type.
+            InputError: naming the key that is missing, unknown or has a value that it cannot have.
         """
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            found = document.get("schema") if isinstance(document, dict) else None
-            raise InputError(f"manifest schema {found!r} is not {SCHEMA}; convert the model again")
-        fields = {key: value for key, value in document.items() if key != "schema"}
-        names = set(cls.__dataclass_fields__)
-        for key in sorted(names - fields.keys() - {"reproducible", "latency"}):
-            raise InputError(f"manifest key {key!r} is missing; convert the model again")
-        for key in sorted(fields.keys() - names):
-            raise InputError(f"manifest key {key!r} is unknown; convert the model again")
-        for key, kinds in _KINDS.items():
-            value = fields[key]
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                raise InputError(f"manifest key {key!r} has the wrong type ({type(value).__name__})")
-        if not isinstance(fields.get("reproducible", False), bool):
-            raise InputError("manifest key 'reproducible' is not true or false")
-        _check_latency(fields.get("latency"))
-        for key in ("token_counts", "stage_blocks", "fallback_ops"):
-            if not all(type(item) is int and item >= 0 for item in _items(fields[key])):
-                raise InputError(f"manifest key {key!r} must list whole numbers")
-        for key in ("fp32_layers", "class_names", "class_ids", "versions"):
-            if not all(isinstance(item, str) for item in _items(fields[key])):
-                raise InputError(f"manifest key {key!r} must list texts")
-        if fields["precision"] not in PRECISIONS:
-            raise InputError(f"manifest key 'precision' is not one of {', '.join(PRECISIONS)}")
-        if not fields["class_names"] or len(fields["class_names"]) != len(fields["class_ids"]):
+        manifest = validate(cls, without_schema(document, SCHEMA, "manifest", ADVICE), "manifest", ADVICE)
+        if manifest.latency is not None:
+            validate(_Latency, manifest.latency, "manifest key 'latency':", ADVICE)
+        if not manifest.class_names or len(manifest.class_names) != len(manifest.class_ids):
             raise InputError("manifest keys 'class_names' and 'class_ids' must be of equal length and not empty")
-        if not 0 <= fields["gmacs"] < _MAX_GMACS:
-            raise InputError("manifest key 'gmacs' is no number of a net's size; convert the model again")
-        if fields["io"] not in IOS:
-            raise InputError(f"manifest key 'io' is not one of {', '.join(IOS)}")
-        if fields["batch"] < 1:
-            raise InputError("manifest key 'batch' must be at least 1")
-        fields["further_methods"] = [Method.from_json(entry) for entry in fields["further_methods"]]
-        method_names = [DEFAULT_METHOD, *(method.name for method in fields["further_methods"])]
-        if len(set(method_names)) < len(method_names):
-            raise InputError("manifest key 'further_methods' names a method twice; convert the model again")
-        fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
-        return cls(**fields)
+        if any(method.token_counts is None for method in manifest.further_methods):
+            raise InputError(f"manifest key 'further_methods' has one without token counts; {ADVICE}")
+        if len(manifest.methods) <= len(manifest.further_methods):
+            raise InputError(f"manifest key 'further_methods' names a method twice; {ADVICE}")
+        return manifest
 
 
-_LATENCIES = ("predicted_ms", "measured_ms", "measured_p50_ms", "limit_ms")
+@dataclass(frozen=True)
+class _Latency:
+    """The keys of a manifest's ``latency``."""
 
+    __pydantic_config__ = FORBID
 
-def _check_latency(found: Any) -> None:
-    if found is None:
-        return
-    wrong = not isinstance(found, dict) or set(found) != {*_LATENCIES, "device", "threads", "source"}
-    wrong = wrong or any(
-        found[key] is not None and (type(found[key]) not in (int, float) or not 0 < found[key] < math.inf)
-        for key in _LATENCIES
-    )
-    wrong = wrong or any(not isinstance(found[key], (str, _NONE)) for key in ("device", "source"))
-    if wrong or type(found["threads"]) is not int:
-        raise InputError("manifest key 'latency' is malformed; convert the model again")
-
-
-def _items(value: list[Any] | dict[str, Any] | None) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value or []
-
-
-_NONE = type(None)
-_KINDS: dict[str, tuple[type, ...]] = {
-    "artifact": (str,), "sha256": (str,), "size_bytes": (int,), "target": (str,), "backend": (str,), "precision": (str,),
-    "int8_mode": (str, _NONE), "checkpoint": (str,), "checkpoint_sha256": (str,), "backbone": (str,), "profile": (str, _NONE),
-    "token_counts": (list, _NONE), "stage_blocks": (list,), "patch_tokens": (int,), "gmacs": (int, float), "delegates": (int,),
-    "fallback_ops": (dict,), "fp32_layers": (list,), "planned_memory_bytes": (int, _NONE), "preprocessing": (dict,),
-    "further_methods": (list,), "batch": (int,), "selection": (str, _NONE), "layout": (str,), "io": (str,),
-    "deployment_target": (str, _NONE), "quantization": (dict, _NONE),
-    "class_names": (list,), "class_ids": (list,), "parity": (dict, _NONE), "versions": (dict,),
-}  # fmt: skip
+    predicted_ms: Milliseconds | None
+    measured_ms: Milliseconds | None
+    measured_p50_ms: Milliseconds | None
+    limit_ms: Milliseconds | None
+    device: Text | None
+    threads: Int
+    source: Text | None
 
 
 @dataclass(frozen=True)
@@ -262,10 +204,7 @@ def open_artifact(path: Path) -> Artifact:
         raise InputError(
             f"{path}: its manifest {manifest_path.name} is missing; copy it along or convert the model again"
         )
-    try:
-        document = json.loads(manifest_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{manifest_path}: cannot be read as JSON ({error}); convert the model again") from error
+    document = read_json(manifest_path, ADVICE)
     try:
         manifest = Manifest.from_json(document)
     except InputError as error:
@@ -286,7 +225,7 @@ def open_artifact(path: Path) -> Artifact:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> Artifact:
-    """Write the manifest of the model file at ``path``. Raises :class:`InputError` where it cannot be written."""
+    """Write the manifest of the model file at ``path``. Raises :class:`InputError` if it cannot be written."""
     write_json(manifest_path_of(path), manifest.to_json())
     return Artifact(path, manifest)
 

@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from PIL import Image
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.images import IMAGE_SUFFIXES, list_images, read_image
-from tofe_edge.io.labels import ClassMap, shown
-from tofe_edge.io.shards import is_shard, read_shard, read_shard_image
-from tofe_edge.io.tables import read_table
-from tofe_edge.io.tar import Member
+from tofe_edge.errors import InputError, shown
+from tofe_edge.io.images import IMAGE_SUFFIXES, decode_image, list_images, read_image
+from tofe_edge.io.tar import Member, list_members, read_member
 
+_INDEX = re.compile("[0-9]{1,9}")
 _TABLE_SUFFIX = ".csv"
+
+
+class ClassMap:
+    """The classes of a net: ids in the order of its logits, at least one."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._index = {identifier: position for position, identifier in enumerate(ids)}
+        self._count = len(ids)
+        # Where ids are numbers themselves, "3" must not mean the id here and the position there.
+        self._has_numbers = any(map(_INDEX.fullmatch, ids))
+        self.example = ids[0]
+
+    def by_id(self, text: str) -> int | None:
+        """The index of a class id; None: there is no such class."""
+        return self._index.get(text)
+
+    def by_index(self, text: str) -> int | None:
+        """An index from 0 in decimal digits; None: it is none, or there is no such class."""
+        index = int(text) if _INDEX.fullmatch(text) else self._count
+        return index if index < self._count else None
+
+    def find(self, text: str) -> int | None:
+        """A class id or, for nets whose ids are no numbers, an index; None: neither."""
+        found = self.by_id(text)
+        return self.by_index(text) if found is None and not self._has_numbers else found
+
+    @property
+    def expected(self) -> str:
+        """What :meth:`find` takes, for messages."""
+        by_index = "" if self._has_numbers else f" or an index from 0 to {self._count - 1}"
+        return f"a class id of this model (such as {self.example}){by_index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +84,8 @@ def find_samples(source: Path, class_ids: Sequence[str]) -> list[Sample]:
     ========================  =================================================================================
     a folder                  its images, each in a sub-folder named after its class, in sorted order; several
                               such sets may stand one level deeper (``train/a/<id>``, ``train/b/<id>``)
-    ``.csv``                  the lines of a table, see :func:`tofe_edge.io.tables.read_table`
-    ``.tar``                  the members of a shard, see :func:`tofe_edge.io.shards.read_shard`
+    ``.csv``                  the lines of a table, see :func:`read_table`
+    ``.tar``                  the members of a shard, see :func:`read_shard`
     a folder of ``.tar``      those of all its shards, in the order of their names
     ========================  =================================================================================
 
@@ -143,3 +176,201 @@ def _require_file(path: Path) -> None:
     """Raise InputError unless there is a regular file: opening a pipe would wait for ever."""
     if not path.is_file():
         raise InputError(f"{path}: {'is not a regular file' if path.exists() else 'does not exist'}; check the path")
+
+
+_COLUMNS = ("path", "label")
+_MAX_LINE = 65536
+_UTF8 = "utf-8-sig"  # takes a byte order mark, and does without
+
+
+def read_table(table: Path, classes: ClassMap) -> list[tuple[Path, int]]:
+    """Paths of images and the index of their class, in the order of the lines.
+
+    Paths are relative to the table's folder and stay below it: ``..`` is resolved by name, so a link to a folder
+    cannot lead it elsewhere. Whether there is an image at the path shows when it is read. Other columns are ignored.
+
+    Args:
+        table: a regular file; UTF-8, commas, fields quoted where they hold a comma, quote or line break.
+
+    Raises:
+        InputError: no such columns, a label that is no class, a path that leaves the folder or stands twice, no image
+            at all, or it is no CSV in UTF-8. The message names the first such line.
+        OSError: it cannot be opened or read.
+    """
+    found: dict[Path, tuple[int, int]] = {}
+    with table.open(encoding=_UTF8, newline="") as handle:
+        rows = csv.reader(_lines(handle, table), strict=True)
+        try:
+            columns = _columns(next(rows, []), table)
+            for row in filter(None, rows):
+                where = f"{table}: line {rows.line_num}"
+                if len(row) != columns.fields:
+                    raise InputError(
+                        f"{where} has {len(row)} fields, the first line {columns.fields}; quote fields that hold a comma"
+                    )
+                path = table.parent / _inside(row[columns.path], where)
+                label = classes.find(row[columns.label].strip())
+                if label is None:
+                    raise InputError(
+                        f"{where}: label {shown(row[columns.label])} is not {classes.expected}; correct it"
+                    )
+                if path in found:
+                    raise InputError(
+                        f"{where}: {shown(row[columns.path])} is in line {found[path][1]} already; remove one of them"
+                    )
+                found[path] = (label, rows.line_num)
+        except csv.Error as error:
+            raise InputError(f"{table}: line {rows.line_num} is no CSV ({error}); write it again") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{table}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
+    if not found:
+        raise InputError(f"{table}: lists no image; give lines of path,label")
+    return [(path, label) for path, (label, _) in found.items()]
+
+
+class _Columns(NamedTuple):
+    """How many there are, and which is which."""
+
+    fields: int
+    path: int
+    label: int
+
+
+def _columns(header: list[str], table: Path) -> _Columns:
+    names = [name.strip() for name in header]
+    for wanted in _COLUMNS:
+        if names.count(wanted) != 1:
+            raise InputError(
+                f"{table}: the first line must name the column {wanted!r} once, it is {shown(','.join(header))}; "
+                "begin the file with path,label"
+            )
+    return _Columns(len(names), *map(names.index, _COLUMNS))
+
+
+def _inside(text: str, where: str) -> Path:
+    """A relative path without ``..``."""
+    path, parts = Path(text), list[str]()
+    # Not os.path.normpath: some releases cut a path at a NUL.
+    outside = bool(path.anchor)
+    for part in path.parts:
+        if part != "..":
+            parts.append(part)
+        elif parts:
+            parts.pop()
+        else:
+            outside = True
+    if outside or not parts:
+        raise InputError(f"{where}: {shown(text)} is no path below the file's folder; give paths relative to it")
+    return Path(*parts)
+
+
+def _lines(handle: TextIO, table: Path) -> Iterator[str]:
+    """Lines of bounded length, whatever the file."""
+    number = 0
+    while line := handle.readline(_MAX_LINE + 1):
+        number += 1
+        if len(line) > _MAX_LINE:
+            raise InputError(
+                f"{table}: line {number} is longer than {_MAX_LINE} characters; is it a CSV of path,label?"
+            )
+        yield line
+
+
+#: What is taken for a shard by name. Compressed ones are among them, to be refused rather than overlooked.
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+_MAX_IMAGE = 64 << 20
+_MAX_LABEL = 64
+_LABEL_SUFFIX = ".cls"
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a name, in any case, is that of a shard."""
+    return path.name.lower().endswith(SHARD_SUFFIXES)
+
+
+def read_shard(shard: Path, classes: ClassMap) -> list[tuple[Member, int]]:
+    """Every image of a shard and the index of its class, in the archive's order.
+
+    Images are told by suffix, as in folders, and hidden files are left out. In a shard with ``.cls`` files each image
+    must have one, with an index in decimal digits; in one without, each stands in a folder named after its class.
+
+    Args:
+        shard: a regular file.
+
+    Raises:
+        InputError: no image, an image without a class or of an unknown one, two members of one name, or what
+            :func:`tofe_edge.io.tar.list_members` refuses. The message names the first culprit.
+        OSError: it cannot be opened or read.
+    """
+    pictures: dict[str, Member] = {}
+    labels: dict[str, Member] = {}
+    for member, suffix in _visible(shard):
+        group, name = (labels, _key(member)) if suffix == _LABEL_SUFFIX else (pictures, member.name)
+        if name in group:
+            raise InputError(f"{shard}: holds {shown(member.name)} twice; write the archive anew with one of them")
+        group[name] = member
+    if not pictures:
+        raise InputError(f"{shard}: holds no image; give a tar of <class id>/<image> or of KEY.jpg with KEY.cls")
+    if not labels:
+        return [(member, _label_of_folder(member, shard, classes)) for member in pictures.values()]
+    found = {key: _label_of_file(label, shard, classes) for key, label in labels.items()}
+    for member in pictures.values():
+        if _key(member) not in found:
+            raise InputError(
+                f"{shard}: {shown(member.name)} has no {_LABEL_SUFFIX} file beside it; add its class's index"
+            )
+    if unused := sorted(found.keys() - set(map(_key, pictures.values()))):
+        raise InputError(f"{shard}: {shown(labels[unused[0]].name)} has no image beside it; add it")
+    return [(member, found[_key(member)]) for member in pictures.values()]
+
+
+def read_shard_image(shard: Path, member: Member) -> Image.Image:
+    """Decode one member, by the rules of :func:`tofe_edge.io.images.read_image`.
+
+    Raises:
+        InputError: it has more than 64 MiB, or cannot be decoded.
+    """
+    try:
+        content = read_member(shard, member, _MAX_IMAGE)
+    except OSError as error:
+        raise InputError(f"{shard}: cannot be read ({error.strerror or error}); check its permissions") from error
+    return decode_image(io.BytesIO(content), shard / member.name)
+
+
+def _visible(shard: Path) -> Iterator[tuple[Member, str]]:
+    """Images and labels with their suffix in lower case."""
+    for member in list_members(shard):
+        folders_and_name = member.name.split("/")
+        _, dot, suffix = folders_and_name[-1].rpartition(".")
+        suffix = f"{dot}{suffix.lower()}"
+        if any(part.startswith(".") for part in folders_and_name):
+            continue
+        if suffix in IMAGE_SUFFIXES or suffix == _LABEL_SUFFIX:
+            yield member, suffix
+
+
+def _key(member: Member) -> str:
+    """What an image and its label have in common: the name without its last suffix."""
+    return member.name[: member.name.rindex(".")]
+
+
+def _label_of_folder(member: Member, shard: Path, classes: ClassMap) -> int:
+    folder = member.name.rpartition("/")[0].rpartition("/")[2]
+    label = classes.by_id(folder)
+    if label is None:
+        raise InputError(
+            f"{shard}: {shown(member.name)}: {shown(folder)} is not a class id of this model (such as {classes.example}); "
+            "expected <class id>/<image>, or KEY.jpg with KEY.cls"
+        )
+    return label
+
+
+def _label_of_file(member: Member, shard: Path, classes: ClassMap) -> int:
+    text = read_member(shard, member, _MAX_LABEL).decode("utf-8", "replace").strip()
+    label = classes.by_index(text)
+    if label is None:
+        raise InputError(
+            f"{shard}: {shown(member.name)} holds {shown(text)}, which is no index of a class of this model"
+        )
+    return label

@@ -1,21 +1,22 @@
 """From an RGB image to the input tensor of a model, equal to timm's evaluation transform.
 
 The specification travels with every checkpoint and artifact as JSON, so that a phone, a server and the
-reference prepare the same pixels. No torch in here: an edge device needs only Pillow and NumPy.
+reference prepare the same pixels. No torch in here: an edge device need not have it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import Field
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.documents import FORBID, Int, Number, Text, one_of, validate
 from tofe_edge.io.images import MAX_PIXELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -56,18 +57,7 @@ class Preprocessing:
     resize: str = "short_side"
 
     def __post_init__(self) -> None:
-        size: Any = self.image_size
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 4096:
-            raise _bad("image_size", size, "a whole number from 1 to 4096")
-        if not _is_number_in(self.crop_pct, 0.1, 1.0):
-            raise _bad("crop_pct", self.crop_pct, "a number from 0.1 to 1")
-        if self.interpolation not in tuple(_FILTERS):
-            raise _bad("interpolation", self.interpolation, "bicubic or bilinear")
-        if self.resize not in _RESIZES:
-            raise _bad("resize", self.resize, "short_side or none")
-        for key, value, low, high in (("mean", self.mean, 0.0, 1.0), ("std", self.std, 0.001, 1.0)):
-            if not _is_triple_in(value, low, high):
-                raise _bad(key, value, f"three numbers from {low:g} to {high:g} (of pixels divided by 255)")
+        _check({**vars(self), **_FIXED}, "preprocessing")
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON types that :meth:`from_json` takes back to an equal object."""
@@ -92,28 +82,34 @@ class Preprocessing:
         Raises:
             InputError: not an object, a key missing or unknown, a value of wrong type or out of range.
         """
-        if not isinstance(content, Mapping):
-            raise InputError(f"{where}: is not a JSON object; write it again with this program")
-        required = {"image_size", "crop_pct", "interpolation", "mean", "std", *_FIXED}
-        if missing := sorted(required - content.keys()):
-            raise InputError(f"{where}: key {missing[0]} is missing; add it")
-        # An option this version does not know would be an option silently not applied.
-        if unknown := sorted(str(key) for key in content.keys() - required - {"resize"}):
-            raise InputError(f"{where}: key {unknown[0]} is not known; remove it, or update this program")
-        for key, value in _FIXED.items():
-            if content[key] != value:
-                raise InputError(f"{where}: {key} is {content[key]!r}, but must be {value}")
-        try:
-            return cls(
-                image_size=content["image_size"],
-                crop_pct=_as_float(content["crop_pct"]),
-                interpolation=content["interpolation"],
-                mean=_as_floats(content["mean"]),
-                std=_as_floats(content["std"]),
-                resize=content.get("resize", "short_side"),
-            )
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+        if isinstance(content, cls):
+            return content
+        values = vars(_check(content, where))
+        return cls(**{key: value for key, value in values.items() if key not in _FIXED})
+
+
+_Share = Annotated[Number, Field(ge=0, le=1)]
+_Deviation = Annotated[Number, Field(ge=0.001, le=1)]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The keys of the JSON object, and what their values may be."""
+
+    __pydantic_config__ = FORBID
+
+    image_size: Annotated[Int, Field(ge=1, le=4096)]
+    crop_pct: Annotated[Number, Field(ge=0.1, le=1)]
+    interpolation: Annotated[Text, one_of(tuple(_FILTERS))]
+    mean: tuple[_Share, _Share, _Share]
+    std: tuple[_Deviation, _Deviation, _Deviation]
+    color_order: Annotated[Text, one_of((_FIXED["color_order"],))]
+    layout: Annotated[Text, one_of((_FIXED["layout"],))]
+    resize: Annotated[Text, one_of(_RESIZES)] = "short_side"
+
+
+def _check(content: Any, subject: str) -> _Document:
+    return validate(_Document, content, f"{subject}:", "give what this program writes, or update it")
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocessing) -> Image.Image:
@@ -264,24 +260,3 @@ def _random_box(
 def _require_rgb(image: Image.Image) -> None:
     if image.mode != "RGB":
         raise InputError(f"the image has mode {image.mode}, not RGB; read it with tofe_edge.io.images.read_image")
-
-
-def _is_number_in(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_triple_in(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and all(_is_number_in(item, low, high) for item in value)
-
-
-def _as_float(value: Any) -> Any:
-    """JSON writes 1.0 as 1 in some languages; anything but such an int is left for the checks to refuse."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else value
-
-
-def _as_floats(value: Any) -> Any:
-    return tuple(_as_float(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _bad(key: str, value: object, wanted: str) -> InputError:
-    return InputError(f"preprocessing {key} is {value!r}, but must be {wanted}")

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.labels import shown
+from tofe_edge.errors import InputError, shown
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(_BLOCK)

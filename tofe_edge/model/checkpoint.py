@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.documents import Int, Number, Text, validate, without_schema
 from tofe_edge.io.files import sha256_of, write_atomically
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.tensors import must_be_a_file, read_metadata, read_tensors
@@ -31,8 +33,8 @@ _HEADER_KEY = "tofe_edge"
 class Classes:
     """What the logits mean: ids (WordNet ids for ImageNet) and names, in logit order."""
 
-    ids: tuple[str, ...]
-    names: tuple[str, ...]
+    ids: tuple[Text, ...]
+    names: tuple[Text, ...]
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,38 @@ def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, s
         raise OSError(str(error)) from error
 
 
+@dataclass(frozen=True)
+class _Shape:
+    stages: tuple[Int, ...]
+
+
+@dataclass(frozen=True)
+class _Net:
+    name: Text
+    overrides: dict[Text, Int]
+    shape: _Shape
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    top1: Number
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The keys of a header that are read; others are left alone."""
+
+    name: Text
+    backbone: _Net
+    token_counts: tuple[Int, ...] | None
+    gmacs: Number
+    dense_gmacs: Number
+    preprocessing: Annotated[Preprocessing, BeforeValidator(Preprocessing.from_json)]
+    classes: Classes
+    accuracy: _Accuracy | None
+    training: dict[Text, Any] | None
+
+
 def read_header(path: Path) -> Checkpoint:
     """Read and check a checkpoint's header without loading its weights.
 
@@ -150,33 +184,25 @@ def read_header(path: Path) -> Checkpoint:
         document = json.loads(metadata[_HEADER_KEY])
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the tofe-edge header is not JSON ({error})") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else None
-        raise InputError(
-            f"{path}: checkpoint schema {found!r} is not {SCHEMA}; this version of tofe-edge cannot read it"
-        )
     try:
-        counts, classes, accuracy = document["token_counts"], document["classes"], document["accuracy"]
-        if accuracy is not None:
-            float(accuracy["top1"])
+        content = without_schema(document, SCHEMA, "checkpoint", "this version of tofe-edge cannot read it")
+        header = validate(_Header, content, "tofe-edge header", "the file is damaged or was not written by tofe-edge")
         return Checkpoint(
-            name=str(document["name"]),
-            backbone_name=str(document["backbone"]["name"]),
-            overrides={str(key): int(value) for key, value in document["backbone"]["overrides"].items()},
-            token_counts=None if counts is None else TokenCounts(tuple(int(count) for count in counts)),
-            gmacs=float(document["gmacs"]),
-            dense_gmacs=float(document["dense_gmacs"]),
-            preprocessing=Preprocessing.from_json(document["preprocessing"]),
-            classes=Classes(tuple(map(str, classes["ids"])), tuple(map(str, classes["names"]))),
-            accuracy=accuracy,
-            training=document["training"],
+            name=header.name,
+            backbone_name=header.backbone.name,
+            overrides=header.backbone.overrides,
+            token_counts=None if header.token_counts is None else TokenCounts(header.token_counts),
+            gmacs=header.gmacs,
+            dense_gmacs=header.dense_gmacs,
+            preprocessing=header.preprocessing,
+            classes=header.classes,
+            accuracy=content["accuracy"],
+            training=header.training,
             path=path,
-            stages=tuple(int(block) for block in document["backbone"]["shape"]["stages"]),
+            stages=header.backbone.shape.stages,
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path}: the tofe-edge header is incomplete or malformed ({error!r})") from error
 
 
 def describe_dense(path: Path, backbone_name: str) -> Checkpoint:

@@ -7,10 +7,9 @@ import math
 import re
 
 from tofe_edge import __version__
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest, Method
-from tofe_edge.io.labels import shown
 from tofe_edge.packaging.bundle import identifier
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.kotlin import STDLIB

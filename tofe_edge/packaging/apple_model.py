@@ -6,10 +6,9 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.labels import shown
 from tofe_edge.io.targets import find_target, runs_on
 from tofe_edge.packaging.apple_names import check_methods
 from tofe_edge.packaging.contents import LABELS, PackagedModel

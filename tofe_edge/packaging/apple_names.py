@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.labels import shown
 from tofe_edge.packaging.bundle import identifier
 from tofe_edge.packaging.contents import PackagedModel
 

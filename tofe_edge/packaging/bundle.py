@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.labels import shown
+from tofe_edge.errors import InputError, shown
 
 Form = Literal["folder", "zip", "tar.gz"]
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.errors import DeviceError, InputError, shown
 from tofe_edge.evaluation.golden import GoldenSet, golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
-from tofe_edge.io.labels import shown
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.contents import LABELS, PREPROCESSING, json_file
 from tofe_edge.packaging.licences import NOTICE, WEIGHTS, notice, origin

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.evaluation.golden import GoldenSet, golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact, Manifest
 from tofe_edge.io.files import Content, fingerprint, left_by_macos
-from tofe_edge.io.labels import shown
 from tofe_edge.packaging.bundle import BundleFile, check_model_name
 from tofe_edge.packaging.licences import Weights
 

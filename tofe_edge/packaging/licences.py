@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.labels import shown
+from tofe_edge.errors import InputError, shown
 from tofe_edge.packaging.wording import plain
 
 UNKNOWN = "NOASSERTION"

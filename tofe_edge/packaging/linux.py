@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.labels import shown
+from tofe_edge.errors import InputError, shown
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import (

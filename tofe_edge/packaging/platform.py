@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.labels import shown
 from tofe_edge.io.targets import runs_on, targets_for
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel

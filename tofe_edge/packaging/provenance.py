@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tofe_edge import __version__
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.labels import shown
 from tofe_edge.packaging.bundle import BundleFile, check_member_name, check_model_name
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import Licence

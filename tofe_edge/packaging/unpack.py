@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.io.files import left_by_macos
-from tofe_edge.io.labels import shown
 from tofe_edge.packaging.archive import EXECUTABLE_MODE, GZIP_HEAD, tar_bytes, zip_bytes
 from tofe_edge.packaging.bundle import MAX_BYTES, MAX_FILES, BundleFile, Form, check_files, check_member_name
 from tofe_edge.packaging.wording import named

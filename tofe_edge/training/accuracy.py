@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tofe_edge.evaluation.evaluate import Evaluation, evaluate_samples
-from tofe_edge.evaluation.predicting import Predicted
+from tofe_edge.evaluation.evaluate import Evaluation, Predicted, evaluate_samples
 from tofe_edge.evaluation.reference import Mode, Reference
 from tofe_edge.evaluation.statistics import bootstrap_difference, mcnemar
 from tofe_edge.io.dataset import Sample, find_samples

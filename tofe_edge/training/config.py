@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones.spec import TokenCounts
-from tofe_edge.training.augmentation import Augmentation
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What a crop is drawn with."""
+
+    crop_scale: float
+    """Least share of an image's area."""
+    cutmix: float = 0.0
+    """Share of a batch's crops that get a rectangle of another one."""
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,29 @@
-"""Measuring token counts N^s: what a trained net's selectors keep, without noise, on images it was not trained on."""
+"""Token counts N^s and thresholds of a trained net, measured on images that it was not trained on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tofe_edge.budget.cost import Cost, FittedCounts, fit_to_budget
 from tofe_edge.errors import InputError
-from tofe_edge.io.dataset import Sample
+from tofe_edge.io.dataset import Sample, find_samples, is_shard, sample_evenly
+from tofe_edge.io.images import list_images
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
-from tofe_edge.model.backbones import Backbone, TokenCounts
-from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.cost import Cost, GmacsCost
-from tofe_edge.training.noise import gumbel_sampler
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.tofe import KEEP, ToFe
+from tofe_edge.training.schedule import gumbel_sampler
 
 _BATCH = 16
-TARGET_TOLERANCE = 0.01
-"""Share of the target by which the cost of the measured counts may miss it before they are scaled."""
+_UNDECIDED = 0.05
+"""Share of the target by which scaled counts may miss it before the means with noise are tried."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,6 @@ class MeasuredCounts:
     sampled_means: tuple[float, ...]
     """With Gumbel noise at full scale. Far from ``means``: the selectors hover around 0.5."""
     images: int
-
-
-@dataclass(frozen=True)
-class FittedCounts:
-    """Token counts, and the factor that took the measured means to the target (1: they met it)."""
-
-    counts: TokenCounts
-    factor: float
 
 
 def read_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
@@ -75,39 +68,77 @@ def measure_counts(model: ToFe, images: Tensor, seed: int = 0) -> MeasuredCounts
     return MeasuredCounts(tuple(means), tuple(sampled), len(images))
 
 
-def fit_counts(means: Sequence[float], backbone: Backbone, target_gmacs: float) -> FittedCounts:
-    """:func:`fit_to_budget` for a budget in GMACs."""
-    return fit_to_budget(means, GmacsCost(backbone, target_gmacs))
+def fit_measured(measured: MeasuredCounts, cost: Cost) -> tuple[FittedCounts, bool]:
+    """Token counts N^s of a trained net, fitted to the budget, and whether they are those with noise.
 
-
-def fit_to_budget(means: Sequence[float], cost: Cost) -> FittedCounts:
-    """Token counts N^s from mean kept counts: rounded half up into [1, N], and scaled where they miss the target.
-
-    Tokens that then cost nothing come on top.
-
-    The budget loss ends where its pull balances that of the other losses, a few per cent above the target;
-    a device budget is a limit. So where the rounded means miss the target by more than ``TARGET_TOLERANCE``
-    all means are scaled by the one factor that meets it best.
+    Selectors of a short run that hover around 0.5 may keep almost nothing of a stage as soon as the noise is off. No
+    factor brings such means to the target; the means with noise, which the budget loss has brought there, are near it.
     """
-    most = cost.backbone.patch_tokens
 
-    def misses(kept: Sequence[int]) -> float:
-        return abs(cost.of_counts(kept) / cost.target - 1)
+    def misses(fitted: FittedCounts) -> float:
+        return abs(cost.of_counts(fitted.counts.kept) / cost.target - 1)
 
-    plain = _rounded(means, most)
-    if misses(plain) <= TARGET_TOLERANCE:
-        return FittedCounts(TokenCounts(cost.raised(plain)), 1.0)
-    # Many factors round to the same counts; of these the one nearest to 1 stands for all.
-    nearest: dict[tuple[int, ...], float] = {}
-    for factor in sorted(np.linspace(0.25, 4.0, 3751).tolist(), key=lambda factor: abs(factor - 1)):
-        nearest.setdefault(_rounded([factor * mean for mean in means], most), factor)
-    best = min(nearest, key=lambda kept: (misses(kept), abs(nearest[kept] - 1)))
-    return FittedCounts(TokenCounts(cost.raised(best)), nearest[best])
-
-
-def _rounded(means: Sequence[float], patch_tokens: int) -> tuple[int, ...]:
-    return tuple(min(patch_tokens, max(1, math.floor(mean + 0.5))) for mean in means)
+    plain = fit_to_budget(measured.means, cost)
+    if misses(plain) <= _UNDECIDED:
+        return plain, False
+    sampled = fit_to_budget(measured.sampled_means, cost)
+    return (sampled, True) if misses(sampled) < misses(plain) else (plain, False)
 
 
 def _kept(masks: Sequence[Tensor]) -> npt.NDArray[np.float64]:
     return np.array([float(mask.sum()) for mask in masks])
+
+
+_BATCH = 16
+_MOST_IMAGES = 1024
+"""Single images differ by tens of tokens, so their mean is known to one."""
+
+_UNKNOWN = -1
+"""The label of an image without one."""
+
+
+def typical_samples(source: Path, class_ids: Sequence[str], seed: int) -> list[Sample]:
+    """A seeded selection of images to center on.
+
+    Of a folder any of its images, with labels or without; of tables and shards (see :func:`find_samples`) those that are
+    spread evenly over their classes.
+
+    Raises:
+        InputError: the source is unfit, or holds no image.
+    """
+    if not source.is_dir() or any(is_shard(entry) for entry in source.glob("[!.]*")):
+        return sample_evenly(find_samples(source, class_ids), _MOST_IMAGES, seed)
+    paths = list_images(source)
+    chosen = np.random.default_rng(seed).permutation(len(paths))[:_MOST_IMAGES]
+    return [Sample(paths[position], _UNKNOWN) for position in sorted(chosen.tolist())]
+
+
+@torch.no_grad()
+def center_selectors(model: ToFe, counts: TokenCounts, images: Tensor) -> None:
+    """Shift each selector, in place, by the one number with which instance mode keeps N^s tokens on average.
+
+    Stage by stage, since what a stage keeps changes the scores of the next. The order of the scores stays.
+
+    Args:
+        images: ``(B, 3, H, W)`` on which the mean is to hold.
+    """
+    stems = [model.stem(some) for some in images.split(_BATCH)]
+    for stage, wanted in enumerate(counts.check(model.backbone.spec).kept):
+        scores = torch.cat([_scores(model, stage, stem) for stem in stems]).flatten()
+        bias = model.selectors[stage].get_submodule("fc3").get_parameter("bias")
+        bias[KEEP] -= _threshold(scores, round(wanted * len(images)))
+
+
+def _scores(model: ToFe, stage: int, stem: Tensor) -> Tensor:
+    """Of selector ``stage`` in instance mode, ``(B, N)``."""
+    if stage == 0:
+        return model.score(stage, stem[:, model.backbone.spec.prefix_tokens :])
+    return model.score(stage, model.masked_from(stem).rearranged[stage - 1])
+
+
+def _threshold(scores: Sequence[float] | Tensor, above: int) -> Tensor:
+    """A number that ``above`` of the scores are greater than, as near as ties let it."""
+    ranked = torch.as_tensor(scores).sort(descending=True).values
+    if above >= len(ranked):
+        return ranked[-1] - 1
+    return (ranked[above - 1] + ranked[above]) / 2

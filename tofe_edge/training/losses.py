@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from tofe_edge.training.cost import Cost
+from tofe_edge.budget.cost import Cost
 
 SPREAD = 3.0
 """Standard deviation that guidance gives the scores: nearly twice that of the noise in training, so most tokens are decided."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tofe_edge.budget.cost import Cost, FittedCounts, GmacsCost, LatencyCost, latency_cost
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import sample_evenly
@@ -21,11 +22,16 @@ from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.cost import Cost, GmacsCost, LatencyCost, latency_cost
-from tofe_edge.training.counts import FittedCounts, MeasuredCounts, fit_to_budget, measure_counts, read_images
+from tofe_edge.training.counts import (
+    MeasuredCounts,
+    center_selectors,
+    fit_measured,
+    measure_counts,
+    read_images,
+    typical_samples,
+)
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
-from tofe_edge.training.thresholds import center_selectors, typical_samples
 from tofe_edge.training.trainer import TrainingResult, train
 from tofe_edge.training.views import Views, prepare_views, recipe
 
@@ -109,7 +115,7 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
         result = train(model, data, config, cost, request.out, device, teacher, views)
     images = read_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
     learned = measure_counts(model, images, config.seed)
-    fitted = FittedCounts(result.counts, 1.0) if result.counts else fit_to_budget(learned.means, cost)
+    fitted, with_noise = (FittedCounts(result.counts, 1.0), False) if result.counts else fit_measured(learned, cost)
     as_validated = replace(host.preprocessing, resize=request.validation_resize)
     typical = read_images(to_center_on, as_validated) if to_center_on else images
     center_selectors(model, fitted.counts, typical)
@@ -127,6 +133,11 @@ def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkp
         if views.unreadable:
             record["warnings"].append(f"{views.unreadable} times an image could not be read and is not among the views")
     unreadable = len(dense.evaluation.unreadable) if dense else 0
+    if with_noise:
+        record["warnings"].append(
+            "without noise the selectors keep too little or too much for any scaling to meet the target: "
+            "the counts are the means with noise"
+        )
     if unreadable:
         record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
     header = describe(request.name, host.spec, host.preprocessing, classes, fitted.counts, None, record)

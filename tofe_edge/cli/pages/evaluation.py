@@ -23,10 +23,9 @@ from tofe_edge.cli.pages.html import (
 )
 from tofe_edge.cli.pages.pictured import pictured, reused_table
 from tofe_edge.cli.pages.token_map import EXPLANATION, heat_legend
-from tofe_edge.evaluation.distribution import PERCENTILES, CountDistribution
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.image_tokens import ImageTokens
-from tofe_edge.evaluation.usage import MeanUsage
+from tofe_edge.evaluation.usage import PERCENTILES, CountDistribution, MeanUsage
 
 
 @dataclass(frozen=True, kw_only=True)

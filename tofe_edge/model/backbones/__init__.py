@@ -8,8 +8,7 @@ from dataclasses import replace
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import lvvit
 from tofe_edge.model.backbones.host import Host
-from tofe_edge.model.backbones.spec import OVERRIDES, Backbone, TokenCounts
-from tofe_edge.model.backbones.stages import check_stages
+from tofe_edge.model.backbones.spec import OVERRIDES, Backbone, TokenCounts, check_stages
 
 __all__ = ["Backbone", "Host", "TokenCounts", "create_host"]
 

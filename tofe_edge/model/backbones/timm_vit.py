@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.model.backbones.host import Host
-from tofe_edge.model.backbones.spec import Backbone, Conv
-from tofe_edge.model.backbones.stages import default_stages
+from tofe_edge.model.backbones.spec import Backbone, Conv, default_stages
 from tofe_edge.model.backbones.weights import load_strictly
 from tofe_edge.model.masking import masked_attention, received
 
