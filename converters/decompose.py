@@ -1,4 +1,4 @@
-"""Taking a backbone apart into static layers: one function a host family."""
+"""Decomposing a backbone into static layers: one function per family."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tofe_edge.model.backbones.timm_vit import TimmVit
 
 
 @dataclass(frozen=True)
-class Parts:
+class StaticLayers:
     """A backbone as static layers, all norms and scales folded."""
 
     spec: Backbone
@@ -34,20 +34,20 @@ class Parts:
     head: nn.Module
 
 
-def dismantle(host: Host) -> Parts:
+def to_static_layers(host: Host) -> StaticLayers:
     """Rewrite a backbone's layers for export.
 
     Raises:
         InputError: the backbone has a part for which no static form is known.
     """
     if isinstance(host, LvVit):
-        return _dismantle_lvvit(host)
+        return _decompose_lvvit(host)
     if isinstance(host, TimmVit):
-        return _dismantle_timm(host)
+        return _decompose_timm(host)
     raise InputError(f"{type(host).__name__}: this kind of backbone cannot be exported")
 
 
-def _dismantle_timm(host: TimmVit) -> Parts:
+def _decompose_timm(host: TimmVit) -> StaticLayers:
     vit, spec = host.vit, host.spec
     if not isinstance(vit.norm_pre, nn.Identity):
         raise InputError(f"{spec.name}: a norm before the first block has no static form yet; use another backbone")
@@ -76,15 +76,15 @@ def _dismantle_timm(host: TimmVit) -> Parts:
         for block in vit.blocks
     ]
     head = ClassHead(rms_norm(vit.norm), [fold_norm(vit.norm, layer) for layer in classifiers])
-    return Parts(spec, stem, blocks, head)
+    return StaticLayers(spec, stem, blocks, head)
 
 
 def _branch_scale(scale: Any) -> Tensor | float:
-    """LayerScale's factors, or 1 where a block has none."""
+    """LayerScale's factors, or 1 if a block has none."""
     return 1.0 if isinstance(scale, nn.Identity) else scale.gamma
 
 
-def _dismantle_lvvit(host: LvVit) -> Parts:
+def _decompose_lvvit(host: LvVit) -> StaticLayers:
     embed = host.patch_embed
     convolutions = [
         fold_batch_norm(embed.conv1, embed.bn1),
@@ -95,4 +95,4 @@ def _dismantle_lvvit(host: LvVit) -> Parts:
     stem = ConvolutionStem(convolutions, host.cls_token + host.pos_embed[:, :1], host.pos_embed[:, 1:])
     blocks = [static_block(block, RESIDUAL_SCALE, RESIDUAL_SCALE) for block in host.blocks]
     aux = scale_output(fold_norm(host.norm, host.aux_head), AUX_WEIGHT)
-    return Parts(host.spec, stem, blocks, AuxHead(rms_norm(host.norm), fold_norm(host.norm, host.head), aux))
+    return StaticLayers(host.spec, stem, blocks, AuxHead(rms_norm(host.norm), fold_norm(host.norm, host.head), aux))
