@@ -1,4 +1,4 @@
-"""Choosing a checkpoint for a device: by a budget in GMACs, or by milliseconds where the device has latency tables."""
+"""Choosing a checkpoint for a device: by a budget in GMACs, or by milliseconds if the device has latency tables."""
 
 from __future__ import annotations
 
