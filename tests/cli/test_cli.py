@@ -123,7 +123,8 @@ def test_options_may_stand_between_model_and_images(
     (plain,) = document_of(program, "run", "--threads", 1, model, first)
     assert plain["kept"] == [9, 5, 3] and plain["top5"] != document[1]["top5"]
     monkeypatch.chdir(third.parent)
-    assert document_of(program, "run", "--json", model, "--", "-3.png")[0]["image"] == "-3.png"
+    code, out, _ = program("run", "--json", model, "--", "-3.png")
+    assert code == 0 and json.loads(out)[0]["image"] == "-3.png"
 
 
 def test_parity_counts_images_that_cannot_be_read(
