@@ -78,7 +78,7 @@ def test_against_the_dense_net(elastic_artifact: Artifact, tiny_checkpoint: Chec
         ("--checkpoint none.safetensors", "--checkpoint is for --against dense"),
         ("--against none.pte", "none.pte: no such model file"),
         ("--against dense", "name its file with --checkpoint"),
-        ("--cpus 3-1", "are no list of numbers"),
+        ("--cpus 3-1", "are not a list of numbers"),
         ("--cpus 4000", "cannot be used"),
         ("--on telnet://pi", "telnet://pi"),
         ("--on ssh://-oProxyCommand=x", "-oProxyCommand"),
