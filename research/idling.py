@@ -16,8 +16,7 @@ from research.anatomy import (
     run_stage,
     shared_macs,
 )
-from research.budget import geometric
-from research.counted import Counted
+from research.budget import Counted, geometric
 from research.method import Step, taught
 from tofe_edge.model.backbones import Host
 from tofe_edge.model.macs import Number

@@ -18,11 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from research.ablations import RandomToFe
 from research.budget import solve
-from research.catalog import ABLATIONS, METHODS, PEERS, parse_methods
+from research.catalog import METHODS
 from research.freezing import Freezing
 from research.method import Method, Step
 from research.pruning import Pruning
-from research.tome import ToMe
 from research.training import optimizer_of
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts, create_host
@@ -208,20 +207,6 @@ def test_counts_are_found_for_any_number_of_selections() -> None:
         assert method.gmacs() == pytest.approx(0.003, rel=0.1)
     with pytest.raises(InputError, match="tofe_given: its proportions are of three selections, not 4"):
         METHODS["tofe_given"](host, 0.003)
-
-
-def test_names_and_groups() -> None:
-    assert parse_methods("evit, tome,evit") == ("evit", "tome")
-    assert parse_methods("all") == (*PEERS, *ABLATIONS)
-    assert parse_methods("") == ()
-    with pytest.raises(InputError, match="'evitt' is unknown; choose from tofe"):
-        parse_methods("evitt")
-
-
-def test_nets_that_are_not_plain_are_refused() -> None:
-    distilled = create_host("deit_tiny_distilled_patch16_224", {"depth": 4, "image_size": 64})
-    with pytest.raises(InputError, match="only prefix is CLS"):
-        ToMe(distilled, TARGET)
 
 
 @pytest.fixture(autouse=True)

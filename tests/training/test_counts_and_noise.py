@@ -73,7 +73,7 @@ def test_a_run_has_one_target() -> None:
         TrainingConfig()
     with pytest.raises(InputError, match="either target_gmacs or target_ms"):
         TrainingConfig(target_gmacs=0.6, target_ms=5.0)
-    with pytest.raises(InputError, match="target_ms must be greater than 0, not -1"):
+    with pytest.raises(InputError, match="target_ms must be a finite number greater than 0, not -1"):
         TrainingConfig(target_ms=-1.0)
     with pytest.raises(InputError, match="latency_table is for a target in milliseconds"):
         TrainingConfig(target_gmacs=0.6, latency_table="a_board int8")

@@ -204,6 +204,6 @@ def test_a_run_that_diverges_says_so_and_keeps_no_state(
     tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
 ) -> None:
     wild = replace(SHORT, epochs=4, fixed_epochs=0, learning_rate=1e30, backbone_learning_rate=1e30)
-    with pytest.raises(InputError, match=r"the loss is .* at step \d+; lower --learning-rate"):
+    with pytest.raises(InputError, match=r"the loss is .* at step \d+; lower learning_rate"):
         train(tiny_tofe(), data, wild, COST, tmp_path / "net.safetensors", CPU)
     assert not (tmp_path / "net.state").exists()

@@ -21,10 +21,11 @@ from tofe_edge.model.backbones import create_host
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import views as module
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
-from tofe_edge.training.config import Augmentation, TrainingConfig
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import Augmentation
 from tofe_edge.training.teacher import teacher_targets
 from tofe_edge.training.trainer import train
-from tofe_edge.training.views import ViewRecipe, Views, prepare_views, recipe
+from tofe_edge.training.views import ViewRecipe, Views, prepare_views, view_recipe
 
 IDS = [str(number) for number in range(10)]
 COUNT = 40
@@ -37,7 +38,7 @@ def data(image_folder: Path) -> TrainingSet:
 
 @pytest.fixture
 def wanted(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> ViewRecipe:
-    return recipe(tiny_tofe(), data.train, COUNT, seed=3, augmentation=Augmentation(0.35))
+    return view_recipe(tiny_tofe(), data.train, COUNT, seed=3, augmentation=Augmentation(0.35))
 
 
 def same(one: Views, other: Views) -> None:
@@ -120,18 +121,18 @@ def test_views_of_another_recipe_are_refused(
     other: Any = {"teacher": "0", "samples": "0", "cutmix": 0.5}.get(field) or getattr(wanted, field) / 2
     changed = replace(wanted)
     object.__setattr__(changed, field, other)
-    with pytest.raises(InputError, match=f"another {field}; use another --views-dir"):
+    with pytest.raises(InputError, match=f"another {field}; use another views_dir"):
         prepare_views(tmp_path / "views", tiny_tofe(), data.train, changed)
 
 
 def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> None:
-    one = recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35))
-    assert recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35)) == one
-    assert recipe(tiny_tofe(), data.train[1:], COUNT, 0, Augmentation(0.35)).samples != one.samples
+    one = view_recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35))
+    assert view_recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35)) == one
+    assert view_recipe(tiny_tofe(), data.train[1:], COUNT, 0, Augmentation(0.35)).samples != one.samples
     changed = tiny_tofe()
     with torch.no_grad():
         next(changed.backbone.parameters()).view(-1)[0] += 1
-    assert recipe(changed, data.train, COUNT, 0, Augmentation(0.35)).teacher != one.teacher
+    assert view_recipe(changed, data.train, COUNT, 0, Augmentation(0.35)).teacher != one.teacher
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def _gradients(
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise InputError(
             f"training: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at step {batch.step + 1}; "
-            "lower --learning-rate or --backbone-learning-rate and use another --out"
+            "lower learning_rate or backbone_learning_rate and use another --out"
         )
     kept = [round(float(mask.detach().sum(dim=1).mean()), 1) for mask in output.masks]
     values = {name: round(float(value.detach()), 4) for name, value in parts.items()}

@@ -29,7 +29,7 @@ from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import Backbone
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import batches, samples_digest, shuffled, weights_digest
-from tofe_edge.training.config import Augmentation, TrainingConfig
+from tofe_edge.training.recipe import Augmentation, HyperParameters
 from tofe_edge.training.teacher import TeacherView, TrainingBatch, teacher_targets
 
 try:
@@ -104,7 +104,9 @@ def _tensor(stored: Array) -> Tensor:
     return torch.from_numpy(stored.astype(np.float32))
 
 
-def recipe(teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, augmentation: Augmentation) -> ViewRecipe:
+def view_recipe(
+    teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, augmentation: Augmentation
+) -> ViewRecipe:
     """The recipe of ``count`` views of these images by this dense model."""
     digests = weights_digest(teacher.backbone), samples_digest(samples)
     return ViewRecipe(count, seed, augmentation.crop_scale, augmentation.cutmix, teacher.backbone.spec.stages, *digests)
@@ -178,7 +180,7 @@ def _read_note(note: Path, wanted: ViewRecipe) -> tuple[int, int, int]:
     changed = sorted(key for key, value in as_written.items() if found.get(key) != value)
     if changed:
         raise InputError(
-            f"{note.parent}: holds views of another {', '.join(changed)}; use another --views-dir, or delete it"
+            f"{note.parent}: holds views of another {', '.join(changed)}; use another views_dir, or delete it"
         )
     stored, made, unreadable = numbers
     if not (0 < stored <= wanted.count and made > 0 and unreadable >= 0):
@@ -252,7 +254,7 @@ def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Litera
 
 
 def batches_from_views(
-    views: Views, config: TrainingConfig, steps: range, device: torch.device
+    views: Views, config: HyperParameters, steps: range, device: torch.device
 ) -> Iterator[TrainingBatch]:
     """Prepared views, drawn anew in each pass over them."""
     for step in steps:
