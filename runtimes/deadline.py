@@ -61,7 +61,9 @@ class DeadlinePolicy:
         self._deadline_ms = deadline_ms
         self._index = 0
         self._samples: deque[float] = deque(maxlen=WINDOW)  # of the present method, in ms
-        self._estimates: dict[int, float] = {}  # p90 in ms of the methods measured so far, at the device's present speed
+        self._estimates: dict[
+            int, float
+        ] = {}  # p90 in ms of the methods measured so far, at the device's present speed
         self._measured_at: dict[int, int] = {}  # the run when each was measured last
         self._runs = self._stay = 0  # runs since the start, and since the last switch
         self._streak = self._goal = 0  # decisions in a row for a step up, and the smallest method they asked for

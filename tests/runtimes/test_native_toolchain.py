@@ -75,7 +75,10 @@ def test_a_wheel_of_another_machine_or_version_is_refused(
     ("said", "reason"),
     [
         ("working\nmodel.cpp:1: error: no\nmore", "model.cpp:1: error: no"),
-        ("-- on\nCMake Error at CMakeLists.txt:3 (message):\n  headers are\n  missing\n\n-- more", "headers are missing"),
+        (
+            "-- on\nCMake Error at CMakeLists.txt:3 (message):\n  headers are\n  missing\n\n-- more",
+            "headers are missing",
+        ),
     ],
 )
 def test_a_build_that_fails_is_one_line(
