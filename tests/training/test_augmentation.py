@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofe_edge.errors import InputError
 from tofe_edge.training.batches import cutmix
-from tofe_edge.training.config import TrainingConfig
 
 SHAPES = st.tuples(st.integers(1, 6), st.just(3), st.integers(1, 9), st.integers(1, 9))
 
@@ -40,19 +38,3 @@ def test_the_share_of_mixed_images_and_of_their_area() -> None:
     # Half of the area before the border cuts it off; some 0.32 after.
     assert changed[changed > 0].mean() == pytest.approx(0.32, abs=0.03)
     assert np.array_equal(images, numbered((2000, 1, 32, 32)))
-
-
-def test_no_share_changes_nothing() -> None:
-    images = numbered((4, 3, 8, 8))
-    assert np.array_equal(cutmix(images, 0.0, np.random.default_rng(0)), images)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_outside_of_its_range_is_refused(share: float) -> None:
-    with pytest.raises(InputError, match=r"cutmix must lie in \[0, 1\]"):
-        TrainingConfig(target_gmacs=1.0, cls_weight=0.0, cutmix=share)
-
-
-def test_labels_do_not_fit_mixed_images() -> None:
-    with pytest.raises(InputError, match="no label fits an image that cutmix mixed; set cls_weight to 0"):
-        TrainingConfig(target_gmacs=1.0, cutmix=0.5)

@@ -81,23 +81,6 @@ def test_a_disk_that_python_finds_full_leaves_the_old_state(
     assert state.load_state(path, model, optimizer, SHORT, ORIGIN) == state.Progress(3, 1)
 
 
-def test_a_full_disk_while_training_is_an_error(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> None:
-    out = tmp_path / "net.safetensors"
-    with nearly_full_disk(20_000), pytest.raises(InputError, match="cannot be written"):
-        train(tiny_tofe(), data, SHORT, COST, out, CPU)
-    assert not out.with_suffix(".state").exists()
-
-
-def test_a_log_that_cannot_be_written_is_an_error(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> None:
-    (tmp_path / "net.log.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"net\.log\.jsonl: cannot be written"):
-        train(tiny_tofe(), data, SHORT, COST, tmp_path / "net.safetensors", CPU)
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

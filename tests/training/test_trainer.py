@@ -194,24 +194,6 @@ def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
     assert_same_weights(weights_of(resumed), short_run)
 
 
-def test_a_killed_run_resumes_from_its_last_saved_state(
-    tmp_path: Path,
-    tiny_tofe: Callable[..., ToFe],
-    data: TrainingSet,
-    short_run: dict[str, torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    out = tmp_path / "net.safetensors"
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
-        stop_after(3, patch, SystemError("killed"))
-        with pytest.raises(SystemError, match="killed"):
-            train(tiny_tofe(), data, SHORT, COST, out, CPU)
-    resumed = tiny_tofe()
-    train(resumed, data, SHORT, COST, out, CPU)
-    assert_same_weights(weights_of(resumed), short_run)
-
-
 def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
     tmp_path: Path,
     tiny_tofe: Callable[..., ToFe],
