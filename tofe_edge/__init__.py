@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tofe_edge.errors import DeviceError, GateError, InputError, TofeEdgeError
     from tofe_edge.profiles import DeviceProfile, load_profile
+    from tofe_edge.workflows.api import convert
     from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
     from tofe_edge.workflows.parity import ParityReport, parity
     from tofe_edge.workflows.profile import LatencyReport, PackageReport, profile
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "errors": ("DeviceError", "GateError", "InputError", "TofeEdgeError"),
     "profiles": ("DeviceProfile", "load_profile"),
+    "workflows.api": ("convert",),
     "workflows.evaluate": ("EvaluationReport", "evaluate"),
     "workflows.parity": ("ParityReport", "parity"),
     "workflows.profile": ("LatencyReport", "PackageReport", "profile"),
@@ -55,6 +57,7 @@ __all__ = [
     "Selected",
     "SelfTest",
     "TofeEdgeError",
+    "convert",
     "evaluate",
     "load",
     "load_profile",

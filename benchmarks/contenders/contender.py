@@ -6,16 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tofe_edge.converters.pipeline import export
+from tofe_edge.converters.request import Build, Calibration, ConvertRequest
 from tofe_edge.converters.selection import select_by_topk
 from tofe_edge.converters.static_graph import StaticToFe
+from tofe_edge.io.artifact import DEFAULT_METHOD
+from tofe_edge.io.targets import Lowered, Target
 from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.checkpoint import default_classes, describe
 from tofe_edge.model.tofe import KEEP, ToFe
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
@@ -114,6 +119,22 @@ class Subject:
     def example(self) -> torch.Tensor:
         """An input of the right shape to trace with: a natural image, no zeros that a tracer could fold."""
         return torch.from_numpy(self.calibration[0])
+
+
+def exported(subject: Subject, target: Target, precision: str) -> Lowered:
+    """What a target makes of a subject, by the pipeline that ``tofe-edge convert`` goes through."""
+    host, counts = subject.model.backbone, subject.counts
+    header = describe(subject.group, host.spec, host.preprocessing, default_classes(host.spec.classes), counts)
+    images = tuple(torch.from_numpy(pixels.copy()) for pixels in subject.calibration)
+    request = ConvertRequest(
+        header, target, precision, None, f"net{target.suffix}", calibration=Calibration(images, None)
+    ).check()
+    return export(Build(request, subject.model, host.preprocessing, {DEFAULT_METHOD: counts}, images)).lowered
+
+
+def plain_graph(_graph: Any, build: Build) -> PlainToFe:
+    """A target's ``rewrite``: the graph that peers get, in place of ours."""
+    return PlainToFe(build.model, build.budgets[DEFAULT_METHOD])
 
 
 @dataclass(frozen=True)

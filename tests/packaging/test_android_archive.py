@@ -12,14 +12,14 @@ from packaged_models import need, need_file, need_kotlinc, packaged, pretend_mod
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.android import ANDROID
+from tofe_edge.packaging.android import PLATFORM as ANDROID
+from tofe_edge.packaging.archive import Unpacked, read_zip
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.place import place
 from tofe_edge.packaging.platform import Options
 from tofe_edge.packaging.provenance import PROVENANCE, provenance_file, read_provenance
-from tofe_edge.packaging.template import template_folder
-from tofe_edge.packaging.unpack import Unpacked, read_zip
+from tofe_edge.packaging.texts import TEMPLATES
 
 pytestmark = pytest.mark.toolchain
 
@@ -106,11 +106,7 @@ def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(
     }
     assets = f"assets/tofe/model_{model.manifest.sha256[:12]}/"
     assert listed[f"{assets}model.pte"] == "Stored"
-    assert {name.removeprefix(assets) for name in listed} >= {
-        "model.json",
-        "labels.txt",
-        "model.golden/0.png",
-    }
+    assert {name.removeprefix(assets) for name in listed} >= {"model.json", "labels.txt", "model.golden/0.png"}
 
 
 def test_its_own_entries_are_stored_and_aligned(aar: Path) -> None:
@@ -135,7 +131,7 @@ def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_
         "1.8",
         *samples,
         STUBS,
-        template_folder("android/stubs"),
+        TEMPLATES / "android" / "stubs",
     )
     run("bash", need_kotlinc(), "-J-XX:TieredStopAtLevel=1", *call)
     for sample in samples:

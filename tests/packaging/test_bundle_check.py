@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.android import ANDROID
+from tofe_edge.packaging.android import PLATFORM as ANDROID
+from tofe_edge.packaging.archive import unpack
 from tofe_edge.packaging.check import BundleCheck, check_bundle
 from tofe_edge.packaging.licences import WEIGHTS
 from tofe_edge.packaging.place import place
 from tofe_edge.packaging.platform import Options
 from tofe_edge.packaging.provenance import PROVENANCE, FileSum
-from tofe_edge.packaging.unpack import unpack
 
 ASSETS = "src/main/assets/"
 
@@ -68,7 +69,7 @@ def vouch(bundle: Path, change: Callable[[dict[str, Any]], object] = lambda docu
     path = bundle / PROVENANCE
     document = json.loads(path.read_text())
     files = {name: file for name, file in unpack(bundle).files.items() if name != PROVENANCE}
-    document["files"] = {name: FileSum.of(file).to_json() for name, file in files.items()}
+    document["files"] = {name: asdict(FileSum.of(file)) for name, file in files.items()}
     change(document)
     path.write_text(json.dumps(document))
 
@@ -128,7 +129,7 @@ def test_missing_added_and_executable_files_are_found(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.unlink(), "has no provenance.json; it is no bundle"),
+        (lambda path: path.unlink(), "has no provenance.json; it is not a bundle"),
         (lambda path: path.write_text("{"), "cannot be read as JSON"),
         (lambda path: path.write_text("[]"), "is not the provenance of a bundle"),
         (lambda path: path.write_bytes(b"\xff"), "cannot be read as JSON"),
@@ -145,12 +146,12 @@ def test_a_damaged_provenance_is_told(bundle: Path, change: Callable[[Path], obj
     ("key", "value", "message"),
     [
         ("platform", "amiga", "platform 'amiga' is not one of"),
-        ("platform", 1, "has the wrong type"),
+        ("platform", 1, "key 'platform' has the wrong type"),
         ("name", "../x", "cannot name a package"),
         ("schema", 2, "is not the provenance of a bundle"),
-        ("files", [], "has the wrong type"),
-        ("files", {"../x": {}}, "no safe file name"),
-        ("files", {"x": {"sha256": 1}}, "the sums of 'x' are malformed"),
+        ("files", [], "key 'files' has the wrong type"),
+        ("files", {"../x": {"sha256": "", "size_bytes": 0, "executable": False}}, "not a safe file name"),
+        ("files", {"x": {"sha256": 1}}, "key 'files.x.size_bytes' is missing"),
         ("manifest", {}, "model.pte: no such model file"),
         ("variant", "aar", "it has 0 .aar files"),
         ("variant", "new", "says 'new', but this is a folder"),
@@ -198,9 +199,12 @@ def weights(document: dict[str, Any]) -> dict[str, str]:
         (lambda lie: weights(lie).update(licence="MIT"), "NOTICE does not say what provenance.json says"),
         (lambda lie: weights(lie).update(note="ours"), "does not say what the manifest says of the weights"),
         (lambda lie: lie["licences"].pop(), "NOTICE does not say what provenance.json says"),
-        (lambda lie: lie.pop("licences"), "its licences are missing or malformed"),
-        (lambda lie: lie.update(licences=[{"part": 1}]), "its licences are missing or malformed"),
-        (lambda lie: lie["files"]["README.md"].update(size_bytes=True), "the sums of 'README.md' are malformed"),
+        (lambda lie: lie.pop("licences"), "key 'licences' is missing"),
+        (lambda lie: lie.update(licences=[{"part": 1}]), "key 'licences[0].licence' is missing"),
+        (
+            lambda lie: lie["files"]["README.md"].update(size_bytes=True),
+            "key 'files.README.md.size_bytes' has the wrong type",
+        ),
     ],
 )
 def test_a_provenance_that_lies_is_told(bundle: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:

@@ -6,6 +6,7 @@ import json
 import platform
 import tarfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,11 @@ from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.files import write_bytes
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.archive import tar_gz_bytes
+from tofe_edge.packaging.archive import Unpacked, tar_gz_bytes, unpack
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.check import check_bundle
-from tofe_edge.packaging.linux import LINUX
+from tofe_edge.packaging.linux import PLATFORM as LINUX
 from tofe_edge.packaging.provenance import PROVENANCE, FileSum, read_provenance
-from tofe_edge.packaging.unpack import Unpacked, unpack
 
 FOLDER = "net-linux-aarch64"
 
@@ -88,8 +88,8 @@ def never(runner: Path, artifact: Artifact, arch: str) -> Mapping[str, Parity]:
 def test_the_bundles_own_program_is_not_run_unasked(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tofe_edge.cli.package.runner_test", never)
-    monkeypatch.setattr("tofe_edge.cli.package._self_test", runs)
+    monkeypatch.setattr("tofe_edge.workflows.package.runner_test", never)
+    monkeypatch.setattr("tofe_edge.workflows.package._self_test", runs)
     assert main(["package", "--check", str(bundle)]) == 0
     out = capsys.readouterr().out
     assert "tofe_runner of the bundle was not run; --run-program runs it" in out and "forward: logits the same" in out
@@ -104,7 +104,7 @@ def test_only_an_archive_is_ever_run(bundle: Path, tmp_path: Path) -> None:
     with tarfile.open(bundle) as archive:
         archive.extractall(tmp_path, filter="data")
     (tmp_path / FOLDER).rename(folder)
-    assert "is no tar.gz with a program" in refused(folder, lambda: check_bundle(folder, runs, never))
+    assert "is not a tar.gz with a program" in refused(folder, lambda: check_bundle(folder, runs, never))
 
 
 def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Path:
@@ -114,7 +114,7 @@ def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Pa
         files.pop(name, None)
         files |= {} if file is None else {name: file}
     document: dict[str, Any] = json.loads(files.pop(PROVENANCE).data)
-    document["files"] = {name: FileSum.of(file).to_json() for name, file in files.items()}
+    document["files"] = {name: asdict(FileSum.of(file)) for name, file in files.items()}
     files[PROVENANCE] = BundleFile(json.dumps(document).encode())
     write_bytes(out, tar_gz_bytes(files, FOLDER))
     return out
@@ -125,10 +125,10 @@ def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Pa
     [
         ({"lib/libtofe.so": None}, "lib/libtofe.so is missing"),
         ({"systemd/net-self-test.service": None}, "systemd/net-self-test.service is missing"),
-        ({"tofe_runner": BundleFile(elf("aarch64"))}, "tofe_runner is not the one file that is executable"),
-        ({"run.sh": BundleFile(b"#!/bin/sh", True)}, "tofe_runner is not the one file that is executable"),
+        ({"tofe_runner": BundleFile(elf("aarch64"))}, "tofe_runner is not the only executable file"),
+        ({"run.sh": BundleFile(b"#!/bin/sh", True)}, "tofe_runner is not the only executable file"),
         ({"lib/libtofe.so": BundleFile(elf("x86_64"))}, "lib/libtofe.so is built for x86_64, not for aarch64"),
-        ({"lib/libtofe.so": BundleFile(b"text")}, "lib/libtofe.so: is no 64-bit program or library for Linux"),
+        ({"lib/libtofe.so": BundleFile(b"text")}, "lib/libtofe.so: is not a 64-bit program or library for Linux"),
         ({"lib/libtofe.so": BundleFile(elf("aarch64", [], "/tmp"))}, "lib/libtofe.so looks for libraries in /tmp"),
         ({"NOTICE": BundleFile(b"all mine")}, "SHA256SUMS does not say the sums of the files"),
     ],

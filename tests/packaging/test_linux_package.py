@@ -7,21 +7,16 @@ import hashlib
 import json
 import shutil
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import manifest_for
 from linux_runners import package, pretend_runner
-from packaged_models import pretend, pretend_model
+from packaged_models import pretend_model
 
 from tofe_edge.cli import main
-from tofe_edge.evaluation.golden import golden_path_of, make_golden
-from tofe_edge.io.artifact import open_artifact, write_manifest
-from tofe_edge.io.files import fingerprint_of, write_bytes, write_content
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.packaging.archive import unpack
 from tofe_edge.packaging.provenance import PROVENANCE
-from tofe_edge.packaging.unpack import unpack
 
 FOLDER = "net-linux-aarch64"
 
@@ -91,24 +86,6 @@ def test_provenance_says_what_it_is_for_and_under_which_terms(bundle: Path) -> N
     )
 
 
-def test_words_of_a_manifest_stay_words_in_the_readme(
-    tiny_checkpoint: Checkpoint, runner: Path, tmp_path: Path
-) -> None:
-    forged = pretend_model(tiny_checkpoint, tmp_path / "model", "net.pte", backbone="[x](http://evil)\n# Install")
-    assert package(forged.path, runner, tmp_path) == 0
-    readme = unpack(tmp_path / f"{FOLDER}.tar.gz").files["README.md"].data.decode()
-    assert "http://evil" not in readme and "\n# Install" not in readme and "libraries (ExecuTorch 1.5.1)" in readme
-
-
-def test_a_model_of_no_release_is_refused(
-    tiny_checkpoint: Checkpoint, runner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for version in ("1.5.1\n## x", "nightly", ""):
-        model = pretend_model(tiny_checkpoint, tmp_path / "model", "net.pte", versions={"executorch": version})
-        assert package(model.path, runner, tmp_path / "out") == 2
-        assert "there is no release for Linux" in capsys.readouterr().err.replace("which ", "")
-
-
 def units(bundle: Path) -> dict[str, configparser.ConfigParser]:
     """By what follows the model's name; of a key that stands twice the last."""
     found = {}
@@ -144,67 +121,6 @@ def test_every_file_that_the_documents_name_is_there(bundle: Path) -> None:
     assert b"tofe_open" in files["example/classify.c"].data
 
 
-def test_an_existing_file_is_not_touched_without_force(
-    bundle: Path, model: Path, runner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_bytes(tmp_path / bundle.name, bundle.read_bytes())
-    assert package(model, runner, tmp_path) == 2
-    assert "exists already; --force replaces" in capsys.readouterr().err
-    assert package(model, runner, tmp_path, "--force") == 0
-    (tmp_path / bundle.name).write_text("somebody's")
-    assert package(model, runner, tmp_path, "--force") == 2
-    assert (tmp_path / bundle.name).read_text() == "somebody's"
-
-
-@pytest.mark.parametrize(
-    "name", ["../net", "a/b", "/net", "a b", "nét", "n" * 300, "a%b", "a$b", "-net", "a\nb", "a..b"]
-)
-def test_hostile_names_are_refused(
-    name: str, model: Path, runner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    call = ["package", str(model), "--platform", "linux", "--runner", str(runner), "--out", str(tmp_path / "out")]
-    assert main([*call, f"--name={name}"]) == 2
-    error = capsys.readouterr().err
-    assert "--name" in error and error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_stale_manifest_is_refused(
-    model: Path, runner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(model.parent, tmp_path / "model")
-    (tmp_path / "model" / "net.pte").write_bytes(b"NO PROGRAM")
-    assert package(tmp_path / "model" / "net.pte", runner, tmp_path / "out") == 2
-    assert f"{tmp_path / 'model' / 'net.pte'}: " in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def core_ml_package(checkpoint: Checkpoint, path: Path) -> Path:
-    """A folder that is no model, with manifest and golden vectors as Core ML's have them."""
-    write_content(path, {"Manifest.json": b"{}", "Data/model.mlmodel": b"no model"})
-    found = fingerprint_of(path)
-    manifest = replace(
-        manifest_for(checkpoint, path.name, b""),
-        sha256=found.sha256,
-        size_bytes=found.size_bytes,
-        target="coreml",
-        backend="coreml",
-        deployment_target="iOS17",
-    )
-    write_manifest(path, manifest)
-    write_content(golden_path_of(path), make_golden(open_artifact(path), pretend, checkpoint).content())
-    return path
-
-
-def test_a_model_for_core_ml_is_refused(
-    tiny_checkpoint: Checkpoint, runner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = core_ml_package(tiny_checkpoint, tmp_path / "net.mlpackage")
-    assert package(other, runner, tmp_path / "out") == 2
-    error = capsys.readouterr().err
-    assert "does not run on Linux; convert it with --target executorch" in error and error.count("\n") == 1
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -224,7 +140,7 @@ def test_options_without_effect_are_refused(
 def test_arch_and_runner_are_for_linux(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["package", str(model), "--platform", "android", "--source", "--out", str(tmp_path / "out")]
     assert main([*call, "--arch", "aarch64"]) == 2
-    assert "--arch and --runner are for --platform linux" in capsys.readouterr().err
+    assert "--arch: is not used with --platform android" in capsys.readouterr().err
 
 
 def test_a_runner_without_the_library_says_what_to_install(

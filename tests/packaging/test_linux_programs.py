@@ -7,7 +7,7 @@ from elf_files import elf
 
 from tofe_edge.errors import InputError
 from tofe_edge.packaging.bundle import BundleFile
-from tofe_edge.packaging.linux_programs import read_programs
+from tofe_edge.packaging.linux import read_programs
 
 
 def problems(**files: bytes) -> list[str]:
@@ -58,7 +58,7 @@ def test_another_processor_and_a_missing_library_are_named() -> None:
 
 
 def test_a_library_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^lib/libx\.so: is no 64-bit program"):
+    with pytest.raises(InputError, match=r"^lib/libx\.so: is not a 64-bit program"):
         problems(libx=b"text")
 
 

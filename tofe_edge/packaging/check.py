@@ -11,15 +11,14 @@ from typing import Any
 from tofe_edge.errors import DeviceError, InputError, shown
 from tofe_edge.evaluation.golden import GoldenSet, golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
+from tofe_edge.packaging.archive import Unpacked, unpack
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.contents import LABELS, PREPROCESSING, json_file
 from tofe_edge.packaging.licences import NOTICE, WEIGHTS, notice, origin
-from tofe_edge.packaging.platform import Platform, Replay
+from tofe_edge.packaging.place import ScratchError, scratch
+from tofe_edge.packaging.platform import Platform, Replay, find_platform
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, manifest_copy, read_provenance
-from tofe_edge.packaging.registry import PLATFORMS
-from tofe_edge.packaging.scratch import ScratchError, scratch
-from tofe_edge.packaging.unpack import Unpacked, unpack
-from tofe_edge.packaging.wording import named
+from tofe_edge.packaging.texts import path_text
 
 SelfTest = Callable[[Artifact, GoldenSet], Mapping[str, Replay]]
 """Replays golden vectors on this machine's runtime, by method. Raises :class:`DeviceError` where it has none for the model."""
@@ -81,35 +80,28 @@ def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None
             ``tar.gz``, or no temporary folder can be written.
     """
     if not _exists(path):
-        raise InputError(f"{named(path)}: there is no such bundle; `tofe-edge package` makes one")
+        raise InputError(f"{path_text(path)}: there is no such bundle; `tofe-edge package` makes one")
     try:
         unpacked = unpack(path)
         if PROVENANCE not in unpacked.files:
-            raise InputError(f"{named(path)}: has no {PROVENANCE}; it is no bundle of this program")
+            raise InputError(f"{path_text(path)}: has no {PROVENANCE}; it is not a bundle of this program")
         provenance = read_provenance(unpacked.files[PROVENANCE], PROVENANCE)
-        if provenance.platform not in PLATFORMS:
-            raise InputError(
-                f"{PROVENANCE}: platform {shown(provenance.platform)} is not one of {', '.join(PLATFORMS)}"
-            )
+        platform = find_platform(provenance.platform)
     except InputError as error:
         return _failed(None, [str(error)])
-    platform = PLATFORMS[provenance.platform]
     failures = differences(provenance.files, unpacked.files)
     if failures:
         return _failed(platform.name, failures)
     if runner_test is not None and (platform.runner is None or unpacked.form != "tar.gz"):
-        raise InputError(f"{named(path)}: is no tar.gz with a program for Linux; leave out --run-program")
+        raise InputError(f"{path_text(path)}: is not a tar.gz with a program for Linux; leave out --run-program")
     try:
         failures = platform.problems(unpacked, provenance)
         files = platform.model_files(unpacked, provenance)
     except InputError as error:
         return _failed(platform.name, [*failures, str(error)])
-    if runner_test is None:
-        found = _check_model(platform.name, files, provenance, unpacked, failures, self_test)
-    else:
-        found = _check_model(
-            platform.name, files, provenance, unpacked, failures, _own_test(platform, unpacked, provenance, runner_test)
-        )
+    if runner_test is not None:
+        self_test = _own_test(platform, unpacked, provenance, runner_test)
+    found = _check_model(platform.name, files, provenance, unpacked, failures, self_test)
     return replace(
         found, program=platform.runner, program_was_run=runner_test is not None and found.self_test is not None
     )
@@ -119,7 +111,7 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise InputError(f"{named(path)}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path_text(path)}: cannot be read ({error.strerror or error})") from error
 
 
 def _own_test(platform: Platform, unpacked: Unpacked, provenance: Provenance, runner_test: RunnerTest) -> SelfTest:
