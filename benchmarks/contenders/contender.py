@@ -17,6 +17,7 @@ from tofe_edge.converters.pipeline import export
 from tofe_edge.converters.request import Build, Calibration, ConvertRequest
 from tofe_edge.converters.selection import select_by_topk
 from tofe_edge.converters.static_graph import StaticToFe
+from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.targets import Lowered, Target
 from tofe_edge.model.backbones import TokenCounts
@@ -195,3 +196,8 @@ class Recipe:
             built.size_bytes,
             built.delegates,
         )
+
+
+def timed_side_by_side(_artifact: object, _threads: int, _method: str, _runs: int) -> NoReturn:
+    """The ``time`` of a peer's target: rivals are timed in turns, not alone."""
+    raise InputError("peers are timed beside each other: python -m benchmarks.runtimes")
