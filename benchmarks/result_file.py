@@ -24,7 +24,7 @@ Figure = Annotated[float, AfterValidator(_is_number)]
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's figures. Times are milliseconds a run, wall clock unless said."""
+    """One contender's figures. Times are milliseconds per run, wall clock unless said."""
 
     name: str
     group: str

@@ -124,7 +124,7 @@ def _contiguous(pixels: Sequence[Pixels]) -> tuple[Pixels, ...]:
 
 
 NAMED = {
-    # Counts that fall by the same factor a stage, whose whole net has 1.997 GMACs. The paper says that of its DeiT-S at
+    # Counts that fall by the same factor per stage, whose whole net has 1.997 GMACs. The paper says that of its DeiT-S at
     # 2.0 of 4.6 GMACs, 2.30 times the dense net's throughput on an RTX 4090, without naming its counts.
     "deit_small_2.0": "deit_small:81,33,13",
 }

@@ -1,4 +1,4 @@
-"""Images a second of the reference, eager PyTorch: dense against ToFe with batch-adaptive counts, by batch size.
+"""Images per second of the reference, eager PyTorch: dense against ToFe with batch-adaptive counts, by batch size.
 
     python -m benchmarks.throughput
     python -m benchmarks.throughput --nets deit_small_2.0 lvvit_s:96,48,24 --precision fp16
@@ -168,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NET",
         help=f"checkpoints, names ({', '.join(NAMED)}) and BACKBONE:A,B,C with random weights (default: {' '.join(NETS)})",
     )
-    parser.add_argument("--batches", default=BATCHES, metavar="N[,N]", help="images a batch (%(default)s)")
+    parser.add_argument("--batches", default=BATCHES, metavar="N[,N]", help="images per batch (%(default)s)")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="(%(default)s)")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="autocast to it (%(default)s)")
     parser.add_argument("--threads", default="1", metavar="N", help="of the CPU, or 'all' (%(default)s)")

@@ -63,7 +63,7 @@ def _rate(images_per_s: float) -> float:
 
 
 def check_free(path: Path, command: str) -> None:
-    """Raise :class:`InputError` where there is a file already, unless it holds the results of the same command."""
+    """Raise :class:`InputError` if there is a file already, unless it holds the results of the same command."""
     if not path.exists():
         return
     try:

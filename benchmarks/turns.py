@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Turns:
-    """Seconds a call in each round, the mean of two turns."""
+    """Seconds per call in each round, the mean of two turns."""
 
     a_s: tuple[float, ...]
     b_s: tuple[float, ...]

@@ -107,7 +107,7 @@ class Subject:
     """``"dense"`` or ``"ToFe"``."""
     model: ToFe
     counts: TokenCounts | None
-    """Patch tokens kept a stage; ``None`` runs the dense backbone."""
+    """Patch tokens kept per stage; ``None`` runs the dense backbone."""
     calibration: tuple[Pixels, ...]
     threads: int
     pinned: bool
@@ -151,7 +151,7 @@ class Contender:
     size_bytes: int
     """Of the model file; of the parameters where a runtime has no file."""
     delegates: int | None = None
-    """Subgraphs handed to XNNPACK; ``None`` where the runtime knows no delegates."""
+    """Subgraphs handed to XNNPACK; ``None`` if the runtime knows no delegates."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tofe_edge.training.teacher import TrainingBatch, teacher_targets
 
 @dataclass(frozen=True)
 class Source:
-    """A folder, table or shards of training images, each of them seen ``repeats`` times an epoch."""
+    """A folder, table or shards of training images, each of them seen ``repeats`` times per epoch."""
 
     folder: Path
     repeats: int = 1

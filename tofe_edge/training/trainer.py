@@ -44,7 +44,7 @@ class TrainingResult:
     steps: int
     unreadable: int
     counts: TokenCounts | None
-    """That the blocks were trained with; ``None`` where tokens were masked to the end."""
+    """That the blocks were trained with; ``None`` if tokens were masked to the end."""
 
 
 def train(
