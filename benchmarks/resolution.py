@@ -52,7 +52,7 @@ class Figures:
     size_mb: float
     """1e6 bytes."""
     snr_db: float
-    """Of the logits against eager fp32 at this size."""
+    """SNR of the logits against eager fp32 at this size."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Row:
     """1e6 bytes."""
     delegates: int | None
     snr_db: Figure
-    """Of the logits against eager fp32; inf where they are equal."""
+    """SNR of the logits against eager fp32; inf where they are equal."""
     cosine: Figure
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -33,7 +33,7 @@ class Nets:
     tofe: ToFe
     counts: TokenCounts
     weights: dict[str, str]
-    """Where the weights of ``dense`` and ``ToFe`` are from."""
+    """The origin of the weights of ``dense`` and ``ToFe`` are from."""
 
     @property
     def backbone(self) -> str:
@@ -41,7 +41,7 @@ class Nets:
         return self.dense.backbone.spec.name.removesuffix("_patch16_224")
 
     def gmacs(self) -> dict[str, float]:
-        """Of ``dense`` and ``ToFe`` per image."""
+        """The cost of ``dense`` and ``ToFe`` per image."""
         spec = self.dense.backbone.spec
         return {
             "dense": round(gmacs(dense_macs(spec)), 4),

@@ -38,7 +38,7 @@ _PACKAGES = ("torch", "timm")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and how nets are measured."""
+    """What nets are measured on, and how."""
 
     device: torch.device
     precision: str = "fp32"

@@ -29,7 +29,7 @@ class Row:
     ratio_interval: tuple[float, float] | None = None
     """That holds the median with 95 %."""
     ratio_quartiles: tuple[float, float] | None = None
-    """Of the rounds' ratios."""
+    """Quartiles of the rounds' ratios."""
     rounds: int = 0
     note: str | None = None
 
@@ -86,7 +86,7 @@ def _plain(value: object) -> object:
 
 
 def render(results: Results) -> str:
-    """Where it ran, and a Markdown table."""
+    """A line that says what it ran on, and a Markdown table."""
     lines = [_caption(results.conditions), ""]
     lines.append("| net | GMACs, dense / ToFe | batch | dense, images/s | ToFe, images/s | ratio | 95 % interval |")
     lines.append("|---|---|---:|---:|---:|---:|---|")

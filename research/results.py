@@ -132,7 +132,7 @@ class Results:
         return max(found, key=lambda name: float(self.rows[name]["top1"]), default=None)
 
     def differences_to(self, name: str) -> dict[str, dict[str, Any]]:
-        """Of each other method whose hits are known to method ``name``, on the same images."""
+        """Differences of each other method whose hits are known to method ``name``, on the same images."""
         images = int(self.settings["validation_images"])
         before = unpacked(self._hits(name), images)
         found = {}

@@ -149,7 +149,7 @@ class Contender:
     precision: str
     run: Run
     size_bytes: int
-    """Of the model file; of the parameters where a runtime has no file."""
+    """Bytes of the model file; of the parameters if a runtime has no file."""
     delegates: int | None = None
     """Subgraphs handed to XNNPACK; ``None`` if the runtime knows no delegates."""
 

@@ -39,7 +39,7 @@ _COUNTED_IMAGES = 256
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a finished run ended."""
+    """What a finished run came to."""
 
     steps: int
     unreadable: int
