@@ -12,7 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.contender import Built, Pixels, Recipe, Run, Subject, exported, plain_graph
+from benchmarks.contenders.contender import (
+    Built,
+    Pixels,
+    Recipe,
+    Run,
+    Subject,
+    exported,
+    plain_graph,
+    timed_side_by_side,
+)
 from tofe_edge.converters.request import Build
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.quiet import quiet
@@ -98,7 +107,7 @@ TARGET = Target(
     rewrite=plain_graph,
     lower=_lower,
     open=_open,
-    time=_open,
+    time=timed_side_by_side,
 )
 RECIPES = (
     Recipe(TARGET.title, "fp32", partial(_make, precision="fp32"), ("openvino",)),
