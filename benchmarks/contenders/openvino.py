@@ -68,7 +68,7 @@ def _quantize(model: Any, build: Build) -> Any:
     )
 
 
-def _open(_artifact: Any, _threads: int, _method: str) -> Any:
+def _open(*_: Any) -> Any:
     raise NotImplementedError("a contender is run from memory")
 
 

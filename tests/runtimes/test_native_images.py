@@ -21,7 +21,7 @@ from tofe_edge.io.files import sha256_of
 from tofe_edge.io.images import read_image
 from tofe_edge.io.preprocessing import preprocess
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED, WRONG_CALL
 from tofe_edge.runtimes.native_self_test import self_test_alone
 from tofe_edge.runtimes.native_toolchain import Target
@@ -44,7 +44,7 @@ def native(request: pytest.FixtureRequest) -> Built:
 
 @pytest.fixture(scope="module")
 def golden(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint) -> GoldenSet:
-    return make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    return make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_picture_gives_the_classes_that_python_gives(
     done = host(str(elastic_artifact.path), "--image", str(picture), "--top", "3", "--method", name)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    wanted = load_model(elastic_artifact, 1, name)(preprocess(read_image(picture), manifest.preprocessing))
+    wanted = open_model(elastic_artifact, 1, name)(preprocess(read_image(picture), manifest.preprocessing))
     for found, best in zip(report["top"], top_classes(wanted.logits, manifest.class_names, 3), strict=True):
         assert (found["index"], found["name"], found["id"]) == (best.index, best.name, manifest.class_ids[best.index])
         assert found["probability"] == pytest.approx(best.probability, abs=1e-6)
