@@ -125,6 +125,12 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
     return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
 
 
+def einsum(values: list[Tensor], equation: str) -> Tensor:
+    """Einstein's sum over the letters that the result lacks."""
+    result: Tensor = torch.einsum(equation, *values)
+    return result
+
+
 def conv(
     x: Tensor,
     weight: Tensor,
@@ -261,10 +267,11 @@ def _scaled(x: Tensor, gamma: Tensor | None, beta: Tensor | None, shape: Sequenc
 
 
 def concat(values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
-    """Join along an axis."""
-    if interleave:
-        raise ValueError("interleave is not supported")
-    return torch.cat(values, axis)
+    """Join along an axis, one after the other or in turns."""
+    if not interleave:
+        return torch.cat(values, axis)
+    axis %= values[0].dim()
+    return torch.stack(values, axis + 1).flatten(axis, axis + 1)
 
 
 def expand_dims(x: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -489,7 +496,7 @@ OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxy
             "reduce_sum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
             "topk": topk,
         },
-        "products": _named(conv, linear, matmul),
+        "products": _named(conv, einsum, linear, matmul),
         "windows": _named(avg_pool, max_pool),
         "normalization": _named(batch_norm, layer_norm),
         "shape": _SHAPE,

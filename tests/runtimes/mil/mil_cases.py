@@ -137,6 +137,13 @@ def _matmul(rng: Rng) -> Case:
     return case("matmul", {"x": x, "y": y}, expected, transpose_x=turn_x, transpose_y=turn_y)
 
 
+def _einsum(rng: Rng) -> Case:
+    batch, channels, height, width = sizes(rng, 4)
+    x, y = floats(rng, batch, channels, height, width), floats(rng, batch, width, height, 3)
+    expected = np.matmul(x.transpose(0, 2, 1, 3), y.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+    return case("einsum", {"values": [x, y]}, expected, equation="nchw,nwhr->nchr")  # coremltools writes no other
+
+
 def _padding(rng: Rng, dimensions: int) -> tuple[list[tuple[int, int]], dict[str, Any]]:
     """Elements before and after each spatial dimension, and the operator's parameters."""
     if _flip(rng):
@@ -233,11 +240,15 @@ def _layer_norm(rng: Rng) -> Case:
 
 
 def _concat(rng: Rng) -> Case:
-    shape, axis, values = sizes(rng, 3), int(rng.integers(-3, 3)), []
+    shape, axis, values, interleave = sizes(rng, 3), int(rng.integers(-3, 3)), [], _flip(rng)
     for _ in range(3):
-        shape[axis] = int(rng.integers(1, 4))
+        shape[axis] = shape[axis] if interleave else int(rng.integers(1, 4))
         values.append(floats(rng, *shape))
-    return case("concat", {"values": list(values)}, np.concatenate(values, axis), axis=axis)
+    expected = np.concatenate(values, axis)
+    if interleave:
+        in_turns = [3 * size if index == axis % 3 else size for index, size in enumerate(shape)]
+        expected = np.stack(values, axis % 3 + 1).reshape(in_turns)
+    return case("concat", {"values": list(values)}, expected, axis=axis, interleave=interleave)
 
 
 def _expand_dims(rng: Rng) -> Case:
@@ -420,7 +431,7 @@ CASES: dict[str, dict[str, Maker]] = {
         "reduce_sum": _reduction("reduce_sum", np.sum),
         "topk": _topk,
     },
-    "products": {"conv": _conv, "linear": _linear, "matmul": _matmul},
+    "products": {"conv": _conv, "einsum": _einsum, "linear": _linear, "matmul": _matmul},
     "windows": {
         "avg_pool": _pool("avg_pool"),
         "max_pool": _pool("max_pool"),
