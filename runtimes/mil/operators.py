@@ -125,12 +125,6 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
     return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
 
 
-def einsum(values: list[Tensor], equation: str) -> Tensor:
-    """Einstein's sum over the letters that the result lacks."""
-    result: Tensor = torch.einsum(equation, *values)
-    return result
-
-
 def conv(
     x: Tensor,
     weight: Tensor,
@@ -496,7 +490,7 @@ OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxy
             "reduce_sum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
             "topk": topk,
         },
-        "products": _named(conv, einsum, linear, matmul),
+        "products": _named(conv, linear, matmul),
         "windows": _named(avg_pool, max_pool),
         "normalization": _named(batch_norm, layer_norm),
         "shape": _SHAPE,

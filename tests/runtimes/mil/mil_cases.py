@@ -137,13 +137,6 @@ def _matmul(rng: Rng) -> Case:
     return case("matmul", {"x": x, "y": y}, expected, transpose_x=turn_x, transpose_y=turn_y)
 
 
-def _einsum(rng: Rng) -> Case:
-    batch, channels, height, width = sizes(rng, 4)
-    x, y = floats(rng, batch, channels, height, width), floats(rng, batch, width, height, 3)
-    expected = np.matmul(x.transpose(0, 2, 1, 3), y.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
-    return case("einsum", {"values": [x, y]}, expected, equation="nchw,nwhr->nchr")  # coremltools writes no other
-
-
 def _padding(rng: Rng, dimensions: int) -> tuple[list[tuple[int, int]], dict[str, Any]]:
     """Elements before and after each spatial dimension, and the operator's parameters."""
     if _flip(rng):
@@ -431,7 +424,7 @@ CASES: dict[str, dict[str, Maker]] = {
         "reduce_sum": _reduction("reduce_sum", np.sum),
         "topk": _topk,
     },
-    "products": {"conv": _conv, "einsum": _einsum, "linear": _linear, "matmul": _matmul},
+    "products": {"conv": _conv, "linear": _linear, "matmul": _matmul},
     "windows": {
         "avg_pool": _pool("avg_pool"),
         "max_pool": _pool("max_pool"),
