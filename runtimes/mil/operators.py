@@ -261,10 +261,11 @@ def _scaled(x: Tensor, gamma: Tensor | None, beta: Tensor | None, shape: Sequenc
 
 
 def concat(values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
-    """Join along an axis."""
-    if interleave:
-        raise ValueError("interleave is not supported")
-    return torch.cat(values, axis)
+    """Join along an axis, one after the other or in turns."""
+    if not interleave:
+        return torch.cat(values, axis)
+    axis %= values[0].dim()
+    return torch.stack(values, axis + 1).flatten(axis, axis + 1)
 
 
 def expand_dims(x: Tensor, axes: tuple[int, ...]) -> Tensor:
