@@ -13,7 +13,6 @@ from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import (
     EXECUTORCH,
     GLUE,
-    NOTICE,
     PHOTOGRAPHS,
     PILLOW,
     Licence,
@@ -189,16 +188,11 @@ def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
     files, arch = unpacked.files, provenance.variant
     if unpacked.form == "zip" or arch not in ARCHES:
         return [f"{PROVENANCE} says {_NAME} and {shown(arch)}, but this is a {unpacked.form}"]
-    units = [f"systemd/{provenance.name}-{one}.service" for one in ("self-test", "classify@")]
-    expected = (RUNNER, LIBRARY, HEADER, SUMS, "README.md", NOTICE, "example/classify.c", *units)
-    lines = [f"{name} is missing" for name in expected if name not in files]
+    lines = [f"{name} is missing" for name in (RUNNER, LIBRARY, HEADER) if name not in files]
     if lines:
         return lines
     executable = {name for name, file in files.items() if file.executable}
     lines = [] if executable == {RUNNER} else [f"{RUNNER} is not the only executable file"]
-    summed = {name: file for name, file in files.items() if name not in (SUMS, PROVENANCE)}
-    if files[SUMS].data != _sums(summed):
-        lines.append(f"{SUMS} does not say the sums of the files")
     return lines + read_programs(files).problems(arch)
 
 
