@@ -18,34 +18,34 @@ from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, 
 from tofe_edge.packaging.texts import path_text
 
 SelfTest = Callable[[Artifact, GoldenSet], Mapping[str, Replay]]
-"""Replays golden vectors on this machine's runtime, by method. Raises :class:`DeviceError` where it has none for the model."""
+"""Replays golden vectors on this machine's runtime, by method. Raises :class:`DeviceError` if it has none for the model."""
 RunnerTest = Callable[[Path, Artifact, str], Mapping[str, Replay]]
-"""Has a runner for an architecture replay the golden vectors beside an artifact. Raises :class:`DeviceError` where programs
-of it do not run here, :class:`InputError` where it runs and refuses or crashes."""
+"""Has a runner for an architecture replay the golden vectors beside an artifact. Raises :class:`DeviceError` if programs
+of it do not run here, :class:`InputError` if it runs and refuses or crashes."""
 
 
 @dataclass(frozen=True)
 class BundleCheck:
-    """What was found."""
+    """The result of a check."""
 
     platform: str | None
-    """``None``: it could not be read so far."""
+    """``None``: it could not be read."""
     failures: tuple[str, ...]
     self_test: Mapping[str, Replay] | None
     """By method; ``None``: not run."""
     not_run_because: str | None
     program: str | None = None
-    """What the bundle brings to run the model; ``None``: nothing."""
+    """The program in the bundle that runs the model; ``None``: there is none."""
     program_was_run: bool = False
-    """Whether that replayed the golden vectors, or was to; else this machine's own runtime did."""
+    """Whether that program replayed the golden vectors; else this machine's own runtime did."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong; a self-test that cannot run here is nothing wrong."""
+        """Whether nothing is wrong; a self-test that cannot run here does not count."""
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of ``tofe-edge package --check --json``."""
+        """Return the keys of ``tofe-edge package --check --json``."""
         methods = self.self_test or {}
         test = {
             "ran": self.self_test is not None,
@@ -73,7 +73,7 @@ def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None
         runner_test: has the program in a bundle's ``tar.gz`` replay them instead.
 
     Raises:
-        InputError: there is nothing at ``path``, ``runner_test`` is given for a bundle without a program or that is no
+        InputError: there is nothing at ``path``, ``runner_test`` is given for a bundle without a program or that is not a
             ``tar.gz``, or no temporary folder can be written.
     """
     if not _exists(path):
@@ -93,15 +93,16 @@ def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None
         raise InputError(f"{path_text(path)}: is not a tar.gz with a program for Linux; leave out --run-program")
     try:
         failures = platform.problems(unpacked, provenance)
-        files = platform.model_files(unpacked, provenance)
+        files = {} if failures else platform.model_files(unpacked, provenance)
     except InputError as error:
-        return _failed(platform.name, [*failures, str(error)])
+        failures = [str(error)]
+    if failures:
+        return _failed(platform.name, failures)
     if runner_test is not None:
         self_test = _own_test(platform, unpacked, provenance, runner_test)
-    found = _check_model(platform.name, files, provenance, unpacked, failures, self_test)
-    return replace(
-        found, program=platform.runner, program_was_run=runner_test is not None and found.self_test is not None
-    )
+    result = _check_model(platform.name, files, provenance, self_test)
+    program_was_run = runner_test is not None and result.self_test is not None
+    return replace(result, program=platform.runner, program_was_run=program_was_run)
 
 
 def _exists(path: Path) -> bool:
@@ -112,7 +113,7 @@ def _exists(path: Path) -> bool:
 
 
 def _own_test(platform: Platform, unpacked: Unpacked, provenance: Provenance, runner_test: RunnerTest) -> SelfTest:
-    """The self-test with the program in the bundle."""
+    """Return the self-test with the program in the bundle."""
 
     def run_own(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Replay]:
         with scratch(unpacked.files) as folder:
@@ -126,42 +127,36 @@ def _failed(platform: str | None, failures: list[str]) -> BundleCheck:
 
 
 def _check_model(
-    platform: str,
-    files: Mapping[str, BundleFile],
-    provenance: Provenance,
-    unpacked: Unpacked,
-    failures: list[str],
-    self_test: SelfTest,
+    platform: str, files: Mapping[str, BundleFile], provenance: Provenance, self_test: SelfTest
 ) -> BundleCheck:
+    """Unpack the model alone, compare it with its manifest and the provenance, and run it."""
     with scratch(files) as folder:
         model = folder / _model_name(files, provenance)
         try:
             artifact = open_artifact(model)
             golden = read_golden(golden_path_of(model), artifact)
         except InputError as error:
-            return _failed(platform, [*failures, str(error).replace(f"{folder}/", "")])
+            return _failed(platform, [str(error).replace(f"{folder}/", "")])
         if provenance.model_sha256 != artifact.manifest.sha256:
-            failures = [*failures, f"{PROVENANCE} is of another model than the manifest"]
-        if failures:
-            return _failed(platform, failures)
+            return _failed(platform, [f"{PROVENANCE} is of another model than the manifest"])
         try:
-            parities = self_test(artifact, golden)
+            replays = self_test(artifact, golden)
         except ScratchError:
             raise
-        except DeviceError as error:
-            return BundleCheck(platform, (), None, str(error).replace(f"{folder}/", ""))
-        except InputError as error:
+        except (DeviceError, InputError) as error:
             message = str(error).replace(f"{folder}/", "")
+            if isinstance(error, DeviceError):
+                return BundleCheck(platform, (), None, message)
             return BundleCheck(platform, (f"self-test: {message}",), None, "it was refused or broke off")
     failures = [
-        f"self-test, method {method}: {'; '.join(parity.failures)}"
-        for method, parity in parities.items()
-        if not parity.passed
+        f"self-test, method {method}: {'; '.join(replay.failures)}"
+        for method, replay in replays.items()
+        if not replay.passed
     ]
-    return BundleCheck(platform, tuple(failures), parities, None)
+    return BundleCheck(platform, tuple(failures), replays, None)
 
 
 def _model_name(files: Mapping[str, BundleFile], provenance: Provenance) -> str:
-    """``NAME.mlpackage`` where there is such a folder, else ``NAME.pte``."""
+    """Return ``NAME.mlpackage`` if there is such a folder, else ``NAME.pte``."""
     package = f"{provenance.name}.mlpackage"
     return package if any(name.startswith(f"{package}/") for name in files) else f"{provenance.name}.pte"

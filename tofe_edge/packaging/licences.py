@@ -78,7 +78,7 @@ SHIPPED_LICENCE = "Apache-2.0"
 
 GLUE = Licence(part="code and build files", licence="Apache-2.0", note="written by tofe-edge")
 EXECUTORCH = Licence(
-    part="ExecuTorch (a dependency, or its libraries where the bundle has them)",
+    part="ExecuTorch (a dependency, or its libraries if the bundle has them)",
     licence="BSD-3-Clause",
     note="Copyright (c) Meta Platforms, Inc. and affiliates and others; text in LICENSE-executorch",
 )

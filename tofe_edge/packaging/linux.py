@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -94,15 +95,9 @@ def read_programs(files: Mapping[str, BundleFile]) -> Programs:
 
 def _is_inside(name: str, part: str) -> bool:
     """Return whether a search path stays in the bundle: relative to the file's own folder, and never above the bundle."""
-    words = part.split("/")
-    if words[0] not in ("$ORIGIN", "${ORIGIN}"):
-        return False
-    depth = name.count("/")
-    for word in words[1:]:
-        depth += {"..": -1, ".": 0, "": 0}.get(word, 1)
-        if depth < 0:
-            return False
-    return True
+    origin, _, rest = part.partition("/")
+    place = posixpath.normpath(posixpath.join(posixpath.dirname(name), rest.lstrip("/")))
+    return origin in ("$ORIGIN", "${ORIGIN}") and place.split("/")[0] != ".."
 
 
 def bundle_name(model: PackagedModel, options: Options) -> str:
