@@ -83,20 +83,8 @@ def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(
     framework = need_file("/usr/share/android-framework-res/framework-res.apk", INSTALL)
     folder = unpacked(aar, tmp_path / "aar")
     apk = tmp_path / "app.apk"
-    run(
-        aapt,
-        "package",
-        "-F",
-        apk,
-        "-M",
-        folder / "AndroidManifest.xml",
-        "-A",
-        folder / "assets",
-        "-I",
-        framework,
-        "-0",
-        "pte",
-    )
+    inputs = ("-M", folder / "AndroidManifest.xml", "-A", folder / "assets", "-I", framework)
+    run(aapt, "package", "-F", apk, *inputs, "-0", "pte")
     badging = run(aapt, "dump", "badging", apk)
     assert "package: name='com.example.tiny'" in badging and "sdkVersion:'23'" in badging
     assert "com.example.tiny" in run(aapt, "dump", "xmltree", apk, "AndroidManifest.xml")
@@ -121,18 +109,9 @@ def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_
     samples = [tmp_path / "MainActivity.kt", tmp_path / "Photograph.kt"]
     for sample in samples:
         sample.write_bytes(bundle.files[f"sample/{sample.name}"].data)
-    call = (
-        "-d",
-        tmp_path / "classes",
-        "-cp",
-        folder / "classes.jar",
-        "-jvm-target",
-        "1.8",
-        *samples,
-        STUBS,
-        TEMPLATES / "android" / "stubs",
-    )
-    run("bash", need_kotlinc(), "-J-XX:TieredStopAtLevel=1", *call)
+    call = ("-d", tmp_path / "classes", "-cp", folder / "classes.jar", "-jvm-target", "1.8")
+    sources = (*samples, STUBS, TEMPLATES / "android" / "stubs")
+    run("bash", need_kotlinc(), "-J-XX:TieredStopAtLevel=1", *call, *sources)
     for sample in samples:
         assert (tmp_path / "classes/com/example/classify" / sample.name).with_suffix(".class").is_file()
 

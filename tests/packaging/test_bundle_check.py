@@ -6,7 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +208,13 @@ def test_paths_that_no_file_can_have_are_told_in_a_line(tmp_path: Path) -> None:
 def test_nothing_where_a_bundle_should_be_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such bundle"):
         check_bundle(tmp_path / "none", runs)
+
+
+@pytest.mark.parametrize("name", ["cat\ndog", "cat\u2028dog", "", "\x1b[31m"])
+def test_class_names_that_do_not_fit_on_a_line_are_not_packaged(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, name: str
+) -> None:
+    artifact = pretend_model(tiny_checkpoint, tmp_path)
+    names = [name, *artifact.manifest.class_names[1:]]
+    with pytest.raises(InputError, match="does not fit on a line of labels.txt"):
+        packaged(replace(artifact, manifest=replace(artifact.manifest, class_names=names)))
