@@ -216,5 +216,5 @@ def test_class_names_that_do_not_fit_on_a_line_are_not_packaged(
 ) -> None:
     artifact = pretend_model(tiny_checkpoint, tmp_path)
     names = [name, *artifact.manifest.class_names[1:]]
-    with pytest.raises(InputError, match="does not fit on a line of labels.txt"):
+    with pytest.raises(InputError, match=r"does not fit on a line of labels\.txt"):
         packaged(replace(artifact, manifest=replace(artifact.manifest, class_names=names)))
