@@ -11,7 +11,6 @@ is not measured. Prints a Markdown table and writes all figures as YAML.
 from __future__ import annotations
 
 import argparse
-import datetime
 import math
 import sys
 import time
@@ -24,11 +23,10 @@ import torch
 
 from benchmarks import host
 from benchmarks.memory import is_out_of_memory, shortage
-from benchmarks.runtimes import thread_count
 from benchmarks.throughput_nets import NAMED, Entry, open_net
 from benchmarks.throughput_results import Results, Row, check_free, render, row_of, write_results
 from benchmarks.turns import Plan, take_turns
-from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import forbid_tf32, gpu_failures, pick_device, why_no_cuda
 from tofe_edge.io.progress import progress_bar
 
@@ -117,43 +115,39 @@ def device_facts(device: torch.device, asked: str) -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace, command: str) -> tuple[Results, Path]:
-    """Open the nets, measure, write. Returns the results and where they are.
+def run(arguments: argparse.Namespace, command: str) -> Path:
+    """Open the nets, measure, write, print. Returns the path of the result file.
 
     Raises:
         InputError: an argument does not fit.
         DeviceError: the GPU fails.
     """
-    batches, threads = parse_batches(arguments.batches), thread_count(arguments.threads)
+    batches = host.numbers("--batches", arguments.batches, BATCHES)
+    threads = host.thread_count(arguments.threads)
     plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
     device = pick_device(arguments.device)
     if arguments.clock == "cpu" and (device.type != "cpu" or threads != 1):
         raise InputError("--clock cpu is for one thread on the CPU; use --clock wall")
     setting = Conditions(device, arguments.precision, arguments.clock, plan)
-    today = datetime.date.today().isoformat()
     suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
-    path: Path = arguments.out / f"throughput-{device.type}{suffix}-{today}.yaml"
+    path: Path = arguments.out / f"throughput-{device.type}{suffix}-{host.today()}.yaml"
     check_free(path, command)
     entries = {entry.name: entry for entry in map(open_net, arguments.nets)}
     torch.set_num_threads(threads)
     forbid_tf32()
     rows = [row for entry in entries.values() for row in measure_all(entry, batches, setting)]
     conditions: dict[str, Any] = {
-        "date": today,
-        "command": command,
+        **host.conditions(command, _PACKAGES, threads),
         "device": device_facts(device, arguments.device),
         "precision": arguments.precision,
         "clock": arguments.clock,
-        "threads": threads,
-        "pinned_to": host.usable_cores(),
-        "host": host.facts(),
-        "versions": host.versions(_PACKAGES),
         "turns": {**asdict(plan), "order": "dense, ToFe, ToFe, dense"},
         "nets": {name: _describe(entry) for name, entry in entries.items()},
     }
     results = Results(conditions, tuple(rows))
     write_results(path, results)
-    return results, path
+    print(render(results), end="\n\n")
+    return path
 
 
 def _describe(entry: Entry) -> dict[str, Any]:
@@ -165,19 +159,6 @@ def _describe(entry: Entry) -> dict[str, Any]:
         "gmacs": nets.gmacs(),
         "weights": nets.weights,
     }
-
-
-def parse_batches(text: str) -> list[int]:
-    """``"1,8,64"``: images a batch, in ascending order.
-
-    Raises:
-        InputError: it is not a comma-separated list of different positive whole numbers.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    fits = all(part.isdecimal() and int(part) > 0 for part in parts)
-    if not fits or len({int(part) for part in parts}) < len(parts):
-        raise InputError(f"--batches {text}: expected different positive whole numbers such as {BATCHES}")
-    return sorted(map(int, parts))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -209,16 +190,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 2 for a wrong argument, 3 for a GPU that fails."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        results, path = run(parser().parse_args(words), host.command("benchmarks.throughput", words))
-    except TofeEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(render(results))
-    print(f"\nwrote {path}")
-    return 0
+    """Run the benchmark; returns the exit code."""
+    return host.run_benchmark("benchmarks.throughput", parser(), run, argv)
 
 
 if __name__ == "__main__":

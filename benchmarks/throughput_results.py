@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from benchmarks import host
 from benchmarks.turns import Turns
 from tofe_edge.errors import InputError
-from tofe_edge.io.files import write_bytes
 
 _EMPTY = "–"
 
@@ -78,7 +78,7 @@ def write_results(path: Path, results: Results) -> None:
     """Write the YAML atomically; a row without figures is its net, batch size and note."""
     rows = [{key: _plain(value) for key, value in asdict(row).items() if value is not None} for row in results.rows]
     document = {**results.conditions, "results": rows}
-    write_bytes(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120).encode())
+    host.write(path, document)
 
 
 def _plain(value: object) -> object:

@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.medians import Estimate, median_of
+from tofe_edge.runtimes.latency import Estimate, median_of
 
 MIN_ROUNDS = 6
 """Of fewer no two hold the median between them with 95 %."""

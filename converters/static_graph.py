@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tofe_edge.converters.dismantle import Parts, dismantle
+from tofe_edge.converters.decompose import StaticLayers, to_static_layers
 from tofe_edge.converters.folding import centre_output, difference_of_outputs, fold_norm
 from tofe_edge.converters.layers import rms_norm
 from tofe_edge.converters.selection import Select, prepared, select_by_topk
@@ -54,7 +54,7 @@ class StaticApproximator(nn.Module):
 
 
 class StaticToFe(nn.Module):
-    """Images ``(B, 3, H, W)`` to logits ``(B, classes)`` and one selection a stage, ``(K,)`` or ``(B, K)``.
+    """Images ``(B, 3, H, W)`` to logits ``(B, classes)`` and one selection per stage, ``(K,)`` or ``(B, K)``.
 
     Selection s lists, in the order of that stage's input tokens, the kept tokens best first and then the
     frozen ones; the last stage lists the kept tokens alone. Without counts the graph is the dense backbone
@@ -63,7 +63,7 @@ class StaticToFe(nn.Module):
 
     def __init__(
         self,
-        parts: Parts,
+        parts: StaticLayers,
         selectors: Sequence[TokenSelector],
         approximators: Sequence[TokenApproximator],
         kept: Sequence[int],
@@ -125,7 +125,7 @@ def build_static_graph(model: ToFe, counts: TokenCounts | None, select: Select =
     Raises:
         InputError: the counts do not fit, or the backbone has a part that cannot be rewritten.
     """
-    parts = dismantle(model.backbone)
+    parts = to_static_layers(model.backbone)
     if counts is None:
         return StaticToFe(parts, (), (), ()).eval()
     kept = counts.check(model.backbone.spec).kept

@@ -1,19 +1,18 @@
 """ToFe beside other methods and its own ablations: the same backbone, views, steps, optimizer and GMACs.
 
     python -m research.compare_methods --weights deit_tiny.safetensors --data train --validation val --views views \\
-        --methods tofe,evit,tome,random --steps 600 --out benchmarks/results/methods.yaml
+        --methods tofe,evit,tome,random --steps 600 --out research/results/methods.yaml
     python -m research.compare_methods … --methods ablations --checkpoint tofe_deit_tiny_063 --tables
 
 Every method has the dense net's blocks up to the first selection, but for the smaller images, of which all blocks are
 trained. It learns from prepared views of the dense net: its logits, and the method's own loss. Where selectors are
 learned, that takes the first part of the steps, on masked tokens. The result file is written after every method: a call
-that was interrupted goes on where it was when it is repeated.
+that was interrupted is repeated with the methods that are missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,12 @@ from typing import Any
 import torch
 
 from benchmarks import host
-from benchmarks.runtimes import thread_count
-from research.peers.catalog import METHODS, TOFE, parse_methods
-from research.peers.lab import Lab, compare, compare_checkpoint
-from research.peers.results import Results, Training, open_results, render, row_of, write_results
-from research.peers.training import Course
-from research.peers.validation import Validation, open_validation
-from tofe_edge.errors import InputError, TofeEdgeError
+from research.catalog import METHODS, TOFE, parse_methods
+from research.lab import Lab, compare, compare_checkpoint
+from research.results import Training, open_results, render, row_of, write_results
+from research.training import Course
+from research.validation import Validation, open_validation
+from tofe_edge.errors import InputError
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import create_host
@@ -38,14 +36,14 @@ from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.views import Views, prepare_views, recipe
+from tofe_edge.training.views import Views, prepare_views, view_recipe
 
 _PACKAGES = ("torch", "timm", "numpy")
 _SHA256_DIGITS = 16
 
 
-def run(arguments: argparse.Namespace, command: str) -> Results:
-    """Compare the methods asked for; the file is written after each.
+def run(arguments: argparse.Namespace, command: str) -> Path:
+    """Compare the methods asked for; the file is written after each. Returns its path.
 
     Raises:
         InputError: an argument does not fit, data are unfit, or the disk is full.
@@ -53,7 +51,7 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     names = parse_methods(arguments.methods)
     _check(arguments, names)
     config = _config(arguments)
-    torch.set_num_threads(thread_count(arguments.threads))
+    torch.set_num_threads(host.thread_count(arguments.threads))
     stages = parse_stages(arguments.select_before) if arguments.select_before else None
     net = create_host(arguments.backbone, stages=stages)
     net.load_dense(read_tensors(arguments.weights))
@@ -66,12 +64,11 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     )
     settings = _settings(arguments, config, sources, net.spec.stages, validation)
     results = open_results(arguments.out, settings, _call(command))
-    wanted = recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
+    wanted = view_recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
     views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
-    course = Course(config, arguments.steps, arguments.selecting_share, wanted.samples)
-    lab = Lab(
-        teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, _states(arguments)
-    )
+    course = Course(config, arguments.steps, arguments.selecting_share)
+    logs = arguments.views / f"{arguments.out.stem}-logs"
+    lab = Lab(teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, logs)
     dense = row_of(
         "dense",
         arguments.backbone,
@@ -93,7 +90,9 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
         print(f"{name}: {METHODS[name].__name__}", file=sys.stderr)
         compare(lab, name, results, arguments.tables)
         write_results(arguments.out, results, TOFE)
-    return results
+    print(render(results, TOFE), end="\n\n")
+    out: Path = arguments.out
+    return out
 
 
 def _check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
@@ -118,12 +117,6 @@ def _first(views: Views, number: int | None) -> Views:
         views.labels[:number],
         views.unreadable,
     )
-
-
-def _states(arguments: argparse.Namespace) -> Path:
-    states: Path | None = arguments.states
-    views: Path = arguments.views
-    return states or views / f"{arguments.out.stem}-states"
 
 
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
@@ -173,7 +166,7 @@ def _settings(
 
 def _call(command: str) -> dict[str, Any]:
     return {
-        "date": datetime.date.today().isoformat(),
+        "date": host.today(),
         "command": command,
         "threads": torch.get_num_threads(),
         "host": host.facts(),
@@ -216,23 +209,13 @@ def parser() -> argparse.ArgumentParser:
     add("--noise-decay-start", type=float, default=1.0, metavar="X", help="as `tofe-edge train` (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
     add("--threads", default="all", metavar="N", help="of the CPU (%(default)s)")
-    add("--states", type=Path, metavar="DIR", help="of training, 60 MB a method (default: in the folder of the views)")
     add("--out", type=Path, required=True, metavar="FILE", help="the result file; rows in it are kept")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; 2 for a wrong argument."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser().parse_args(words)
-    try:
-        results = run(arguments, host.command("research.compare_methods", words))
-    except TofeEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(render(results, TOFE))
-    print(f"\nwrote {arguments.out}")
-    return 0
+    """Run the comparison; returns the exit code."""
+    return host.run_benchmark("research.compare_methods", parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from tofe_edge.budget.latency_parts import Part
 from tofe_edge.runtimes.bench import Bench
+from tofe_edge.runtimes.latency import percentile
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 _WARM_UP_RUNS = 2
 _WHOLE_NET_TURNS = 4
-"""A round. A whole net takes longer than a part, so that fewer of its runs are undisturbed, and the rest hangs on it."""
+"""Per round. A whole net takes longer than a part, so that fewer of its runs are undisturbed, and the rest hangs on it."""
 
 UNDISTURBED_PERCENT = 2.0
 """Other work of a machine only ever adds to a time. On a busy one medians of the same program differ by half from
@@ -30,7 +29,7 @@ class Plan:
 
     rounds: int
     runs: int
-    """Of each part in each round."""
+    """Per part and round."""
     threads: int
     cpus: str = ""
 
@@ -44,25 +43,25 @@ class Calibrated:
     disturbed: float
     """Median of all runs over the undisturbed time; the median part's."""
     runs: int
-    """Of each part; whole nets have more."""
+    """Per part; whole nets have more."""
     machine: Machine | None
 
 
 def undisturbed_ms(timing: Timing) -> float:
-    """Time of a run that nothing else on the machine disturbs: one that was measured, next to the fastest."""
+    """Return the time of a run that nothing else on the machine disturbs: one that was measured, next to the fastest."""
     return timing.latency.percentile(UNDISTURBED_PERCENT)
 
 
 def turns(parts: Iterable[Part]) -> list[Part]:
-    """What has its turn in a round, whole nets several times."""
+    """Return what has its turn in a round, whole nets several times."""
     return [part for part in parts for _ in range(_WHOLE_NET_TURNS if part.kind in ("dense", "tofe") else 1)]
 
 
-def calibrate(bench: Bench, programs: Mapping[Part, Path], plan: Plan, bar: Any) -> Calibrated:
+def time_parts(bench: Bench, programs: Mapping[Part, Path], plan: Plan, bar: Any) -> Calibrated:
     """Time every part in each of ``plan.rounds`` rounds, in an order that changes but is the same in each calibration.
 
     Args:
-        programs: where the program of each part is; the method has the part's name.
+        programs: the file with each part; the method has the part's name.
         bar: a progress bar with one unit for each of :func:`turns` and round.
 
     Raises:
@@ -80,10 +79,6 @@ def calibrate(bench: Bench, programs: Mapping[Part, Path], plan: Plan, bar: Any)
             machine = timing.machine or machine
             samples[part] += timing.latency.samples_ms
             bar.update(1)
-    quiet = {part: _percentile(times, UNDISTURBED_PERCENT) for part, times in samples.items()}
-    disturbed = median(_percentile(times, 50) / quiet[part] for part, times in samples.items())
+    quiet = {part: percentile(times, UNDISTURBED_PERCENT) for part, times in samples.items()}
+    disturbed = median(percentile(times, 50) / quiet[part] for part, times in samples.items())
     return Calibrated(quiet, disturbed, plan.rounds * plan.runs, machine)
-
-
-def _percentile(samples: list[float], percent: float) -> float:
-    return float(np.percentile(samples, percent, method="inverted_cdf"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from tofe_edge.runtimes.bench import Bench
-from tofe_edge.runtimes.medians import Estimate, median_of
+from tofe_edge.runtimes.latency import Estimate, median_of
 from tofe_edge.runtimes.timing import Timing, TimingRequest, joined
 
 ROUNDS = 10

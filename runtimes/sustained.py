@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.latency import Latency
-from tofe_edge.runtimes.medians import Estimate, median_of
+from tofe_edge.runtimes.latency import Estimate, Latency, median_of
 from tofe_edge.runtimes.timing import Telemetry
 
 NOTICEABLE = 1.05

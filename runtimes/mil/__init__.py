@@ -4,7 +4,7 @@ The program is read from its protobuf and weight files directly; nothing of Core
 See ``docs/coreml-executor.md``.
 """
 
-from tofe_edge.runtimes.mil.operation import Operation, Result
+from tofe_edge.runtimes.mil.loading import Operation, Result
 from tofe_edge.runtimes.mil.operators import OPERATORS
 from tofe_edge.runtimes.mil.package import Metadata, MlPackage, open_package
 from tofe_edge.runtimes.mil.program import Output, Program, load_program

@@ -24,7 +24,7 @@ class DataType:
         array: numpy type of one element outside the executor.
         held: torch type of one element inside it. Half precision is held as float32 numbers that were rounded
             (CPUs are slow in half precision); types that torch lacks as wider integers.
-        blob_code: the type's number in a weight file; None where weight files cannot have it.
+        blob_code: the type's number in a weight file; None if weight files cannot have it.
     """
 
     name: str
@@ -35,7 +35,7 @@ class DataType:
 
     @property
     def signed(self) -> bool:
-        """Whether stored integers of this type are in two's complement."""
+        """Whether stored integers of this type are signed (two's complement)."""
         return not self.name.startswith("u")
 
 
@@ -70,12 +70,12 @@ BY_NAME: Mapping[str, DataType] = MappingProxyType({kind.name: kind for kind in 
 
 
 def stored_bytes(kind: DataType, count: int) -> int:
-    """Bytes of ``count`` elements, densely packed."""
+    """Return the bytes of ``count`` elements, densely packed."""
     return (count * kind.bits + 7) // 8
 
 
 def unpack(stored: np.ndarray, kind: DataType, count: int) -> np.ndarray:
-    """Elements ``(count,)`` of type ``kind.array`` out of ``stored`` bytes (uint8), lowest bits first.
+    """Return elements ``(count,)`` of type ``kind.array`` from ``stored`` bytes (uint8), lowest bits first.
 
     Raises:
         ValueError: there are too few bytes.
@@ -95,7 +95,7 @@ def unpack(stored: np.ndarray, kind: DataType, count: int) -> np.ndarray:
 
 
 def hold(array: np.ndarray, kind: DataType) -> torch.Tensor:
-    """A tensor of its own with the elements of ``array``, in the type that the executor holds ``kind`` in."""
+    """Return a new tensor with the elements of ``array``, in the type that the executor holds ``kind`` in."""
     if array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array)).to(kind.held)

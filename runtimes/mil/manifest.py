@@ -14,12 +14,12 @@ _AGAIN = "copy or convert the package again"
 
 
 def shown(text: object) -> str:
-    """What a file says, quoted, on one line, and not too long."""
+    """Quote what a file says, on one line of at most 80 characters."""
     return ascii(text if len(str(text)) <= 80 else str(text)[:77] + "...")
 
 
 def find_model(package: Path) -> Path:
-    """The model file that ``Manifest.json`` names as the root of the package.
+    """Return the model file that ``Manifest.json`` names as the root of the package.
 
     Every item that the manifest lists has to be there, inside the package.
 
@@ -29,14 +29,14 @@ def find_model(package: Path) -> Path:
     if not _exists(package, package):
         raise InputError(f"{package}: does not exist; give the folder of a Core ML package (.mlpackage)")
     if not package.is_dir():
-        raise InputError(f"{package}: is no folder; a Core ML package (.mlpackage) is one")
+        raise InputError(f"{package}: is not a folder; a Core ML package (.mlpackage) is one")
     content = _read(package)
     entries = content.get("itemInfoEntries")
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise InputError(f"{package}: Manifest.json has no table itemInfoEntries; {_AGAIN}")
     identifier = content.get("rootModelIdentifier")
     if not isinstance(identifier, str) or not _is_uuid(identifier):
-        raise InputError(f"{package}: Manifest.json's rootModelIdentifier {shown(identifier)} is no UUID; {_AGAIN}")
+        raise InputError(f"{package}: Manifest.json's rootModelIdentifier {shown(identifier)} is not a UUID; {_AGAIN}")
     if identifier not in entries:
         raise InputError(
             f"{package}: Manifest.json lists no item for its rootModelIdentifier {shown(identifier)}; {_AGAIN}"
@@ -44,12 +44,12 @@ def find_model(package: Path) -> Path:
     items = {key: _item(package, entry.get("path")) for key, entry in entries.items()}
     model = items[identifier]
     if model.suffix != ".mlmodel" or not model.is_file():
-        raise InputError(f"{package}: Manifest.json's root item {shown(model.name)} is no .mlmodel file; {_AGAIN}")
+        raise InputError(f"{package}: Manifest.json's root item {shown(model.name)} is not a .mlmodel file; {_AGAIN}")
     return model
 
 
 def inside(package: Path, path: Path, what: str) -> Path:
-    """``path`` with links followed, an existing place inside the package.
+    """Return ``path`` with links followed if it exists inside the package.
 
     Raises:
         InputError: it is missing or leaves the package.
@@ -58,7 +58,7 @@ def inside(package: Path, path: Path, what: str) -> Path:
         resolved = path.resolve()
         within = resolved.is_relative_to(package.resolve())
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{package}: {what} is no usable path ({_AGAIN})") from error
+        raise InputError(f"{package}: {what} is not a usable path ({_AGAIN})") from error
     if not within:
         raise InputError(f"{package}: {what} leaves the package; packages must hold all their files")
     if not _exists(package, resolved):
@@ -78,9 +78,9 @@ def _read(package: Path) -> dict[str, Any]:
     try:
         content = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{package}: Manifest.json is no JSON; {_AGAIN}") from error
+        raise InputError(f"{package}: Manifest.json is not JSON; {_AGAIN}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{package}: Manifest.json is no JSON object; {_AGAIN}")
+        raise InputError(f"{package}: Manifest.json is not a JSON object; {_AGAIN}")
     version = content.get("fileFormatVersion")
     if not isinstance(version, str) or not version.startswith("1."):
         raise InputError(f"{package}: Manifest.json has fileFormatVersion {shown(version)}; only 1.* is known")
@@ -99,7 +99,7 @@ def _exists(package: Path, path: Path) -> bool:
     try:
         return path.exists()
     except (OSError, ValueError) as error:
-        raise InputError(f"{package}: {shown(path.name)} is no usable path") from error
+        raise InputError(f"{package}: {shown(path.name)} is not a usable path") from error
 
 
 def _is_uuid(text: str) -> bool:

@@ -13,8 +13,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.quiet import quiet
 from tofe_edge.runtimes.mil.manifest import find_model, shown
 from tofe_edge.runtimes.mil.signature import Function, read_signature
-from tofe_edge.runtimes.mil.values import check_value, tensor_type
-from tofe_edge.runtimes.mil.weights import WeightFiles
+from tofe_edge.runtimes.mil.values import WeightFiles, check_value, tensor_type
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _MAIN = "main"
@@ -23,7 +22,7 @@ _DEEPEST_BLOCK = 32
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the author says about a package; empty strings where they said nothing."""
+    """What the author says about a package; empty strings if nothing."""
 
     author: str
     license: str
@@ -41,7 +40,7 @@ class MlPackage:
         spec: the protobuf ``CoreML.Specification.Model``.
         specification_version: 6 for iOS 15, 7 for iOS 16, 8 for iOS 17, 9 for iOS 18.
         functions: name -> signature.
-        default_function: the one that an app gets if it asks for none.
+        default_function: the one that an app gets if it names none.
         metadata: author, licence and the like.
         weights: its weight files.
     """
@@ -59,8 +58,8 @@ def open_package(path: Path) -> MlPackage:
     """Open and check a ``.mlpackage`` folder: manifest, protobuf, declared types and every tensor in its weight files.
 
     Raises:
-        InputError: it is no folder, or anything in it is missing, cut, contradictory, outside the folder, or no ML
-            Program. No other error, whatever the files contain.
+        InputError: it is not a folder, or anything in it is missing, cut, contradictory, outside the folder, or not an
+            ML Program. No other error, whatever the files contain.
     """
     model = find_model(path)
     spec = _parse(path, model)
@@ -72,20 +71,20 @@ def open_package(path: Path) -> MlPackage:
     default = spec.description.defaultFunctionName or (_MAIN if _MAIN in functions else next(iter(functions)))
     if default not in functions:
         raise InputError(f"{path}: its default function {shown(default)} is missing; convert the model again")
-    said = spec.description.metadata
+    written = spec.description.metadata
     metadata = Metadata(
-        said.author,
-        said.license,
-        said.versionString,
-        said.shortDescription,
-        MappingProxyType(dict(said.userDefined)),
+        written.author,
+        written.license,
+        written.versionString,
+        written.shortDescription,
+        MappingProxyType(dict(written.userDefined)),
     )
     return MlPackage(path, spec, spec.specificationVersion, functions, default, metadata, weights)
 
 
 @functools.cache
 def _model_class() -> Any:
-    """The protobuf class; coremltools takes seconds to import and warns of everything it does without."""
+    """Return the protobuf class; coremltools takes seconds to import and prints warnings."""
     with quiet(), swallow_native_stderr():
         from coremltools.proto import Model_pb2
     return Model_pb2.Model
@@ -100,7 +99,7 @@ def _parse(package: Path, model: Path) -> Any:
     except OSError as error:
         raise InputError(f"{package}: {model.name} cannot be read ({error.strerror or error})") from error
     except (DecodeError, RecursionError, ValueError, MemoryError) as error:
-        raise InputError(f"{package}: {model.name} is cut or no Core ML model; copy or convert it again") from error
+        raise InputError(f"{package}: {model.name} is cut or not a Core ML model; copy or convert it again") from error
     form = spec.WhichOneof("Type")
     if form != "mlProgram":
         raise InputError(
@@ -138,7 +137,7 @@ def _check_block(block: Any, weights: WeightFiles, depth: int) -> None:
 
 
 def _constants(operation: Any) -> Iterator[Any]:
-    """Every constant written into an operation."""
+    """Yield every constant written into an operation."""
     yield from operation.attributes.values()
     for argument in operation.inputs.values():
         for binding in argument.arguments:

@@ -11,17 +11,14 @@ import numpy as np
 import torch
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.mil.datatypes import BY_NAME
-from tofe_edge.runtimes.mil.inputs import read_inputs
-from tofe_edge.runtimes.mil.loading import load_steps
+from tofe_edge.runtimes.mil.datatypes import BY_NAME, hold
+from tofe_edge.runtimes.mil.loading import Operation, Step, load_steps
 from tofe_edge.runtimes.mil.manifest import shown
-from tofe_edge.runtimes.mil.operation import Operation
 from tofe_edge.runtimes.mil.package import MlPackage
-from tofe_edge.runtimes.mil.preparation import Step
-from tofe_edge.runtimes.mil.signature import Function, function_block
+from tofe_edge.runtimes.mil.signature import Feature, Function, function_block
 
 Output = np.ndarray | str | int | dict[str, float] | dict[int, float]
-"""A tensor in its declared type, a class label, or label -> score; labels are numbers where the package has numbers."""
+"""A tensor in its declared type, a class label, or label -> score; labels are numbers if the package has numbers."""
 
 Observer = Callable[[Operation, str, torch.Tensor], torch.Tensor | None]
 
@@ -44,14 +41,14 @@ class Program:
     _constants: Mapping[str, Any] = field(repr=False)
 
     def run(self, inputs: Mapping[str, np.ndarray], observe: Observer | None = None) -> dict[str, Output]:
-        """The outputs for one set of inputs.
+        """Return the outputs for one set of inputs.
 
         Args:
             inputs: by name, in the declared shape and type. An image is ``(1, C, H, W)`` with values 0..255 in the
-                package's colour order, or uint8 ``(H, W, 3)`` in RGB, or ``(H, W)`` where it is gray.
+                package's colour order, or uint8 ``(H, W, 3)`` in RGB, or ``(H, W)`` if it is gray.
             observe: called with the operation, the name and the value of every tensor that is computed, in order; a
-                tensor that it returns takes the value's place. Half precision comes as float32 tensors of rounded
-                numbers. Values must not be changed in place.
+                tensor that it returns replaces the value. Half precision comes as float32 tensors of rounded numbers.
+                Values must not be changed in place.
 
         Raises:
             InputError: an input is not what the program takes, or the program is wrong: a result is not what it
@@ -62,29 +59,28 @@ class Program:
         return {name: self._exported(name, values[name]) for name in names}
 
     def values(self, inputs: Mapping[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
-        """Tensors by name, constants and intermediate ones too, in their declared types.
+        """Return tensors by name, constants and intermediate ones too, in their declared types.
 
         Raises:
-            InputError: as :meth:`run`, or there is no such tensor.
+            InputError: for the reasons of :meth:`run`, or there is no such tensor.
         """
         unknown = [name for name in names if self._declared.get(name, "dictionary") in ("dictionary", "string")]
         if unknown:
             raise InputError(f"{self._where}: has no tensor {shown(unknown[0])}; Program.operations has the names")
         values = self._execute(inputs, names, None)
-        found = {name: self._exported(name, values[name]) for name in names}
-        return {name: value if isinstance(value, np.ndarray) else np.array(value) for name, value in found.items()}
+        return {name: np.asarray(self._exported(name, values[name])) for name in names}
 
     @property
     def _where(self) -> str:
         return f"{self.package.path}: function {shown(self.function.name)}"
 
     def _execute(
-        self, inputs: Mapping[str, np.ndarray], wanted: Collection[str], observe: Observer | None
+        self, inputs: Mapping[str, np.ndarray], needed: Collection[str], observe: Observer | None
     ) -> dict[str, Any]:
-        """Run all steps that ``wanted`` needs; those values are still there afterwards."""
-        where, kept = self._where, frozenset(wanted)
+        """Run the steps until all ``needed`` values are there; all other values are freed as soon as possible."""
+        where, kept = self._where, frozenset(needed)
         values = dict(self._constants)
-        values.update(read_inputs(self.function.inputs, inputs, self.compute == "declared", where))
+        values.update(_read_inputs(self.function.inputs, inputs, self.compute == "declared", where))
         open_names = set(kept - values.keys())
         with torch.no_grad():
             for step in self._steps:
@@ -131,7 +127,7 @@ def load_program(
             stay the numbers that they are.
 
     Raises:
-        InputError: there is no such function, an operator is not known, or the program contradicts itself.
+        InputError: there is no such function, an operator is unknown, or the program contradicts itself.
     """
     name = package.default_function if function is None else function
     signature = package.functions.get(name)
@@ -147,3 +143,55 @@ def load_program(
     block = function_block(package.spec.mlProgram.functions[name], name, package.path)
     operations, steps, constants = load_steps(package, signature, block, compute == "declared")
     return Program(package, signature, compute, operations, steps, constants)
+
+
+def _read_inputs(
+    features: tuple[Feature, ...], inputs: Mapping[str, np.ndarray], half: bool, where: str
+) -> dict[str, torch.Tensor]:
+    """Return the inputs as the executor holds them; ``half``: round what is declared fp16.
+
+    Raises:
+        InputError: a name, shape or type is not what the program takes.
+    """
+    by_name = {feature.name: feature for feature in features}
+    if set(inputs) != set(by_name):
+        raise InputError(
+            f"{where}: takes the inputs {', '.join(map(_expected, features)) or 'none'}, not {shown(sorted(map(str, inputs)))}"
+        )
+    return {name: _read(feature, inputs[name], half, where) for name, feature in by_name.items()}
+
+
+def _read(feature: Feature, value: Any, half: bool, where: str) -> torch.Tensor:
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"{where}: takes {_expected(feature)} as a numpy array, not {type(value).__name__}")
+    array = _pixels(feature, value) if feature.kind == "image" else value
+    kind = BY_NAME[feature.dtype]
+    # Core ML converts float32 for models with half precision inputs, too.
+    fits = array.dtype == kind.array or (kind.name in ("fp16", "fp32") and array.dtype in (np.float16, np.float32))
+    if array.shape != feature.shape or not fits:
+        raise InputError(f"{where}: takes {_expected(feature)}, not {value.dtype} {value.shape}")
+    if feature.kind == "image" and array.size and not (array.min() >= 0 and array.max() <= 255):
+        raise InputError(f"{where}: takes {_expected(feature)} with values from 0 to 255; do not normalise it")
+    if kind.name == "fp16" and half:
+        array = array.astype(np.float16)
+    return hold(array, kind)
+
+
+def _pixels(feature: Feature, image: np.ndarray) -> np.ndarray:
+    """Return bytes ``(H, W, 3)`` or ``(H, W)`` as ``(1, C, H, W)`` in the channel order of the model, others unchanged."""
+    if image.dtype != np.uint8:
+        return image
+    if image.ndim == 3 and image.shape[2] == 3 and feature.color != "GRAY":
+        channels = image[..., ::-1] if feature.color == "BGR" else image
+        return channels.transpose(2, 0, 1)[None].astype(np.float32)
+    if image.ndim == 2 and feature.color == "GRAY":
+        return image[None, None].astype(np.float32)
+    return image.astype(np.float32)
+
+
+def _expected(feature: Feature) -> str:
+    if feature.kind != "image":
+        return f"{shown(feature.name)} {feature.dtype} {feature.shape}"
+    height, width = feature.shape[-2:]
+    image = f"({height}, {width})" if feature.color == "GRAY" else f"({height}, {width}, 3) RGB"
+    return f"{shown(feature.name)} image, uint8 {image} or float32 {feature.shape} {feature.color}"

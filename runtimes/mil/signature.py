@@ -21,10 +21,10 @@ class Feature:
 
     Attributes:
         name: what callers call it.
-        kind: ``image`` for pictures, ``text`` for a class label, ``dictionary`` for class scores.
+        kind: ``image``, ``text`` for a class label, ``dictionary`` for class scores.
         dtype: MIL element type, such as ``fp32``.
         shape: ``(1, 3, H, W)`` or ``(1, 1, H, W)`` for images; open dimensions are -1.
-        color: order of an image's channels, ``RGB``, ``BGR`` or ``GRAY``; None for all else.
+        color: order of an image's channels, ``RGB``, ``BGR`` or ``GRAY``; None for other kinds.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Function:
 
 
 def function_block(function: Any, name: str, package: object) -> Any:
-    """The block that a function runs.
+    """Return the block that a function runs.
 
     Raises:
         InputError: the function names one that is missing.
@@ -57,7 +57,7 @@ def function_block(function: Any, name: str, package: object) -> Any:
 
 
 def read_signature(name: str, function: Any, description: Any, package: object) -> Function:
-    """The signature of a program's function, as the package describes it.
+    """Return the signature of a program's function, as the package describes it.
 
     Raises:
         InputError: program and description differ, or an input or output has a type that Core ML lacks.
@@ -65,18 +65,18 @@ def read_signature(name: str, function: Any, description: Any, package: object) 
     described = {feature.name: feature.type for feature in [*description.input, *description.output]}
     block = function_block(function, name, package)
     results = {result.name: result.type for operation in block.operations for result in operation.outputs}
-    given = {value.name: value.type for value in function.inputs}
-    wanted = set(block.outputs)
-    if set(given) != {feature.name for feature in description.input} or wanted != {
+    inputs = {value.name: value.type for value in function.inputs}
+    outputs = set(block.outputs)
+    if set(inputs) != {feature.name for feature in description.input} or outputs != {
         feature.name for feature in description.output
     }:
         raise InputError(f"{package}: function {shown(name)} and its description differ; convert the model again")
-    if not wanted or not wanted <= {*results, *given}:
+    if not outputs or not outputs <= {*results, *inputs}:
         raise InputError(f"{package}: function {shown(name)} lacks an output of its description; convert it again")
     return Function(
         name,
-        tuple(_feature(key, declared, described[key], package) for key, declared in given.items()),
-        tuple(_feature(key, {**given, **results}[key], described[key], package) for key in block.outputs),
+        tuple(_feature(key, declared, described[key], package) for key, declared in inputs.items()),
+        tuple(_feature(key, {**inputs, **results}[key], described[key], package) for key in block.outputs),
     )
 
 

@@ -1,8 +1,15 @@
-"""Values of a program: constants in the protobuf or in a weight file, and the types that it declares."""
+"""Values of a program: constants in the protobuf or in a weight file, and the types that it declares.
+
+A weight file begins with a header of 64 bytes (count, version, reserved). Each tensor has a header of 64 bytes at
+the offset that the program gives: a sentinel, the element type, the size of the data in bytes, and where they are.
+"""
 
 from __future__ import annotations
 
 import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -10,8 +17,84 @@ import torch
 
 from tofe_edge.errors import InputError
 from tofe_edge.runtimes.mil.datatypes import DATA_TYPES, STRING, DataType, hold, stored_bytes, unpack
-from tofe_edge.runtimes.mil.manifest import shown
-from tofe_edge.runtimes.mil.weights import WeightFiles
+from tofe_edge.runtimes.mil.manifest import inside, shown
+
+_MODEL_FOLDER = "@model_path/"
+_FILE_HEADER = struct.Struct("<II56x")
+_HEADER = struct.Struct("<IIQQ40x")
+_SENTINEL = 0xDEADBEEF
+_VERSION = 2
+_AGAIN = "copy or convert the package again"
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The weight files of one package. ``folder`` is what programs call ``@model_path``."""
+
+    package: Path
+    folder: Path
+
+    def check(self, file_name: str, offset: int, kind: DataType, count: int) -> None:
+        """Check that ``count`` elements of ``kind`` are there.
+
+        Raises:
+            InputError: the file is missing or outside the package, or what is at ``offset`` is something else.
+        """
+        self._find(file_name, offset, kind, count)
+
+    def read(self, file_name: str, offset: int, kind: DataType, count: int) -> np.ndarray:
+        """Return the elements ``(count,)`` as ``kind.array``. Raises the errors of :meth:`check`."""
+        path, begin, size = self._find(file_name, offset, kind, count)
+        try:
+            stored = np.fromfile(path, np.uint8, size, offset=begin)
+        except OSError as error:
+            raise self._unreadable(file_name, error) from error
+        if len(stored) != size:
+            raise InputError(f"{self.package}: {shown(file_name)} was cut while it was read; {_AGAIN}")
+        return unpack(stored, kind, count)
+
+    def _find(self, file_name: str, offset: int, kind: DataType, count: int) -> tuple[Path, int, int]:
+        path = self._locate(file_name)
+        where = f"{self.package}: {shown(file_name)} at {offset}"
+        try:
+            length = path.stat().st_size
+            with path.open("rb") as handle:
+                file_header = handle.read(_FILE_HEADER.size)
+                handle.seek(min(offset, length))
+                header = handle.read(_HEADER.size)
+        except OSError as error:
+            raise self._unreadable(file_name, error) from error
+        if len(file_header) < _FILE_HEADER.size or _FILE_HEADER.unpack(file_header)[1] != _VERSION:
+            raise InputError(f"{self.package}: {shown(file_name)} is not a weight file of version {_VERSION}; {_AGAIN}")
+        if len(header) < _HEADER.size:
+            raise InputError(f"{where}: is behind the end of the file; {_AGAIN}")
+        sentinel, code, size, begin = _HEADER.unpack(header)
+        if sentinel != _SENTINEL:
+            raise InputError(f"{where}: is not a tensor; {_AGAIN}")
+        if code != kind.blob_code:
+            raise InputError(f"{where}: has elements of type {code}, but the program says {kind.name}; {_AGAIN}")
+        if size != stored_bytes(kind, count):
+            raise InputError(
+                f"{where}: has {size} bytes, but the program says {count} elements of {kind.name}; {_AGAIN}"
+            )
+        if begin + size > length:
+            raise InputError(f"{where}: ends behind the end of the file, which was cut; {_AGAIN}")
+        return path, begin, size
+
+    def _locate(self, file_name: str) -> Path:
+        relative = PurePosixPath(file_name.removeprefix(_MODEL_FOLDER))
+        if not file_name.startswith(_MODEL_FOLDER) or relative.is_absolute() or ".." in relative.parts:
+            raise InputError(
+                f"{self.package}: the weight file {shown(file_name)} is not in the model's folder; {_AGAIN}"
+            )
+        path = inside(self.package, self.folder / relative, f"the weight file {shown(file_name)}")
+        if not path.is_file():
+            raise InputError(f"{self.package}: the weight file {shown(file_name)} is not a file; {_AGAIN}")
+        return path
+
+    def _unreadable(self, file_name: str, error: OSError) -> InputError:
+        return InputError(f"{self.package}: {shown(file_name)} cannot be read ({error.strerror or 'unknown reason'})")
+
 
 Value = torch.Tensor | str | list[Any]
 """A tensor, a string, or a list of values; lists of strings and of class numbers are plain Python."""
@@ -19,15 +102,15 @@ Value = torch.Tensor | str | list[Any]
 _LARGEST_TENSOR = 4 << 30
 _LARGEST_RANK = 16
 _UNKNOWN = -1
-# What a file can contain and Python cannot take: too large for the type, cut bytes, no text.
+# What Python raises for numbers that do not fit: too large for the type, cut bytes, not text.
 _BAD_NUMBERS = (ValueError, OverflowError, TypeError)
 
 
 def tensor_type(declared: Any, package: object) -> tuple[DataType, tuple[int, ...]]:
-    """Element type and shape of a ``ValueType`` that declares a tensor; dimensions left open are -1.
+    """Return element type and shape of a ``ValueType`` that declares a tensor; dimensions left open are -1.
 
     Raises:
-        InputError: it is no tensor, of an unknown element type, or larger than 4 GiB.
+        InputError: it is not a tensor, of an unknown element type, or larger than 4 GiB.
     """
     if declared.WhichOneof("type") != "tensorType":
         raise InputError(f"{package}: a tensor is declared as {declared.WhichOneof('type')}; convert the model again")
@@ -46,10 +129,10 @@ def tensor_type(declared: Any, package: object) -> tuple[DataType, tuple[int, ..
 
 
 def constant_type(value: Any, package: object) -> tuple[DataType, tuple[int, ...]]:
-    """As :func:`tensor_type` for a constant, whose shape has to be complete.
+    """Return element type and shape of a constant, whose shape has to be complete.
 
     Raises:
-        InputError: as :func:`tensor_type`, or a dimension is open.
+        InputError: for the reasons of :func:`tensor_type`, or a dimension is open.
     """
     kind, shape = tensor_type(value.type, package)
     if _UNKNOWN in shape:
@@ -61,7 +144,7 @@ def check_value(value: Any, weights: WeightFiles) -> int:
     """Check the types of a constant and everything it has in weight files; returns those bytes.
 
     Raises:
-        InputError: as :func:`tensor_type` and :meth:`WeightFiles.check`.
+        InputError: for the reasons of :func:`tensor_type` and :meth:`WeightFiles.check`.
     """
     if value.WhichOneof("value") == "blobFileValue":
         kind, shape = constant_type(value, weights.package)
@@ -74,10 +157,10 @@ def check_value(value: Any, weights: WeightFiles) -> int:
 
 
 def read_value(value: Any, weights: WeightFiles) -> Value:
-    """What a constant says.
+    """Return the value of a constant.
 
     Raises:
-        InputError: as :func:`check_value`, or its elements do not fit its type.
+        InputError: for the reasons of :func:`check_value`, or its elements do not fit its type.
     """
     package = weights.package
     form = value.type.WhichOneof("type")
@@ -91,20 +174,20 @@ def read_value(value: Any, weights: WeightFiles) -> Value:
     field = value.immediateValue.tensor.WhichOneof("value")
     if value.immediateValue.WhichOneof("value") != "tensor" or field is None:
         raise InputError(f"{package}: a constant of type {kind.name} has no value; convert the model again")
-    given = getattr(value.immediateValue.tensor, field).values
-    size = len(given)
+    elements = getattr(value.immediateValue.tensor, field).values
+    size = len(elements)
     expected = stored_bytes(kind, count) if field == "bytes" else count
     if size != expected or (field == "strings") != (kind is STRING):
         raise InputError(
             f"{package}: a constant of {list(shape)} {kind.name} has {size} {field}; convert the model again"
         )
     if kind is STRING:
-        return list(given) if shape else str(given[0])
+        return list(elements) if shape else str(elements[0])
     try:
         if field == "bytes":
-            array = unpack(np.frombuffer(given, np.uint8), kind, count)
+            array = unpack(np.frombuffer(elements, np.uint8), kind, count)
         else:
-            array = np.array(list(given), kind.array)
+            array = np.array(list(elements), kind.array)
         return hold(array.reshape(shape), kind)
     except _BAD_NUMBERS as error:
         raise InputError(f"{package}: a constant does not fit its type {kind.name}; convert the model again") from error
@@ -121,5 +204,5 @@ def _items(value: Any) -> list[Any]:
 
 
 def _plain(value: Value) -> Any:
-    """Scalars inside lists are wanted as Python numbers."""
+    """Return scalars, as they stand in lists, as Python numbers."""
     return value.item() if isinstance(value, torch.Tensor) and value.dim() == 0 else value

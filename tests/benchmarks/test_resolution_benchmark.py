@@ -97,9 +97,9 @@ def test_times_go_to_the_size_and_the_net_that_took_them(
     ("arguments", "reason"),
     [
         (["--sizes", "224,300"], "image size 300 does not fit deit_tiny_patch16_224"),
-        (["--sizes", "224,large"], "--sizes 224,large: expected different whole numbers"),
-        (["--sizes", "64,64"], "--sizes 64,64: expected different whole numbers"),
-        (["--sizes", ""], "--sizes : expected different whole numbers"),
+        (["--sizes", "224,large"], "--sizes 224,large: expected different positive whole numbers"),
+        (["--sizes", "64,64"], "--sizes 64,64: expected different positive whole numbers"),
+        (["--sizes", ""], "--sizes : expected different positive whole numbers"),
         (["--checkpoint", "no_such_checkpoint"], "no_such_checkpoint"),
     ],
 )
@@ -120,10 +120,6 @@ def test_a_dense_checkpoint_is_refused(tiny_dense_checkpoint: Checkpoint) -> Non
     arguments = resolution.parser().parse_args(["--checkpoint", str(tiny_dense_checkpoint.path)])
     with pytest.raises(InputError, match="has no token counts"):
         resolution.run(arguments, "")
-
-
-def test_sizes_are_sorted() -> None:
-    assert resolution.parse_sizes("384, 224") == [224, 384]
 
 
 def test_one_of_our_recipes_makes_what_is_measured() -> None:

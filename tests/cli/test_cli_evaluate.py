@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Program, refusal
 
-from tofe_edge.cli.evaluate_output import describe
+from tofe_edge.cli.evaluate import describe
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.reference import load_reference
 from tofe_edge.evaluation.usage import distributions
 from tofe_edge.io.inputs import load_image
+from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.workflows.evaluate import EvaluationReport
 
 
 def evaluate(program: Program, checkpoint: Checkpoint, folder: Path, *more: object) -> str:
@@ -103,10 +106,11 @@ def test_the_page_has_a_histogram_a_stage_and_both_ends(
     assert second.index(str(most)) < second.index('<div class="maps">')
 
 
-def test_the_text_histogram_is_as_dark_as_images_are_many() -> None:
+def test_the_text_histogram_is_as_dark_as_images_are_many(tiny_checkpoint: Checkpoint) -> None:
     counts = (((10, 5), 1), ((11, 5), 100), ((13, 5), 50), ((73, 6), 11))
     result = Evaluation(50.0, (40.0, 60.0), 90.0, 162, 0.5, (14.8, 5.1), (), (0.0, 1.0), counts)
-    text = describe("net", result, distributions(counts), (10, 5), None)
+    header = replace(tiny_checkpoint, token_counts=TokenCounts((10, 5)))
+    text = describe(EvaluationReport(header, "instance", "cpu", result, distributions(counts), None), None)
     first, second = (line.split("|")[1] for line in text.splitlines() if "|" in line)
     # 5 to 73 in columns of three numbers: 8 to 10, 11 to 13 and 71 to 73 of the first stage.
     assert first == " .@" + " " * 19 + "."

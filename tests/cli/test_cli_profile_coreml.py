@@ -20,7 +20,9 @@ from tofe_edge.io.targets import find_target
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes import coreml
 
-COUNTED_KEYS = {"model", "method", "gmacs", "size_bytes", "operators", "measured"}
+COUNTED_KEYS = {
+    "model", "method", "gmacs", "graph_gmacs", "size_bytes", "weight_bytes", "operators", "stages", "forecast", "measured",
+}  # fmt: skip
 MEASURED_KEYS = {
     "compute_units", "latency_ms", "cpu_ms", "load_ms", "runs", "warm_up_runs", "by_compute_units", "placement",
 }  # fmt: skip
@@ -70,11 +72,20 @@ def test_json_has_counts_and_says_that_nothing_was_measured(profile: Profile, pa
     found = document(profile, package)
     assert found.keys() == COUNTED_KEYS
     assert found["model"] == str(package) and found["method"] == "forward" and found["measured"] is False
-    assert found["size_bytes"] == sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
+    assert 0 < found["weight_bytes"] < found["size_bytes"] == size
+    for listed in (found["operators"], found["stages"]):
+        assert all(entry.keys() == {"name", "count", "macs", "weight_bytes"} for entry in listed)
+        assert sum(entry["macs"] for entry in listed) == pytest.approx(found["graph_gmacs"] * 1e9)
+    assert found["stages"][0]["name"] == "stem, block 1, selector 1" and found["forecast"] is None
+    (further,) = json.loads(package.with_suffix(".json").read_text())["further_methods"]
+    smaller = document(profile, package, "--method", further["name"])
+    assert smaller["gmacs"] == further["gmacs"]
+    assert found["graph_gmacs"] - smaller["graph_gmacs"] == pytest.approx(found["gmacs"] - smaller["gmacs"], rel=0.2)
     counts = {entry["name"]: entry["count"] for entry in found["operators"]}
     assert counts["topk"] == counts["gather"] == 3
     code, out, err = profile(package)
-    assert (code, err) == (0, "") and "not measured: that needs a Mac" in out
+    assert (code, err) == (0, "") and "not measured: that needs a Mac" in out and len(out.splitlines()) < 45
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tofe_edge.budget import gmacs as budget
 from tofe_edge.cli import main
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import manifest_path_of
@@ -33,7 +32,7 @@ def test_a_defect_is_one_line_and_not_a_failed_gate(
     def broken(*_: object) -> None:
         raise KeyError("some key")
 
-    monkeypatch.setattr(budget, "choose", broken)
+    monkeypatch.setattr("tofe_edge.workflows.select.choose", broken)
     assert main(["select", "--max-gmacs", "1"]) == 3
     assert "internal error (KeyError: 'some key'); run again with --debug" in only_line(capsys)
     with pytest.raises(KeyError):

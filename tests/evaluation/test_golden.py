@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from conftest import fine_or_refused, manifest_for, refused
+from golden_files import edit, spoilt_weight
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -73,12 +74,6 @@ def stored(artifact: Artifact, golden: GoldenSet, tmp_path_factory: pytest.TempP
     path = tmp_path_factory.mktemp("stored") / "model.golden"
     write_content(path, golden.content())
     return path
-
-
-def edit(folder: Path, change: Callable[[Any], object]) -> None:
-    document = json.loads((folder / DOCUMENT).read_text())
-    change(document)
-    (folder / DOCUMENT).write_text(json.dumps(document))
 
 
 def test_the_folder_stands_beside_the_model() -> None:
@@ -292,20 +287,6 @@ def copy_of(artifact: Artifact, folder: Path, content: bytes) -> Artifact:
     sha256 = hashlib.sha256(content).hexdigest()
     write_manifest(path, replace(artifact.manifest, sha256=sha256, size_bytes=len(content)))
     return open_artifact(path)
-
-
-def spoilt_weight(program: bytes) -> bytes:
-    """The same with one bit of one weight's highest byte turned over: it is 2^128 times larger. The weight stands among
-    64 floats that look like weights, in the file's second half."""
-    start = len(program) // 8 * 4
-    values = np.frombuffer(program, "<f4", (len(program) - start) // 4, start)
-    plausible = (np.abs(values) > 1e-4) & (np.abs(values) < 1)
-    together = np.convolve(plausible, np.ones(64), "valid")
-    assert together.max() == 64
-    position = start + 4 * (int(together.argmax()) + 32)
-    spoilt = bytearray(program)
-    spoilt[position + 3] ^= 0x40
-    return bytes(spoilt)
 
 
 def test_a_real_program_replays_to_the_bit_and_one_wrong_weight_fails(

@@ -24,8 +24,8 @@ from tofe_edge.model import tofe as tofe_module
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, masks_of
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
-from tofe_edge.training.noise import gumbel_sampler
-from tofe_edge.training.teacher import look
+from tofe_edge.training.schedule import gumbel_sampler
+from tofe_edge.training.teacher import teacher_targets
 
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s"]
 COUNTS = [(9, 5, 3), (16, 16, 16), (1, 16, 1)]
@@ -69,7 +69,7 @@ def test_training_stays_on_the_device(tiny_tofe: TinyToFe, name: str) -> None:
     model, images = on_meta(tiny_tofe(name))
     labels, cost = torch.zeros(2, dtype=torch.long, device="meta"), GmacsCost(model.backbone.spec, 0.002)
     with OneDevice():
-        view = look(model, images)
+        view = teacher_targets(model, images)
         sampled = model.forward_masked(images, gumbel_sampler(0, 0))
         given = model.masked_from(view.stem, masks=[mask.detach() for mask in sampled.masks])
         gathered = model.gathered_from(view.stem, TokenCounts((9, 5, 3)))

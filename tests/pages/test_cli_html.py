@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tags import Tags
+from page_contents import Tags
 
 from tofe_edge.cli import main
 from tofe_edge.model.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ def converted(folder: Path, tiny_checkpoint: Checkpoint) -> Path:
 def test_convert_writes_the_page_of_what_it_made(converted: Path, folder: Path) -> None:
     tags = Tags((folder / "made.html").read_text(encoding="utf-8"))
     for part in (
-        converted.name, "Tokens a block computes", "What is computed", "Parity with the reference", "Time per stage",
+        converted.name, "Tokens per block", "What is computed", "Parity with the reference", "Time per stage",
         "Time per operator", "Histogram of latency", "50 runs", "with 1 thread", "Where rounding comes from",
     ):  # fmt: skip
         assert part in tags.text, part

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from page_contents import convert_page, plain_manifest
-from tags import Tags
+from page_contents import Tags, convert_page, plain_manifest
 
 from tofe_edge.budget.latency_model import shape_of
 from tofe_edge.cli.convert_page import with_staircases
@@ -46,7 +45,7 @@ def test_every_table_of_the_net_is_a_staircase(page: ConvertPage, backbone: Back
     assert found.block_ms["fp32"] == table.block
     assert [count for count, _ in found.fitted_ms["fp32"]] == list(range(1, 18))
     assert dict(found.fitted_ms["fp32"])[9] == pytest.approx(0.4)
-    assert "3 counts in fp32; 3 counts in int8" in Tags(render(found)).text
+    assert "3 token counts in fp32; 3 token counts in int8" in Tags(render(found)).text
 
 
 def test_tables_of_other_nets_and_sizes_say_nothing(page: ConvertPage, backbone: Backbone, table: LatencyTable) -> None:

@@ -7,10 +7,10 @@ import torch
 from conftest import TINY, make_tiny_tofe
 from torch import Tensor, nn
 
-from research.peers.method import Method
+from research.method import Method
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.teacher import look
+from tofe_edge.training.teacher import teacher_targets
 from tofe_edge.training.views import Views
 
 TARGET = 0.002
@@ -39,7 +39,7 @@ def tiny_images(count: int, seed: int = 0) -> Tensor:
 
 def tiny_views(teacher: ToFe, count: int = 24) -> Views:
     """Views of noise."""
-    view = look(teacher, tiny_images(count))
+    view = teacher_targets(teacher, tiny_images(count))
     halves = [tensor.half().numpy() for tensor in (view.stem, *view.stages, view.logits)]
     stem, *stages, logits = halves
     return Views(stem, tuple(stages), logits, view.importance.numpy(), np.arange(count) % 10, 0)

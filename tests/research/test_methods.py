@@ -16,20 +16,19 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from research.peers.ablations import RandomToFe
-from research.peers.budget import solve
-from research.peers.catalog import ABLATIONS, METHODS, PEERS, parse_methods
-from research.peers.freezing import Freezing
-from research.peers.method import Method, Step
-from research.peers.pruning import Pruning
-from research.peers.tome import ToMe
-from research.peers.training import optimizer_of
+from research.ablations import RandomToFe
+from research.budget import solve
+from research.catalog import METHODS
+from research.freezing import Freezing
+from research.method import Method, Step
+from research.pruning import Pruning
+from research.training import optimizer_of
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts, create_host
 from tofe_edge.model.masking import mask_of
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.lessons import lessons_from_views
-from tofe_edge.training.noise import gumbel_sampler
+from tofe_edge.training.schedule import gumbel_sampler
+from tofe_edge.training.views import batches_from_views
 
 CPU = torch.device("cpu")
 NAMES = sorted(METHODS)
@@ -83,12 +82,12 @@ def test_deit_tiny_costs_what_the_formula_says(name: str, deit_tiny: ToFe) -> No
 def test_every_method_learns_in_all_of_its_parts_but_the_shared_ones(name: str) -> None:
     method, views = made(name), tiny_views(tiny_teacher())
     config = replace(CONFIG, guidance_weight=1.0)  # all that teaches the selectors of one whose counts are given
-    lesson = next(iter(lessons_from_views(views, CONFIG, range(1), CPU)))
+    batch = next(iter(batches_from_views(views, CONFIG, range(1), CPU)))
     if method.from_images:
-        lesson = replace(lesson, images=torch.randn(4, 3, method.image_size, method.image_size))
+        batch = replace(batch, images=torch.randn(4, 3, method.image_size, method.image_size))
     before = {key: value.clone() for key, value in method.state_dict().items()}
     for gumbel in (gumbel_sampler(0, 0), None) if method.selects else (None,):
-        parts = method.losses(Step(lesson, config, gumbel))
+        parts = method.losses(Step(batch, config, gumbel))
         assert all(value.ndim == 0 and torch.isfinite(value) for value in parts.values())
         torch.stack(list(parts.values())).sum().backward()
     with_gradient = {key for key, value in method.named_parameters() if value.grad is not None and value.grad.any()}
@@ -208,20 +207,6 @@ def test_counts_are_found_for_any_number_of_selections() -> None:
         assert method.gmacs() == pytest.approx(0.003, rel=0.1)
     with pytest.raises(InputError, match="tofe_given: its proportions are of three selections, not 4"):
         METHODS["tofe_given"](host, 0.003)
-
-
-def test_names_and_groups() -> None:
-    assert parse_methods("evit, tome,evit") == ("evit", "tome")
-    assert parse_methods("all") == (*PEERS, *ABLATIONS)
-    assert parse_methods("") == ()
-    with pytest.raises(InputError, match="'evitt' is unknown; choose from tofe"):
-        parse_methods("evitt")
-
-
-def test_nets_that_are_not_plain_are_refused() -> None:
-    distilled = create_host("deit_tiny_distilled_patch16_224", {"depth": 4, "image_size": 64})
-    with pytest.raises(InputError, match="only prefix is CLS"):
-        ToMe(distilled, TARGET)
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from peer_nets import CONFIG, TARGET, tiny_images, tiny_teacher, tiny_views, unsettled
 from torch import Tensor
 
-from research.peers.anatomy import attend, class_attention
-from research.peers.evit import EViT, fuse, kept_of
-from research.peers.idling import IdleViT, normalized_cut
-from research.peers.method import Step
-from research.peers.selectors import chance
-from research.peers.tome import Match, ToMe, UntrainedToMeEverywhere, bipartite_match, merge, mergeable
-from tofe_edge.training.lessons import Lesson
+from research.anatomy import attend, class_attention
+from research.evit import EViT, fuse, kept_of
+from research.idling import IdleViT, normalized_cut
+from research.method import Step
+from research.selectors import chance
+from research.tome import Match, ToMe, UntrainedToMeEverywhere, bipartite_match, merge, mergeable
+from tofe_edge.training.teacher import TrainingBatch
 
 LARGER_TARGET = 0.0033
 """GMACs, of 0.0041 that a dense tiny net of seven blocks takes: two in each stage."""
@@ -167,7 +167,7 @@ def test_the_cut_by_hand() -> None:
 def test_the_cut_is_part_of_the_loss() -> None:
     method, views = IdleViT(tiny_teacher().backbone, TARGET), tiny_views(tiny_teacher())
     view, labels = views.draw(0, 4, 0)
-    parts = method.losses(Step(Lesson(0, view, labels, None, 0), CONFIG, None))
+    parts = method.losses(Step(TrainingBatch(0, view, labels, None, 0), CONFIG, None))
     assert set(parts) == {"distillation", "cut"} and float(parts["cut"].detach()) > 0
 
 

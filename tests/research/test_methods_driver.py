@@ -16,11 +16,11 @@ from peer_nets import TARGET, tiny_images, tiny_teacher
 from safetensors.torch import save_file
 
 from research import compare_methods
-from research.peers import lab as lab_module
-from research.peers.crops import prepare_crops
-from research.peers.freezing import Freezing
-from research.peers.tables import accuracy_by_batch, reuse_by_stage
-from research.peers.training import Fit, fit
+from research import lab as lab_module
+from research.crops import prepare_crops
+from research.freezing import Freezing
+from research.tables import accuracy_by_batch, reuse_by_stage
+from research.training import Fit, fit
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import normalize
 from tofe_edge.model.backbones import TokenCounts, create_host
@@ -82,7 +82,7 @@ def test_every_kind_of_method_gives_a_row(
     assert [row["batch"] for row in tables["tofe, by batch size"]] == [1, 8, 32, 128]
     assert document(tmp_path)["to_tofe"]["method"] in ("tofe", "tofe_given")
     out = capsys.readouterr().out
-    assert "| tome_everywhere_untrained | 0.002 | merges" in out and "tiny, reused tokens:" in out
+    assert "| tome_everywhere_untrained" in out and "tiny, reused tokens:" in out
 
 
 def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
@@ -110,21 +110,6 @@ def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
     assert all({"date", "command", "threads", "host", "versions"} == set(call) for call in calls)
     assert compare("--methods", "tome") == 0
     assert document(tmp_path)["calls"] == calls
-
-
-def test_without_masked_steps_the_same_run_is_not_made_twice(
-    compare: Compare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert compare("--methods", "tofe,tofe_geometric", "--selecting-share", "0", "--steps", "1") == 0
-    assert list(document(tmp_path)["methods"]) == ["dense", "tofe"]
-    assert "tofe_geometric: skipped, for without masked steps it is the run of tofe\n" in capsys.readouterr().err
-
-
-def test_two_selections_will_do(compare: Compare, tmp_path: Path) -> None:
-    assert compare("--methods", "tofe,idlevit", "--select-before", "1,3", "--steps", "1") == 0
-    read = document(tmp_path)
-    assert read["settings"]["selections"] == [1, 3]
-    assert all(row["how"].count(",") == 1 for name, row in read["methods"].items() if name != "dense")
 
 
 def test_weights_and_images_that_were_tested_are_settings(
@@ -167,10 +152,6 @@ def test_results_of_other_settings_are_not_mixed(
         (["--methods", "evitt"], "'evitt' is unknown"),
         ([], "nothing to compare"),
         (["--methods", "evit", "--steps", "0"], "--steps 0: is at least 1"),
-        (["--methods", "evit", "--view-count", "0"], "--view-count 0: is at least 1"),
-        (["--methods", "evit", "--first-views", "0"], "--first-views 0: is at least 1"),
-        (["--methods", "evit", "--limit", "-1"], "--limit -1: is at least 1"),
-        (["--methods", "evit", "--batch-size", "-4"], "--batch-size -4: is at least 1"),
         (["--methods", "evit", "--selecting-share", "1"], "--selecting-share 1: is in [0, 1)"),
         (["--methods", "tofe_given", "--select-before", "1,3"], "of three selections, not 2; leave it out"),
         (["--methods", "evit", "--target-gmacs", "0.5"], "out of reach"),

@@ -7,12 +7,11 @@
 #include <sstream>
 #include <string>
 
-#include "affinity.h"
 #include "failure.h"
 #include "image.h"
+#include "machine.h"
 #include "prediction.h"
 #include "preprocess.h"
-#include "resample.h"
 #include "sha256.h"
 
 namespace {

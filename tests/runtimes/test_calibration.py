@@ -9,7 +9,7 @@ import pytest
 from tofe_edge.budget.latency_parts import Part
 from tofe_edge.errors import DeviceError
 from tofe_edge.io.progress import covering_bar, progress_bar
-from tofe_edge.runtimes.calibration import Plan, calibrate, turns, undisturbed_ms
+from tofe_edge.runtimes.calibration import Plan, time_parts, turns, undisturbed_ms
 from tofe_edge.runtimes.latency import Latency
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
@@ -50,7 +50,7 @@ class SlowingBench:
 def test_parts_take_turns_and_undisturbed_runs_count() -> None:
     bench, plan = SlowingBench(), Plan(rounds=3, runs=10, threads=2, cpus="0,1")
     with progress_bar("measuring", total=6) as bar:
-        found = calibrate(bench, {STEM: Path("a.pte"), BLOCK: Path("b.pte")}, plan, bar)
+        found = time_parts(bench, {STEM: Path("a.pte"), BLOCK: Path("b.pte")}, plan, bar)
     asked = [(path.name, request.method) for path, request in bench.asked]
     assert {frozenset(asked[turn : turn + 2]) for turn in (0, 2, 4)} == {
         frozenset({("a.pte", "stem"), ("b.pte", "block_8")})
@@ -65,7 +65,7 @@ def test_parts_take_turns_and_undisturbed_runs_count() -> None:
 def test_parts_do_not_always_follow_each_other() -> None:
     bench, parts = SlowingBench(), {Part("block", (tokens,)): Path("a") for tokens in range(1, 9)}
     with progress_bar("measuring", total=80) as bar:
-        calibrate(bench, parts, Plan(10, 1, 1), bar)
+        time_parts(bench, parts, Plan(10, 1, 1), bar)
     methods = [request.method for _, request in bench.asked]
     rounds = [tuple(methods[turn : turn + 8]) for turn in range(0, 80, 8)]
     assert len(set(rounds)) == 10
@@ -79,7 +79,7 @@ def test_whole_nets_have_more_turns() -> None:
 
 def test_a_failure_leaves_no_half_of_a_result() -> None:
     with pytest.raises(DeviceError, match="the link broke"), progress_bar("measuring", total=4) as bar:
-        calibrate(SlowingBench(fails_at=3), {STEM: Path("a"), BLOCK: Path("b")}, Plan(2, 1, 1), bar)
+        time_parts(SlowingBench(fails_at=3), {STEM: Path("a"), BLOCK: Path("b")}, Plan(2, 1, 1), bar)
 
 
 def test_the_undisturbed_time_is_one_that_was_measured() -> None:

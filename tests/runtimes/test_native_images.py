@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_builds import Built, full_runner
+from native_builds import Built, runner
 from PIL import Image
 
 from tofe_edge.errors import DeviceError, InputError
@@ -34,13 +34,13 @@ Edit = Callable[[dict[str, Any]], object]
 
 @pytest.fixture(scope="module")
 def host() -> Built:
-    return full_runner("host")
+    return runner("host")
 
 
 @pytest.fixture(scope="module", params=["host", "aarch64"])
 def native(request: pytest.FixtureRequest) -> Built:
     target: Target = request.param
-    return full_runner(target)
+    return runner(target)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_checksum_stands_for_a_manifest(native: Built, model: Path) -> None:
     wrong = f"{'0' if sha256[0] != '0' else '1'}{sha256[1:]}"
     assert "its checksum is not that of the command line" in native.refused(BAD_FILE, str(path), "--sha256", wrong)
     message = native.refused(BAD_FILE, str(path), "--size", str(size + 1))
-    assert f"alone.pte: has {size} bytes where --size says {size + 1}; copy it again" in message
+    assert f"alone.pte: has {size} bytes, but --size says {size + 1}; copy it again" in message
 
 
 def test_every_damage_of_a_model_has_its_code(native: Built, model: Path) -> None:
@@ -115,7 +115,7 @@ def test_every_damage_of_a_model_has_its_code(native: Built, model: Path) -> Non
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
     for content, said in (
-        (b"", f"has 0 bytes where its manifest {model.with_suffix('.json')} says {len(whole)}"),
+        (b"", f"has 0 bytes, but its manifest {model.with_suffix('.json')} says {len(whole)}"),
         (whole[:-1], f"has {len(whole) - 1} bytes"),
         (whole + b"\0", f"has {len(whole) + 1} bytes"),
         (bytes(flipped), "its checksum is not that of its manifest"),
@@ -145,7 +145,7 @@ def test_every_damage_of_a_model_has_its_code(native: Built, model: Path) -> Non
         (lambda document: document.update(batch=0), "batch must be a whole number from 1"),
         (lambda document: document.update(class_names=[]), "class_names and class_ids must be of equal length"),
         (lambda document: document.update(class_names="abc"), "class_names must be a list"),
-        (lambda document: document.update(preprocessing=[]), "what should hold key 'color_order' is no object"),
+        (lambda document: document.update(preprocessing=[]), "what should hold key 'color_order' is not an object"),
         (lambda document: document["preprocessing"].update(crop_pct=0), "crop_pct must be a number in its range"),
         (lambda document: document["preprocessing"].update(std=[1, 1]), "std must be three numbers"),
         (
@@ -153,13 +153,13 @@ def test_every_damage_of_a_model_has_its_code(native: Built, model: Path) -> Non
             "interpolation must be bicubic or bilinear",
         ),
         (lambda document: document["preprocessing"].update(resize="all"), "resize must be short_side or none"),
-        (lambda document: document["further_methods"].append(3), "what should hold key 'name' is no object"),
+        (lambda document: document["further_methods"].append(3), "what should hold key 'name' is not an object"),
     ],
 )
 def test_a_malformed_manifest_is_a_bad_file(host: Built, model: Path, change: Edit, said: str) -> None:
     edited(model.with_suffix(".json"), change)
     message = host.refused(BAD_FILE, str(model))
-    assert f"net.json: is no manifest ({said}" in message
+    assert f"net.json: is not a manifest ({said}" in message
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"a": NaN}', '{"a": 1e999}', "[" * 100000, '{"schema": 3', "\xff"])
@@ -241,7 +241,7 @@ def test_another_answer_than_that_of_the_vectors_fails(native: Built, model: Pat
         (lambda document: document["vectors"][0].update(method="none"), "its method is none of the model's"),
         (lambda document: document["vectors"][0].update(file="../0.png"), "its file is not named like 0.png"),
         (lambda document: document["vectors"][0].update(file="1.png"), "one file has two checksums"),
-        (lambda document: document["vectors"][0]["logits"].pop(), "its logits are not one a class"),
+        (lambda document: document["vectors"][0]["logits"].pop(), "its logits are not one per class"),
         (lambda document: document["vectors"][0]["logits"].__setitem__(0, 1e39), "logits must be a number in its range"),
         (lambda document: document["vectors"][0]["kept"].pop(), "kept has another number of stages"),
         (lambda document: document["vectors"][0]["kept"][0].__setitem__(0, 16), "kept must be a whole number from 0 to 15"),

@@ -127,7 +127,7 @@ def test_an_unknown_method_is_a_wrong_call_that_lists_those_there_are(host: Path
 def test_what_is_no_program_is_a_bad_file(host: Path, tmp_path: Path, head: bytes) -> None:
     path = tmp_path / "odd.pte"
     path.write_bytes(head)
-    assert "odd.pte: is no ExecuTorch program of a known version" in refused(host, BAD_FILE, str(path))
+    assert "odd.pte: is not an ExecuTorch program of a known version" in refused(host, BAD_FILE, str(path))
 
 
 def test_a_missing_file_and_a_folder_are_bad_files(host: Path, tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def test_an_input_of_another_size_is_a_bad_input(
     path = tmp_path / "in.bin"
     path.write_bytes(bytes(size))
     message = refused(host, BAD_INPUT, str(tiny["fp32"]), "--input", str(path))
-    assert f"{said} where the model takes {INPUT_BYTES}; give its input as raw float32" in message
-    with pytest.raises(InputError, match=f"where the model takes {INPUT_BYTES}"):
+    assert f"{said}, but the model takes {INPUT_BYTES}; give its input as raw float32" in message
+    with pytest.raises(InputError, match=f"but the model takes {INPUT_BYTES}"):
         run(host, tiny["fp32"], bytes(size))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tofe_edge.errors import InputError
-from tofe_edge.training.augmentation import cutmix
+from tofe_edge.training.batches import cutmix
 from tofe_edge.training.config import TrainingConfig
 
 SHAPES = st.tuples(st.integers(1, 6), st.just(3), st.integers(1, 9), st.integers(1, 9))

@@ -13,8 +13,8 @@ from PIL import Image
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
+from tofe_edge.training.recipe import Augmentation
 
 SPEC = Preprocessing(16, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IDS = [str(number) for number in range(10)]
@@ -156,7 +156,7 @@ def test_images_of_repeated_folders_are_held_out_more_often(tmp_path: Path) -> N
 
 
 def test_holding_everything_out_is_refused(image_folder: Path) -> None:
-    with pytest.raises(InputError, match="6 images are too few to hold 6 out; lower --held-out"):
+    with pytest.raises(InputError, match="6 images are too few to hold 6 out; lower held_out"):
         TrainingSet.find([Source(image_folder)], IDS, held_out=6, seed=0)
 
 

@@ -12,7 +12,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.noise import gumbel_sampler, noise_scale
+from tofe_edge.training.schedule import gumbel_sampler, noise_scale
 
 _SPEC = create_host("deit_tiny_patch16_224").spec
 
@@ -73,7 +73,7 @@ def test_a_run_has_one_target() -> None:
         TrainingConfig()
     with pytest.raises(InputError, match="either target_gmacs or target_ms"):
         TrainingConfig(target_gmacs=0.6, target_ms=5.0)
-    with pytest.raises(InputError, match="target_ms must be greater than 0, not -1"):
+    with pytest.raises(InputError, match="target_ms must be a finite number greater than 0, not -1"):
         TrainingConfig(target_ms=-1.0)
     with pytest.raises(InputError, match="latency_table is for a target in milliseconds"):
         TrainingConfig(target_gmacs=0.6, latency_table="a_board int8")

@@ -15,8 +15,8 @@ from torch import Tensor
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.losses import SPREAD, guidance_loss
-from tofe_edge.training.optimizer import make_optimizer
-from tofe_edge.training.teacher import look
+from tofe_edge.training.schedule import make_optimizer
+from tofe_edge.training.teacher import teacher_targets
 
 IMAGES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -41,7 +41,7 @@ def test_importance_is_the_attention_received_from_a_stage_on(tiny_tofe: Callabl
     model = tiny_tofe(name)
     maps = [heads.mean(dim=1) for heads in attention_maps(model, IMAGES)]
     received = [weights[:, 0, 1:] + weights[:, :, 1:].mean(dim=1) for weights in maps]
-    importance = look(model, IMAGES).importance
+    importance = teacher_targets(model, IMAGES).importance
     for stage, first in enumerate(model.backbone.spec.stages):
         torch.testing.assert_close(importance[:, stage], sum(received[first:]))
 
@@ -69,7 +69,7 @@ def test_importance_of_nothing_at_all_is_no_trouble() -> None:
 @pytest.mark.parametrize("gathered", [False, True])
 def test_guidance_teaches_selectors_and_gathered_nothing_else(tiny_tofe: Callable[..., ToFe], gathered: bool) -> None:
     model = tiny_tofe()
-    view = look(model, IMAGES)
+    view = teacher_targets(model, IMAGES)
     optimizer = make_optimizer(
         model, TrainingConfig(target_gmacs=0.0017, learning_rate=5e-3, backbone_learning_rate=1e-9)
     )

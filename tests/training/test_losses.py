@@ -16,7 +16,7 @@ from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.model.backbones import Backbone, create_host
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
-from tofe_edge.training.noise import gumbel_sampler
+from tofe_edge.training.schedule import gumbel_sampler
 
 
 def naive_approximation(

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import killed_run
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny_run import striped_images
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
@@ -37,15 +36,7 @@ STEPS = Schedule.of(CONFIG, IMAGES).steps
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 noisy images, class 0 bright at the top and class 1 bright at the bottom."""
-    folder = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for identifier in (0, 1):
-        (folder / str(identifier)).mkdir()
-        for number in range(IMAGES // 2):
-            pixels = generator.integers(0, 100, (64, 64, 3))
-            pixels[32 * identifier : 32 * identifier + 32] += 120
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / str(identifier) / f"{number}.png")
-    return folder
+    return striped_images(tmp_path_factory.mktemp("images"), IMAGES // 2)
 
 
 def training_set(folder: Path) -> TrainingSet:

@@ -31,7 +31,7 @@ def test_a_run_has_its_epochs_however_they_are_shared_out(epochs: float, gathere
 
 def test_either_part_starts_low_rises_and_falls_to_nothing() -> None:
     schedule = Schedule(selecting=100, gathered=100, fixed=0)
-    rates = [schedule.loudness(step) * schedule.warm_up(step) for step in range(200)]
+    rates = [schedule.lr_factor(step) * schedule.warm_up(step) for step in range(200)]
     assert rates[:100] == pytest.approx(rates[100:])
     assert rates[0] == pytest.approx(0.5) and rates[1] > 0.99
     assert rates[2:100] == sorted(rates[2:100], reverse=True)

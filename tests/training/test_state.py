@@ -24,7 +24,7 @@ from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import state
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.optimizer import make_optimizer
+from tofe_edge.training.schedule import make_optimizer
 from tofe_edge.training.trainer import train
 
 CPU = torch.device("cpu")
@@ -204,6 +204,6 @@ def test_a_run_that_diverges_says_so_and_keeps_no_state(
     tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
 ) -> None:
     wild = replace(SHORT, epochs=4, fixed_epochs=0, learning_rate=1e30, backbone_learning_rate=1e30)
-    with pytest.raises(InputError, match=r"the loss is .* at step \d+; lower --learning-rate"):
+    with pytest.raises(InputError, match=r"the loss is .* at step \d+; lower learning_rate"):
         train(tiny_tofe(), data, wild, COST, tmp_path / "net.safetensors", CPU)
     assert not (tmp_path / "net.state").exists()

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training import thresholds
-from tofe_edge.training.counts import measure_counts
-from tofe_edge.training.thresholds import center_selectors, typical_samples
+from tofe_edge.training import counts as counts_module
+from tofe_edge.training.counts import center_selectors, measure_counts, typical_samples
 
 IMAGES = torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -44,14 +43,14 @@ def test_batch_mode_gives_what_it_gave(tiny_tofe: Callable[..., ToFe]) -> None:
 @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40, unique=True), st.data())
 def test_the_threshold_has_as_many_scores_above_it_as_asked(scores: list[float], data: st.DataObject) -> None:
     above = data.draw(st.integers(1, len(scores)))
-    found = thresholds._threshold(torch.tensor(scores, dtype=torch.float64), above)
+    found = counts_module._threshold(torch.tensor(scores, dtype=torch.float64), above)
     assert sum(score > float(found) for score in scores) == above
 
 
 def test_of_a_folder_any_images_are_taken_whatever_its_folders_are_called(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thresholds, "_MOST_IMAGES", 4)
+    monkeypatch.setattr(counts_module, "_MOST_IMAGES", 4)
     (image_folder / "1").rename(image_folder / "no class of the net")
     taken = [typical_samples(image_folder, ("0", "1"), seed) for seed in range(8)]
     assert all(len({sample.path for sample in samples}) == 4 for samples in taken)

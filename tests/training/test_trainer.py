@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from PIL import Image
+from tiny_run import striped_images
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.macs import tofe_macs
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training import lessons, trainer
+from tofe_edge.training import batches as batches_module
+from tofe_edge.training import trainer
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.schedule import Schedule
@@ -46,14 +47,7 @@ SHORT = replace(CONFIG, epochs=2, fixed_epochs=0.5, noise_decay_start=0.25)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
     """40 noisy images, class 0 bright at the top and class 1 bright at the bottom; 32 to train on."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    for identifier in (0, 1):
-        (folder / str(identifier)).mkdir()
-        for number in range(20):
-            pixels = generator.integers(0, 100, (64, 64, 3))
-            pixels[32 * identifier : 32 * identifier + 32] += 120
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / str(identifier) / f"{number}.png")
+    folder = striped_images(tmp_path_factory.mktemp("data"), 20)
     return TrainingSet.find([Source(folder)], IDS, CONFIG.held_out, CONFIG.seed)
 
 
@@ -100,7 +94,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch, error: BaseException
                 raise error
             yield batch
 
-    monkeypatch.setattr(lessons, "batches", cut)
+    monkeypatch.setattr(batches_module, "batches", cut)
 
 
 def test_training_lowers_the_loss(trained: tuple[ToFe, Path, TrainingResult]) -> None:

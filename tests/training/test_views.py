@@ -20,12 +20,12 @@ from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import create_host
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import views as module
-from tofe_edge.training.augmentation import Augmentation
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.teacher import look
+from tofe_edge.training.recipe import Augmentation
+from tofe_edge.training.teacher import teacher_targets
 from tofe_edge.training.trainer import train
-from tofe_edge.training.views import ViewRecipe, Views, prepare_views, recipe
+from tofe_edge.training.views import ViewRecipe, Views, prepare_views, view_recipe
 
 IDS = [str(number) for number in range(10)]
 COUNT = 40
@@ -38,7 +38,7 @@ def data(image_folder: Path) -> TrainingSet:
 
 @pytest.fixture
 def wanted(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> ViewRecipe:
-    return recipe(tiny_tofe(), data.train, COUNT, seed=3, augmentation=Augmentation(0.35))
+    return view_recipe(tiny_tofe(), data.train, COUNT, seed=3, augmentation=Augmentation(0.35))
 
 
 def same(one: Views, other: Views) -> None:
@@ -57,7 +57,7 @@ def test_views_are_what_the_teacher_gives_for_the_same_crops(
     teacher = tiny_tofe()
     views = prepare_views(tmp_path / "views", teacher, data.train, wanted)
     crops = list(batches(data.train, teacher.backbone.preprocessing, 32, range(2), wanted.seed, wanted.augmentation))
-    view = look(teacher, torch.cat([batch.images for batch in crops])[:COUNT])
+    view = teacher_targets(teacher, torch.cat([batch.images for batch in crops])[:COUNT])
     assert len(views) == COUNT
     assert views.labels.tolist() == torch.cat([batch.labels for batch in crops])[:COUNT].tolist()
     for stored, given in zip((views.stem, *views.stages, views.logits), (view.stem, *view.stages, view.logits)):
@@ -96,7 +96,7 @@ def test_views_are_opened_again_without_running_the_teacher(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
-    monkeypatch.setattr(module, "look", None)
+    monkeypatch.setattr(module, "teacher_targets", None)
     same(made, prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted))
 
 
@@ -121,18 +121,18 @@ def test_views_of_another_recipe_are_refused(
     other: Any = {"teacher": "0", "samples": "0", "cutmix": 0.5}.get(field) or getattr(wanted, field) / 2
     changed = replace(wanted)
     object.__setattr__(changed, field, other)
-    with pytest.raises(InputError, match=f"another {field}; use another --views-dir"):
+    with pytest.raises(InputError, match=f"another {field}; use another views_dir"):
         prepare_views(tmp_path / "views", tiny_tofe(), data.train, changed)
 
 
 def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> None:
-    one = recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35))
-    assert recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35)) == one
-    assert recipe(tiny_tofe(), data.train[1:], COUNT, 0, Augmentation(0.35)).samples != one.samples
+    one = view_recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35))
+    assert view_recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35)) == one
+    assert view_recipe(tiny_tofe(), data.train[1:], COUNT, 0, Augmentation(0.35)).samples != one.samples
     changed = tiny_tofe()
     with torch.no_grad():
         next(changed.backbone.parameters()).view(-1)[0] += 1
-    assert recipe(changed, data.train, COUNT, 0, Augmentation(0.35)).teacher != one.teacher
+    assert view_recipe(changed, data.train, COUNT, 0, Augmentation(0.35)).teacher != one.teacher
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_full_disk_is_found_out_before_any_work(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(module, "look", None)
+    monkeypatch.setattr(module, "teacher_targets", None)
     with pytest.raises(InputError, match="No space left on device"):
         prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
 

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from tofe_edge.model.backbones import Host, create_host
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training import run
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.run import TrainingRequest
+from tofe_edge.training.recipe import KEYS, Recipe
+from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
-CONFIG = TrainingConfig(target_gmacs=0.002, epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
+RECIPE = Recipe(epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
+TARGET_GMACS = 0.002
+STILL: dict[str, Any] = {"learning_rate": 1e-12, "final_learning_rate": 1e-13, "backbone_learning_rate": 1e-12}
+"""Nothing moves."""
+
+
+def trained(request: TrainingRequest, **changes: Any) -> Checkpoint:
+    """The checkpoint of a run with some fields of the request or of its recipe changed."""
+    recipe = {name: value for name, value in changes.items() if name in KEYS}
+    own = {name: value for name, value in changes.items() if name not in KEYS}
+    return train_checkpoint(replace(request, recipe=replace(request.recipe, **recipe), **own))
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, overrides: Mapping[str, int]) -> None:
@@ -28,11 +42,25 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, overrides: Mapping[str, int]) -> N
 
 
 def write_dense(folder: Path, overrides: Mapping[str, int]) -> Path:
-    """Weights of the tiny dense net, new ones each time, under timm's names."""
-    dense = create_host("deit_tiny_patch16_224", overrides).state_dict()
+    """Weights of the tiny dense net under timm's names: the same ones whatever ran before in this process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dense = create_host("deit_tiny_patch16_224", overrides).state_dict()
     path = folder / "dense.safetensors"
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, path)
     return path
+
+
+def striped_images(folder: Path, per_class: int) -> Path:
+    """Noisy images of two classes, class 0 bright at the top and class 1 bright at the bottom."""
+    generator = np.random.default_rng(0)
+    for identifier in (0, 1):
+        (folder / str(identifier)).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = generator.integers(0, 100, (64, 64, 3))
+            pixels[32 * identifier : 32 * identifier + 32] += 120
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / str(identifier) / f"{number}.png")
+    return folder
 
 
 def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
@@ -45,14 +73,11 @@ def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
                 pixels = generator.integers(0, 256, (64, 64, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / part / identifier / f"{number}.png")
     return TrainingRequest(
-        backbone="deit_tiny_patch16_224",
-        weights=write_dense(folder, overrides),
-        pretrained=False,
         data=(str(folder / "train"),),
-        validation=folder / "val",
-        validation_resize="short_side",
-        validation_name=None,
-        name="tiny",
         out=folder / "out" / "tiny.safetensors",
+        target_gmacs=TARGET_GMACS,
+        weights=write_dense(folder, overrides),
+        validation=folder / "val",
+        recipe=RECIPE,
         device="cpu",
     )

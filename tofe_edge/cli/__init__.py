@@ -1,8 +1,13 @@
-"""The command line: parse, make one library call, print a table or JSON, return an exit code."""
+"""The command line: parse the arguments, make one library call, print a table or JSON, return an exit code.
+
+The module of a command is imported when that command is called, so ``tofe-edge --help`` is fast and modules may import
+what they need at their top.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import signal
@@ -11,50 +16,39 @@ import threading
 from collections.abc import Sequence
 
 from tofe_edge import __version__
-from tofe_edge.cli import (
-    calibrate,
-    checkpoints,
-    convert,
-    evaluate,
-    package,
-    parity,
-    profile,
-    profiles_list,
-    run,
-    select,
-    tokens,
-    train,
-)
 from tofe_edge.errors import TofeEdgeError
-from tofe_edge.profiles import ProfileError
 
-_COMMANDS = (
-    convert,
-    profile,
-    parity,
-    run,
-    package,
-    select,
-    calibrate,
-    train,
-    evaluate,
-    tokens,
-    profiles_list,
-    checkpoints,
-)
+COMMANDS = {
+    "convert": ("convert", "make a checked model file for a device"),
+    "profile": ("profile", "measure latency, memory, and time per stage and operator, here or on a device"),
+    "parity": ("parity", "compare a converted model with the PyTorch reference"),
+    "run": ("run", "classify images with a converted model"),
+    "package": ("package", "make a model into what an app's build takes, or check such a bundle"),
+    "select": ("select", "show which checkpoint fits a device, and why"),
+    "calibrate": ("calibrate", "measure the parts of a net on a device, so that latencies can be predicted and held"),
+    "train": ("train", "train ToFe on a dense backbone"),
+    "evaluate": ("evaluate", "measure the accuracy of a checkpoint on labelled images"),
+    "tokens": ("tokens", "draw which tokens of images each stage keeps, freezes and reuses"),
+    "devices": ("devices", "list the device profiles, or show one"),
+    "checkpoints": ("checkpoints", "list the shipped checkpoints, or show one"),
+}
+"""Name: module in this folder, and what the command does. The module has ``add_parser(commands)`` and ``run(args)``."""
+
+_RENAMED = {"profiles": "devices"}
 _INTERRUPTED = 130
 _NOT_RUN = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a gate failed, 2 wrong input, 3 a device or runtime failed."""
-    parsed = build_parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     code = _NOT_RUN
     if threading.current_thread() is threading.main_thread():
-        _tidy_up_when_ended()
+        _clean_up_on_signals()
     try:
+        parsed = parse(words)
         code = int(parsed.run(parsed))
         sys.stdout.flush()
         return code
@@ -65,28 +59,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code
-    except (TofeEdgeError, ProfileError) as error:
-        if parsed.debug:
-            raise
-        print(f"tofe-edge: error: {_one_line(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, TofeEdgeError) else 2
-    except OSError as error:
-        # A path nobody could open: a name that is too long, a folder without permission.
-        if parsed.debug:
-            raise
-        print(f"tofe-edge: error: {_one_line(error)}", file=sys.stderr)
-        return 2
     except Exception as error:
-        # A defect of this program or of a library. Exit code 1 is kept for gates.
-        if parsed.debug:
+        if "--debug" in words:
             raise
-        what = f"{type(error).__name__}: {_one_line(error)[:200]}"
-        print(f"tofe-edge: error: internal error ({what}); run again with --debug and report it", file=sys.stderr)
-        return 3
+        code, message = _failure(error)
+        print(f"tofe-edge: error: {message}", file=sys.stderr)
+        return code
 
 
-def _tidy_up_when_ended() -> None:
-    """By default a signal ends the process at once; files and folders, on devices too, are to be tidied away first."""
+def _failure(error: Exception) -> tuple[int, str]:
+    """The exit code and the one line of an error."""
+    from tofe_edge.profiles import ProfileError
+
+    line = " ".join(str(error).split())
+    if isinstance(error, TofeEdgeError):
+        return error.exit_code, line
+    if isinstance(error, (ProfileError, OSError)):  # OSError: a name that is too long, a folder without permission
+        return 2, line
+    # A defect of this program or of a library. Exit code 1 is kept for gates.
+    return 3, f"internal error ({type(error).__name__}: {line[:200]}); run again with --debug and report it"
+
+
+def _clean_up_on_signals() -> None:
+    """Let a signal end the process in order: files and folders, on devices too, are removed first."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         # What `nohup` told to be ignored stays ignored.
@@ -94,12 +89,12 @@ def _tidy_up_when_ended() -> None:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command that the first word names; ``run`` is its function.
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command."""
+    Raises:
+        SystemExit: help or the version was asked for (0), or the call is wrong (2, with the usage on stderr).
+    """
     parser = argparse.ArgumentParser(
         prog="tofe-edge",
         description="Edge inference for ToFe vision transformers: a device profile in, a measured and checked model out.",
@@ -107,9 +102,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tofe-edge {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        sub = command.add_parser(commands)
-        sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        sub.set_defaults(run=command.run)
-    return parser
+    called = words[0] if words else ""
+    name = _RENAMED.get(called, called)
+    if name not in COMMANDS:
+        for listed, (_, sentence) in COMMANDS.items():
+            commands.add_parser(listed, help=sentence)
+        parser.parse_args(words)
+        parser.error("the command comes first")
+    if name != called:
+        print(f"tofe-edge: hint: `{called}` is now called `{name}`", file=sys.stderr)
+    module = importlib.import_module(f"{__name__}.{COMMANDS[name][0]}")
+    command: argparse.ArgumentParser = module.add_parser(commands)
+    command.description = command.description or f"{COMMANDS[name][1].capitalize()}."
+    command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(run=module.run)
+    # Intermixed: options may stand between MODEL and its IMAGEs.
+    return command.parse_intermixed_args(list(words[1:]))

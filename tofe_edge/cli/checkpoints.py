@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tofe_edge.cli.output import emit, facts, table
-
-if TYPE_CHECKING:
-    from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "checkpoints", help="list the shipped checkpoints, or show one"
-    )
+    parser: argparse.ArgumentParser = commands.add_parser("checkpoints")
     parser.add_argument("name", nargs="?", metavar="NAME", help="a shipped checkpoint or a file: show its header")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or one header."""
-    from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints
-
     if args.name:
         checkpoint = find_checkpoint(args.name)
         emit(args.json, _to_json(checkpoint), _describe(checkpoint))

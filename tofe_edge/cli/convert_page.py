@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tofe_edge.budget.latency_model import block_ms, fits
 from tofe_edge.cli.pages.convert import ConvertPage, write_page
@@ -17,9 +16,8 @@ from tofe_edge.model.checkpoint import host_of
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.runtimes.bench import HostBench
 from tofe_edge.runtimes.timing import TimingRequest
-
-if TYPE_CHECKING:
-    from tofe_edge.workflows.convert import Converted
+from tofe_edge.workflows.convert import Converted
+from tofe_edge.workflows.profile import trace
 
 
 def write_convert_page(path: Path, converted: Converted) -> None:
@@ -54,10 +52,8 @@ def with_times(content: ConvertPage, artifact: Artifact) -> ConvertPage:
     """With times of the default method on this machine; unchanged for what no bench runs."""
     if not target_of(artifact.manifest).native_runner:
         return content
-    from tofe_edge.cli.tracing import traced
-
     timing = HostBench().time(artifact.path, TimingRequest())
-    breakdown = traced(artifact, threads=1)
+    breakdown = trace(artifact, threads=1)
     return replace(
         content,
         measured_on=f"this machine ({platform.machine()}) with 1 thread",

@@ -5,35 +5,33 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tofe_edge.cli.evaluate_output import describe, to_json
-from tofe_edge.cli.options import add_data, open_checkpoint, preprocessing_for, require
-from tofe_edge.cli.output import emit
-
-if TYPE_CHECKING:
-    from tofe_edge.evaluation.evaluate import Evaluation
-    from tofe_edge.evaluation.image_tokens import Extremes
-    from tofe_edge.evaluation.usage import CountDistribution
-    from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, require
+from tofe_edge.cli.output import emit, facts, table
+from tofe_edge.cli.pages.evaluation import EvaluationPage, write_page
+from tofe_edge.evaluation.usage import CountDistribution
+from tofe_edge.io.files import check_place
+from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
 
 _EXAMPLES = 3
 """Images of the page with the fewest tokens, and with the most."""
 
+_LEVELS = " .:-=+*#%@"
+"""From no image to the most, in characters that every terminal has."""
+
+_COLUMNS = 32
+
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "evaluate", help="accuracy of a checkpoint on labelled images"
-    )
+    parser: argparse.ArgumentParser = commands.add_parser("evaluate")
     parser.add_argument("checkpoint", metavar="CKPT", help="a shipped checkpoint's name or a file")
     parser.add_argument("--backbone", metavar="NAME", help="the net of plain dense weights")
     parser.add_argument(
         "--mode", choices=("batch", "instance", "dense"), help="token counts (default: batch; dense for a dense model)"
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to run (default: auto)"
-    )
+    add_device(parser, "where to run")
     add_data(parser, "labelled images: DIR/<class id>/<image>, a .csv of path,label, or a .tar or folder of .tar")
     parser.add_argument(
         "--html",
@@ -46,13 +44,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from tofe_edge.evaluation.evaluate import evaluate_samples
-    from tofe_edge.evaluation.image_tokens import Extremes
-    from tofe_edge.evaluation.reference import load_reference
-    from tofe_edge.evaluation.usage import distributions
-    from tofe_edge.io.dataset import find_samples, sample_evenly
-    from tofe_edge.io.files import check_place
-
     require(args.data is not None, "evaluate needs labelled images: --data DIR")
     if args.html is not None:
         require(args.mode == "instance", "--html shows how token counts differ; add --mode instance")
@@ -65,49 +56,100 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None and args.html.exists():
         data, page = args.data.resolve(), args.html.resolve()
         require(data != page and data not in page.parents, f"{args.html}: is of --data; choose another file for --html")
-    reference = load_reference(checkpoint, args.mode, args.device)
-    spec = preprocessing_for(checkpoint.preprocessing, args)
-    samples = sample_evenly(find_samples(args.data, checkpoint.classes.ids), args.limit)
-    extremes = Extremes(_EXAMPLES, checkpoint.classes.names, reference.model.backbone.spec.patch_tokens, spec)
-    witness = extremes.see if args.html is not None else None
-    result = evaluate_samples(reference, args.data, samples, spec, witness=witness)
-    found = distributions(result.kept_counts) if reference.mode == "instance" else ()
-    if args.html is not None:
-        _write_page(args, checkpoint, result, found, extremes)
-    where = f"{checkpoint.name}, {reference.mode}, on {reference.device.type}"
-    shipped = checkpoint.token_counts.kept if checkpoint.token_counts else ()
-    document = {
-        "checkpoint": checkpoint.name,
-        "mode": reference.mode,
-        "device": reference.device.type,
-        **to_json(result, found, shipped),
-        "wrote": [] if args.html is None else [str(args.html)],
-    }
-    emit(args.json, document, describe(where, result, found, shipped, args.html))
+    examples = 0 if args.html is None else _EXAMPLES
+    report = evaluate(checkpoint, args.data, extremes=examples, **keywords(evaluate, args))
+    if report.extremes is not None:
+        page_of_report = EvaluationPage(
+            checkpoint=checkpoint.name,
+            source=str(args.data),
+            evaluation=report.evaluation,
+            shipped=report.shipped_counts,
+            patch_tokens=report.extremes.patch_tokens,
+            found=report.distribution,
+            fewest=report.extremes.fewest(),
+            most=report.extremes.most(),
+            class_names=checkpoint.classes.names,
+        )
+        write_page(args.html, page_of_report)
+    emit(args.json, _json(report, args.html), describe(report, args.html))
     return 0
 
 
-def _write_page(
-    args: argparse.Namespace,
-    checkpoint: Checkpoint,
-    result: Evaluation,
-    found: Sequence[CountDistribution],
-    extremes: Extremes,
-) -> None:
-    from tofe_edge.cli.pages.evaluation import EvaluationPage, write_page
+def _json(report: EvaluationReport, page: Path | None) -> dict[str, Any]:
+    """``distribution`` is there if token counts differ from image to image."""
+    result = report.evaluation
+    document = {
+        "checkpoint": report.checkpoint.name,
+        "mode": report.mode,
+        "device": report.device,
+        **result.to_json(),
+        "mean_reused": [round(value, 3) for value in result.mean_reused],
+        "unreadable": [str(path) for path in result.unreadable],
+        "wrote": [] if page is None else [str(page)],
+    }
+    if report.distribution:
+        document["distribution"] = [
+            {"stage": stage, **one.to_json(), "shipped": count, "mean_minus_shipped": round(one.mean - count, 3)}
+            for stage, (one, count) in enumerate(zip(report.distribution, report.shipped_counts), start=1)
+        ]
+    return document
 
-    assert checkpoint.token_counts is not None  # the reference was loaded for instance-adaptive counts
-    write_page(
-        args.html,
-        EvaluationPage(
-            checkpoint=checkpoint.name,
-            source=str(args.data),
-            evaluation=result,
-            shipped=checkpoint.token_counts.kept,
-            patch_tokens=extremes.patch_tokens,
-            found=found,
-            fewest=extremes.fewest(),
-            most=extremes.most(),
-            class_names=checkpoint.classes.names,
-        ),
+
+def describe(report: EvaluationReport, page: Path | None) -> str:
+    """Facts, the distribution of token counts if they differ, and what was written last."""
+    result, found, shipped = report.evaluation, report.distribution, report.shipped_counts
+    low, high = result.top1_interval
+    rows = [
+        ("checkpoint", f"{report.checkpoint.name}, {report.mode}, on {report.device}"),
+        ("top-1", f"{result.top1:.2f} % (95 % interval {low:.1f} to {high:.1f})"),
+        ("top-5", f"{result.top5:.2f} %"),
+        ("images", f"{result.images}" + (f" ({len(result.unreadable)} unreadable)" if result.unreadable else "")),
+        ("GMACs", f"{result.gmacs:.3f}"),
+    ]
+    if result.mean_kept:
+        rows.append(("tokens kept", ", ".join(f"{count:.1f}" for count in result.mean_kept)))
+        rows.append(("reused", ", ".join(f"{count:.2f}" for count in result.mean_reused)))
+    blocks = [facts(rows)]
+    if found:
+        blocks += [_figures(found, shipped), _pictures(found)]
+    if page is not None:
+        blocks.append(facts([("wrote", page)]))
+    return "\n\n".join(blocks)
+
+
+def _figures(found: Sequence[CountDistribution], shipped: Sequence[int]) -> str:
+    rows = [
+        [
+            f"stage {stage}",
+            f"{one.mean:.1f}",
+            f"{count}",
+            f"{one.mean - count:+.1f}",
+            f"{one.std:.1f}",
+            *(f"{value:.0f}" for value in (one.least, *one.percentiles, one.most)),
+        ]
+        for stage, (one, count) in enumerate(zip(found, shipped), start=1)
+    ]
+    return table(
+        rows,
+        ["tokens", "mean", "shipped", "difference", "std", "min", "5 %", "25 %", "50 %", "75 %", "95 %", "max"],
     )
+
+
+def _pictures(found: Sequence[CountDistribution]) -> str:
+    """One line per stage, all on the same scale of tokens."""
+    least, most = min(one.least for one in found), max(one.most for one in found)
+    width = -(-(most - least + 1) // _COLUMNS)
+    lines = [
+        (f"stage {stage}", f"{least:>4} |{_picture(one, least, most, width)}| {most}")
+        for stage, one in enumerate(found, start=1)
+    ]
+    return f"images by their number of tokens\n{facts(lines)}"
+
+
+def _picture(one: CountDistribution, least: int, most: int, width: int) -> str:
+    heights = [0] * ((most - least) // width + 1)
+    for count, images in one.histogram:
+        heights[(count - least) // width] += images
+    highest = max(heights)
+    # Rounded up: a single image shows.
+    return "".join(_LEVELS[-(-height * (len(_LEVELS) - 1) // highest)] for height in heights)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import require
+from tofe_edge.workflows.sources import open_checkpoint, open_profile
 
-if TYPE_CHECKING:
-    from tofe_edge.io.preprocessing import Preprocessing
-    from tofe_edge.model.checkpoint import Checkpoint
-    from tofe_edge.profiles import DeviceProfile
+__all__ = ["open_checkpoint", "open_profile", "require"]
+
+
+def keywords(function: Callable[..., Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that are keyword parameters of a workflow, by the same names."""
+    parameters = signature(function).parameters.values()
+    return {
+        one.name: getattr(args, one.name) for one in parameters if one.kind == one.KEYWORD_ONLY and one.name in args
+    }
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
+    """Convert an argument to a whole number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
@@ -24,15 +31,20 @@ def positive_int(text: str) -> int:
 
 
 def positive_float(text: str) -> float:
-    """An argparse type: a finite number greater than 0."""
+    """Convert an argument to a finite number greater than 0."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number greater than 0")
     return value
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``MODEL``."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte or .mlpackage with its manifest beside it")
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """``--checkpoint`` and ``--backbone``."""
+    """Add ``--checkpoint`` and ``--backbone``."""
     parser.add_argument(
         "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"
     )
@@ -64,7 +76,7 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
-    """``--data``, ``--limit`` and ``--resize``."""
+    """Add ``--data``, ``--limit`` and ``--resize``."""
     parser.add_argument("--data", type=Path, metavar="DATA", help=help_text)
     parser.add_argument("--limit", type=positive_int, metavar="N", help="use N images, spread evenly over the classes")
     parser.add_argument(
@@ -74,51 +86,40 @@ def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--device``, for what computes in PyTorch."""
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help=f"{what} (default: auto)")
+
+
 def add_method(parser: argparse.ArgumentParser) -> None:
-    """``--method``."""
+    """Add ``--method``."""
     parser.add_argument(
         "--method", default="forward", metavar="NAME", help="which budget of an elastic model (default: forward)"
     )
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add ``--threads``."""
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads of XNNPACK (default: 1)")
+
+
+def add_on(parser: argparse.ArgumentParser) -> None:
+    """Add ``--on``, ``--runner`` and ``--cpus``: where a model is timed."""
+    parser.add_argument(
+        "--on",
+        default="host",
+        metavar="WHERE",
+        help="host, ssh://[USER@]HOST[:PORT], adb or adb://SERIAL (default: host)",
+    )
+    add_runner(parser)
+    parser.add_argument("--cpus", default="", metavar="LIST", help="cores to run on, as 0,2-3 (default: any)")
+
+
 def add_runner(parser: argparse.ArgumentParser) -> None:
-    """``--runner``, for commands with ``--on``."""
+    """Add ``--runner``, for commands with ``--on``."""
     parser.add_argument(
         "--runner",
         type=Path,
         metavar="DIR",
         help="folder of a tofe_runner built for the device (default: built here; Android needs it, docs/native.md)",
     )
-
-
-def preprocessing_for(spec: Preprocessing, args: Any) -> Preprocessing:
-    """The model's preprocessing, with ``--resize`` applied where it is given."""
-    return spec if args.resize is None else replace(spec, resize=args.resize)
-
-
-def open_checkpoint(name: str, backbone: str | None) -> Checkpoint:
-    """A checkpoint by name or path; with ``backbone``, plain dense weights become a dense checkpoint.
-
-    Raises:
-        InputError: there is no such checkpoint, or the weights are of another net.
-    """
-    if backbone is not None:
-        from tofe_edge.model.checkpoint import describe_dense
-
-        return describe_dense(Path(name), backbone)
-    from tofe_edge.model.zoo import find_checkpoint
-
-    return find_checkpoint(name)
-
-
-def open_profile(name: str) -> DeviceProfile:
-    """A device profile by name or path. Raises ``profiles.ProfileError``."""
-    from tofe_edge.profiles import load_profile
-
-    return load_profile(name)
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise :class:`InputError` with ``message`` unless ``condition``."""
-    if not condition:
-        raise InputError(message)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tofe_edge.cli.options import add_data, open_checkpoint, positive_int, preprocessing_for, require
+from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, positive_int, require
 from tofe_edge.cli.output import emit, facts, table
-
-if TYPE_CHECKING:
-    from tofe_edge.evaluation.image_tokens import ImageTokens, Traced
-    from tofe_edge.evaluation.usage import MeanUsage
-    from tofe_edge.io.dataset import Sample
-    from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.cli.pages.contact_sheet import contact_sheet
+from tofe_edge.cli.pages.tokens import TokensPage, write_page
+from tofe_edge.evaluation.image_tokens import ImageTokens
+from tofe_edge.io.files import check_place, write_bytes
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.workflows.tokens import TokenReport, trace_tokens
 
 _DRAWN = 16
 """Rows of pictures that a page or sheet is still looked through with."""
@@ -22,20 +21,16 @@ _DRAWN = 16
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "tokens", help="draw which tokens of images each stage keeps, freezes and reuses"
-    )
+    parser: argparse.ArgumentParser = commands.add_parser("tokens")
     parser.add_argument("checkpoint", metavar="CKPT", help="a shipped checkpoint's name or a file")
     parser.add_argument("--image", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM")
     add_data(parser, "images: as for evaluate, or a folder of images without classes")
     parser.add_argument(
         "--mode", choices=("batch", "instance"), default="batch", help="token counts (default: batch, the shipped ones)"
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to run (default: auto)"
-    )
+    add_device(parser, "where to run")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write the pictures as one, a row an image")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write the pictures as one, one row per image")
     parser.add_argument(
         "--draw",
         type=positive_int,
@@ -51,47 +46,15 @@ def run(args: argparse.Namespace) -> int:
     require((args.image is None) != (args.data is None), "tokens needs images: either --image FILE or --data DATA")
     require(args.image is None or args.limit is None, "--limit is for --data; leave images out of --image instead")
     _check_places(args)
-    checkpoint = open_checkpoint(args.checkpoint, None)
-    require(
-        checkpoint.token_counts is not None,
-        f"{checkpoint.name}: is a dense model, which computes every token in every stage; give a ToFe checkpoint "
-        "(tofe-edge checkpoints)",
-    )
-    from tofe_edge.evaluation.image_tokens import trace
-    from tofe_edge.evaluation.reference import load_reference
-
-    samples, drawn = _samples(args, checkpoint)
-    spec = preprocessing_for(checkpoint.preprocessing, args)
-    reference = load_reference(checkpoint, args.mode, args.device)
-    source = args.data if args.data is not None else args.image[0].parent
-    traced = trace(reference, source, samples, spec, checkpoint.classes.names, drawn)
-    usage = traced.mean_usage()
-    wrote = _write(args, checkpoint, traced, usage)
-    document = {
-        "checkpoint": checkpoint.name,
-        "mode": reference.mode,
-        "device": reference.device.type,
-        "patch_tokens": usage.patch_tokens,
-        "images": [_to_json(image, checkpoint) for image in traced.images],
-        "summary": {
-            "images": usage.images,
-            "mean_kept": [round(count, 3) for count in usage.kept],
-            "mean_reused": [round(count, 3) for count in usage.reused],
-            "reused_share": [round(share, 5) for share in usage.reused_share],
-            "mean_usage": round(usage.stages_computed, 4),
-        },
-        "unreadable": [str(path) for path in traced.unreadable],
-        "wrote": [str(path) for path in wrote],
-    }
-    where = f"{checkpoint.name}, {reference.mode}, on {reference.device.type}"
-    emit(args.json, document, _describe(where, traced, usage, wrote, each=args.image is not None))
+    checkpoint = open_checkpoint(args.checkpoint)
+    report = trace_tokens(checkpoint, images=args.image, **keywords(trace_tokens, args))
+    written = _write(args, report)
+    emit(args.json, _json(report, written), _text(report, written, each=args.image is not None))
     return 0
 
 
 def _check_places(args: argparse.Namespace) -> None:
     """Before minutes are spent: nothing that is read is written over, and no page over a picture."""
-    from tofe_edge.io.files import check_place
-
     places = [path for path in (args.html, args.png) if path is not None]
     read = {path.resolve() for path in (*(args.image or ()), Path(args.checkpoint))}
     read |= {args.data.resolve()} if args.data else set()
@@ -103,61 +66,45 @@ def _check_places(args: argparse.Namespace) -> None:
     require(len({path.resolve() for path in places}) == len(places), "--html and --png name one file; give two")
 
 
-def _samples(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[list[Sample], list[Sample]]:
-    """All images in their order, and those to be drawn.
-
-    Raises:
-        InputError: a file of --image cannot be read: it was meant. Those of --data are left out and counted.
-    """
-    from tofe_edge.evaluation.image_tokens import UNLABELLED
-    from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
-    from tofe_edge.io.images import IMAGE_SUFFIXES, list_images
-
-    if args.image is not None:
-        samples = [Sample(path, UNLABELLED) for path in args.image]
-        for sample in samples:
-            sample.read()
-        return samples, samples
-    source: Path = args.data
-    flat = source.is_dir() and any(
-        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") for path in source.iterdir()
-    )
-    found = (
-        [Sample(path, UNLABELLED) for path in list_images(source)]
-        if flat
-        else find_samples(source, checkpoint.classes.ids)
-    )
-    samples = sample_evenly(found, args.limit)
-    return samples, sample_evenly(samples, args.draw)
-
-
-def _write(args: argparse.Namespace, checkpoint: Checkpoint, traced: Traced, usage: MeanUsage) -> list[Path]:
-    drawn = [image for image in traced.images if image.pixels is not None]
+def _write(args: argparse.Namespace, report: TokenReport) -> list[Path]:
+    drawn = report.drawn
     require(bool(drawn) or not (args.html or args.png), "none of the images to be drawn can be read; raise --draw")
     if args.html is not None:
-        from tofe_edge.cli.pages.tokens import TokensPage, write_page
-
-        source = "" if args.data is None else str(args.data)
-        write_page(
-            args.html,
-            TokensPage(
-                checkpoint=checkpoint.name,
-                mode=args.mode,
-                source=source,
-                usage=usage,
-                drawn=drawn,
-                class_names=checkpoint.classes.names,
-            ),
+        page = TokensPage(
+            checkpoint=report.checkpoint.name,
+            mode=args.mode,
+            source="" if args.data is None else str(args.data),
+            usage=report.usage,
+            drawn=drawn,
+            class_names=report.checkpoint.classes.names,
         )
+        write_page(args.html, page)
     if args.png is not None:
-        from tofe_edge.cli.pages.contact_sheet import contact_sheet
-        from tofe_edge.io.files import write_bytes
-
         write_bytes(args.png, contact_sheet(drawn))
     return [path for path in (args.html, args.png) if path is not None]
 
 
-def _to_json(image: ImageTokens, checkpoint: Checkpoint) -> dict[str, Any]:
+def _json(report: TokenReport, written: list[Path]) -> dict[str, Any]:
+    usage = report.usage
+    return {
+        "checkpoint": report.checkpoint.name,
+        "mode": report.mode,
+        "device": report.device,
+        "patch_tokens": usage.patch_tokens,
+        "images": [_image_json(image, report.checkpoint) for image in report.traced.images],
+        "summary": {
+            "images": usage.images,
+            "mean_kept": [round(count, 3) for count in usage.kept],
+            "mean_reused": [round(count, 3) for count in usage.reused],
+            "reused_share": [round(share, 5) for share in usage.reused_share],
+            "mean_usage": round(usage.stages_computed, 4),
+        },
+        "unreadable": [str(path) for path in report.traced.unreadable],
+        "wrote": [str(path) for path in written],
+    }
+
+
+def _image_json(image: ImageTokens, checkpoint: Checkpoint) -> dict[str, Any]:
     ids = checkpoint.classes.ids
     return {
         "image": str(image.location),
@@ -173,12 +120,13 @@ def _to_json(image: ImageTokens, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _describe(where: str, traced: Traced, usage: MeanUsage, wrote: Sequence[Path], each: bool) -> str:
-    """Facts, the mean of each stage and, where ``each`` is wanted, a line an image; what was written last."""
+def _text(report: TokenReport, written: list[Path], each: bool) -> str:
+    """Facts, the mean of each stage and, with ``each``, one line per image; what was written last."""
+    usage, traced = report.usage, report.traced
     unreadable = f" ({len(traced.unreadable)} unreadable)" if traced.unreadable else ""
     stages = len(usage.kept) + 1
     rows = [
-        ("checkpoint", where),
+        ("checkpoint", f"{report.checkpoint.name}, {report.mode}, on {report.device}"),
         ("images", f"{usage.images}{unreadable}"),
         ("usage", f"a patch is computed in {usage.stages_computed:.2f} of {stages} stages on average"),
     ]
@@ -198,5 +146,5 @@ def _describe(where: str, traced: Traced, usage: MeanUsage, wrote: Sequence[Path
             for image in traced.images
         ]
         blocks.append(table(lines, ["image", "class", "kept", "reused"]))
-    blocks += [facts([("wrote", path) for path in wrote])] if wrote else []
+    blocks += [facts([("wrote", path) for path in written])] if written else []
     return "\n\n".join(blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.preprocessing import Preprocessing, normalize, random_resized_crop
-from tofe_edge.training.augmentation import Augmentation, cutmix
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.training.recipe import Augmentation, HyperParameters
+from tofe_edge.training.teacher import TrainingBatch, teacher_targets
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class TrainingSet:
         # An image may be in several sources: held out of one, it is held out of all.
         images = {place: sample for place, sample, _ in flat}
         if len(images) <= held_out:
-            raise InputError(f"training: {len(images)} images are too few to hold {held_out} out; lower --held-out")
+            raise InputError(f"training: {len(images)} images are too few to hold {held_out} out; lower held_out")
         shown = dict.fromkeys(images, 0.0)
         for place, _, repeats in flat:
             shown[place] += repeats
@@ -140,3 +143,69 @@ def shuffled(length: int, batch_size: int, step: int, seed: int) -> npt.NDArray[
 @lru_cache(maxsize=4)
 def _permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, 0, epoch]).permutation(length)
+
+
+Images = npt.NDArray[np.float32]
+
+
+def cutmix(images: Images, share: float, generator: np.random.Generator) -> Images:
+    """Paste a rectangle of the next image of the batch into each of a random ``share`` of them (CutMix, arXiv 1905.04899).
+
+    The pasted share of the area is uniform in (0, 1) before the rectangle is cut off at the border. No label fits such
+    an image: it is one to ask a teacher about.
+
+    Args:
+        images: ``(B, C, H, W)``; not changed.
+        share: in [0, 1].
+
+    Returns:
+        As ``images``; with no share ``images`` itself. The same state of ``generator`` gives the same rectangles.
+    """
+    if not share:
+        return images
+    height, width = images.shape[2:]
+    others, mixed = np.roll(images, -1, axis=0), images.copy()
+    for index in range(len(images)):
+        # All of these are drawn for each image, so that a rectangle does not depend on which images were mixed before.
+        chance, area, row, column = generator.random(4)
+        if chance >= share:
+            continue
+        half = np.sqrt(area) / 2
+        top, bottom = _span(row, half, height)
+        left, right = _span(column, half, width)
+        mixed[index, :, top:bottom, left:right] = others[index, :, top:bottom, left:right]
+    return mixed
+
+
+def _span(center: float, half: float, length: int) -> tuple[int, int]:
+    return round(max(0.0, center - half) * length), round(min(1.0, center + half) * length)
+
+
+def weights_digest(net: nn.Module) -> str:
+    """SHA-256 of the names and values of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def samples_digest(samples: Sequence[Sample]) -> str:
+    """SHA-256 of the names and labels of the images, in order; not of what is in them."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        name = f"{sample.location.parent.name}/{sample.location.name}\0{sample.label}\n"
+        digest.update(name.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def batches_from_images(
+    data: TrainingSet, teacher: ToFe, config: HyperParameters, steps: range, device: torch.device
+) -> Iterator[TrainingBatch]:
+    """Random crops, the next ones decoded while the current ones are trained on."""
+    preprocessing = teacher.backbone.preprocessing
+    for batch in batches(data.train, preprocessing, config.batch_size, steps, config.seed, config.augmentation):
+        images = batch.images.to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            view = teacher_targets(teacher, images)
+        yield TrainingBatch(batch.step, view, batch.labels.to(device), images, len(batch.unreadable))

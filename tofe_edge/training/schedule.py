@@ -1,10 +1,15 @@
-"""The course of a run: how many steps, which of them train what, and how loud the noise and the learning are."""
+"""The course of a run: how many steps, which of them train what, their learning rates and their noise."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tofe_edge.model.tofe import Gumbel
 from tofe_edge.training.config import TrainingConfig
 
 _WARM_UP_SHARE = 0.02
@@ -47,7 +52,7 @@ class Schedule:
         """Whether the backbone is fixed in this step."""
         return step < self.fixed and not self.gathers(step)
 
-    def loudness(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         """Share of the way from the final learning rate to the peak: a cosine over either part of the run."""
         local, steps = (step - self.selecting, self.gathered) if self.gathers(step) else (step, self.selecting)
         return 0.5 * (1 + math.cos(math.pi * local / max(1, steps)))
@@ -59,3 +64,67 @@ class Schedule:
         """
         local, steps = (step - self.selecting, self.gathered) if self.gathers(step) else (step, self.selecting)
         return min(1.0, (local + 1) / max(1.0, _WARM_UP_SHARE * steps))
+
+
+def make_optimizer(
+    model: nn.Module, config: TrainingConfig, backbone: tuple[str, ...] = ("backbone.",)
+) -> torch.optim.AdamW:
+    """AdamW with four groups: backbone or not, matrices (decayed) or vectors (not).
+
+    Args:
+        backbone: what the names of the backbone's parameters begin with.
+    """
+    groups = []
+    for is_backbone in (True, False):
+        for is_matrix in (True, False):
+            parameters = [
+                parameter
+                for name, parameter in model.named_parameters()
+                if name.startswith(backbone) is is_backbone and (parameter.ndim > 1) is is_matrix
+            ]
+            peak = config.backbone_learning_rate if is_backbone else config.learning_rate
+            groups.append(
+                {
+                    "params": parameters,
+                    "lr": peak,
+                    "peak": peak,
+                    "backbone": is_backbone,
+                    "weight_decay": config.weight_decay if is_matrix else 0.0,
+                }
+            )
+    return torch.optim.AdamW(groups)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, schedule: Schedule, step: int) -> None:
+    """Cosine from each group's peak to ``final_learning_rate``; the backbone's is 0 while it is fixed."""
+    lr_factor, warm_up = schedule.lr_factor(step), schedule.warm_up(step)
+    for group in optimizer.param_groups:
+        final = min(config.final_learning_rate, group["peak"])
+        fixed = group["backbone"] and schedule.fixes_backbone(step)
+        group["lr"] = 0.0 if fixed else (final + (group["peak"] - final) * lr_factor) * warm_up
+
+
+def noise_scale(step: int, steps: int, decay_start: float) -> float:
+    """Scale of the Gumbel noise at a step: 1, then a line to 0 that ends halfway between ``decay_start`` and the end."""
+    if decay_start >= 1:
+        return 1.0
+    share = step / max(1, steps)
+    return min(1.0, max(0.0, 1 - (share - decay_start) / ((1 - decay_start) / 2)))
+
+
+def gumbel_sampler(seed: int, step: int, scale: float = 1.0) -> Gumbel:
+    """Hard Gumbel-softmax samples at temperature 1 with straight-through gradients (Eq. 9).
+
+    Args:
+        scale: of the noise; 0 takes the likelier choice.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+    def draw(log_probabilities: Tensor) -> Tensor:
+        # Drawn on the CPU, so that a GPU run sees the same noise.
+        noise = -torch.empty(log_probabilities.shape).exponential_(generator=generator).log()
+        soft = F.softmax(log_probabilities + scale * noise.to(log_probabilities.device), dim=-1)
+        hard = F.one_hot(soft.argmax(dim=-1), 2).to(soft.dtype)
+        return hard - soft.detach() + soft
+
+    return draw

@@ -52,16 +52,11 @@ def save_state(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    write_state(path, content)
-
-
-def write_state(path: Path, content: dict[str, Any]) -> None:
-    """Write what an interrupted run goes on from, atomically. Raises :class:`InputError` where it cannot be written."""
     write_atomically(path, lambda temporary: _save(content, temporary))
 
 
 def check_state(path: Path, config: TrainingConfig) -> None:
-    """Raise :class:`InputError` where a run with ``config`` cannot go on from this state, before hours are spent."""
+    """Raise :class:`InputError` if a run with ``config`` cannot go on from this state, before hours are spent."""
     _require_same(path, _read(path), config)
 
 

@@ -30,8 +30,20 @@ class TeacherView:
         return TeacherView(self.stem.to(device), stages, self.logits.to(device), self.importance.to(device))
 
 
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's examples on the device that trains."""
+
+    step: int
+    view: TeacherView
+    labels: Tensor
+    images: Tensor | None
+    """``(B, 3, H, W)``; ``None``: the student starts where the teacher's view does."""
+    unreadable: int
+
+
 @torch.no_grad()
-def look(teacher: ToFe, images: Tensor) -> TeacherView:
+def teacher_targets(teacher: ToFe, images: Tensor) -> TeacherView:
     """Run the dense teacher and note its residual stream where the student is compared with it."""
     spec, backbone = teacher.backbone.spec, teacher.backbone
     tokens = stem = teacher.stem(images)

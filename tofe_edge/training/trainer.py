@@ -17,11 +17,9 @@ from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, TrainingOutput
-from tofe_edge.training.batches import TrainingSet
+from tofe_edge.training.batches import TrainingSet, batches_from_images, samples_digest, weights_digest
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import measure_counts, read_images
-from tofe_edge.training.digests import samples_digest, weights_digest
-from tofe_edge.training.lessons import Lesson, lessons_from_images, lessons_from_views
 from tofe_edge.training.losses import (
     approximation_loss,
     budget_loss,
@@ -29,11 +27,10 @@ from tofe_edge.training.losses import (
     distillation_loss,
     guidance_loss,
 )
-from tofe_edge.training.noise import gumbel_sampler, noise_scale
-from tofe_edge.training.optimizer import make_optimizer, set_learning_rates
-from tofe_edge.training.schedule import Schedule
+from tofe_edge.training.schedule import Schedule, gumbel_sampler, make_optimizer, noise_scale, set_learning_rates
 from tofe_edge.training.state import Progress, load_state, save_state
-from tofe_edge.training.views import Views
+from tofe_edge.training.teacher import TrainingBatch
+from tofe_edge.training.views import Views, batches_from_views
 
 SAVE_EVERY_SECONDS = 180.0
 _LOG_EVERY_STEPS = 10
@@ -73,6 +70,7 @@ def train(
     Raises:
         InputError: the data or a saved state is unfit, or the disk is full.
     """
+    # 1. Teacher, student and optimizer; the state of an interrupted run
     state_path, log_path = out.with_suffix(".state"), out.with_suffix(".log.jsonl")
     start = weights_digest(model)
     teacher = copy.deepcopy(teacher or model).to(device).eval().requires_grad_(False)
@@ -91,10 +89,11 @@ def train(
     schedule = Schedule.of(config, len(data.train))
     progress, begun, saved_at = begin, time.monotonic(), time.monotonic()
     steps, whole = range(begin.step, schedule.steps), True
-    lessons: Iterator[Lesson] = (
-        lessons_from_images(data, teacher, config, steps, device)
+    # 2. What each step learns from, and where the log and the state go
+    stream: Iterator[TrainingBatch] = (
+        batches_from_images(data, teacher, config, steps, device)
         if views is None
-        else lessons_from_views(views, config, steps, device)
+        else batches_from_views(views, config, steps, device)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -102,19 +101,22 @@ def train(
             progress_bar("training", total=schedule.steps, initial=begin.step, unit="step") as bar,
             log_path.open("a") as log,
         ):
-            for lesson in lessons:
-                if schedule.gathers(lesson.step) and progress.counts is None:
+            for batch in stream:
+                # 3. Gradients, with what this step trains
+                if schedule.gathers(batch.step) and progress.counts is None:
                     progress = replace(progress, counts=_counts_to_train(model, data, config, cost))
-                set_learning_rates(optimizer, config, schedule, lesson.step)
-                model.backbone.requires_grad_(not schedule.fixes_backbone(lesson.step))
+                set_learning_rates(optimizer, config, schedule, batch.step)
+                model.backbone.requires_grad_(not schedule.fixes_backbone(batch.step))
                 optimizer.zero_grad(set_to_none=True)
-                if starts_as_teacher and schedule.fixes_backbone(lesson.step):
-                    lesson = replace(lesson, images=None)  # student and teacher are one net up to the first selector
-                parts, kept = _gradients(model, lesson, config, cost, schedule, progress.counts)
+                if starts_as_teacher and schedule.fixes_backbone(batch.step):
+                    batch = replace(batch, images=None)  # student and teacher are one net up to the first selector
+                parts, kept = _gradients(model, batch, config, cost, schedule, progress.counts)
+                # 4. Update: stopped in here, weights and step do not belong together
                 whole = False
                 optimizer.step()
-                progress = replace(progress, step=lesson.step + 1, unreadable=progress.unreadable + lesson.unreadable)
+                progress = replace(progress, step=batch.step + 1, unreadable=progress.unreadable + batch.unreadable)
                 whole = True
+                # 5. Log and save
                 rate = (progress.step - begin.step) * config.batch_size / (time.monotonic() - begun)
                 if progress.step % _LOG_EVERY_STEPS == 0 or progress.step == schedule.steps:
                     record = {"step": progress.step, **parts, "kept": kept, "images_per_second": round(rate, 2)}
@@ -153,17 +155,22 @@ def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cos
 
 
 def _gradients(
-    model: ToFe, lesson: Lesson, config: TrainingConfig, cost: Cost, schedule: Schedule, counts: TokenCounts | None
+    model: ToFe,
+    batch: TrainingBatch,
+    config: TrainingConfig,
+    cost: Cost,
+    schedule: Schedule,
+    counts: TokenCounts | None,
 ) -> tuple[dict[str, float], list[float]]:
-    view, device = lesson.view, lesson.labels.device
+    view, device = batch.view, batch.labels.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        output = _forward(model, lesson, config, schedule, counts)
+        output = _forward(model, batch, config, schedule, counts)
         parts = {
-            "classification": config.cls_weight * classification_loss(output.logits, lesson.labels),
+            "classification": config.cls_weight * classification_loss(output.logits, batch.labels),
             "approximation": config.approximation_weight
             * approximation_loss(output.rearranged, view.stages, output.masks),
         }
-        if not schedule.gathers(lesson.step):
+        if not schedule.gathers(batch.step):
             parts["budget"] = config.budget_weight * budget_loss(output.masks, cost, config.budget == "per_sample")
         if config.distillation_weight:
             parts["distillation"] = config.distillation_weight * distillation_loss(output.logits, view.logits)
@@ -175,8 +182,8 @@ def _gradients(
     norm = torch.nn.utils.clip_grad_norm_(with_gradient, config.gradient_clip)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise InputError(
-            f"training: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at step {lesson.step + 1}; "
-            "lower --learning-rate or --backbone-learning-rate and use another --out"
+            f"training: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at step {batch.step + 1}; "
+            "lower learning_rate or backbone_learning_rate and use another --out"
         )
     kept = [round(float(mask.detach().sum(dim=1).mean()), 1) for mask in output.masks]
     values = {name: round(float(value.detach()), 4) for name, value in parts.items()}
@@ -184,10 +191,10 @@ def _gradients(
 
 
 def _forward(
-    model: ToFe, lesson: Lesson, config: TrainingConfig, schedule: Schedule, counts: TokenCounts | None
+    model: ToFe, batch: TrainingBatch, config: TrainingConfig, schedule: Schedule, counts: TokenCounts | None
 ) -> TrainingOutput:
-    stem = lesson.view.stem if lesson.images is None else model.stem(lesson.images)
+    stem = batch.view.stem if batch.images is None else model.stem(batch.images)
     if counts is not None:
         return model.gathered_from(stem, counts)
-    noise = noise_scale(lesson.step, schedule.selecting, config.noise_decay_start)
-    return model.masked_from(stem, gumbel_sampler(config.seed, lesson.step, noise))
+    noise = noise_scale(batch.step, schedule.selecting, config.noise_decay_start)
+    return model.masked_from(stem, gumbel_sampler(config.seed, batch.step, noise))

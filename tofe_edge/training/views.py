@@ -28,10 +28,9 @@ from tofe_edge.io.files import write_json
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import Backbone
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.augmentation import Augmentation
-from tofe_edge.training.batches import batches, shuffled
-from tofe_edge.training.digests import samples_digest, weights_digest
-from tofe_edge.training.teacher import TeacherView, look
+from tofe_edge.training.batches import batches, samples_digest, shuffled, weights_digest
+from tofe_edge.training.recipe import Augmentation, HyperParameters
+from tofe_edge.training.teacher import TeacherView, TrainingBatch, teacher_targets
 
 try:
     import fcntl
@@ -105,7 +104,9 @@ def _tensor(stored: Array) -> Tensor:
     return torch.from_numpy(stored.astype(np.float32))
 
 
-def recipe(teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, augmentation: Augmentation) -> ViewRecipe:
+def view_recipe(
+    teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, augmentation: Augmentation
+) -> ViewRecipe:
     """The recipe of ``count`` views of these images by this dense model."""
     digests = weights_digest(teacher.backbone), samples_digest(samples)
     return ViewRecipe(count, seed, augmentation.crop_scale, augmentation.cutmix, teacher.backbone.spec.stages, *digests)
@@ -152,7 +153,7 @@ def _prepare(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted: Vie
     with progress_bar("preparing views", total=wanted.count, initial=made * _BATCH, unit="view") as bar:
         for batch in batches(samples, teacher.backbone.preprocessing, _BATCH, steps, wanted.seed, wanted.augmentation):
             size = min(len(batch.labels), wanted.count - stored)
-            view = look(teacher, batch.images[:size].to(device))
+            view = teacher_targets(teacher, batch.images[:size].to(device))
             arrays.put(stored, view, batch.labels[:size])
             stored, made, unreadable = stored + size, batch.step + 1, unreadable + len(batch.unreadable)
             if made % _NOTE_EVERY_BATCHES == 0 or made == steps.stop:
@@ -179,7 +180,7 @@ def _read_note(note: Path, wanted: ViewRecipe) -> tuple[int, int, int]:
     changed = sorted(key for key, value in as_written.items() if found.get(key) != value)
     if changed:
         raise InputError(
-            f"{note.parent}: holds views of another {', '.join(changed)}; use another --views-dir, or delete it"
+            f"{note.parent}: holds views of another {', '.join(changed)}; use another views_dir, or delete it"
         )
     stored, made, unreadable = numbers
     if not (0 < stored <= wanted.count and made > 0 and unreadable >= 0):
@@ -250,3 +251,12 @@ def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Litera
     if found != (shape, False, dtype) or not whole:
         raise InputError(f"{path}: is damaged (another shape or size); {again}")
     return np.lib.format.open_memmap(path, mode=mode)
+
+
+def batches_from_views(
+    views: Views, config: HyperParameters, steps: range, device: torch.device
+) -> Iterator[TrainingBatch]:
+    """Prepared views, drawn anew in each pass over them."""
+    for step in steps:
+        view, labels = views.draw(step, config.batch_size, config.seed)
+        yield TrainingBatch(step, view.to(device), labels.to(device), None, 0)

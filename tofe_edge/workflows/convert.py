@@ -33,7 +33,7 @@ from tofe_edge.runtimes.calibration import undisturbed_ms
 from tofe_edge.runtimes.devices.opening import open_bench
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.runtimes.timing import TimingRequest, joined
-from tofe_edge.workflows import checking
+from tofe_edge.workflows.parity import Checked, InMemory, check
 from tofe_edge.workflows.select import check_budget, choose_for, choose_within, predicted_for
 from tofe_edge.workflows.sources import StrPath, open_checkpoint, open_profile
 
@@ -351,12 +351,10 @@ def _dense(pixels: npt.NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(pixels.copy())
 
 
-def _check_methods(
-    draft: Artifact, checkpoint: Checkpoint, samples: Inputs, waived: bool
-) -> dict[str, checking.Checked]:
+def _check_methods(draft: Artifact, checkpoint: Checkpoint, samples: Inputs, waived: bool) -> dict[str, Checked]:
     """The comparison of each method; raises :class:`GateError` if one fails its gates and that is not waived."""
-    pictures = checking.InMemory(samples)
-    checked = {name: checking.check(draft, checkpoint, pictures, method=name) for name in draft.manifest.methods}
+    pictures = InMemory(samples)
+    checked = {name: check(draft, checkpoint, pictures, method=name) for name in draft.manifest.methods}
     for name, one in checked.items():
         if not one.parity.passed and not waived:
             which = f"{draft.path.name}, method {name}" if draft.manifest.further_methods else draft.path.name
@@ -364,7 +362,7 @@ def _check_methods(
     return checked
 
 
-def _parity_record(checked: Mapping[str, checking.Checked], source: str, waiver: str | None) -> dict[str, Any]:
+def _parity_record(checked: Mapping[str, Checked], source: str, waiver: str | None) -> dict[str, Any]:
     """What the manifest keeps: parity of the default method, and what was waived of any, with the reason given."""
     default, *_ = checked.values()
     record: dict[str, Any] = {**default.parity.to_json(), "source": source, "reference_device": default.device}

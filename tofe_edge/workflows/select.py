@@ -85,7 +85,8 @@ def select(
         by_latency = choose_within(device, max_latency_ms, precision)
         return Selected(by_latency, by_latency.forecast)
     choice = choose_for(device, max_gmacs)
-    return Selected(choice, device and predicted_for(device, choice.checkpoint, device.defaults.precision))
+    usual_precision = device.defaults.precision if device else LATENCY_PRECISIONS[0]
+    return Selected(choice, predicted_for(device, choice.checkpoint, usual_precision))
 
 
 def check_budget(max_gmacs: float | None, max_latency_ms: float | None) -> None:

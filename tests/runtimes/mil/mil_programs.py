@@ -17,9 +17,6 @@ from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 Arrays = np.ndarray | list[np.ndarray]
 
-_SPARSE = ("constexpr_lut_to_sparse", "constexpr_sparse_blockwise_shift_scale")
-"""Their result, a mask and elements, can only go into another operator."""
-
 
 @functools.cache
 def coremltools() -> Any:
@@ -29,6 +26,14 @@ def coremltools() -> Any:
         import coremltools.optimize.coreml
     gc.freeze()  # It collects garbage in every conversion: most of the time, with itself and PyTorch to look through.
     return coremltools
+
+
+def typed(array: np.ndarray, name: str) -> np.ndarray:
+    """An array that coremltools takes for one of a sub-byte type."""
+    coremltools()
+    from coremltools.converters.mil.mil import types
+
+    return array.astype(types.nptype_from_builtin(types.string_to_builtin(name)))
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Case:
         constants: parameter -> constant.
         expected: results that an independent implementation gives.
         since: first iOS whose operator set has it.
-        until: last one, where a later one has another form.
+        until: the last one, if a later one has another form.
     """
 
     operator: str
@@ -95,8 +100,6 @@ def save_cases(path: Path, cases: Sequence[Case], ios: int) -> tuple[dict[str, n
             }
             produced = getattr(mb, each.operator)(**arguments, **each.constants)
             results = produced if isinstance(produced, list | tuple) else [produced]
-            if each.operator in _SPARSE:
-                results = [mb.constexpr_sparse_to_dense(nonzero_data=results[1], mask=results[0])]
             draft.outputs.append([_output(mb, result) for result in results])
         return [result for results in draft.outputs for result in results]
 

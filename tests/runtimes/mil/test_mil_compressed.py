@@ -14,7 +14,7 @@ from mil_programs import convert_module, coremltools, save_program
 from torch import nn
 
 from tofe_edge.io.quiet import quiet
-from tofe_edge.runtimes.mil import Operation, Program, load_program, open_package
+from tofe_edge.runtimes.mil import Program, load_program, open_package
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 
@@ -64,27 +64,6 @@ def _palettized(bits: int, **options: Any) -> Callable[[Any], Any]:
     return compress
 
 
-def _pruned(model: Any) -> Any:
-    cto = coremltools().optimize.coreml
-    config = cto.OpMagnitudePrunerConfig(target_sparsity=0.6, weight_threshold=64)
-    return cto.prune_weights(model, cto.OptimizationConfig(global_config=config))
-
-
-def _pruned_and(then: Callable[[Any], Any], **joint: Any) -> Callable[[Any], Any]:
-    def compress(model: Any) -> Any:
-        pruned = _pruned(model)
-        cto = coremltools().optimize.coreml
-        if then is _pruned:
-            config = cto.OptimizationConfig(global_config=cto.OpLinearQuantizerConfig(weight_threshold=64))
-            return cto.linear_quantize_weights(pruned, config, joint_compression=True)
-        config = cto.OptimizationConfig(
-            global_config=cto.OpPalettizerConfig(mode="uniform", nbits=4, weight_threshold=64)
-        )
-        return cto.palettize_weights(pruned, config, joint_compression=True)
-
-    return compress
-
-
 COMPRESSIONS: dict[str, tuple[Callable[[Any], Any], int, str, float, float]] = {
     # how; iOS; operator; the largest share of the fp32 bytes; the largest error of a weight
     "W8 symmetric": (_quantized("linear_symmetric"), 16, "constexpr_affine_dequantize", 0.4, 0.004),
@@ -107,10 +86,6 @@ COMPRESSIONS: dict[str, tuple[Callable[[Any], Any], int, str, float, float]] = {
         0.5,
         0.03,
     ),
-    "pruned": (_pruned, 16, "constexpr_sparse_to_dense", 0.6, 0.4),
-    "pruned, iOS 18": (_pruned, 18, "constexpr_sparse_to_dense", 0.6, 0.4),
-    "pruned and quantized": (_pruned_and(_pruned), 18, "constexpr_sparse_to_dense", 0.4, 0.4),
-    "pruned and palettized": (_pruned_and(_palettized), 18, "constexpr_sparse_to_dense", 0.4, 0.4),
 }
 
 
@@ -169,37 +144,3 @@ def test_quantized_activations(tmp_path: Path) -> None:
     assert np.array_equal(codes, expected)
     assert [each.weight_bytes for each in program.operations if each.type == "linear"] == [weight.nbytes]
     np.testing.assert_allclose(product, ((expected - 120) * 0.03) @ (weight * scales[:, None]).T, 1e-5, 1e-4)
-
-
-def test_activations_quantized_by_coremltools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its calibration needs a Mac; the executor stands in for it, by observing."""
-    coremltools()
-    from coremltools.optimize.coreml import _post_training_quantization as quantization
-
-    def calibrate(model: Any, samples: list[dict[str, np.ndarray]], *_: Any) -> dict[str, dict[str, float]]:
-        path = tmp_path / "float.mlpackage"
-        model.save(str(path))
-        program = load_program(open_package(path))
-        ranges: dict[str, dict[str, float]] = {_input(program): {"rmin": -3.0, "rmax": 3.0}}
-
-        def observe(_: Operation, name: str, value: torch.Tensor) -> None:
-            ranges[name] = {"rmin": float(value.min()), "rmax": float(value.max())}
-
-        program.run(samples[0], observe)
-        return ranges
-
-    monkeypatch.setattr(quantization, "_get_activation_calibration_stats", calibrate)
-    net = _net()
-    model = convert_module(net, torch.from_numpy(X), 17, half=True)
-    with quiet(), swallow_native_stderr():
-        cto = coremltools().optimize.coreml
-        config = cto.OptimizationConfig(global_config=cto.OpLinearQuantizerConfig(weight_threshold=64))
-        name = model.get_spec().description.input[0].name
-        model = cto.linear_quantize_activations(model, config, [{name: X}])
-        model = cto.linear_quantize_weights(model, config)
-        model.save(str(tmp_path / "w8a8.mlpackage"))
-    program = load_program(open_package(tmp_path / "w8a8.mlpackage"))
-    assert {"quantize", "dequantize"} <= {each.type for each in program.operations}
-    (logits,) = map(np.asarray, program.run({_input(program): X}).values())
-    expected = net(torch.from_numpy(X)).detach().numpy()
-    assert np.abs(logits - expected).max() < 0.05 * np.abs(expected).max()

@@ -9,39 +9,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mil_array_cases import SHAPE_CASES
-from mil_compute_cases import NORMALIZATION_CASES, PRODUCT_CASES, WINDOW_CASES
-from mil_elementwise_cases import ACTIVATION_CASES, ELEMENTWISE_CASES, Maker
-from mil_index_cases import INDEX_CASES, REDUCTION_CASES
+from mil_cases import CASES
 from mil_programs import save_cases
-from mil_quantization_cases import QUANTIZATION_CASES
-from mil_resizing_cases import RESIZING_CASES
 
 from tofe_edge.runtimes.mil import OPERATORS, load_program, open_package
 from tofe_edge.runtimes.mil.operators import OPERATORS_BY_KIND
 
-KINDS: dict[str, dict[str, Maker]] = {
-    "elementwise": ELEMENTWISE_CASES,
-    "activation": ACTIVATION_CASES,
-    "reduction": REDUCTION_CASES,
-    "products": PRODUCT_CASES,
-    "windows": WINDOW_CASES,
-    "normalization": NORMALIZATION_CASES,
-    "shape": SHAPE_CASES,
-    "indexing": INDEX_CASES,
-    "resizing": RESIZING_CASES,
-    "quantization": QUANTIZATION_CASES,
-}
 ELSEWHERE = {"classify"}
 """Tested in test_mil_images.py: coremltools writes it from a classifier's configuration only."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CASES)
 @settings(max_examples=8, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), ios=st.sampled_from([16, 17, 18]))
 def test_results_are_those_of_the_definition(kind: str, seed: int, ios: int) -> None:
     rng = np.random.default_rng(seed)
-    labelled = [(label, maker(rng)) for label, maker in KINDS[kind].items() for _ in range(2)]
+    labelled = [(label, maker(rng)) for label, maker in CASES[kind].items() for _ in range(2)]
     fitting = [(label, each) for label, each in labelled if each.fits(ios)]
     if not fitting:
         return
@@ -56,7 +39,7 @@ def test_results_are_those_of_the_definition(kind: str, seed: int, ios: int) -> 
 
 
 def test_every_operator_has_a_case() -> None:
-    tested = {label.split(" (")[0] for cases in KINDS.values() for label in cases}
+    tested = {label.split(" (")[0] for cases in CASES.values() for label in cases}
     assert set(OPERATORS) - {each for label in tested for each in label.split(", ")} == ELSEWHERE
 
 

@@ -14,8 +14,7 @@ import pytest
 from conftest import fine_or_refused, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mil_programs import coremltools, save_program
-from mil_quantization_cases import typed
+from mil_programs import coremltools, save_program, typed
 
 from tofe_edge.runtimes.mil import MlPackage, load_program, open_package
 
@@ -96,7 +95,7 @@ def test_no_folder(tmp_path: Path) -> None:
     missing, file = tmp_path / "missing.mlpackage", tmp_path / "file.mlpackage"
     file.write_text("")
     assert "does not exist" in refused(missing, lambda: open_package(missing))
-    assert "is no folder" in refused(file, lambda: open_package(file))
+    assert "is not a folder" in refused(file, lambda: open_package(file))
 
 
 MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -117,7 +116,7 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "an absolute path": (lambda content: _root(content).update(path="/etc/passwd"), "leaves the package"),
     "a path upwards": (lambda content: _root(content).update(path="a/../../../x.mlmodel"), "leaves the package"),
     "a path to nothing": (lambda content: _root(content).update(path="com.apple.CoreML/other.mlmodel"), "is missing"),
-    "a path to a folder": (lambda content: _root(content).update(path="com.apple.CoreML"), "no .mlmodel"),
+    "a path to a folder": (lambda content: _root(content).update(path="com.apple.CoreML"), "not a .mlmodel"),
     "a path with a null": (lambda content: _root(content).update(path="a\0b"), "path"),
     "a path with a lone surrogate": (lambda content: _root(content).update(path="a\ud800b"), "path"),
     "a path that is too long": (lambda content: _root(content).update(path="a" * 5000), "path"),
@@ -160,7 +159,7 @@ def test_circle_of_links(copy: Path) -> None:
 @pytest.mark.parametrize("content", [b"\xff" * 100, b"<html>", b"\x0a\xff\xff\xff\xff\x0f"])
 def test_model_that_is_no_protobuf(copy: Path, content: bytes) -> None:
     (copy / MODEL).write_bytes(content)
-    assert "cut or no Core ML model" in refused(copy, lambda: open_package(copy))
+    assert "cut or not a Core ML model" in refused(copy, lambda: open_package(copy))
 
 
 def test_model_of_another_kind(copy: Path) -> None:
@@ -188,9 +187,9 @@ PROGRAMS: dict[str, tuple[Callable[[Any], object], str]] = {
         "model's folder",
     ),
     "a weight file with a null": (lambda model: setattr(_blobs(model)[0], "fileName", "@model_path/a\0"), "path"),
-    "a weight folder": (lambda model: setattr(_blobs(model)[0], "fileName", "@model_path/weights"), "no file"),
+    "a weight folder": (lambda model: setattr(_blobs(model)[0], "fileName", "@model_path/weights"), "is not a file"),
     "weights behind the end": (lambda model: setattr(_blobs(model)[0], "offset", (1 << 64) - 1), "behind the end"),
-    "weights at a wrong place": (lambda model: setattr(_blobs(model)[0], "offset", 65), "is no tensor"),
+    "weights at a wrong place": (lambda model: setattr(_blobs(model)[0], "offset", 65), "is not a tensor"),
     "a huge result": (_huge, "too large"),
 }
 
@@ -238,7 +237,7 @@ def test_program_that_contradicts_itself(copy: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"), [(64, "is no tensor"), (68, "elements of type"), (72, "bytes"), (80, "cut")]
+    ("place", "said"), [(64, "is not a tensor"), (68, "elements of type"), (72, "bytes"), (80, "cut")]
 )
 def test_weight_header(copy: Path, place: int, said: str) -> None:
     content = bytearray((copy / WEIGHTS).read_bytes())

@@ -190,7 +190,7 @@ def test_all_missing_operators_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_does_not_import_coremltools() -> None:
-    script = "import sys, runtimes.mil; print('coremltools' in sys.modules)"
+    script = "import sys, tofe_edge.runtimes.mil; print('coremltools' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -1,0 +1,518 @@
+"""The MIL operators that the executor knows, by kind.
+
+Each is a function whose parameters are those of the MIL operator, with its defaults. The annotations matter: ``Tensor``
+stays a tensor; ``int``, ``float``, ``bool``, ``str`` and tuples of them become Python values before the call; ``list``
+takes several values. A function may raise ValueError, RuntimeError and the like for a program that makes no sense.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tofe_edge.runtimes.mil.datatypes import BY_NAME, DataType, unpack
+
+_LARGEST = 1 << 30
+
+
+def bounded(shape: Sequence[int]) -> list[int]:
+    """Return ``shape`` if a tensor of it cannot fill the memory: parameters in a file set the size of some results.
+
+    Raises:
+        ValueError: it has over 2**30 elements, or a negative size.
+    """
+    if min(shape, default=0) < 0 or math.prod(shape) > _LARGEST:
+        raise ValueError(f"a tensor of shape {list(shape)} cannot be made")
+    return list(shape)
+
+
+# Elementwise
+
+
+def _unary(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def operator(x: Tensor) -> Tensor:
+        return function(x)
+
+    return operator
+
+
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def operator(x: Tensor, y: Tensor) -> Tensor:
+        return function(x, y)
+
+    return operator
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    """Convert to another type; conversion to an integer type cuts fractions off."""
+    return x.to(BY_NAME[dtype].held)
+
+
+def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """Limit to the range from alpha to beta."""
+    return x.clamp(alpha, beta)
+
+
+def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
+    """x times the cumulative distribution of the Gaussian, exact or approximated by tanh."""
+    return F.gelu(x, approximate={"EXACT": "none", "TANH_APPROXIMATION": "tanh"}[mode])
+
+
+def sigmoid_hard(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """alpha x + beta, limited to the range from 0 to 1."""
+    return (alpha * x + beta).clamp(0, 1)
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """Softmax along an axis."""
+    return x.softmax(axis)
+
+
+def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
+    """x if x >= alpha, else 0."""
+    return torch.where(x >= alpha, x, 0.0)
+
+
+# Reduction and order; without axes all axes are reduced
+
+
+def _reduction(function: Callable[[Tensor, Sequence[int], bool], Tensor]) -> Callable[..., Tensor]:
+    def operator(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
+        return function(x, list(range(x.dim())) if axes is None else axes, keep_dims)
+
+    return operator
+
+
+def _mean(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
+    return (x if x.is_floating_point() else x.float()).mean(axes, keepdim=keep)
+
+
+def topk(
+    x: Tensor,
+    k: int = 1,
+    axis: int = -1,
+    ascending: bool = False,
+    sort: bool = True,
+    return_indices: bool = True,
+    output_indices_dtype: str = "int32",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The k largest (``ascending``: smallest) elements, sorted, and their indices.
+
+    Among equal elements the lower index comes first. If ``sort`` is false, MIL allows any order.
+    """
+    values, indices = torch.sort(x, dim=axis, descending=not ascending, stable=True)
+    values, indices = values.narrow(axis, 0, k), indices.narrow(axis, 0, k)
+    return (values, indices) if return_indices else values
+
+
+# Products
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b with W ``(out, in)``."""
+    return F.linear(x, weight, bias)
+
+
+def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+    """Product of the last two dimensions; the others broadcast."""
+    return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    strides: tuple[int, ...] | None = None,
+    pad_type: str = "valid",
+    pad: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution of ``(N, C, *D)`` with ``(out, C / groups, *K)``."""
+    dimensions = x.dim() - 2
+    strides, dilations = strides or (1,) * dimensions, dilations or (1,) * dimensions
+    sides = _sides(pad_type, pad, dimensions)
+    bounded([*x.shape[:2], *(size + before + after for size, (before, after) in zip(x.shape[2:], sides))])
+    if all(before == after for before, after in sides):
+        padding: list[int] = [before for before, _ in sides]
+    else:
+        x, padding = _padded(x, sides, 0.0), [0] * dimensions
+    return {1: F.conv1d, 2: F.conv2d}[dimensions](x, weight, bias, strides, padding, dilations, groups)
+
+
+# Windows
+
+Sides = list[tuple[int, int]]
+"""Elements before and after, per spatial dimension."""
+
+
+def _sides(pad_type: str, pad: Sequence[int] | None, dimensions: int) -> Sides:
+    if pad_type == "valid" or (pad_type == "custom" and not pad):
+        return [(0, 0)] * dimensions
+    if pad_type != "custom" or pad is None:
+        raise ValueError(f"pad_type {pad_type!r} is not supported, only 'valid' and 'custom'")
+    return [(pad[2 * axis], pad[2 * axis + 1]) for axis in range(dimensions)]
+
+
+def _padded(x: Tensor, sides: Sides, value: float) -> Tensor:
+    flat = [size for pair in reversed(sides) for size in pair]
+    if not any(flat):
+        return x
+    bounded([*x.shape[:2], *(size + before + after for size, (before, after) in zip(x.shape[2:], sides))])
+    return F.pad(x, flat, value=value)
+
+
+def _overhang(sides: Sides, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> Sides:
+    """How far ``ceil_mode`` lets the last window reach beyond the end."""
+    overhang = []
+    for (before, after), size, extent, stride in zip(sides, sizes, kernel, strides):
+        padded = size + before + after
+        windows = (padded - extent + stride - 1) // stride + 1
+        # A window that would begin in the padding behind the input is left out.
+        if before + after > 0 and (windows - 1) * stride >= size + (before + after) / 2:
+            windows -= 1
+        overhang.append((0, max(0, (windows - 1) * stride + extent - padded)))
+    return overhang
+
+
+def max_pool(
+    x: Tensor,
+    kernel_sizes: tuple[int, ...],
+    pad_type: str,
+    strides: tuple[int, ...] | None = None,
+    pad: tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Largest element of each window of ``(N, C, H, W)``; padding never wins."""
+    strides = strides or (1,) * len(kernel_sizes)
+    sides = _sides(pad_type, pad, len(kernel_sizes))
+    overhang = _overhang(sides, x.shape[2:], kernel_sizes, strides) if ceil_mode else []
+    x = _padded(_padded(x, sides, -torch.inf), overhang, -torch.inf)
+    return F.max_pool2d(x, kernel_sizes, strides)
+
+
+def avg_pool(
+    x: Tensor,
+    kernel_sizes: tuple[int, ...],
+    pad_type: str,
+    strides: tuple[int, ...] | None = None,
+    pad: tuple[int, ...] | None = None,
+    exclude_padding_from_average: bool = False,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Mean of each window of ``(N, C, H, W)``. Padding counts as zeros unless excluded; ``ceil_mode``'s never counts."""
+    strides = strides or (1,) * len(kernel_sizes)
+    sides = _sides(pad_type, pad, len(kernel_sizes))
+    overhang = _overhang(sides, x.shape[2:], kernel_sizes, strides) if ceil_mode else []
+    counted = _padded(torch.ones_like(x[:1, :1]), sides, float(not exclude_padding_from_average))
+    share = F.avg_pool2d(_padded(counted, overhang, 0.0), kernel_sizes, strides)
+    return F.avg_pool2d(_padded(_padded(x, sides, 0.0), overhang, 0.0), kernel_sizes, strides) / share
+
+
+# Normalization
+
+
+def batch_norm(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    epsilon: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel (dimension 1) with given mean and variance."""
+    channels = [size if axis == 1 else 1 for axis, size in enumerate(x.shape)]
+    centred = (x - mean.reshape(channels)) * torch.rsqrt(variance.reshape(channels) + epsilon)
+    return _scaled(centred, gamma, beta, channels)
+
+
+def layer_norm(
+    x: Tensor,
+    axes: tuple[int, ...] | None = None,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    epsilon: float = 1e-5,
+) -> Tensor:
+    """Normalise over ``axes`` (all by default); gamma and beta have the sizes of those axes."""
+    rank = x.dim()
+    over = sorted(axis % rank for axis in (range(rank) if axes is None else axes))
+    if over == list(range(rank - len(over), rank)):
+        return F.layer_norm(x, x.shape[over[0] :], gamma, beta, epsilon)
+    centred = x - x.mean(over, keepdim=True)
+    variance = centred.square().mean(over, keepdim=True)
+    shape = [size if axis in over else 1 for axis, size in enumerate(x.shape)]
+    return _scaled(centred * torch.rsqrt(variance + epsilon), gamma, beta, shape)
+
+
+def _scaled(x: Tensor, gamma: Tensor | None, beta: Tensor | None, shape: Sequence[int]) -> Tensor:
+    if gamma is not None:
+        x = x * gamma.reshape(shape)
+    return x if beta is None else x + beta.reshape(shape)
+
+
+# Shape
+
+
+def concat(values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
+    """Join along an axis."""
+    if interleave:
+        raise ValueError("interleave is not supported")
+    return torch.cat(values, axis)
+
+
+def expand_dims(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Add dimensions of size 1, at the positions that they have in the result."""
+    rank = x.dim() + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def pad(x: Tensor, pad: tuple[int, ...], mode: str = "constant", constant_val: float = 0.0) -> Tensor:
+    """Pad the last dimensions with a constant."""
+    if mode != "constant":
+        raise ValueError(f"mode {mode!r} is not supported")
+    sides = [(pad[index], pad[index + 1]) for index in range(0, len(pad), 2)]
+    sides = [(0, 0)] * (x.dim() - len(sides)) + sides
+    bounded([size + before + after for size, (before, after) in zip(x.shape, sides)])
+    return F.pad(x, [count for pair in reversed(sides) for count in pair], value=constant_val)
+
+
+def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """New shape; -1 takes what is left, 0 the size of the same dimension counted from the last (1 before the first)."""
+    missing = len(shape) - x.dim()
+    return x.reshape([size or (x.shape[axis - missing] if axis >= missing else 1) for axis, size in enumerate(shape)])
+
+
+def slice_by_index(
+    x: Tensor,
+    begin: tuple[int, ...],
+    end: tuple[int, ...],
+    stride: tuple[int, ...] | None = None,
+    begin_mask: tuple[bool, ...] | None = None,
+    end_mask: tuple[bool, ...] | None = None,
+    squeeze_mask: tuple[bool, ...] | None = None,
+) -> Tensor:
+    """``x[begin:end:stride]`` as in Python, strides positive; masks: from the start, to the end, a single index."""
+    nowhere = (False,) * x.dim()
+    from_start, to_end, single = begin_mask or nowhere, end_mask or nowhere, squeeze_mask or nowhere
+    taken: list[int | slice] = []
+    for axis in range(x.dim()):
+        first = 0 if from_start[axis] else begin[axis]
+        last = None if to_end[axis] else end[axis]
+        taken.append(first if single[axis] else slice(first, last, stride[axis] if stride else 1))
+    return x[tuple(taken)]
+
+
+def split(
+    x: Tensor, axis: int, num_splits: int | None = None, split_sizes: tuple[int, ...] | None = None
+) -> tuple[Tensor, ...]:
+    """Cut along an axis into parts of given sizes or of the same size."""
+    if split_sizes is None:
+        if not num_splits or x.shape[axis] % num_splits:
+            raise ValueError(f"{x.shape[axis]} elements cannot be split into {num_splits} parts")
+        split_sizes = (x.shape[axis] // num_splits,) * num_splits
+    return tuple(x.split(split_sizes, axis))
+
+
+def squeeze(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
+    """Drop dimensions of size 1."""
+    return x.squeeze() if axes is None else x.squeeze(axes)
+
+
+def tile(x: Tensor, reps: tuple[int, ...]) -> Tensor:
+    """Repeat along each dimension."""
+    bounded([size * count for size, count in zip(x.shape, reps)])
+    return x.repeat(reps)
+
+
+def transpose(x: Tensor, perm: tuple[int, ...]) -> Tensor:
+    """Permute dimensions."""
+    return x.permute(perm)
+
+
+# Indexing
+
+
+def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+    """``x[..., indices, ...]`` along an axis; negative indices count from the end."""
+    if batch_dims:
+        raise ValueError("batch_dims is not supported")
+    axis %= x.dim()
+    shape = [*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]]
+    return x.index_select(axis, _positive(indices, x.shape[axis]).reshape(-1)).reshape(shape)
+
+
+def _positive(indices: Tensor, size: int) -> Tensor:
+    indices = indices.long()
+    return torch.where(indices < 0, indices + size, indices)
+
+
+def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a if cond, else b, per element."""
+    return torch.where(cond.bool(), a, b)
+
+
+def classify(probabilities: Tensor, classes: list[Any]) -> tuple[Any, dict[Any, float]]:
+    """The label with the largest number, and label -> number."""
+    numbers = probabilities.reshape(-1).tolist()
+    if len(numbers) != len(classes):
+        raise ValueError(f"{len(classes)} labels for {len(numbers)} numbers")
+    return classes[int(probabilities.reshape(-1).argmax())], dict(zip(classes, numbers))
+
+
+# Quantized activations, and compressed constants. ``constexpr_lut_to_dense`` has two forms under one name: that of
+# iOS 16, with packed bytes and a shape, and that of iOS 18, with tensors of sub-byte types.
+
+
+def quantize(
+    input: Tensor, scale: Tensor, output_dtype: str, zero_point: Tensor | None = None, axis: int | None = None
+) -> Tensor:
+    """round(x / scale) + zero point, limited to the range of the type; halves go to the even neighbour."""
+    kind = BY_NAME[output_dtype]
+    low = -(1 << (kind.bits - 1)) if kind.signed else 0
+    codes = torch.round(input / _along(scale, input, axis))
+    if zero_point is not None:
+        codes = codes + _along(zero_point, input, axis)
+    return codes.clamp(low, low + (1 << kind.bits) - 1)
+
+
+def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int | None = None) -> Tensor:
+    """(q - zero point) * scale."""
+    codes = input.float()
+    if zero_point is not None:
+        codes = codes - _along(zero_point, input, axis)
+    return codes * _along(scale, input, axis)
+
+
+def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int) -> Tensor:
+    """(q - zero point) * scale, one of each per tensor or per index of an axis."""
+    return dequantize(quantized_data, scale, zero_point, axis)
+
+
+def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
+    """(q - offset) * scale, one of each per block; the shapes give the sizes of the blocks."""
+    codes = data.float()
+    if offset is not None:
+        codes = codes - _spread(offset.float(), data.shape)
+    return codes * _spread(scale.float(), data.shape)
+
+
+def constexpr_lut_to_dense(indices: Tensor, lut: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Look indices up in a table.
+
+    iOS 16: ``indices`` are packed bytes, ``lut`` is ``(entries,)``, ``shape`` that of the result. iOS 18: ``lut`` is
+    ``(*blocks, entries, 1)``, one table per block of indices.
+    """
+    if shape is not None:
+        bits = (lut.numel() - 1).bit_length()
+        kind = DataType(f"uint{bits}", bits, np.uint8, torch.uint8)
+        codes = unpack(indices.numpy(), kind, math.prod(shape))
+        return lut[torch.from_numpy(codes).long()].reshape(shape)
+    if lut.shape[-1] != 1:
+        raise ValueError("tables of vectors are not supported")
+    places = [
+        (torch.arange(size) // _block(size, count)).reshape(-1, *[1] * (indices.dim() - axis - 1))
+        for axis, (size, count) in enumerate(zip(indices.shape, lut.shape))
+    ]
+    return lut[(*places, indices.long())][..., 0]
+
+
+def _along(parameter: Tensor, x: Tensor, axis: int | None) -> Tensor:
+    """A scalar, or a vector laid along an axis of ``x``."""
+    if parameter.dim() == 0 or axis is None:
+        return parameter.float()
+    axis %= x.dim()
+    return parameter.float().reshape(*[1] * axis, -1, *[1] * (x.dim() - axis - 1))
+
+
+def _spread(blocks: Tensor, shape: Sequence[int]) -> Tensor:
+    if blocks.dim() != len(shape):
+        raise ValueError(f"blocks of {list(blocks.shape)} do not divide {list(shape)}")
+    for axis, size in enumerate(shape):
+        count = blocks.shape[axis]
+        if count not in (1, size):
+            blocks = blocks.repeat_interleave(_block(size, count), axis)
+    return blocks
+
+
+def _block(size: int, count: int) -> int:
+    if count == 0 or size % count:
+        raise ValueError(f"{count} blocks do not divide {size} elements")
+    return size // count
+
+
+def _named(*functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    return {function.__name__: function for function in functions}
+
+
+_SHAPE = _named(
+    concat,
+    expand_dims,
+    pad,
+    reshape,
+    slice_by_index,
+    split,
+    squeeze,
+    tile,
+    transpose,
+)
+
+OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxyType(
+    {
+        "elementwise": {
+            "add": _binary(torch.add),
+            "equal": _binary(torch.eq),
+            "greater": _binary(torch.gt),
+            "greater_equal": _binary(torch.ge),
+            "identity": _unary(lambda x: x),
+            "maximum": _binary(torch.maximum),
+            "mul": _binary(torch.mul),
+            "real_div": _binary(torch.true_divide),
+            "relu": _unary(torch.relu),
+            "sigmoid": _unary(torch.sigmoid),
+            "silu": _unary(F.silu),
+            "sub": _binary(torch.sub),
+            **_named(cast, clip, gelu, select, sigmoid_hard, softmax, thresholded_relu),
+        },
+        "reduction and order": {
+            "reduce_l2_norm": _reduction(lambda x, axes, keep: x.square().sum(axes, keepdim=keep).sqrt()),
+            "reduce_max": _reduction(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
+            "reduce_mean": _reduction(_mean),
+            "reduce_sum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
+            "topk": topk,
+        },
+        "products": _named(conv, linear, matmul),
+        "windows": _named(avg_pool, max_pool),
+        "normalization": _named(batch_norm, layer_norm),
+        "shape": _SHAPE,
+        "indexing": _named(classify, gather),
+        "quantization and compressed constants": _named(
+            constexpr_affine_dequantize, constexpr_blockwise_shift_scale, constexpr_lut_to_dense, dequantize, quantize
+        ),
+    }
+)
+
+OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {name: function for table in OPERATORS_BY_KIND.values() for name, function in table.items()}
+)
+"""MIL operator -> function; ``const`` is not an operator but a value."""
+
+EXACT = frozenset(_SHAPE) | {
+    "gather",
+    "identity",
+    "max_pool",
+    "maximum",
+    "reduce_max",
+    "relu",
+    "select",
+    "topk",
+}
+"""Operators that only move elements: a result of the inputs' type needs no rounding."""

@@ -1,0 +1,89 @@
+"""Accuracy of a checkpoint in eager PyTorch, and how many tokens it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tofe_edge.evaluation.evaluate import Evaluation, evaluate_samples
+from tofe_edge.evaluation.image_tokens import Extremes
+from tofe_edge.evaluation.reference import Mode, load_reference
+from tofe_edge.evaluation.usage import CountDistribution, distributions
+from tofe_edge.io.dataset import find_samples, sample_evenly
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.workflows.sources import StrPath, open_checkpoint, resized
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Accuracy of a checkpoint, and what it was measured with.
+
+    Attributes:
+        mode: how tokens were counted: ``batch``, ``instance`` or ``dense``.
+        device: where it ran: ``cpu`` or ``cuda``.
+        distribution: of token counts, one per selection; empty unless they differ from image to image.
+        extremes: the images with the fewest and the most tokens, if they were asked for.
+    """
+
+    checkpoint: Checkpoint
+    mode: str
+    device: str
+    evaluation: Evaluation
+    distribution: tuple[CountDistribution, ...]
+    extremes: Extremes | None
+
+    @property
+    def shipped_counts(self) -> Sequence[int]:
+        """The checkpoint's own token counts, one per selection."""
+        return self.checkpoint.token_counts.kept if self.checkpoint.token_counts else ()
+
+
+def evaluate(
+    checkpoint: StrPath | Checkpoint,
+    data: StrPath,
+    *,
+    backbone: str | None = None,
+    mode: Mode | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    resize: str | None = None,
+    extremes: int = 0,
+) -> EvaluationReport:
+    """Measure top-1 and top-5 of a checkpoint on labelled images, in PyTorch.
+
+    Args:
+        checkpoint: a shipped checkpoint's name, a file, or an opened checkpoint.
+        data: ``DIR/<class id>/<image>``, a .csv of path,label, or a .tar or folder of .tar.
+        backbone: the net, if the file has plain dense weights.
+        mode: ``batch`` for the checkpoint's token counts, ``instance`` for counts that differ from image to image,
+            ``dense`` for all tokens; ``dense`` for a dense model, else ``batch`` if not given.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        limit: use so many images, spread evenly over the classes.
+        resize: ``none`` if images are stored at crop size already.
+        extremes: keep so many images with the fewest tokens, and with the most.
+
+    Raises:
+        InputError: the checkpoint or the data cannot be used.
+
+    Example:
+        >>> import tofe_edge as te
+        >>> report = te.evaluate(checkpoint, "val/", device="cpu")
+        >>> report.evaluation.images, report.evaluation.mean_kept
+        (6, (9.0, 5.0, 3.0))
+    """
+    opened = open_checkpoint(checkpoint, backbone)
+    reference = load_reference(opened, mode, device)
+    spec = resized(opened.preprocessing, resize)
+    samples = sample_evenly(find_samples(Path(data), opened.classes.ids), limit)
+    patch_tokens = reference.model.backbone.spec.patch_tokens
+    kept = Extremes(extremes, opened.classes.names, patch_tokens, spec) if extremes else None
+    result = evaluate_samples(reference, Path(data), samples, spec, witness=None if kept is None else kept.see)
+    return EvaluationReport(
+        checkpoint=opened,
+        mode=reference.mode,
+        device=reference.device.type,
+        evaluation=result,
+        distribution=distributions(result.kept_counts) if reference.mode == "instance" else (),
+        extremes=kept,
+    )

@@ -1,0 +1,317 @@
+"""Running an artifact and its reference on the same images: what ``convert`` and ``parity`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tofe_edge.errors import InputError
+from tofe_edge.evaluation.analysis import Analysis, analyse
+from tofe_edge.evaluation.parity import GATES, GateResult, Gates, Parity, compare
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.evaluation.reference import Reference, load_reference
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
+from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.io.inputs import Inputs, load_photographs
+from tofe_edge.io.preprocessing import Preprocessing, preprocess
+from tofe_edge.io.progress import progress_bar
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.model.zoo import find_by_checksum
+from tofe_edge.runtimes.loading import Model as LoadedModel
+from tofe_edge.runtimes.loading import open_model
+from tofe_edge.workflows.run import Model, artifact_of
+from tofe_edge.workflows.sources import StrPath, open_checkpoint, resized
+
+_THUMBNAIL = 160
+"""Longest side in pixels."""
+
+_BATCH = 16
+"""Images that the reference takes at once; no more are in memory."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image as each side wants it: prepared by the artifact's manifest, and by the checkpoint."""
+
+    name: str
+    label: int | None
+    for_artifact: npt.NDArray[np.float32]
+    for_reference: npt.NDArray[np.float32]
+
+
+class Pictures(Protocol):
+    """Images to compare on. ``unreadable`` fills up while they are read."""
+
+    source: str
+    unreadable: list[Path]
+
+    def __len__(self) -> int:
+        """How many there are, those that cannot be read included."""
+        ...
+
+    def read(self, artifact: Preprocessing, reference: Preprocessing) -> Iterator[Picture]:
+        """Those that can be read, prepared both ways."""
+        ...
+
+    def thumbnail(self, name: str) -> bytes | None:
+        """A small JPEG of an image of the data; ``None`` if there is no file to show."""
+        ...
+
+
+class InMemory:
+    """Inputs that are prepared already: both sides get the same."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self.source = inputs.source
+        self.unreadable: list[Path] = []
+
+    def __len__(self) -> int:
+        return len(self._inputs.pixels)
+
+    def read(self, artifact: Preprocessing, reference: Preprocessing) -> Iterator[Picture]:
+        """As they are."""
+        labels = self._inputs.labels or (None,) * len(self)
+        for number, (pixels, label) in enumerate(zip(self._inputs.pixels, labels)):
+            yield Picture(f"{self.source} {number}", label, pixels, pixels)
+
+    def thumbnail(self, name: str) -> None:
+        """Nothing: the crops are not files."""
+
+
+class Streamed:
+    """Samples of a data source, read one after the other."""
+
+    def __init__(self, source: str, samples: Sequence[Sample], resize: str | None) -> None:
+        self._by_name = {str(sample.location): sample for sample in samples}
+        self._samples, self._resize = samples, resize
+        self.source = source
+        self.unreadable: list[Path] = []
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def read(self, artifact: Preprocessing, reference: Preprocessing) -> Iterator[Picture]:
+        """Each image that can be read.
+
+        Raises:
+            InputError: none can be read.
+        """
+        artifact, reference = resized(artifact, self._resize), resized(reference, self._resize)
+        reason = ""
+        for sample in self._samples:
+            try:
+                image = sample.read()
+                ours = preprocess(image, artifact)
+                theirs = ours if artifact == reference else preprocess(image, reference)
+            except InputError as error:
+                reason = reason or str(error)
+                self.unreadable.append(sample.location)
+                continue
+            yield Picture(str(sample.location), sample.label, ours, theirs)
+        if len(self.unreadable) == len(self._samples):
+            raise InputError(f"{self.source}: none of its {len(self)} images can be used (first: {reason})")
+
+    def thumbnail(self, name: str) -> bytes:
+        """A small JPEG of the image of this name."""
+        image = self._by_name[name].read()
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        stored = BytesIO()
+        image.save(stored, "JPEG", quality=80)
+        return stored.getvalue()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A comparison and what it was made of, image by image."""
+
+    parity: Parity
+    names: tuple[str, ...]
+    labels: tuple[int, ...] | None
+    reference: tuple[Prediction, ...]
+    artifact: tuple[Prediction, ...]
+    device: str
+    """Where the reference ran."""
+
+
+def check(
+    artifact: Artifact,
+    checkpoint: Checkpoint,
+    pictures: Pictures,
+    *,
+    device: str = "auto",
+    threads: int = 1,
+    method: str = DEFAULT_METHOD,
+    adjust: Callable[[Gates], Gates] = lambda gates: gates,
+) -> Checked:
+    """Run artifact and reference on the same images and compare them with the gates of the artifact's precision.
+
+    Args:
+        adjust: makes other gates of those.
+
+    Raises:
+        InputError: the images cannot be used, or the artifact is not of this checkpoint.
+        DeviceError: a runtime fails.
+    """
+    manifest = artifact.manifest
+    model = open_model(artifact, threads, method)
+    kept = model.method.token_counts
+    reference = load_reference(
+        checkpoint,
+        "dense" if kept is None else "batch",
+        device,
+        counts=None if kept is None else TokenCounts(tuple(kept)),
+        image_size=manifest.preprocessing.image_size,
+    )
+    stream = pictures.read(manifest.preprocessing, reference.preprocessing)
+    rows = list(_predict_both(model, reference, stream, len(pictures)))
+    names, labels, expected, actual = zip(*rows)
+    known = None if None in labels else labels
+    parity = compare(expected, actual, known, adjust(GATES[manifest.precision]))
+    parity = replace(parity, gates=(*parity.gates, *_class_gate(artifact, checkpoint)))
+    return Checked(parity, names, known, expected, actual, reference.device.type)
+
+
+def _predict_both(
+    model: LoadedModel, reference: Reference, pictures: Iterable[Picture], total: int
+) -> Iterator[tuple[str, int | None, Prediction, Prediction]]:
+    """Both sides at the same time, a batch of images at once."""
+    stream = iter(pictures)
+    with ThreadPoolExecutor(1) as pool, progress_bar("parity", total=total, unit="image") as bar:
+        while batch := list(islice(stream, _BATCH)):
+            expected = pool.submit(reference.predict, np.concatenate([picture.for_reference for picture in batch]))
+            actual = [model(picture.for_artifact) for picture in batch]
+            bar.update(len(batch))
+            for picture, one, other in zip(batch, expected.result(), actual):
+                yield picture.name, picture.label, one, other
+
+
+def _class_gate(artifact: Artifact, checkpoint: Checkpoint) -> list[GateResult]:
+    """A gate that fails if the artifact gives its logits other names than the checkpoint."""
+    ours = list(zip(artifact.manifest.class_ids, artifact.manifest.class_names))
+    theirs = list(zip(checkpoint.classes.ids, checkpoint.classes.names))
+    if ours == theirs:
+        return []
+    wrong = next(
+        (index for index, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), min(len(ours), len(theirs))
+    )
+    return [GateResult("classes", f"class {wrong} has another name or identifier than in the checkpoint", False)]
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Whether a model predicts what its reference predicts, and how sure that is.
+
+    Attributes:
+        pictures: what it was compared on.
+        analysis: statistics and the worst images; ``None`` if an output is not finite.
+    """
+
+    artifact: Artifact
+    pictures: Pictures
+    checked: Checked
+    analysis: Analysis | None
+
+    @property
+    def parity(self) -> Parity:
+        """The figures and the gates."""
+        return self.checked.parity
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed."""
+        return self.checked.parity.passed
+
+
+def parity(
+    model: StrPath | Model | Artifact,
+    data: StrPath | None = None,
+    *,
+    checkpoint: StrPath | Checkpoint | None = None,
+    backbone: str | None = None,
+    method: str = DEFAULT_METHOD,
+    device: str = "auto",
+    threads: int = 1,
+    limit: int | None = None,
+    resize: str | None = None,
+    min_agreement: float | None = None,
+    max_drop: float | None = None,
+) -> ParityReport:
+    """Compare a converted model with the PyTorch reference, image by image.
+
+    Args:
+        data: labelled images, as for :func:`evaluate`; crops of two photographs if not given.
+        checkpoint: what the model was made from; found by its checksum if it is a shipped one.
+        backbone: the net, if the checkpoint has plain dense weights.
+        method: which budget of an elastic model.
+        device: where the reference runs: ``auto``, ``cpu`` or ``cuda``.
+        threads: of the model's runtime.
+        limit: use so many images, spread evenly over the classes.
+        resize: ``none`` if images are stored at crop size already.
+        min_agreement: the least share of images with the same top-1 class, however few the images.
+        max_drop: the most points of top-1 that may be lost; needs ``data``.
+
+    Raises:
+        InputError: the checkpoint is another one, or the images cannot be used.
+        DeviceError: a runtime fails.
+
+    Example:
+        >>> import tofe_edge as te
+        >>> report = te.parity(artifact, data="val/", checkpoint=checkpoint, device="cpu")
+        >>> report.passed, report.parity.top1_agreement
+        (True, 1.0)
+    """
+    opened = artifact_of(model)
+    source = find_reference(opened, checkpoint, backbone)
+
+    def adjusted(gates: Gates) -> Gates:
+        if min_agreement is not None:
+            # Whoever names a rate wants it gated, however few the images.
+            gates = replace(gates, min_top1_agreement=min_agreement, min_images_for_rate=1)
+        return gates if max_drop is None else replace(gates, max_drop=max_drop)
+
+    pictures: InMemory | Streamed
+    if data is None:
+        pictures = InMemory(load_photographs(resized(opened.manifest.preprocessing, resize)))
+    else:
+        # Labels by the checkpoint's classes: those of the manifest are among the things that are checked.
+        samples = sample_evenly(find_samples(Path(data), source.classes.ids), limit)
+        pictures = Streamed(str(data), samples, resize)
+    checked = check(opened, source, pictures, device=device, threads=threads, method=method, adjust=adjusted)
+    analysis = None
+    if checked.parity.finite:
+        analysis = analyse(checked.reference, checked.artifact, checked.labels, checked.names)
+    return ParityReport(opened, pictures, checked, analysis)
+
+
+def find_reference(
+    artifact: Artifact, source: StrPath | Checkpoint | None = None, backbone: str | None = None
+) -> Checkpoint:
+    """The checkpoint an artifact was made from: a shipped one by checksum, or the one given.
+
+    Raises:
+        InputError: it is not a shipped one and none is given, or the one given is another.
+    """
+    manifest = artifact.manifest
+    if source is None:
+        shipped = find_by_checksum(manifest.checkpoint_sha256)
+        if shipped is None:
+            raise InputError(
+                f"{artifact.path}: was made from {manifest.checkpoint!r}, which is not shipped; name its file with --checkpoint"
+            )
+        return shipped
+    checkpoint = open_checkpoint(source, backbone)
+    if checkpoint.sha256() != manifest.checkpoint_sha256:
+        raise InputError(
+            f"{checkpoint.path}: is not the checkpoint that {artifact.path} was made from ({manifest.checkpoint!r})"
+        )
+    return checkpoint

@@ -1,0 +1,142 @@
+"""Running a converted model: the likeliest classes of images, and the self-test on its golden vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tofe_edge.errors import require
+from tofe_edge.evaluation.golden import golden_path_of, read_golden, replay
+from tofe_edge.evaluation.parity import Parity
+from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, open_artifact
+from tofe_edge.io.inputs import load_image
+from tofe_edge.io.targets import target_of
+from tofe_edge.runtimes.elastic import load_elastic
+from tofe_edge.runtimes.loading import open_model
+from tofe_edge.workflows.sources import StrPath
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The five likeliest classes of one image, best first, and how many patch tokens each stage kept."""
+
+    image: Path
+    top5: tuple[RankedClass, ...]
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """Whether a model computes here what it computed where it was converted, for each of its methods."""
+
+    methods: Mapping[str, Parity]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every method passed its gates."""
+        return all(parity.passed for parity in self.methods.values())
+
+
+@dataclass(frozen=True)
+class Model:
+    """A converted model whose file agrees with its manifest.
+
+    Example:
+        >>> import tofe_edge as te
+        >>> model = te.load(artifact)
+        >>> model.manifest.precision
+        'fp32'
+        >>> (result,) = model.run("photo.jpg")
+        >>> len(result.top5), result.kept
+        (5, (9, 5, 3))
+    """
+
+    artifact: Artifact
+
+    @property
+    def path(self) -> Path:
+        """The model file; its manifest is beside it."""
+        return self.artifact.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model is, how it was made and what it takes."""
+        return self.artifact.manifest
+
+    def run(
+        self, *images: StrPath, threads: int = 1, method: str | None = None, deadline_ms: float | None = None
+    ) -> list[Classification]:
+        """Classify image files, none unless all can be read.
+
+        Args:
+            threads: of the runtime; Core ML has its own.
+            method: which budget of an elastic model; the default one if not given.
+            deadline_ms: let the measured latency choose the budget, image by image.
+
+        Raises:
+            InputError: an image cannot be read, or the model has no such method.
+            DeviceError: the runtime fails.
+        """
+        manifest = self.manifest
+        inputs = [load_image(Path(image), manifest.preprocessing) for image in images]
+        predict = self._predictor(threads, method, deadline_ms)
+        return [
+            Classification(
+                Path(image),
+                tuple(top_classes(prediction.logits, manifest.class_names)),
+                tuple(map(len, prediction.kept)),
+            )
+            for image, prediction in zip(images, map(predict, inputs))
+        ]
+
+    def _predictor(
+        self, threads: int, method: str | None, deadline_ms: float | None
+    ) -> Callable[[npt.NDArray[np.float32]], Prediction]:
+        if deadline_ms is None:
+            return open_model(self.artifact, threads, method or DEFAULT_METHOD)
+        require(method in (None, DEFAULT_METHOD), "--deadline-ms chooses the method itself; leave --method out")
+        require(
+            target_of(self.manifest).native_runner,
+            f"{self.path}: --deadline-ms is for models that XNNPACK runs; choose a budget with --method",
+        )
+        return load_elastic(self.artifact, threads, deadline_ms)
+
+    def self_test(self, *, threads: int = 1, methods: Sequence[str] | None = None) -> SelfTest:
+        """Replay the golden vectors beside the model.
+
+        Args:
+            methods: every method if not given.
+
+        Raises:
+            InputError: there are no golden vectors, they are damaged, or the model has no such method.
+            DeviceError: the runtime fails.
+        """
+        names = [self.manifest.method(name).name for name in methods or self.manifest.methods]
+        golden = read_golden(golden_path_of(self.path), self.artifact)
+        return SelfTest({name: replay(golden, open_model(self.artifact, threads, name), name) for name in names})
+
+
+def load(path: StrPath) -> Model:
+    """Open a converted model: check the file against the manifest beside it.
+
+    Raises:
+        InputError: the file or its manifest is missing or damaged, or they do not belong together.
+
+    Example:
+        >>> import tofe_edge as te
+        >>> te.load(artifact).manifest.token_counts
+        [9, 5, 3]
+    """
+    return Model(open_artifact(Path(path)))
+
+
+def artifact_of(model: StrPath | Model | Artifact) -> Artifact:
+    """The checked artifact of a model, opened if it is given by its path. Raises :class:`InputError`."""
+    if isinstance(model, Model):
+        return model.artifact
+    return model if isinstance(model, Artifact) else open_artifact(Path(model))

@@ -1,0 +1,84 @@
+"""Which tokens of images each stage keeps, freezes and reuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tofe_edge.errors import require
+from tofe_edge.evaluation.image_tokens import UNLABELLED, ImageTokens, Traced, trace
+from tofe_edge.evaluation.reference import Mode, load_reference
+from tofe_edge.evaluation.usage import MeanUsage
+from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.io.images import IMAGE_SUFFIXES, list_images
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.workflows.sources import resized
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """The tokens of images.
+
+    Attributes:
+        traced: image by image; those to be drawn have pixels.
+        usage: means over all images.
+    """
+
+    checkpoint: Checkpoint
+    mode: str
+    device: str
+    traced: Traced
+    usage: MeanUsage
+
+    @property
+    def drawn(self) -> list[ImageTokens]:
+        """The images to be drawn."""
+        return [image for image in self.traced.images if image.pixels is not None]
+
+
+def trace_tokens(
+    checkpoint: Checkpoint,
+    *,
+    images: Sequence[Path] | None = None,
+    data: Path | None = None,
+    limit: int | None = None,
+    draw: int | None = None,
+    resize: str | None = None,
+    mode: Mode = "batch",
+    device: str = "auto",
+) -> TokenReport:
+    """Trace the tokens of ``images``, or of at most ``limit`` images of ``data``, of which ``draw`` are to be drawn.
+
+    Raises:
+        InputError: the checkpoint is dense, or images cannot be used. A file of ``images`` that cannot be read was meant;
+            those of ``data`` are left out and counted.
+    """
+    require(
+        checkpoint.token_counts is not None,
+        f"{checkpoint.name}: is a dense model, which computes every token in every stage; give a ToFe checkpoint "
+        "(tofe-edge checkpoints)",
+    )
+    if images is not None:
+        samples = drawn = [Sample(path, UNLABELLED) for path in images]
+        source = images[0].parent
+        for sample in samples:
+            sample.read()
+    else:
+        assert data is not None
+        source, samples = data, sample_evenly(_samples(data, checkpoint), limit)
+        drawn = sample_evenly(samples, draw)
+    reference = load_reference(checkpoint, mode, device)
+    spec = resized(checkpoint.preprocessing, resize)
+    traced = trace(reference, source, samples, spec, checkpoint.classes.names, drawn)
+    return TokenReport(checkpoint, reference.mode, reference.device.type, traced, traced.mean_usage())
+
+
+def _samples(data: Path, checkpoint: Checkpoint) -> list[Sample]:
+    """The images of a folder without classes, or labelled ones."""
+    flat = data.is_dir() and any(
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") for path in data.iterdir()
+    )
+    if flat:
+        return [Sample(path, UNLABELLED) for path in list_images(data)]
+    return find_samples(data, checkpoint.classes.ids)
