@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmarks import host, subjects
-from benchmarks.agreement import Agreement, agreement
 from benchmarks.contenders import Contender, Recipe, Subject, Unavailable, all_recipes
 from benchmarks.contenders.contender import Pixels
 from benchmarks.result_file import Results, Row, write_results
@@ -28,6 +30,7 @@ from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.runtimes.executorch import first_line
 from tofe_edge.runtimes.latency import Latency, measure_interleaved
 
+Logits = npt.NDArray[np.float32]
 _PACKAGES = ("torch", "timm", "executorch", "torchao", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
 
@@ -62,6 +65,37 @@ def build(pairs: Sequence[tuple[Subject, Recipe]]) -> tuple[list[Contender], dic
         if name in skipped:
             _say(f"skipped {name}: {skipped[name]}")
     return contenders, skipped
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The agreement of one contender with the fp32 reference over some images."""
+
+    snr_db: float
+    """Mean over images of ``10 log10(sum r^2 / sum (x - r)^2)``; inf where all are equal."""
+    cosine: float
+    """The least over images."""
+
+
+def agreement(found: Sequence[Logits], wanted: Sequence[Logits]) -> Agreement:
+    """Compare logits image by image. A contender that gives NaN agrees in nothing: -inf dB, cosine -1."""
+    snrs = [_snr_db(x, r) for x, r in zip(found, wanted, strict=True)]
+    cosines = [_cosine(x, r) for x, r in zip(found, wanted, strict=True)]
+    return Agreement(float(np.mean(snrs)), min(cosines))
+
+
+def _snr_db(x: Logits, r: Logits) -> float:
+    if not np.isfinite(x).all():
+        return -np.inf
+    signal, noise = np.square(r, dtype=np.float64).sum(), np.square(x - r, dtype=np.float64).sum()
+    return float(10 * np.log10(signal / noise)) if noise else np.inf
+
+
+def _cosine(x: Logits, r: Logits) -> float:
+    if not np.isfinite(x).all():
+        return -1.0
+    a, b = x.astype(np.float64).ravel(), r.astype(np.float64).ravel()
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def check(contenders: Sequence[Contender], nets: Sequence[Subject], inputs: Sequence[Pixels]) -> list[Agreement]:

@@ -1,8 +1,8 @@
-"""ToFe beside other methods and its own ablations: the same backbone, views, steps, optimizer and GMACs.
+"""ToFe beside other methods: the same backbone, views, steps, optimizer and GMACs.
 
     python -m research.compare_methods --weights deit_tiny.safetensors --data train --validation val --views views \\
         --methods tofe,evit,tome,random --steps 600 --out research/results/methods.yaml
-    python -m research.compare_methods … --methods ablations --checkpoint tofe_deit_tiny_063 --tables
+    python -m research.compare_methods … --methods all --checkpoint tofe_deit_tiny_063
 
 Every method has the dense net's blocks up to the first selection, but for the smaller images, of which all blocks are
 trained. It learns from prepared views of the dense net: its logits, and the method's own loss. Where selectors are
@@ -21,8 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks import host
-from research.catalog import METHODS, TOFE, parse_methods
-from research.lab import Lab, compare, compare_checkpoint
+from research.lab import METHODS, TOFE, Lab, compare, compare_checkpoint, parse_methods
 from research.results import Training, open_results, render, row_of, write_results
 from research.training import Course
 from research.validation import Validation, open_validation
@@ -85,14 +84,11 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     )
     results.put(dense)
     for name in arguments.checkpoint:
-        compare_checkpoint(lab, name, results, arguments.tables)
+        compare_checkpoint(lab, name, results)
         write_results(arguments.out, results, TOFE)
     for name in names:
-        if name == "tofe_geometric" and "tofe" in names and not course.selecting:
-            print("tofe_geometric: skipped, for without masked steps it is the run of tofe", file=sys.stderr)
-            continue
         print(f"{name}: {METHODS[name].__name__}", file=sys.stderr)
-        compare(lab, name, results, arguments.tables)
+        compare(lab, name, results)
         write_results(arguments.out, results, TOFE)
     print(render(results, TOFE), end="\n\n")
     out: Path = arguments.out
@@ -179,9 +175,8 @@ def parser() -> argparse.ArgumentParser:
     add("--validation-resize", choices=("short_side", "none"), default="short_side", help="as `evaluate --resize`")
     add("--limit", type=int, metavar="N", help="test on N of them, evenly over classes (default: all)")
     add("--target-gmacs", type=float, default=0.63, metavar="G", help="whole net (%(default)s)")
-    add("--methods", default="", metavar="A,B", help=f"{', '.join(METHODS)}, or peers, ablations, all")
+    add("--methods", default="", metavar="A,B", help=f"{', '.join(METHODS)}, or all")
     add("--checkpoint", action="append", default=[], metavar="NAME", help="a ToFe checkpoint to stand beside them")
-    add("--tables", action="store_true", help="accuracy by batch size and reused tokens, of those that reuse any")
     add("--steps", type=int, default=600, metavar="N", help="of training (%(default)s)")
     add(
         "--selecting-share", type=float, default=0.2, metavar="X", help="of them in which selectors learn (%(default)s)"

@@ -65,23 +65,18 @@ def _draw(
     number: int,
     image_size: int,
 ) -> None:
-    # By its handle: numpy would add a suffix to the name of a temporary file.
-    header = np.lib.format.header_data_from_array_1_0(np.empty((0,), np.uint8)) | {
-        "shape": (number, image_size, image_size, 3)
-    }
-    steps, stored = range(-(-recipe.count // _BATCH)), 0
-    with path.open("wb") as file, progress_bar("drawing crops", total=number, unit="crop") as bar:
-        np.lib.format.write_array_header_1_0(file, header)
+    stored, steps = 0, range(-(-recipe.count // _BATCH))
+    crops: Any = np.lib.format.open_memmap(path, "w+", np.uint8, (number, image_size, image_size, 3))
+    with progress_bar("drawing crops", total=number, unit="crop") as bar:
         for batch in batches(samples, preprocessing, _BATCH, steps, recipe.seed, recipe.augmentation):
             pixels = denormalize(batch.images.numpy(), preprocessing).astype(np.uint8)
             for image in pixels[: number - stored]:
-                small = Image.fromarray(image.transpose(1, 2, 0)).resize(
-                    (image_size, image_size), Image.Resampling.BICUBIC
-                )
-                file.write(np.asarray(small).tobytes())
+                crop = Image.fromarray(image.transpose(1, 2, 0))
+                crops[stored] = np.asarray(crop.resize((image_size, image_size), Image.Resampling.BICUBIC))
                 stored += 1
             bar.update(len(pixels))
             if stored == number:
+                crops.flush()
                 return
     raise InputError(f"{path.parent}: of {number} views only {stored} have a crop that can be drawn again")
 

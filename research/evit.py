@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from research.anatomy import attend, attention_macs, block_macs, feed_forward, feed_forward_macs, shared_macs
-from research.budget import solve
-from research.method import Method
+from research.method import Method, solve
 from tofe_edge.model.backbones import Backbone, Host
 from tofe_edge.model.macs import gmacs
 from tofe_edge.model.masking import rank_order, take
@@ -76,9 +75,3 @@ def evit_macs(spec: Backbone, ratio: float) -> int:
         else:
             total += block_macs(tokens + 1, spec)
     return int(total)
-
-
-class UntrainedEViT(EViT):
-    """As :class:`EViT`, with the dense net's weights."""
-
-    trained = False

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from research.catalog import METHODS
 from research.crops import batches_from_crops, prepare_crops
-from research.freezing import Freezing
+from research.evit import EViT
 from research.method import Method
+from research.resolution import LowerResolution
 from research.results import Results, Training, row_of
-from research.tables import accuracy_by_batch, reuse_by_stage
+from research.tofe import GivenToFe, LearnedToFe, RandomToFe
+from research.tome import ToMe, ToMeEverywhere
 from research.training import Course, TrainingBatches, fit
 from research.validation import Validation, predict, stems_of
 from tofe_edge.errors import InputError
+from tofe_edge.model.backbones import Host
 from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint
@@ -26,6 +28,36 @@ from tofe_edge.training.teacher import TrainingBatch
 from tofe_edge.training.views import ViewRecipe, Views, batches_from_views
 
 _CPU = torch.device("cpu")
+
+METHODS: dict[str, Callable[[Host, float], Method]] = {
+    "tofe": LearnedToFe,
+    "tofe_given": GivenToFe,
+    "evit": EViT,
+    "evit_untrained": EViT,
+    "tome": ToMe,
+    "tome_untrained": ToMe,
+    "tome_everywhere_untrained": ToMeEverywhere,
+    "random": RandomToFe,
+    "resolution": LowerResolution,
+    "resolution_untrained": LowerResolution,
+}
+"""All compared methods by name; those called untrained have the dense net's weights."""
+TOFE = ("tofe", "tofe_given")
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """``"evit,tome"`` or ``all`` to names, each once.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        return tuple(METHODS)
+    unknown = sorted(set(names) - set(METHODS))
+    if unknown:
+        raise InputError(f"--methods: {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}, or all")
+    return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
@@ -63,7 +95,7 @@ class Lab:
         return from_crops
 
 
-def compare(lab: Lab, name: str, results: Results, with_tables: bool) -> None:
+def compare(lab: Lab, name: str, results: Results) -> None:
     """Train where the method is trained, evaluate, add to the results.
 
     Raises:
@@ -72,15 +104,13 @@ def compare(lab: Lab, name: str, results: Results, with_tables: bool) -> None:
     torch.manual_seed(lab.course.config.seed)
     method = METHODS[name](lab.teacher.backbone, lab.target)
     training = Training("no")
-    if method.trained:
+    if not name.endswith("_untrained"):
         done = fit(method, lab.batches(method), lab.views, lab.course, lab.logs / name)
         training = Training("yes", done.steps, done.images, done.seconds)
     _add(lab, name, method, training, None, results)
-    if with_tables and isinstance(method, Freezing):
-        _add_tables(lab, name, method, lab.validation.stems, results, method.selects and method.learns_counts)
 
 
-def compare_checkpoint(lab: Lab, name: str, results: Results, with_tables: bool) -> None:
+def compare_checkpoint(lab: Lab, name: str, results: Results) -> None:
     """Evaluate a ToFe checkpoint, whose first blocks may be its own.
 
     Raises:
@@ -89,11 +119,8 @@ def compare_checkpoint(lab: Lab, name: str, results: Results, with_tables: bool)
     checkpoint = find_checkpoint(name)
     if checkpoint.token_counts is None:
         raise InputError(f"checkpoint {name!r} has no token counts: it is a dense backbone")
-    method = Freezing.of(load_model(checkpoint), checkpoint.token_counts)
-    stems = stems_of(method, lab.validation)
-    _add(lab, checkpoint.name, method, Training("elsewhere"), stems, results)
-    if with_tables:
-        _add_tables(lab, checkpoint.name, method, stems, results, True)
+    method = LearnedToFe.of(load_model(checkpoint), checkpoint.token_counts)
+    _add(lab, checkpoint.name, method, Training("elsewhere"), stems_of(method, lab.validation), results)
 
 
 def _add(lab: Lab, name: str, method: Method, training: Training, stems: Tensor | None, results: Results) -> None:
@@ -102,22 +129,3 @@ def _add(lab: Lab, name: str, method: Method, training: Training, stems: Tensor 
     results.put(
         row_of(name, method.paper, method.gmacs(), method.describe(), training, logits, validation.dense, labels)
     )
-
-
-def _add_tables(lab: Lab, name: str, method: Freezing, stems: Tensor, results: Results, decides: bool) -> None:
-    """Accuracy by batch size where selectors decide how many tokens they want; where counts are given, thresholds mean nothing."""
-    if decides:
-        results.tables[f"{name}, by batch size"] = [
-            {
-                "batch": row.batch,
-                "top1": round(100 * row.top1.estimate, 2),
-                "low": round(100 * row.top1.low, 2),
-                "high": round(100 * row.top1.high, 2),
-                "gmacs": round(row.gmacs, 4),
-            }
-            for row in accuracy_by_batch(method, stems, lab.validation.labels)
-        ]
-    results.tables[f"{name}, reused tokens"] = [
-        {"stage": row.stage, "kept": row.kept, "reused": round(row.reused, 2), "share": round(row.share, 4)}
-        for row in reuse_by_stage(method, stems)
-    ]

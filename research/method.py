@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Backbone, Host
 from tofe_edge.model.backbones.timm_vit import TimmVit
 from tofe_edge.model.macs import gmacs
-from tofe_edge.model.tofe import KEEP, Gumbel
+from tofe_edge.model.tofe import Gumbel
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.losses import classification_loss, distillation_loss, guidance_loss
+from tofe_edge.training.losses import classification_loss, distillation_loss
 from tofe_edge.training.teacher import TrainingBatch
 from tofe_edge.training.views import Views
 
-_RATIO_WEIGHT = 2.0
+_HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,6 @@ class Method(nn.Module, ABC):
 
     paper: ClassVar[str] = ""
     """The publication it is from."""
-    trained: ClassVar[bool] = True
-    """Whether it is meant to be trained; else it is used with the dense net's weights."""
-    pretrained: ClassVar[tuple[str, ...]] = ("backbone.",)
-    """What the names of parameters that start from the dense net begin with: they learn at the backbone's rate."""
     from_images: ClassVar[bool] = False
     """Whether it reaches into the blocks before the first selection, and so starts from images."""
 
@@ -121,32 +115,18 @@ def taught(logits: Tensor, step: Step) -> dict[str, Tensor]:
     return parts
 
 
-def guided(scores: Sequence[Tensor], importance: Sequence[Tensor], config: TrainingConfig) -> dict[str, Tensor]:
-    """What every learned selector is guided by, where guidance weighs anything; S tensors ``(B, n)`` each."""
-    if not config.guidance_weight:
-        return {}
-    return {"guidance": config.guidance_weight * guidance_loss(scores, importance)}
+def solve(cost: Callable[[float], float], low: float, high: float, target: float) -> float:
+    """The number in ``[low, high]`` whose cost in GMACs, which rises with it or stays, is nearest to ``target``.
 
-
-def ratio_loss(masks: Sequence[Tensor], kept: Tensor) -> Tensor:
-    """DynamicViT's: squared gaps between the shares that each image keeps and those it should, weighted.
-
-    Args:
-        masks: S masks ``(B, N)``.
-        kept: ``(S,)`` token counts.
+    Raises:
+        InputError: the target is beyond the cost at either end by more than 1 %.
     """
-    shares = torch.stack([mask.mean(dim=1) for mask in masks])
-    wanted = (kept / masks[0].shape[1]).to(shares)[:, None]
-    return _RATIO_WEIGHT * (shares - wanted).square().mean()
-
-
-def score_of(logits: Tensor) -> Tensor:
-    """Logits ``(B, n, 2)`` of keeping to scores ``(B, n)``, positive = keep."""
-    return logits[..., KEEP] - logits[..., 1 - KEEP]
-
-
-def draw_mask(logits: Tensor, gumbel: Gumbel | None) -> Tensor:
-    """Logits ``(B, N, 2)`` of keeping to a mask ``(B, N)``; without noise: those more likely kept than not."""
-    if gumbel is None:
-        return (logits[..., KEEP] > logits[..., 1 - KEEP]).to(logits.dtype)
-    return gumbel(F.log_softmax(logits.float(), dim=-1))[..., KEEP]
+    if not cost(low) * 0.99 <= target <= cost(high) * 1.01:
+        raise InputError(f"target {target:g} GMACs is out of reach: {cost(low):.4g} to {cost(high):.4g}")
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if cost(middle) < target:
+            low = middle
+        else:
+            high = middle
+    return min((low, high), key=lambda end: abs(cost(end) - target))

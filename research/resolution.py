@@ -45,12 +45,6 @@ class LowerResolution(Method):
         return f"{self.image_size} px"
 
 
-class UntrainedLowerResolution(LowerResolution):
-    """As :class:`LowerResolution`, with the dense net's weights."""
-
-    trained = False
-
-
 def _nearest(host: Host, target_gmacs: float) -> Host:
     spec, patch = host.spec, host.spec.stem[-1].downsampling
     sizes = range(2 * patch, spec.image_size, patch)

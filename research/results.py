@@ -111,7 +111,7 @@ def _short(p: float) -> float:
 
 @dataclass(frozen=True)
 class Results:
-    """A result file: how methods were compared, a row each, and the tables of further ablations by name."""
+    """A result file: how methods were compared, and a row each."""
 
     settings: dict[str, Any]
     """Must be the same for rows to stand beside each other; ``validation_images`` is the V of hits."""
@@ -119,7 +119,6 @@ class Results:
     """When, where and by which commands rows came about; the last one is going on."""
     rows: dict[str, dict[str, Any]]
     """``call`` is the row's index in ``calls``."""
-    tables: dict[str, list[dict[str, Any]]]
 
     def put(self, row: Row) -> None:
         """Add a row of the last call, in place of an older one of the same name."""
@@ -158,12 +157,12 @@ def open_results(path: Path, settings: dict[str, Any], call: dict[str, Any]) -> 
         InputError: the file is unreadable, or holds results with other settings.
     """
     if not path.exists():
-        return Results(settings, [call], {}, {})
+        return Results(settings, [call], {})
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); use another --out") from error
-    kinds = {"settings": dict, "calls": list, "methods": dict, "tables": dict}
+    kinds = {"settings": dict, "calls": list, "methods": dict}
     if not isinstance(document, dict) or not all(isinstance(document.get(key), kind) for key, kind in kinds.items()):
         raise InputError(f"{path}: is not a result of research.compare_methods; use another --out")
     old = document["settings"]
@@ -173,7 +172,7 @@ def open_results(path: Path, settings: dict[str, Any], call: dict[str, Any]) -> 
     calls = document["calls"]
     if calls[-1:] != [call]:  # else it is repeated, to go on where it was interrupted
         calls.append(call)
-    return Results(settings, calls, document["methods"], document["tables"])
+    return Results(settings, calls, document["methods"])
 
 
 def write_results(path: Path, results: Results, tofe: Sequence[str]) -> None:
@@ -184,13 +183,12 @@ def write_results(path: Path, results: Results, tofe: Sequence[str]) -> None:
         "settings": results.settings,
         "methods": results.rows,
         **({"to_tofe": {"method": best, "differences": results.differences_to(best)}} if best else {}),
-        "tables": results.tables,
     }
     write_bytes(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120).encode())
 
 
 def render(results: Results, tofe: Sequence[str]) -> str:
-    """Methods by accuracy, with the differences to the best of ``tofe``; then the tables."""
+    """Methods by accuracy, with the differences to the best of ``tofe``."""
     best = results.best(tofe)
     gaps = results.differences_to(best) if best else {}
     rows = []
@@ -209,7 +207,4 @@ def render(results: Results, tofe: Sequence[str]) -> str:
                 "{:+.2f} ({:+.1f} to {:+.1f})".format(gap["difference"], *gap["interval"]) if gap else ""
             )
         rows.append(cells)
-    text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    for name, table in results.tables.items():
-        text += f"\n\n{name}:\n\n" + tabulate(table, headers="keys", tablefmt="github")
-    return text
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from research.anatomy import attend, attention_macs, feed_forward, feed_forward_macs
-from research.budget import solve
-from research.method import Method
+from research.method import Method, solve
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Backbone, Host
 from tofe_edge.model.macs import block_macs, gmacs, stem_macs
@@ -72,13 +71,7 @@ class ToMe(Method):
         return f"merges {low if low == high else f'{high} to {low}'} a block from block {self.start}"
 
 
-class UntrainedToMe(ToMe):
-    """As :class:`ToMe`, with the dense net's weights."""
-
-    trained = False
-
-
-class UntrainedToMeEverywhere(UntrainedToMe):
+class ToMeEverywhere(ToMe):
     """From the first block on, as published."""
 
     first_block = 0

@@ -67,7 +67,7 @@ def fit(method: Method, batches: TrainingBatches, views: Views, course: Course, 
     config, schedule = course.config, course.schedule(method)
     log_path = out.with_suffix(".log.jsonl")
     method.eval()  # as in ToFe's own training: no dropout
-    optimizer, begun = optimizer_of(method, config), time.monotonic()
+    optimizer, begun = make_optimizer(method, config), time.monotonic()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -86,11 +86,6 @@ def fit(method: Method, batches: TrainingBatches, views: Views, course: Course, 
     except OSError as error:
         raise InputError(f"{log_path}: cannot be written ({error.strerror or error}); free some space") from error
     return Fit(schedule.steps, schedule.steps * config.batch_size, time.monotonic() - begun)
-
-
-def optimizer_of(method: Method, config: TrainingConfig) -> torch.optim.Optimizer:
-    """ToFe's own, with the backbone's learning rate for all that starts from the dense net."""
-    return make_optimizer(method, config, type(method).pretrained)
 
 
 def _ahead(batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:

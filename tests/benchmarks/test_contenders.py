@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import contenders as everything
-from benchmarks.contenders import Built, Contender, Recipe, Subject, Unavailable, all_recipes, torch_peers
+from benchmarks.contenders import Contender, Recipe, Subject, Unavailable, all_recipes, torch_peers
 from benchmarks.contenders.contender import PlainToFe
 from benchmarks.contenders.onnx_runtime import OnnxAttention, with_onnx_attention
 from benchmarks.runtimes import check
@@ -128,11 +127,3 @@ def test_onnx_attention_equals_the_backbones_own(tiny_tofe: TinyToFe) -> None:
         assert not any(isinstance(module, OnnxAttention) for module in plain.modules())
         with torch.no_grad():
             torch.testing.assert_close(changed(subject.example()), plain(subject.example()), atol=1e-5, rtol=1e-5)
-
-
-def test_a_built_net_keeps_the_figures_of_its_recipe(tiny_tofe: TinyToFe) -> None:
-    recipe = Recipe("Other", "fp32", lambda subject: Built(lambda pixels: pixels, 5, 2))
-    contender = recipe.build(subject_of(tiny_tofe(), None))
-    assert contender.name == "dense, Other fp32"
-    assert (contender.size_bytes, contender.delegates) == (5, 2)
-    assert everything.all_recipes()

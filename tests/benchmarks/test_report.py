@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,6 @@ def test_the_plot_is_the_same_bytes_each_time() -> None:
 
 def edited(**changes: Any) -> str:
     """The file's text with conditions (or, as ``row_…``, fields of the first row) changed; ``None`` removes."""
-    from dataclasses import asdict
-
     document = {**CONDITIONS, "results": [asdict(one) for one in RESULTS.rows]}
     for key, value in changes.items():
         place: dict[str, Any] = document["results"][0] if key.startswith("row_") else document  # type: ignore[assignment, index]

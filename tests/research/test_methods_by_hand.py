@@ -1,4 +1,4 @@
-"""EViT, ToMe and IdleViT against the plainest code: one image at a time, one token at a time."""
+"""EViT and ToMe against the plainest code: one image at a time, one token at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from peer_nets import TARGET, tiny_images, tiny_teacher, unsettled
 from torch import Tensor
 
 from research.evit import EViT, kept_of
-from research.idling import IdleViT, normalized_cut
-from research.tome import ToMe, UntrainedToMeEverywhere
+from research.tome import ToMe, ToMeEverywhere
 
 LARGER_TARGET = 0.0033
 """GMACs, of 0.0041 that a dense tiny net of seven blocks takes: two in each stage."""
@@ -92,7 +91,7 @@ def merged_by_hand(
 @pytest.mark.parametrize("everywhere", [False, True])
 @torch.no_grad()
 def test_tome(everywhere: bool) -> None:
-    kind = UntrainedToMeEverywhere if everywhere else ToMe
+    kind = ToMeEverywhere if everywhere else ToMe
     method = unsettled(kind(tiny_teacher().backbone, TARGET))
     assert isinstance(method, ToMe) and sum(method.merged) > 3
     images, teacher = tiny_images(4), tiny_teacher()
@@ -108,30 +107,3 @@ def test_tome(everywhere: bool) -> None:
             assert sum(sizes) == pytest.approx(17)
             tokens = list(mlp_by_hand(block, torch.stack(tokens)))
         torch.testing.assert_close(head_by_hand(vit, torch.stack(tokens)), logits, atol=1e-5, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_idle_tokens_come_back_as_they_were() -> None:
-    teacher = tiny_teacher(depth=7)
-    method = unsettled(IdleViT(teacher.backbone, LARGER_TARGET))
-    assert isinstance(method, IdleViT) and method.spec.stages == (1, 3, 5)
-    stem = teacher.stem(tiny_images(4))
-    vit = method.backbone.vit
-    for image, logits in zip(stem, method.infer(stem)):
-        tokens = image
-        for first, second, number in zip(vit.blocks[1::2], vit.blocks[2::2], method.counts, strict=True):
-            after, weights, _ = block_by_hand(first, tokens)
-            seen = sorted(((float(weights[:, 0, place].mean()), place) for place in range(1, 17)), reverse=True)
-            going = [0, *(place for _, place in seen[:number])]
-            tokens = tokens.clone()
-            among = mlp_by_hand(first, after[going])
-            tokens[going] = mlp_by_hand(second, block_by_hand(second, among)[0])
-        torch.testing.assert_close(head_by_hand(vit, tokens), logits, atol=1e-5, rtol=1e-4)
-
-
-def test_the_cut_by_hand() -> None:
-    attention = torch.tensor([[[0.5, 0.2, 0.1], [0.3, 0.3, 0.3], [0.0, 0.1, 0.6]]])
-    cut = normalized_cut(attention, torch.tensor([[1.0, 0.0, 0.0]]))
-    assert float(cut) == pytest.approx(0.3 / 0.8 + 0.3 / 1.6)
-    apart = torch.eye(3)[None]
-    assert float(normalized_cut(apart, torch.tensor([[1.0, 0.0, 1.0]]))) == 0

@@ -66,21 +66,15 @@ class Schedule:
         return min(1.0, (local + 1) / max(1.0, _WARM_UP_SHARE * steps))
 
 
-def make_optimizer(
-    model: nn.Module, config: TrainingConfig, backbone: tuple[str, ...] = ("backbone.",)
-) -> torch.optim.AdamW:
-    """AdamW with four groups: backbone or not, matrices (decayed) or vectors (not).
-
-    Args:
-        backbone: what the names of the backbone's parameters begin with.
-    """
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with four groups: backbone or not, matrices (decayed) or vectors (not)."""
     groups = []
     for is_backbone in (True, False):
         for is_matrix in (True, False):
             parameters = [
                 parameter
                 for name, parameter in model.named_parameters()
-                if name.startswith(backbone) is is_backbone and (parameter.ndim > 1) is is_matrix
+                if name.startswith("backbone.") is is_backbone and (parameter.ndim > 1) is is_matrix
             ]
             peak = config.backbone_learning_rate if is_backbone else config.learning_rate
             groups.append(

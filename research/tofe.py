@@ -1,0 +1,174 @@
+"""ToFe itself, with token counts learned or given, and with random tokens in place of selected ones."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from research.method import Method, Step, solve, taught
+from tofe_edge.budget.cost import GmacsCost, fit_to_budget
+from tofe_edge.errors import InputError
+from tofe_edge.model.backbones import Host, TokenCounts
+from tofe_edge.model.macs import dense_macs, gmacs, selector_macs, tofe_macs
+from tofe_edge.model.tofe import ToFe, TrainingOutput
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.losses import approximation_loss, budget_loss, guidance_loss
+from tofe_edge.training.schedule import gumbel_sampler
+from tofe_edge.training.views import Views
+
+_VIEWS = 256
+_BATCH = 32
+_FAR_STEP = 1_000_000
+"""No run has as many: these draws are none of its own."""
+
+
+class GivenToFe(Method):
+    """Counts given, and no masked steps: selectors learn by guidance alone, as those of the shipped checkpoints did."""
+
+    paper = "ToFe, Table V"
+    kept: Tensor
+    """Token counts, as a buffer: they are part of a saved state."""
+
+    def __init__(self, host: Host, target_gmacs: float) -> None:
+        super().__init__(host)
+        self.net = self.build()
+        self.cost = GmacsCost(self.spec, target_gmacs)
+        self.register_buffer("kept", torch.tensor(self._solve_counts(target_gmacs)))
+
+    def build(self) -> ToFe:
+        """The net around the method's backbone."""
+        return ToFe(self.backbone)
+
+    def shares(self, ratio: float) -> Sequence[float]:
+        """The share of all tokens that each stage keeps, which rises with ``ratio`` in [0, 1].
+
+        In the proportions of (82, 68, 43), which did best of those tried at 0.63 GMACs.
+        """
+        stages = len(self.spec.stages)
+        if stages != 3:
+            raise InputError(f"tofe_given: its proportions are of three selections, not {stages}; leave it out")
+        return ratio, ratio * 68 / 82, ratio * 43 / 82
+
+    def _solve_counts(self, target_gmacs: float) -> list[int]:
+        tokens = self.spec.patch_tokens
+
+        def counts(ratio: float) -> list[int]:
+            return [min(tokens, max(1, round(share * tokens))) for share in self.shares(ratio)]
+
+        return counts(solve(lambda ratio: gmacs(self.macs_of(counts(ratio))), 0.0, 1.0, target_gmacs))
+
+    @property
+    def counts(self) -> TokenCounts:
+        """Patch tokens kept per stage."""
+        return TokenCounts(tuple(self.kept.tolist()))
+
+    def keep(self, counts: Sequence[int]) -> None:
+        """Keep so many from now on."""
+        self.kept.copy_(torch.tensor(list(counts)))
+
+    def infer(self, stem: Tensor) -> Tensor:
+        return self.net.gathered_from(stem, self.counts).logits
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        view, config = step.batch.view, step.config
+        if step.gumbel is None:
+            output = self.net.gathered_from(view.stem, self.counts)
+        else:
+            output = self.net.masked_from(view.stem, step.gumbel)
+        apart = approximation_loss(output.rearranged, view.stages, output.masks)
+        parts = taught(output.logits, step) | {"approximation": config.approximation_weight * apart}
+        if config.guidance_weight and output.scores[0].requires_grad:
+            guidance = guidance_loss(output.scores, view.importance.unbind(dim=1))
+            parts["guidance"] = config.guidance_weight * guidance
+        if step.gumbel is not None:
+            budget = budget_loss(output.masks, self.cost, config.budget == "per_sample")
+            parts["budget"] = config.budget_weight * budget
+        return parts
+
+    def macs_of(self, kept: Sequence[int]) -> int:
+        """Whole net with these token counts."""
+        return int(tofe_macs(self.spec, kept))
+
+    def macs(self) -> int:
+        return self.macs_of(self.counts.kept)
+
+    def describe(self) -> str:
+        return f"keeps {', '.join(map(str, self.counts.kept))} tokens"
+
+
+class LearnedToFe(GivenToFe):
+    """Counts are learned with the selectors, on masked tokens; until then each stage keeps the same share of the last one's."""
+
+    paper = "ToFe"
+
+    def shares(self, ratio: float) -> Sequence[float]:
+        return _geometric(ratio, len(self.spec.stages))
+
+    @classmethod
+    def of(cls, net: ToFe, counts: TokenCounts) -> LearnedToFe:
+        """A trained ToFe with its counts."""
+        made = cls(net.backbone, gmacs(dense_macs(net.backbone.spec)))
+        made.net.load_state_dict(net.state_dict())
+        made.keep(counts.check(made.spec).kept)
+        return made.eval()
+
+    @property
+    def selects(self) -> bool:
+        return True
+
+    @torch.no_grad()
+    def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
+        """Mean kept tokens per stage over 256 views, or all where there are fewer, brought to the budget."""
+        batch = min(_BATCH, len(views))
+        steps = max(1, min(_VIEWS, len(views)) // batch)
+        sums = torch.zeros(len(self.spec.stages), dtype=torch.float64)
+        for step in range(_FAR_STEP, _FAR_STEP + steps):
+            view, _ = views.draw(step, batch, config.seed)
+            # Undecided selectors keep other numbers without the noise that they have just been trained with.
+            masks = self.net.masked_from(view.stem, gumbel_sampler(config.seed, step, noise) if noise else None).masks
+            sums += torch.stack([mask.sum() for mask in masks]).double()
+        self.keep(fit_to_budget(tuple((sums / (steps * batch)).tolist()), self.cost).counts.kept)
+
+
+class RandomToFe(GivenToFe):
+    """Random tokens, with ToFe's reuse and approximators; counts fall by the same factor per stage."""
+
+    paper = "random selection"
+
+    def shares(self, ratio: float) -> Sequence[float]:
+        return _geometric(ratio, len(self.spec.stages))
+
+    def build(self) -> ToFe:
+        return RandomNet(self.backbone)
+
+    def macs_of(self, kept: Sequence[int]) -> int:
+        spec = self.spec
+        return super().macs_of(kept) - len(spec.stages) * int(selector_macs(spec.patch_tokens, spec.dim))
+
+
+class RandomNet(ToFe):
+    """ToFe with chance in place of its selectors: another order for each image and stage, for an image always the same."""
+
+    def __init__(self, backbone: Host) -> None:
+        super().__init__(backbone)
+        self.selectors = nn.ModuleList(nn.Identity() for _ in backbone.spec.stages)
+        self.seeds: list[int] = []
+        """Of the images of the batch at hand: they follow from CLS, so that it does not matter in which batch an image comes."""
+
+    def gathered_from(self, stem: Tensor, counts: TokenCounts) -> TrainingOutput:
+        classes = stem[:, 0].detach().half().cpu().numpy()
+        self.seeds = [zlib.crc32(row.tobytes()) for row in classes]
+        return super().gathered_from(stem, counts)
+
+    def score(self, stage: int, patches: Tensor) -> Tensor:
+        drawn = [np.random.default_rng((stage, seed)).random(patches.shape[1]) for seed in self.seeds]
+        return torch.from_numpy(np.stack(drawn)).to(patches)
+
+
+def _geometric(ratio: float, stages: int) -> list[float]:
+    """Each stage keeps the same share of what the one before kept: DynamicViT's choice."""
+    return [ratio**stage for stage in range(1, stages + 1)]
