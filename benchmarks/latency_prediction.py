@@ -12,7 +12,6 @@ Lowering takes minutes, timing wants a core to itself: so they can be two calls.
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from benchmarks import host
 from tofe_edge.budget.latency_model import block_ms, predict_ms, rest_ms
 from tofe_edge.budget.latency_parts import Part, parts_of, to_table
 from tofe_edge.converters.probes import build_probes
-from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.errors import InputError
 from tofe_edge.io.files import write_bytes
 from tofe_edge.io.progress import covering_bar
 from tofe_edge.model.backbones import Backbone, TokenCounts
@@ -69,7 +68,7 @@ def draw(backbone: Backbone, own: TokenCounts, seed: int, number: int = TRIPLES)
 
 
 def lower(folder: Path, checkpoint: Checkpoint, parts: Sequence[Part], precision: str) -> dict[Part, Path]:
-    """Every part's program in ``folder``, one file a part group; those that are there already are taken as they are."""
+    """Every part's program in ``folder``, one file per part group; those that are there already are taken as they are."""
     index = folder / f"{checkpoint.name}-{precision}.yaml"
     if index.is_file():
         places = yaml.safe_load(index.read_text(encoding="utf-8"))
@@ -118,7 +117,7 @@ def predict_and_measure(
     precision: str,
     arguments: argparse.Namespace,
 ) -> dict[str, Any] | None:
-    """Everything in one precision; ``None`` where programs are all that is wanted."""
+    """Everything in one precision; ``None`` if programs are all that is wanted."""
     parts = parts_of(backbone, checkpoint.token_counts)
     whole = [Part("tofe", counts.kept) for counts in unseen]
     programs = lower(arguments.programs, checkpoint, [*parts, *whole], precision)
@@ -158,23 +157,17 @@ def run(arguments: argparse.Namespace, command: str) -> Path | None:
     found = [predict_and_measure(checkpoint, backbone, unseen, one, arguments) for one in PRECISIONS]
     if arguments.lower_only:
         return None
-    today = datetime.date.today().isoformat()
     document: dict[str, Any] = {
-        "date": today,
-        "command": command,
+        **host.conditions(command, _PACKAGES, THREADS),
         "checkpoint": checkpoint.name,
         "anchor": str(checkpoint.token_counts),
-        "host": host.facts(),
-        "versions": host.versions(_PACKAGES),
-        "pinned_to": host.usable_cores(),
-        "threads": THREADS,
         "rounds": arguments.rounds,
         "runs": arguments.runs,
         "statistic": f"percentile {UNDISTURBED_PERCENT:g} of all runs",
         "precisions": found,
     }
-    path: Path = arguments.out / f"latency-prediction-{today}.yaml"
-    write_bytes(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120).encode())
+    path: Path = arguments.out / f"latency-prediction-{host.today()}.yaml"
+    host.write(path, document)
     for one in found:
         assert one is not None, "only --lower-only gives nothing"
         for row in one["results"]:
@@ -203,16 +196,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 2 for a wrong argument."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        path = run(parser().parse_args(words), host.command("benchmarks.latency_prediction", words))
-    except TofeEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    if path is not None:
-        print(f"wrote {path}")
-    return 0
+    """Run the benchmark; returns the exit code."""
+    return host.run_benchmark("benchmarks.latency_prediction", parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ process: pin it to one core, or the runs of different programs land on different
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from benchmarks import host, subjects
 from benchmarks.agreement import Agreement
 from benchmarks.contenders import Contender, Subject, ours
 from benchmarks.contenders.contender import Pixels
 from benchmarks.runtimes import check
-from tofe_edge.errors import InputError, TofeEdgeError
-from tofe_edge.io.files import write_bytes
+from tofe_edge.errors import InputError
 from tofe_edge.model.checkpoint import Checkpoint, load_model
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.resolution import Resized, at_image_size, check_image_size
@@ -44,7 +41,7 @@ _PACKAGES = ("torch", "timm", "executorch", "torchao")
 
 @dataclass(frozen=True)
 class Figures:
-    """One program's figures. Times are milliseconds a run, wall clock unless said."""
+    """One program's figures. Times are milliseconds per run, wall clock unless said."""
 
     gmacs: float
     p50_ms: float
@@ -55,7 +52,7 @@ class Figures:
     size_mb: float
     """1e6 bytes."""
     snr_db: float
-    """Of the logits against eager fp32 at this size."""
+    """SNR of the logits against eager fp32 at this size."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Row:
     image_size: int
     patch_tokens: int
     tokens: str
-    """Patch tokens that ToFe keeps a stage."""
+    """Patch tokens that ToFe keeps per stage."""
     dense: Figures
     tofe: Figures
     latency_ratio: float
@@ -150,7 +147,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     if checkpoint.token_counts is None:
         raise InputError(f"checkpoint {arguments.checkpoint!r} has no token counts: it is dense, nothing to compare")
     model = load_model(checkpoint)
-    sizes = parse_sizes(arguments.sizes)
+    sizes = host.numbers("--sizes", arguments.sizes, SIZES)
     for size in sizes:
         check_image_size(model.backbone.spec, size)  # before the first of them is lowered, which takes a minute
     torch.set_num_threads(THREADS)
@@ -161,24 +158,18 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     calls = [partial(contender.run, net.pixels) for net in built for contender in net.contenders]
     latencies = measure_interleaved(calls, arguments.runs)
     rows = [row(net, latencies[2 * index : 2 * index + 2]) for index, net in enumerate(built)]
-    today = datetime.date.today().isoformat()
     name = checkpoint.backbone_name.removesuffix("_patch16_224")
     document: dict[str, Any] = {
-        "date": today,
-        "command": command,
+        **host.conditions(command, _PACKAGES, THREADS),
         "backbone": name,
         "checkpoint": checkpoint.name,
         "trained_at": model.backbone.spec.image_size,
         "precision": PRECISION,
-        "host": host.facts(),
-        "versions": host.versions(_PACKAGES),
-        "pinned_to": host.usable_cores(),
-        "threads": THREADS,
         "runs": arguments.runs,
         "results": [asdict(one) for one in rows],
     }
-    path: Path = arguments.out / f"resolution-{name}-{today}.yaml"
-    write_bytes(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120).encode())
+    path: Path = arguments.out / f"resolution-{name}-{host.today()}.yaml"
+    host.write(path, document)
     print("   px  tokens  dense ms   ToFe ms  latency ratio  GMACs ratio")
     for one in rows:
         print(
@@ -186,18 +177,6 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
             f"{one.latency_ratio:14.3f} {one.gmacs_ratio:12.3f}"
         )
     return path
-
-
-def parse_sizes(text: str) -> list[int]:
-    """``"224,384"``: sides in pixels, in ascending order.
-
-    Raises:
-        InputError: it is not a comma-separated list of different whole numbers.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
-        raise InputError(f"--sizes {text}: expected different whole numbers such as {SIZES}")
-    return sorted(map(int, parts))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -213,15 +192,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 2 for a wrong argument."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        path = run(parser().parse_args(words), host.command("benchmarks.resolution", words))
-    except TofeEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"wrote {path}")
-    return 0
+    """Run the benchmark; returns the exit code."""
+    return host.run_benchmark("benchmarks.resolution", parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
     taskset -c 0 python -m benchmarks.runtimes --dense deit_tiny.safetensors
     taskset -c 0 python -m benchmarks.runtimes --backbone lvvit_s --counts 96,48,24 --only tofe-edge,openvino
 
-Peers get the graph that suits them (benchmarks/plain_graph.py), and each contender's logits are compared
+Peers get the graph that suits them (benchmarks/contenders/contender.py), and each contender's logits are compared
 with eager fp32. Pin the process to one core, or the runs of different contenders land on different ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,7 +23,7 @@ from benchmarks.agreement import Agreement, agreement
 from benchmarks.contenders import Contender, Recipe, Subject, Unavailable, all_recipes
 from benchmarks.contenders.contender import Pixels
 from benchmarks.result_file import Results, Row, write_results
-from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.runtimes.executorch import first_line
 from tofe_edge.runtimes.latency import Latency, measure_interleaved
@@ -114,10 +113,10 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     Raises:
         InputError: an argument does not fit.
     """
-    threads = thread_count(arguments.threads)
+    threads = host.thread_count(arguments.threads)
     if arguments.backbone is not None:
         if arguments.counts is None:
-            raise InputError("--backbone needs --counts, the patch tokens kept a stage, such as --counts 96,49,27")
+            raise InputError("--backbone needs --counts, the patch tokens kept per stage, such as --counts 96,49,27")
         nets = subjects.from_backbone(arguments.backbone, TokenCounts.parse(arguments.counts), arguments.dense)
     else:
         if arguments.counts is not None:
@@ -135,10 +134,8 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     agreements = check(contenders, both, inputs)
     calls = [partial(contender.run, inputs[0]) for contender in contenders]
     latencies = measure_interleaved(calls, arguments.runs)
-    today = datetime.date.today().isoformat()
     conditions: dict[str, Any] = {
-        "date": today,
-        "command": command,
+        **host.conditions(command, _PACKAGES, threads),
         "backbone": nets.backbone,
         "image_size": nets.dense.backbone.spec.image_size,
         "tokens": str(nets.counts),
@@ -146,17 +143,13 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
         "weights": nets.weights,
         "calibration": f"{len(calibration)} {calibration_source}",
         "checked_on": f"{len(inputs)} other crops of the sample photographs",
-        "host": host.facts(),
-        "versions": host.versions(_PACKAGES),
-        "pinned_to": host.usable_cores(),
-        "threads": threads,
         "runs": arguments.runs,
         "baseline": contenders[0].name,
         "skipped": skipped,
     }
     results = Results(conditions, tuple(rows(contenders, latencies, agreements)))
     suffix = "" if threads == 1 else f"-{threads}-threads"
-    path: Path = arguments.out / f"runtimes-{nets.backbone}-{today}{suffix}.yaml"
+    path: Path = arguments.out / f"runtimes-{nets.backbone}-{host.today()}{suffix}.yaml"
     write_results(path, results)
     for row in results.rows:
         print(
@@ -164,19 +157,6 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
             f"{row.snr_db:6.1f} dB {row.size_mb:7.2f} MB"
         )
     return path
-
-
-def thread_count(text: str) -> int:
-    """``"all"`` is every core that the process may use.
-
-    Raises:
-        InputError: neither that nor a positive whole number.
-    """
-    if text == "all":
-        return len(host.usable_cores())
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--threads {text}: expected a positive whole number or 'all'")
-    return int(text)
 
 
 def _say(line: str) -> None:
@@ -189,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     net = parser.add_mutually_exclusive_group()
     net.add_argument("--checkpoint", default="tofe_deit_tiny_063", metavar="NAME", help="ToFe checkpoint (%(default)s)")
     net.add_argument("--backbone", metavar="NAME", help="a backbone with random weights: deit_small, lvvit_s, …")
-    parser.add_argument("--counts", metavar="A,B,C", help="patch tokens kept a stage, with --backbone")
+    parser.add_argument("--counts", metavar="A,B,C", help="patch tokens kept per stage, with --backbone")
     parser.add_argument("--dense", type=Path, metavar="FILE", help="weights of the dense backbone (default: random)")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="images (default: crops of sample photographs)")
     parser.add_argument("--only", metavar="TEXT[,TEXT]", help="contenders whose name contains one of these")
@@ -200,15 +180,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; 2 for a wrong argument."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        path = run(parser().parse_args(words), host.command("benchmarks.runtimes", words))
-    except TofeEdgeError as error:
-        _say(f"error: {error}")
-        return error.exit_code
-    print(f"wrote {path}")
-    return 0
+    """Run the benchmark; returns the exit code."""
+    return host.run_benchmark("benchmarks.runtimes", parser(), run, argv)
 
 
 if __name__ == "__main__":

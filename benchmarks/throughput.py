@@ -1,4 +1,4 @@
-"""Images a second of the reference, eager PyTorch: dense against ToFe with batch-adaptive counts, by batch size.
+"""Images per second of the reference, eager PyTorch: dense against ToFe with batch-adaptive counts, by batch size.
 
     python -m benchmarks.throughput
     python -m benchmarks.throughput --nets deit_small_2.0 lvvit_s:96,48,24 --precision fp16
@@ -11,7 +11,6 @@ is not measured. Prints a Markdown table and writes all figures as YAML.
 from __future__ import annotations
 
 import argparse
-import datetime
 import math
 import sys
 import time
@@ -23,12 +22,10 @@ from typing import Any
 import torch
 
 from benchmarks import host
-from benchmarks.memory import is_out_of_memory, shortage
-from benchmarks.runtimes import thread_count
-from benchmarks.throughput_nets import NAMED, Entry, open_net
+from benchmarks.subjects import NAMED, Entry, open_net
 from benchmarks.throughput_results import Results, Row, check_free, render, row_of, write_results
 from benchmarks.turns import Plan, take_turns
-from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import forbid_tf32, gpu_failures, pick_device, why_no_cuda
 from tofe_edge.io.progress import progress_bar
 
@@ -41,7 +38,7 @@ _PACKAGES = ("torch", "timm")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and how nets are measured."""
+    """What nets are measured on, and how."""
 
     device: torch.device
     precision: str = "fp32"
@@ -79,27 +76,25 @@ def measure(entry: Entry, batch: int, conditions: Conditions) -> Row:
     """Time both nets, which are on the device, with one batch; a row with a note where it does not fit the memory."""
     nets, device, lower = entry.nets, conditions.device, PRECISIONS[conditions.precision]
     spec = nets.dense.backbone.spec
-    note = shortage(spec, batch, device)
-    if note is None:
-        try:
-            # One scope around all calls, and no inference mode, in which autocast would round all weights in each.
-            with torch.no_grad(), torch.autocast(device.type, dtype=lower, enabled=lower is not None):
-                images = torch.randn(batch, 3, spec.image_size, spec.image_size, device=device)
-                turns = take_turns(
-                    lambda: nets.dense.forward_dense(images),
-                    lambda: nets.tofe.forward_batch(images, nets.counts),
-                    conditions.plan,
-                    torch.cuda.synchronize if device.type == "cuda" else lambda: None,
-                    CLOCKS[conditions.clock],
-                )
-            return row_of(entry.name, batch, turns)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            note = "out of memory"
+    try:
+        # One scope around all calls, and no inference mode, in which autocast would round all weights in each.
+        with torch.no_grad(), torch.autocast(device.type, dtype=lower, enabled=lower is not None):
+            images = torch.randn(batch, 3, spec.image_size, spec.image_size, device=device)
+            turns = take_turns(
+                lambda: nets.dense.forward_dense(images),
+                lambda: nets.tofe.forward_batch(images, nets.counts),
+                conditions.plan,
+                torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+                CLOCKS[conditions.clock],
+            )
+        return row_of(entry.name, batch, turns)
+    except RuntimeError as error:
+        # Of a GPU, or of the machine.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return Row(entry.name, batch, note=note)
+    return Row(entry.name, batch, note="out of memory")
 
 
 def device_facts(device: torch.device, asked: str) -> dict[str, Any]:
@@ -117,43 +112,39 @@ def device_facts(device: torch.device, asked: str) -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace, command: str) -> tuple[Results, Path]:
-    """Open the nets, measure, write. Returns the results and where they are.
+def run(arguments: argparse.Namespace, command: str) -> Path:
+    """Open the nets, measure, write, print. Returns the path of the result file.
 
     Raises:
         InputError: an argument does not fit.
         DeviceError: the GPU fails.
     """
-    batches, threads = parse_batches(arguments.batches), thread_count(arguments.threads)
+    batches = host.numbers("--batches", arguments.batches, BATCHES)
+    threads = host.thread_count(arguments.threads)
     plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
     device = pick_device(arguments.device)
     if arguments.clock == "cpu" and (device.type != "cpu" or threads != 1):
         raise InputError("--clock cpu is for one thread on the CPU; use --clock wall")
     setting = Conditions(device, arguments.precision, arguments.clock, plan)
-    today = datetime.date.today().isoformat()
     suffix = "" if arguments.precision == "fp32" else f"-{arguments.precision}"
-    path: Path = arguments.out / f"throughput-{device.type}{suffix}-{today}.yaml"
+    path: Path = arguments.out / f"throughput-{device.type}{suffix}-{host.today()}.yaml"
     check_free(path, command)
     entries = {entry.name: entry for entry in map(open_net, arguments.nets)}
     torch.set_num_threads(threads)
     forbid_tf32()
     rows = [row for entry in entries.values() for row in measure_all(entry, batches, setting)]
     conditions: dict[str, Any] = {
-        "date": today,
-        "command": command,
+        **host.conditions(command, _PACKAGES, threads),
         "device": device_facts(device, arguments.device),
         "precision": arguments.precision,
         "clock": arguments.clock,
-        "threads": threads,
-        "pinned_to": host.usable_cores(),
-        "host": host.facts(),
-        "versions": host.versions(_PACKAGES),
         "turns": {**asdict(plan), "order": "dense, ToFe, ToFe, dense"},
         "nets": {name: _describe(entry) for name, entry in entries.items()},
     }
     results = Results(conditions, tuple(rows))
     write_results(path, results)
-    return results, path
+    print(render(results), end="\n\n")
+    return path
 
 
 def _describe(entry: Entry) -> dict[str, Any]:
@@ -167,19 +158,6 @@ def _describe(entry: Entry) -> dict[str, Any]:
     }
 
 
-def parse_batches(text: str) -> list[int]:
-    """``"1,8,64"``: images a batch, in ascending order.
-
-    Raises:
-        InputError: it is not a comma-separated list of different positive whole numbers.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    fits = all(part.isdecimal() and int(part) > 0 for part in parts)
-    if not fits or len({int(part) for part in parts}) < len(parts):
-        raise InputError(f"--batches {text}: expected different positive whole numbers such as {BATCHES}")
-    return sorted(map(int, parts))
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NET",
         help=f"checkpoints, names ({', '.join(NAMED)}) and BACKBONE:A,B,C with random weights (default: {' '.join(NETS)})",
     )
-    parser.add_argument("--batches", default=BATCHES, metavar="N[,N]", help="images a batch (%(default)s)")
+    parser.add_argument("--batches", default=BATCHES, metavar="N[,N]", help="images per batch (%(default)s)")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="(%(default)s)")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="autocast to it (%(default)s)")
     parser.add_argument("--threads", default="1", metavar="N", help="of the CPU, or 'all' (%(default)s)")
@@ -209,16 +187,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 2 for a wrong argument, 3 for a GPU that fails."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        results, path = run(parser().parse_args(words), host.command("benchmarks.throughput", words))
-    except TofeEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(render(results))
-    print(f"\nwrote {path}")
-    return 0
+    """Run the benchmark; returns the exit code."""
+    return host.run_benchmark("benchmarks.throughput", parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from benchmarks import host
 from benchmarks.turns import Turns
 from tofe_edge.errors import InputError
-from tofe_edge.io.files import write_bytes
 
 _EMPTY = "–"
 
@@ -29,7 +29,7 @@ class Row:
     ratio_interval: tuple[float, float] | None = None
     """That holds the median with 95 %."""
     ratio_quartiles: tuple[float, float] | None = None
-    """Of the rounds' ratios."""
+    """Quartiles of the rounds' ratios."""
     rounds: int = 0
     note: str | None = None
 
@@ -63,7 +63,7 @@ def _rate(images_per_s: float) -> float:
 
 
 def check_free(path: Path, command: str) -> None:
-    """Raise :class:`InputError` where there is a file already, unless it holds the results of the same command."""
+    """Raise :class:`InputError` if there is a file already, unless it holds the results of the same command."""
     if not path.exists():
         return
     try:
@@ -78,7 +78,7 @@ def write_results(path: Path, results: Results) -> None:
     """Write the YAML atomically; a row without figures is its net, batch size and note."""
     rows = [{key: _plain(value) for key, value in asdict(row).items() if value is not None} for row in results.rows]
     document = {**results.conditions, "results": rows}
-    write_bytes(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120).encode())
+    host.write(path, document)
 
 
 def _plain(value: object) -> object:
@@ -86,7 +86,7 @@ def _plain(value: object) -> object:
 
 
 def render(results: Results) -> str:
-    """Where it ran, and a Markdown table."""
+    """A line that says what it ran on, and a Markdown table."""
     lines = [_caption(results.conditions), ""]
     lines.append("| net | GMACs, dense / ToFe | batch | dense, images/s | ToFe, images/s | ratio | 95 % interval |")
     lines.append("|---|---|---:|---:|---:|---:|---|")

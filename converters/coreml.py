@@ -1,4 +1,4 @@
-"""Lowering static graphs to a Core ML package: one function a method, weights shared."""
+"""Lowering static graphs to a Core ML package: one function per method, weights shared."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CoreMlOptions:
     """Of all operators, whatever the weights are stored in."""
     about: About
     labels: tuple[str, ...] | None
-    """Where given the input is an image and the output the likeliest of these with all probabilities; where not, tensors."""
+    """The classes of a package that takes an image and gives the likeliest one with all probabilities; ``None``: tensors."""
     float32_selectors: bool = False
     palettes: bool = False
 
@@ -70,21 +70,24 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...], option
 def _convert(graph: nn.Module, input_shape: tuple[int, ...], options: CoreMlOptions) -> Any:
     import coremltools as ct
 
+    # 1. Trace the graph.
     example = (torch.zeros(*input_shape),)
     with torch.no_grad():
         program = torch.export.export(_Interface(graph, options.labels is not None), example).run_decompositions({})
+    # 2. Name what goes in and what comes out.
     selections = len(program.graph.output_node().args[0]) - (2 if options.labels else 1)
     names = [*([_PROBABILITIES] if options.labels else []), LOGITS, *map(token_order, range(1, selections + 1))]
     if options.labels is not None:
-        given = ct.ImageType(name=IMAGE, shape=input_shape, color_layout=ct.colorlayout.RGB)
+        image = ct.ImageType(name=IMAGE, shape=input_shape, color_layout=ct.colorlayout.RGB)
     else:
-        given = ct.TensorType(name=IMAGE, shape=input_shape, dtype=np.float32)
+        image = ct.TensorType(name=IMAGE, shape=input_shape, dtype=np.float32)
     outputs = [ct.TensorType(name=name) for name in names]
+    # 3. Convert to operators of Core ML, then to a specification.
     target = getattr(ct.target, options.deployment_target)
     built = ct.convert(
         program,
         convert_to="milinternal",
-        inputs=[given],
+        inputs=[image],
         outputs=outputs,
         minimum_deployment_target=target,
         compute_precision=_precision(program, options),
@@ -134,16 +137,16 @@ def _outside(names: frozenset[str]) -> Callable[[Any], bool]:
 
 def _selector_operators(program: ExportedProgram) -> frozenset[str]:
     """Names of the operators that compute scores and compare them."""
-    found: set[str] = set()
+    selecting: set[str] = set()
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
         modules = (path for path, _ in (node.meta.get("nn_module_stack") or {}).values())
         scores = any(path.startswith("net.selectors.") for path in modules)
-        compares = any(name.name in found for name in node.all_input_nodes) and node.name.startswith(_SELECTING)
+        compares = any(name.name in selecting for name in node.all_input_nodes) and node.name.startswith(_SELECTING)
         if scores or compares:
-            found.add(node.name)
-    return frozenset(found)
+            selecting.add(node.name)
+    return frozenset(selecting)
 
 
 def _merged(models: Mapping[str, Any], scratch: Path) -> tuple[Any, bytes]:

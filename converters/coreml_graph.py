@@ -2,7 +2,7 @@
 
 Core ML has layer_norm, softmax and batched matrix products of its own, and its compiler places whole operators: the
 fewer there are, the less can fall off the Neural Engine. What XNNPACK needs instead (a root mean square by products, a
-stem by pixel reordering) costs operators here, and x² overflows in float16 where a stream is loud.
+stem by pixel reordering) costs operators here, and x² overflows in float16 if a stream is loud.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NativeAttention(nn.Module):
         self.qkv, self.proj, self.heads = attention.qkv, attention.proj, attention.heads
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """Attend from the first ``queries`` tokens (all where ``None``) to all tokens: ``(B, queries, D)``."""
+        """Attend from the first ``queries`` tokens (``None``: all) to all tokens: ``(B, queries, D)``."""
         batch, tokens, dim = x.shape
         heads = self.heads
         split = self.qkv(x).view(batch, tokens, 3 * heads, dim // heads).permute(0, 2, 1, 3)
@@ -107,18 +107,20 @@ def native_graph(graph: StaticToFe, select: Select, pixels: Preprocessing | None
     Args:
         graph: in fp32, as :func:`tofe_edge.converters.static_graph.build_static_graph` makes it; not changed.
         select: ``native_topk`` or :class:`NativeRankSelection`.
-        pixels: where given, the input is pixels 0 to 255 and the graph normalises them by this.
+        pixels: if not ``None``, the input is pixels 0 to 255 and the graph normalises them by this.
     """
     native = copy.deepcopy(graph)
     native.select = select
+    # 1. Attention, stem and head.
     for name, module in list(native.named_modules()):
         replacement = _replacement(module)
         if replacement is not None:
             native.set_submodule(name, replacement)
-    # Norms last: what was replaced above holds them.
+    # 2. Norms: what was replaced above holds them.
     for name, module in list(native.named_modules()):
         if isinstance(module, RmsNorm):
             native.set_submodule(name, _layer_norm(module))
+    # 3. Normalisation of pixels, if the graph is to do it.
     if pixels is not None:
         stem = native.stem
         assert isinstance(stem, ConvolutionStem)

@@ -87,7 +87,7 @@ def unique_labels(names: Sequence[str], identifiers: Sequence[str]) -> tuple[str
         check_text(label, "a class name")
         if number > 1 or not label.strip():
             raise InputError(
-                f"class {label!r} of the checkpoint is empty or there twice; Core ML needs one name a class"
+                f"class {label!r} of the checkpoint is empty or occurs twice; Core ML needs one name per class"
             )
     return labels
 

@@ -47,7 +47,7 @@ def finished(edge: Any, names: Sequence[str]) -> Lowered:
     infos = {name: get_delegation_info(edge.exported_program(name).graph_module) for name in names}
     executable = edge.to_executorch()
     plans = {plan.name: plan for plan in executable.executorch_program.execution_plan}
-    found = {
+    methods = {
         name: LoweredMethod(
             delegates=info.num_delegated_subgraphs,
             fallback_ops=_fallback_ops(info),
@@ -55,7 +55,7 @@ def finished(edge: Any, names: Sequence[str]) -> Lowered:
         )
         for name, info in infos.items()
     }
-    return Lowered(bytes(executable.buffer), found)
+    return Lowered(bytes(executable.buffer), methods)
 
 
 def _fallback_ops(info: Any) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Exact rewritings of weights: each moves a constant operation into a neighbouring Linear or Conv.
 
 Pure functions: they return new layers and leave their arguments alone. Products are taken in float64, so
-that folding costs no more than one rounding a weight.
+that folding costs no more than one rounding per weight.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fold_norm(norm: nn.LayerNorm, layer: nn.Linear) -> nn.Linear:
 
 
 def scale_output(layer: nn.Linear, factor: Tensor | float) -> nn.Linear:
-    """``factor * layer(x)`` as one layer; ``factor`` is a number or one number an output."""
+    """``factor * layer(x)`` as one layer; ``factor`` is a number, or one per output."""
     weight, bias = weight_and_bias(layer)
     scale = torch.as_tensor(factor).detach().double().expand(weight.shape[0])
     return make_linear(weight * scale[:, None], bias * scale)
@@ -46,7 +46,7 @@ def scale_output(layer: nn.Linear, factor: Tensor | float) -> nn.Linear:
 def centre_output(layer: nn.Linear) -> nn.Linear:
     """``layer(x)`` less the mean of its outputs, as one layer.
 
-    Where every writer of a residual stream is centred, so is the stream, and a LayerNorm on it need not do it.
+    If every writer of a residual stream is centred, so is the stream, and a LayerNorm on it need not do it.
     """
     weight, bias = weight_and_bias(layer)
     return make_linear(weight - weight.mean(0), bias - bias.mean())

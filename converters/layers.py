@@ -48,7 +48,7 @@ def rms_norm(norm: nn.LayerNorm) -> RmsNorm:
 
 
 def first_tokens(x: Tensor, count: int | None) -> Tensor:
-    """``x[:, :count]``; all of x without an operator where that is all of it (an alias would stay undelegated)."""
+    """``x[:, :count]``; all of x without an operator if that is all of it (an alias would stay undelegated)."""
     return x if count is None or count == x.shape[1] else x[:, :count]
 
 
@@ -56,7 +56,7 @@ class StaticAttention(nn.Module):
     """Multi-head attention on ``(B, T, D)``; the scale is in q's rows of ``qkv``.
 
     One product for q, k and v, one transposition for all heads, then slices. Measured against three products with a
-    transposition each (3 to 4 % more time) and one product a head (7 to 10 % more), in dynamic int8.
+    transposition each (3 to 4 % more time) and one product per head (7 to 10 % more), in dynamic int8.
     """
 
     def __init__(self, qkv: nn.Module, proj: nn.Module, heads: int) -> None:
@@ -65,7 +65,7 @@ class StaticAttention(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """Attend from the first ``queries`` tokens (all where ``None``) to all tokens: ``(B, queries, D)``."""
+        """Attend from the first ``queries`` tokens (``None``: all) to all tokens: ``(B, queries, D)``."""
         batch, tokens, dim = x.shape
         query, key, value = self._heads_first(self.qkv(x), dim // self.heads)
         query = first_tokens(query, queries)

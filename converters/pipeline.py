@@ -9,11 +9,10 @@ from typing import Any
 
 from tofe_edge import __version__
 from tofe_edge.budget.cost import fit_counts
-from tofe_edge.converters.attribution import LayerNoise, layer_noise_of
 from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
 from tofe_edge.converters.request import Build, ConvertRequest
 from tofe_edge.converters.selection import select_by_rank, select_by_topk
-from tofe_edge.converters.sensitivity import MixedPlan, choose_layers, measure_cost
+from tofe_edge.converters.sensitivity import LayerNoise, MixedPlan, choose_layers, layer_noise_of, measure_cost
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD, Manifest, Method
@@ -53,6 +52,20 @@ class Conversion:
         return self.content
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What a target made of a net.
+
+    Attributes:
+        graph: as it was lowered, quantized if asked for.
+        report: what quantization cost; ``None`` if there were no images to tell by.
+    """
+
+    graph: StaticToFe
+    lowered: Lowered
+    report: dict[str, Any] | None
+
+
 def convert(request: ConvertRequest) -> Conversion:
     """Build the static graph of a checkpoint, quantize it and lower it.
 
@@ -69,15 +82,26 @@ def convert(request: ConvertRequest) -> Conversion:
     build = Build(request, model, preprocessing, budgets)
     if request.calibration is not None:
         build = replace(build, images=target.prepare_images(request.calibration.images, build))
-    # 2. Build the static graph and rewrite it for the target.
-    graph = target.rewrite(build_static_graph(model, counts, _SELECTIONS[request.selection]), build)
-    # 3. Quantize, and lower every budget as a method.
-    graph, report = _quantized(graph, build)
+    # 2. Build the static graph, quantize and lower it.
+    exported = export(build)
+    # 3. Describe the result.
+    return Conversion(exported.lowered.content, _manifest(build, exported))
+
+
+def export(build: Build) -> Exported:
+    """Make a model of a net in memory, as its target does.
+
+    Raises:
+        InputError: the net cannot be rewritten, or the target cannot take it.
+    """
+    target = build.request.target
+    graph = build_static_graph(build.model, build.budgets[DEFAULT_METHOD], _SELECTIONS[build.request.selection])
+    graph, report = _quantized(target.rewrite(graph, build), build)
     final = target.finish(graph, build)
-    methods = {name: final if kept is None else final.with_counts(kept.kept) for name, kept in budgets.items()}
-    lowered = target.lower(methods, build)
-    # 4. Describe the result.
-    return Conversion(lowered.content, _manifest(build, graph, lowered, report))
+    further = {
+        name: final.with_counts(kept.kept) for name, kept in build.budgets.items() if kept and name != DEFAULT_METHOD
+    }
+    return Exported(graph, target.lower({DEFAULT_METHOD: final, **further}, build), report)
 
 
 def _quantized(graph: StaticToFe, build: Build) -> tuple[StaticToFe, dict[str, Any] | None]:
@@ -104,11 +128,11 @@ def _quantized(graph: StaticToFe, build: Build) -> tuple[StaticToFe, dict[str, A
     return quantized, _report(mixed, layers)
 
 
-def _manifest(build: Build, graph: StaticToFe, lowered: Lowered, report: dict[str, Any] | None) -> Manifest:
+def _manifest(build: Build, exported: Exported) -> Manifest:
     request, backbone, budgets = build.request, build.backbone, build.budgets
     target, checkpoint = request.target, request.checkpoint
-    default, *further = (_describe(backbone, name, budgets[name], lowered.methods[name]) for name in budgets)
-    dense, content = budgets[DEFAULT_METHOD] is None, fingerprint(lowered.content)
+    default, *further = (_describe(backbone, name, budgets[name], exported.lowered.methods[name]) for name in budgets)
+    dense, content = budgets[DEFAULT_METHOD] is None, fingerprint(exported.lowered.content)
     own = target.manifest_fields(request.options)
     return Manifest(
         artifact=request.file_name,
@@ -135,8 +159,8 @@ def _manifest(build: Build, graph: StaticToFe, lowered: Lowered, report: dict[st
         deployment_target=own.get("deployment_target"),
         stage_blocks=[backbone.depth] if dense else list(backbone.stage_lengths()),
         patch_tokens=backbone.patch_tokens,
-        fp32_layers=sorted(layers_of(graph)) if request.quantizes else [],
-        quantization=report,
+        fp32_layers=sorted(layers_of(exported.graph)) if request.quantizes else [],
+        quantization=exported.report,
         preprocessing=build.preprocessing,
         class_names=list(checkpoint.classes.names),
         class_ids=list(checkpoint.classes.ids),

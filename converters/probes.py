@@ -17,7 +17,7 @@ from tofe_edge.model.backbones import Backbone, TokenCounts
 from tofe_edge.model.tofe import ToFe
 
 _METHODS = 8
-"""Parts in one program: few enough to show progress, for the exporter works on a program as a whole."""
+"""StaticLayers in one program: few enough to show progress, for the exporter works on a program as a whole."""
 
 
 @dataclass(frozen=True)

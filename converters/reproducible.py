@@ -3,7 +3,7 @@
 XNNPACK picks a kernel for the CPU that it runs on. Integer kernels give the same bytes on all of them, and so do those
 fp32 kernels that sum in order with fused multiply-add: matrix products, convolutions, exp, log, GELU, arithmetic.
 Others do not: softmax and rsqrt are approximated in another way on each CPU, a Linear whose outputs do not fill whole
-vectors is summed in another order on ARM, and a dynamic int8 Linear is other code where an ARM CPU has dot products
+vectors is summed in another order on ARM, and a dynamic int8 Linear is other code if an ARM CPU has dot products
 (measured kernel by kernel, docs/native.md). A difference in the last bit is not harmless in int8: now and then it turns a
 rounding, and some layers later two machines round independently. So here nothing but the first kind is used.
 """
@@ -26,7 +26,7 @@ WHOLE_VECTORS = 8
 SCORE_LIMIT = 64.0
 """Attention scores are held within plus and minus this. A softmax subtracts the largest score of its row so that nothing
 overflows; finding it costs a pass that XNNPACK has no operator for, so ``exp`` is taken of the scores as they are: at 64 it
-is 6e27, of which 1e10 can be summed, and at -64 still a normal number. Those of the shipped net lie between -33 and 27. Where a
+is 6e27, of which 1e10 can be summed, and at -64 still a normal number. Those of the shipped net lie between -33 and 27. If a
 net has larger ones, two above the limit count as equal, nothing overflows, and the parity gates tell whether it matters."""
 
 

@@ -1,8 +1,8 @@
-"""Putting tokens in the order of their scores: two lowerings of one operation, equal to the last bit where no two
+"""Putting tokens in the order of their scores: two lowerings of one operation, equal to the last bit if no two
 scores are equal. Among equals ranks take the first, as the reference does; topk takes any (it is PyTorch's and
 ExecuTorch's partial sort), which fp32 scores of a trained selector do not bring up.
 
-``select_by_topk`` takes two small operators a stage that no delegate takes (topk, index_select; for a batch also the
+``select_by_topk`` takes two small operators per stage that no delegate takes (topk, index_select; for a batch also the
 offsets of its images).
 ``select_by_rank`` takes none: ranks are counted by comparing all pairs, and tokens are moved by a product with a
 permutation matrix. Which one is faster depends on the target: XNNPACK runs on the same cores as the portable
@@ -40,8 +40,8 @@ def select_by_topk(scores: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, 
 
 def select_by_rank(scores: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Take the ``count`` best tokens by ranks and a one-hot product; see :class:`RankSelection`."""
-    found: tuple[Tensor, Tensor] = RankSelection(tokens.shape[1])(scores, tokens, count)
-    return found
+    selected: tuple[Tensor, Tensor] = RankSelection(tokens.shape[1])(scores, tokens, count)
+    return selected
 
 
 class RankSelection(nn.Module):
@@ -64,11 +64,11 @@ class RankSelection(nn.Module):
 
     def forward(self, scores: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
         batch, total, _ = tokens.shape
-        # ahead[b, i, j] = 1 where token j is better than token i; a step function that XNNPACK takes.
+        # ahead[b, i, j] = 1 if token j is better than token i; a step function that XNNPACK takes.
         ahead = torch.clamp((scores.view(batch, 1, total) - scores.view(batch, total, 1)) * _STEEP, 0.0, 1.0)
         behind = torch.clamp((scores.view(batch, total, 1) - scores.view(batch, 1, total)) * _STEEP, 0.0, 1.0)
         rank = F.linear(ahead + (1.0 - ahead - behind) * self.earlier, self.ones)
-        # one_hot[b, k, i] = 1 where token i has rank k: ranks are whole numbers, so a distance below 1 is 0. All ranks,
+        # one_hot[b, k, i] = 1 if token i has rank k: ranks are whole numbers, so a distance below 1 is 0. All ranks,
         # then a slice: slices of constants within a delegate crash ExecuTorch 1.5.1 when it runs them.
         one_hot = 1.0 - torch.clamp(torch.abs(rank.view(batch, 1, total) - self.places), 0.0, 1.0)
         if count < total:

@@ -1,4 +1,4 @@
-"""What int8 costs a net on calibration images, layer by layer, and which layers to leave in fp32 for it.
+"""What int8 costs a net on calibration images, layer by layer: each layer's noise, and which to leave in fp32 for it.
 
 A selection that moves changes the logits more than any rounding does, and jumps where rounding is smooth. So a
 layer's sensitivity is measured with the fp32 graph's selections forced into the quantized one; what moved
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tofe_edge.converters.quantize import Int8Plan, Statistics, int8_layer, layers_of, quantize
 from tofe_edge.converters.static_graph import StaticToFe
-from tofe_edge.evaluation.parity import kept_overlap, snr_db
+from tofe_edge.evaluation.parity import kept_overlap, snr_db, snr_of_powers
 from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.io.progress import progress_bar
 
@@ -39,7 +39,7 @@ class Int8Cost:
 
     images: int
     drop: float | None
-    """Points that the mean probability of the right class fell; ``None`` where no classes are known. For a net whose
+    """Points that the mean probability of the right class fell; ``None`` if no classes are known. For a net whose
     probabilities are calibrated this is what accuracy falls by, with a fraction of the noise of counting hits: on a
     few hundred images a single hit is half a point."""
     agreement: float
@@ -59,7 +59,7 @@ class Int8Cost:
 
 @dataclass(frozen=True)
 class MixedPlan:
-    """A plan that meets a limit on the accuracy drop, or the nearest that was found."""
+    """A plan that meets a limit on the accuracy drop, or the nearest there is."""
 
     plan: Int8Plan
     cost: Int8Cost
@@ -87,18 +87,20 @@ def choose_layers(
 
     Args:
         images: calibration inputs ``(1, 3, H, W)``.
-        labels: their classes, where known; without them the cost is measured and no layer is returned.
+        labels: their classes, if known; without them the cost is measured and no layer is returned.
         max_drop: in points.
     """
-    wanted = _run(graph, images)
+    # 1. What fp32 computes, and what it costs to quantize everything.
+    reference = _run(graph, images)
 
     def cost_of(candidate: Int8Plan) -> Int8Cost:
-        return _cost(wanted, quantize(graph, candidate, statistics), images, labels)
+        return _cost(reference, quantize(graph, candidate, statistics), images, labels)
 
     all_int8 = cost = cost_of(plan)
     reasons: dict[str, str] = {}
+    # 2. If that is too much: return layers, the noisiest for their work first.
     if _over(cost, max_drop):
-        noise = layer_noise(graph, plan, statistics, images[:_RANKING_IMAGES], wanted.selections)
+        noise = layer_noise(graph, plan, statistics, images[:_RANKING_IMAGES], reference.selections)
         ranking = sorted(noise, key=lambda name: noise[name] / _work(graph, name), reverse=True)
         step = max(1, round(_STEP * len(ranking)))
         while _over(cost, max_drop) and ranking:
@@ -116,9 +118,11 @@ def measure_cost(
     return _cost(_run(graph, images), quantized, images, labels)
 
 
-def _cost(wanted: _Outputs, quantized: StaticToFe, images: Sequence[Tensor], labels: Sequence[int] | None) -> Int8Cost:
-    found = _run(quantized, images)
-    return _compare(wanted, found, _run(quantized, images, wanted.selections), quantized.kept, labels)
+def _cost(
+    reference: _Outputs, quantized: StaticToFe, images: Sequence[Tensor], labels: Sequence[int] | None
+) -> Int8Cost:
+    result = _run(quantized, images)
+    return _compare(reference, result, _run(quantized, images, reference.selections), quantized.kept, labels)
 
 
 def layer_noise(
@@ -129,7 +133,7 @@ def layer_noise(
     selections: Sequence[Sequence[Tensor]],
 ) -> dict[str, float]:
     """Power of the logits' change, over that of the logits, with one layer at a time in int8 and the tokens forced."""
-    wanted = _run(graph, images, selections).logits
+    reference = _run(graph, images, selections).logits
     layers = layers_of(graph)
     noise: dict[str, float] = {}
     reached = sorted(plan.layers & statistics.inputs.keys())
@@ -137,10 +141,10 @@ def layer_noise(
         for name in reached:
             graph.set_submodule(name, int8_layer(name, layers[name], plan, statistics))
             try:
-                found = _run(graph, images, selections).logits
+                result = _run(graph, images, selections).logits
             finally:
                 graph.set_submodule(name, layers[name])
-            noise[name] = float(np.square(found - wanted).sum() / max(np.square(wanted).sum(), 1e-30))
+            noise[name] = float(np.square(result - reference).sum() / max(np.square(reference).sum(), 1e-30))
             bar.update(1)
     return noise
 
@@ -177,24 +181,101 @@ def _probability_of(logits: npt.NDArray[np.float32], labels: Sequence[int]) -> f
 
 
 def _compare(
-    wanted: _Outputs, found: _Outputs, forced: _Outputs, kept: Sequence[int], labels: Sequence[int] | None
+    reference: _Outputs, result: _Outputs, forced: _Outputs, kept: Sequence[int], labels: Sequence[int] | None
 ) -> Int8Cost:
-    before, after = wanted.logits.argmax(1), found.logits.argmax(1)
+    before, after = reference.logits.argmax(1), result.logits.argmax(1)
     agreement = float((before == after).mean())
     drop = None
     if labels is not None:
-        drop = 100 * (_probability_of(wanted.logits, labels) - _probability_of(found.logits, labels))
+        drop = 100 * (_probability_of(reference.logits, labels) - _probability_of(result.logits, labels))
     pairs = [
         tuple(compose_selections([order.view(-1).numpy() for order in orders], kept) for orders in (a, b))
-        for a, b in zip(wanted.selections, found.selections)
+        for a, b in zip(reference.selections, result.selections)
     ]
     return Int8Cost(
         images=len(before),
         drop=drop,
         agreement=agreement,
-        snr_db=snr_db(wanted.logits, found.logits),
-        snr_db_same_tokens=snr_db(wanted.logits, forced.logits),
+        snr_db=snr_db(reference.logits, result.logits),
+        snr_db_same_tokens=snr_db(reference.logits, forced.logits),
         kept_overlap=tuple(
             float(np.mean([kept_overlap(a[stage], b[stage]) for a, b in pairs])) for stage in range(len(kept))
         ),
     )
+
+
+@dataclass
+class _Powers:
+    """Sums over images of squared outputs and of squared errors."""
+
+    signal: float = 0.0
+    own: float = 0.0
+    reached: float = 0.0
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """Signal-to-noise ratio of a layer's output against fp32, in decibels."""
+
+    own_snr_db: float
+    """The layer quantized, on the inputs that it has in fp32."""
+    reached_snr_db: float
+    """In the quantized graph with fp32's selections: every rounding before it as well."""
+
+
+def layer_noise_of(
+    graph: StaticToFe, quantized: StaticToFe, plan: Int8Plan, images: Sequence[Tensor]
+) -> dict[str, LayerNoise]:
+    """Both figures for each quantized layer that the images reach, in the order of the graph.
+
+    Args:
+        graph: in fp32.
+        quantized: the same, quantized by ``plan``.
+        images: inputs ``(1, 3, H, W)``.
+    """
+    powers: dict[str, _Powers] = {}
+    replaced = dict(quantized.named_modules())
+    with torch.no_grad():
+        for image in images:
+            watched = _Watch(graph, plan.layers)
+            _, *orders = graph(image)
+            reference = watched.close()
+            watched = _Watch(quantized, plan.layers)
+            quantized(image, orders)
+            result = watched.close()
+            for name, (inputs, output) in reference.items():
+                power = powers.setdefault(name, _Powers())
+                power.signal += float(output.double().square().sum())
+                power.own += float((replaced[name](inputs) - output).double().square().sum())
+                power.reached += float((result[name][1] - output).double().square().sum())
+    return {
+        name: LayerNoise(snr_of_powers(power.signal, power.own), snr_of_powers(power.signal, power.reached))
+        for name, power in powers.items()
+    }
+
+
+@dataclass
+class _Watch:
+    """Inputs and outputs of modules by path, from now until closed."""
+
+    graph: nn.Module
+    names: frozenset[str]
+    _seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _hooks: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        modules = dict(self.graph.named_modules())
+        for name in self.names:
+            self._hooks.append(modules[name].register_forward_hook(self._note(name)))
+
+    def _note(self, name: str) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self._seen[name] = (inputs[0], output)
+
+        return hook
+
+    def close(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """What was seen, in the order in which it ran."""
+        for hook in self._hooks:
+            hook.remove()
+        return self._seen

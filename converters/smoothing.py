@@ -1,7 +1,7 @@
 """Evening out the channels of the residual stream before int8: exact, and free when the model runs.
 
 One channel of a trained net can be three times as loud as the others, and a token's int8 range is then spent on it.
-SmoothQuant (arXiv 2211.10438) divides activations by a factor a channel and multiplies the weights behind them. Here the
+SmoothQuant (arXiv 2211.10438) divides activations by a factor per channel and multiplies the weights behind them. Here the
 whole residual stream is scaled: what writes to it multiplies, what reads from it divides, and the root mean square
 weighs each channel's square by the inverse. No operator is added.
 """

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tofe_edge.converters.dismantle import Parts, dismantle
+from tofe_edge.converters.decompose import StaticLayers, to_static_layers
 from tofe_edge.converters.folding import centre_output, difference_of_outputs, fold_norm
 from tofe_edge.converters.layers import rms_norm
 from tofe_edge.converters.selection import Select, prepared, select_by_topk
@@ -54,7 +54,7 @@ class StaticApproximator(nn.Module):
 
 
 class StaticToFe(nn.Module):
-    """Images ``(B, 3, H, W)`` to logits ``(B, classes)`` and one selection a stage, ``(K,)`` or ``(B, K)``.
+    """Images ``(B, 3, H, W)`` to logits ``(B, classes)`` and one selection per stage, ``(K,)`` or ``(B, K)``.
 
     Selection s lists, in the order of that stage's input tokens, the kept tokens best first and then the
     frozen ones; the last stage lists the kept tokens alone. Without counts the graph is the dense backbone
@@ -63,7 +63,7 @@ class StaticToFe(nn.Module):
 
     def __init__(
         self,
-        parts: Parts,
+        parts: StaticLayers,
         selectors: Sequence[TokenSelector],
         approximators: Sequence[TokenApproximator],
         kept: Sequence[int],
@@ -87,9 +87,11 @@ class StaticToFe(nn.Module):
         frozen: Tensor | None = None
         selections: list[Tensor] = []
         for stage, kept in enumerate(self.kept):
+            # 1. All patch tokens: kept ones, and frozen ones approximated.
             prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
             if frozen is not None:
                 patches = torch.cat((patches, self.approximators[stage - 1](frozen)), dim=1)
+            # 2. Their order, best first.
             total, last = patches.shape[1], stage + 1 == len(self.kept)
             if forced:
                 order, sorted_patches = forced[stage], patches[:, forced[stage].view(-1).long()]
@@ -97,6 +99,7 @@ class StaticToFe(nn.Module):
                 scores = self.selectors[stage](patches).view(patches.shape[:2])
                 order, sorted_patches = self.select(scores, patches, kept if last else total)
             selections.append(order)
+            # 3. The best go on, the others are frozen.
             all_stay = last or kept == total
             staying = sorted_patches if all_stay else sorted_patches[:, :kept]
             tokens = torch.cat((prefix, staying), dim=1)
@@ -125,7 +128,7 @@ def build_static_graph(model: ToFe, counts: TokenCounts | None, select: Select =
     Raises:
         InputError: the counts do not fit, or the backbone has a part that cannot be rewritten.
     """
-    parts = dismantle(model.backbone)
+    parts = to_static_layers(model.backbone)
     if counts is None:
         return StaticToFe(parts, (), (), ()).eval()
     kept = counts.check(model.backbone.spec).kept

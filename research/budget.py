@@ -1,16 +1,21 @@
-"""Meeting a budget: one number solved for, and token counts that follow from it."""
+"""Meeting a budget: one number solved for, token counts that follow from it, and counts that selectors have learned."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tofe_edge.budget.cost import GmacsCost
+from research.method import Method
+from tofe_edge.budget.cost import Cost, GmacsCost, fit_to_budget
 from tofe_edge.errors import InputError
 from tofe_edge.model.macs import Number, gmacs
+from tofe_edge.model.tofe import TrainingOutput
+from tofe_edge.training.schedule import gumbel_sampler
+from tofe_edge.training.views import Views
 
 _HALVINGS = 40
 
@@ -75,3 +80,63 @@ def equal(ratio: float, stages: int) -> Sequence[float]:
 def counts_buffer(counts: Sequence[int]) -> Tensor:
     """Counts as a buffer, so that they are part of a saved state."""
     return torch.tensor(list(counts), dtype=torch.int64)
+
+
+class Counted(Method):
+    """A method of which each stage keeps so many tokens of an image. Where they are not learned they stay as solved."""
+
+    cost: FormulaCost
+    kept: Tensor
+    """Token counts, as a buffer: they are part of a saved state."""
+
+    def solve_counts(self, target_gmacs: float, shares: Shares) -> None:
+        """Choose the counts, once all is there that ``macs_of`` asks."""
+        self.cost = FormulaCost(self.spec, target_gmacs, self.macs_of)
+        self.register_buffer("kept", counts_buffer(fixed_counts(self.cost, shares)))
+
+    def keep(self, counts: Sequence[int]) -> None:
+        """Keep so many from now on."""
+        self.kept.copy_(counts_buffer(counts))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Patch tokens kept per stage."""
+        return tuple(self.kept.tolist())
+
+    @abstractmethod
+    def macs_of(self, kept: Sequence[Number]) -> Number:
+        """Whole net with these token counts."""
+
+    def macs(self) -> int:
+        return int(self.macs_of(self.counts))
+
+    def describe(self) -> str:
+        return f"keeps {', '.join(map(str, self.counts))} tokens"
+
+
+_VIEWS = 256
+_BATCH = 32
+_FAR_STEP = 1_000_000
+"""No run has as many: these draws are none of its own."""
+
+
+@torch.no_grad()
+def learned_counts(
+    masked_from: Callable[..., TrainingOutput], views: Views, cost: Cost, seed: int, noise: float
+) -> tuple[int, ...]:
+    """Mean kept tokens per stage over 256 views, or all where there are fewer, brought to the budget.
+
+    Args:
+        noise: scale of the Gumbel noise with which the selectors have just been trained: what they keep without it
+            differs while they are undecided.
+    """
+    batch = min(_BATCH, len(views))
+    steps = max(1, min(_VIEWS, len(views)) // batch)
+    sums: Tensor | None = None
+    for step in range(_FAR_STEP, _FAR_STEP + steps):
+        view, _ = views.draw(step, batch, seed)
+        masks = masked_from(view.stem, gumbel_sampler(seed, step, noise) if noise else None).masks
+        kept = torch.stack([mask.sum() for mask in masks]).double()
+        sums = kept if sums is None else sums + kept
+    assert sums is not None
+    return fit_to_budget(tuple((sums / (steps * batch)).tolist()), cost).counts.kept

@@ -1,19 +1,18 @@
 """ToFe beside other methods and its own ablations: the same backbone, views, steps, optimizer and GMACs.
 
     python -m research.compare_methods --weights deit_tiny.safetensors --data train --validation val --views views \\
-        --methods tofe,evit,tome,random --steps 600 --out benchmarks/results/methods.yaml
+        --methods tofe,evit,tome,random --steps 600 --out research/results/methods.yaml
     python -m research.compare_methods … --methods ablations --checkpoint tofe_deit_tiny_063 --tables
 
 Every method has the dense net's blocks up to the first selection, but for the smaller images, of which all blocks are
 trained. It learns from prepared views of the dense net: its logits, and the method's own loss. Where selectors are
 learned, that takes the first part of the steps, on masked tokens. The result file is written after every method: a call
-that was interrupted goes on where it was when it is repeated.
+that was interrupted is repeated with the methods that are missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,12 @@ from typing import Any
 import torch
 
 from benchmarks import host
-from benchmarks.runtimes import thread_count
 from research.catalog import METHODS, TOFE, parse_methods
 from research.lab import Lab, compare, compare_checkpoint
-from research.results import Results, Training, open_results, render, row_of, write_results
+from research.results import Training, open_results, render, row_of, write_results
 from research.training import Course
 from research.validation import Validation, open_validation
-from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.errors import InputError
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import create_host
@@ -38,14 +36,18 @@ from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.views import Views, prepare_views, recipe
+from tofe_edge.training.recipe import read_recipe
+from tofe_edge.training.views import Views, prepare_views, view_recipe
 
 _PACKAGES = ("torch", "timm", "numpy")
 _SHA256_DIGITS = 16
+_RECIPE = (
+    "learning_rate=1e-3", "backbone_learning_rate=5e-5", "cls_weight=0", "distillation_weight=3", "budget_weight=67", "guidance_weight=1",
+)  # fmt: skip
 
 
-def run(arguments: argparse.Namespace, command: str) -> Results:
-    """Compare the methods asked for; the file is written after each.
+def run(arguments: argparse.Namespace, command: str) -> Path:
+    """Compare the methods asked for; the file is written after each. Returns its path.
 
     Raises:
         InputError: an argument does not fit, data are unfit, or the disk is full.
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     names = parse_methods(arguments.methods)
     _check(arguments, names)
     config = _config(arguments)
-    torch.set_num_threads(thread_count(arguments.threads))
+    torch.set_num_threads(host.thread_count(arguments.threads))
     stages = parse_stages(arguments.select_before) if arguments.select_before else None
     net = create_host(arguments.backbone, stages=stages)
     net.load_dense(read_tensors(arguments.weights))
@@ -66,12 +68,11 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
     )
     settings = _settings(arguments, config, sources, net.spec.stages, validation)
     results = open_results(arguments.out, settings, _call(command))
-    wanted = recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
+    wanted = view_recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
     views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
-    course = Course(config, arguments.steps, arguments.selecting_share, wanted.samples)
-    lab = Lab(
-        teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, _states(arguments)
-    )
+    course = Course(config, arguments.steps, arguments.selecting_share)
+    logs = arguments.views / f"{arguments.out.stem}-logs"
+    lab = Lab(teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, logs)
     dense = row_of(
         "dense",
         arguments.backbone,
@@ -93,7 +94,9 @@ def run(arguments: argparse.Namespace, command: str) -> Results:
         print(f"{name}: {METHODS[name].__name__}", file=sys.stderr)
         compare(lab, name, results, arguments.tables)
         write_results(arguments.out, results, TOFE)
-    return results
+    print(render(results, TOFE), end="\n\n")
+    out: Path = arguments.out
+    return out
 
 
 def _check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
@@ -101,7 +104,7 @@ def _check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
         raise InputError("--methods: names no method, and there is no --checkpoint; nothing to compare")
     if not 0 <= arguments.selecting_share < 1:
         raise InputError(f"--selecting-share {arguments.selecting_share:g}: is in [0, 1)")
-    for name in ("steps", "batch_size", "view_count", "first_views", "limit"):
+    for name in ("steps", "view_count", "first_views", "limit"):
         number = getattr(arguments, name)
         if number is not None and number < 1:
             raise InputError(f"--{name.replace('_', '-')} {number}: is at least 1")
@@ -120,29 +123,9 @@ def _first(views: Views, number: int | None) -> Views:
     )
 
 
-def _states(arguments: argparse.Namespace) -> Path:
-    states: Path | None = arguments.states
-    views: Path = arguments.views
-    return states or views / f"{arguments.out.stem}-states"
-
-
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
-    return TrainingConfig(
-        target_gmacs=arguments.target_gmacs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        backbone_learning_rate=arguments.backbone_learning_rate,
-        cls_weight=arguments.cls_weight,
-        budget_weight=arguments.budget_weight,
-        distillation_weight=arguments.distillation_weight,
-        guidance_weight=arguments.guidance_weight,
-        noise_decay_start=arguments.noise_decay_start,
-        views=arguments.view_count,
-        crop_scale=arguments.crop_scale,
-        cutmix=arguments.cutmix,
-        seed=arguments.seed,
-        held_out=arguments.held_out,
-    )
+    recipe = read_recipe(None, [*_RECIPE, *arguments.settings, f"views={arguments.view_count}"])
+    return TrainingConfig(**recipe.hyper_parameters(), target_gmacs=arguments.target_gmacs)
 
 
 def _settings(
@@ -173,7 +156,7 @@ def _settings(
 
 def _call(command: str) -> dict[str, Any]:
     return {
-        "date": datetime.date.today().isoformat(),
+        "date": host.today(),
         "command": command,
         "threads": torch.get_num_threads(),
         "host": host.facts(),
@@ -192,9 +175,6 @@ def parser() -> argparse.ArgumentParser:
     add("--views", type=Path, required=True, metavar="DIR", help="prepared views; missing ones are made")
     add("--view-count", type=int, default=16000, metavar="N", help="of which there are so many (%(default)s)")
     add("--first-views", type=int, metavar="N", help="draw from the first N alone")
-    add("--held-out", type=int, default=256, metavar="N", help="images left out of the views (%(default)s)")
-    add("--crop-scale", type=float, default=0.35, metavar="X", help="of the views (%(default)s)")
-    add("--cutmix", type=float, default=0.0, metavar="X", help="of the views (%(default)s)")
     add("--validation", type=Path, required=True, metavar="DATA", help="labelled images to test on")
     add("--validation-resize", choices=("short_side", "none"), default="short_side", help="as `evaluate --resize`")
     add("--limit", type=int, metavar="N", help="test on N of them, evenly over classes (default: all)")
@@ -206,33 +186,22 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--selecting-share", type=float, default=0.2, metavar="X", help="of them in which selectors learn (%(default)s)"
     )
-    add("--batch-size", type=int, default=32, metavar="N", help="(%(default)s)")
-    add("--learning-rate", type=float, default=1e-3, metavar="X", help="of selectors and approximators (%(default)s)")
-    add("--backbone-learning-rate", type=float, default=5e-5, metavar="X", help="of all else (%(default)s)")
-    add("--cls-weight", type=float, default=0.0, metavar="X", help="of the labels (%(default)s)")
-    add("--distillation-weight", type=float, default=3.0, metavar="X", help="of the dense net's logits (%(default)s)")
-    add("--budget-weight", type=float, default=67.0, metavar="X", help="where counts are learned (%(default)s)")
-    add("--guidance-weight", type=float, default=1.0, metavar="X", help="of learned selectors (%(default)s)")
-    add("--noise-decay-start", type=float, default=1.0, metavar="X", help="as `tofe-edge train` (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
+    add(
+        "--set",
+        action="append",
+        dest="settings",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"a hyper-parameter as of `tofe-edge train --set` (here: {', '.join(_RECIPE)})",
+    )
     add("--threads", default="all", metavar="N", help="of the CPU (%(default)s)")
-    add("--states", type=Path, metavar="DIR", help="of training, 60 MB a method (default: in the folder of the views)")
     add("--out", type=Path, required=True, metavar="FILE", help="the result file; rows in it are kept")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; 2 for a wrong argument."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser().parse_args(words)
-    try:
-        results = run(arguments, host.command("research.compare_methods", words))
-    except TofeEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(render(results, TOFE))
-    print(f"\nwrote {arguments.out}")
-    return 0
+    """Run the comparison; returns the exit code."""
+    return host.run_benchmark("research.compare_methods", parser(), run, argv)
 
 
 if __name__ == "__main__":

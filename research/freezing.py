@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from research.anatomy import block_macs, ones_beside, run_stage, shared_macs
 from research.approximators import Approximator, Bottleneck
-from research.budget import geometric
-from research.counted import Counted
-from research.learning import learned_counts
+from research.budget import Counted, geometric, learned_counts
 from research.method import Step, draw_mask, guided, ratio_loss, score_of, taught
 from research.selectors import LearnedSelector, MlpSelector, Scene, Selector
 from tofe_edge.model.backbones import Host, TokenCounts
@@ -48,7 +46,7 @@ class Freezing(Counted):
     selector: ClassVar[type[Selector]] = MlpSelector
     approximator: ClassVar[type[Approximator]] = Bottleneck
     learns_counts: ClassVar[bool] = True
-    """Where its selectors are learned."""
+    """Whether counts are learned with the selectors."""
 
     def __init__(self, host: Host, target_gmacs: float) -> None:
         super().__init__(host)

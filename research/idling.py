@@ -1,4 +1,4 @@
-"""IdleViT, selecting once a stage: tokens that a stage leaves out come back as they were."""
+"""IdleViT, selecting once per stage: tokens that a stage leaves out come back as they were."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from research.anatomy import (
     run_stage,
     shared_macs,
 )
-from research.budget import geometric
-from research.counted import Counted
+from research.budget import Counted, geometric
 from research.method import Step, taught
 from tofe_edge.model.backbones import Host
 from tofe_edge.model.macs import Number
@@ -27,7 +26,7 @@ _CUT_WEIGHT = 0.1
 
 
 class IdleViT(Counted):
-    """IdleViT, selecting once a stage; the published one selects anew in every block, by CLS attention as here.
+    """IdleViT, selecting once per stage; the published one selects anew in every block, by CLS attention as here.
 
     The first block of a stage attends over all tokens, and CLS attention there picks those that go on.
 
@@ -36,7 +35,7 @@ class IdleViT(Counted):
     between kept and idle tokens. Its weight is ours.
     """
 
-    paper = "Xu et al. 2023, IdleViT, selecting once a stage"
+    paper = "Xu et al. 2023, IdleViT, selecting once per stage"
 
     def __init__(self, host: Host, target_gmacs: float) -> None:
         super().__init__(host)

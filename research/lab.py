@@ -1,4 +1,4 @@
-"""Where methods are compared: what they are made of, taught with and tested on."""
+"""The comparison of methods: what they are made of, taught with and tested on."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Lab:
     recipe: ViewRecipe
     views: Views
     folder: Path
-    """Of the views."""
+    """The folder of the views."""
     validation: Validation
     course: Course
     target: float
-    states: Path
+    logs: Path
 
     def batches(self, method: Method) -> TrainingBatches:
         """From tokens, or from the images of the same crops."""
@@ -67,13 +67,13 @@ def compare(lab: Lab, name: str, results: Results, with_tables: bool) -> None:
     """Train where the method is trained, evaluate, add to the results.
 
     Raises:
-        InputError: the budget is out of the method's reach, a saved state is unfit, or the disk is full.
+        InputError: the budget is out of the method's reach, or the disk is full.
     """
     torch.manual_seed(lab.course.config.seed)
     method = METHODS[name](lab.teacher.backbone, lab.target)
     training = Training("no")
     if method.trained:
-        done = fit(method, lab.batches(method), lab.views, lab.course, lab.states / name)
+        done = fit(method, lab.batches(method), lab.views, lab.course, lab.logs / name)
         training = Training("yes", done.steps, done.images, done.seconds)
     _add(lab, name, method, training, None, results)
     if with_tables and isinstance(method, Freezing):

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from research.anatomy import block_macs, ones_beside, run_stage, shared_macs
-from research.budget import geometric
-from research.counted import Counted
-from research.learning import learned_counts
+from research.budget import Counted, geometric, learned_counts
 from research.method import Step, draw_mask, guided, ratio_loss, score_of, taught
 from research.selectors import LearnedSelector, LocalGlobalSelector, MlpSelector, Scene
 from tofe_edge.model.backbones import Host
@@ -34,7 +32,7 @@ class Pruned(NamedTuple):
     tokens: tuple[Tensor, ...]
     """Patch tokens ``(B, N^s, D)`` at the end of each stage."""
     scores: tuple[Tensor, ...]
-    """Of the patch tokens that were left, a stage each."""
+    """Scores of the patch tokens that were left, a stage each."""
     scored: tuple[Tensor, ...]
     """Their positions among all patches."""
 

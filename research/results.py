@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import yaml
+from tabulate import tabulate
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.statistics import bootstrap_difference, mcnemar, top_k_accuracy, top_k_hits
@@ -43,7 +44,7 @@ class Row:
     mid_p: float
     """McNemar's, of equal accuracy."""
     hits: str
-    """A bit an image, in their order: whether it is right; see :func:`packed`."""
+    """A bit per image, in their order: whether it is right; see :func:`packed`."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Results:
         return max(found, key=lambda name: float(self.rows[name]["top1"]), default=None)
 
     def differences_to(self, name: str) -> dict[str, dict[str, Any]]:
-        """Of each other method whose hits are known to method ``name``, on the same images."""
+        """Differences of each other method whose hits are known to method ``name``, on the same images."""
         images = int(self.settings["validation_images"])
         before = unpacked(self._hits(name), images)
         found = {}
@@ -164,7 +165,7 @@ def open_results(path: Path, settings: dict[str, Any], call: dict[str, Any]) -> 
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); use another --out") from error
     kinds = {"settings": dict, "calls": list, "methods": dict, "tables": dict}
     if not isinstance(document, dict) or not all(isinstance(document.get(key), kind) for key, kind in kinds.items()):
-        raise InputError(f"{path}: is no result of research.compare_methods; use another --out")
+        raise InputError(f"{path}: is not a result of research.compare_methods; use another --out")
     old = document["settings"]
     changed = sorted(key for key in settings.keys() | old.keys() if settings.get(key) != old.get(key))
     if changed:
@@ -189,42 +190,26 @@ def write_results(path: Path, results: Results, tofe: Sequence[str]) -> None:
 
 
 def render(results: Results, tofe: Sequence[str]) -> str:
-    """Markdown: methods by accuracy, with the differences to the best of ``tofe``; then the tables."""
-    head = ["method", "GMACs", "budget met by", "trained", "steps", "top-1, %", "95 %", "to dense", "95 %", "mid-p"]
-    rows = sorted(results.rows.items(), key=lambda item: -item[1]["top1"])
-    cells = [_cells(name, row) for name, row in rows]
+    """Methods by accuracy, with the differences to the best of ``tofe``; then the tables."""
     best = results.best(tofe)
-    if best:
-        head += [f"to {best}", "95 %", "mid-p"]
-        gaps = results.differences_to(best)
-        cells = [[*row, *_gap(gaps.get(name))] for (name, _), row in zip(rows, cells)]
-    lines = _table(head, cells)
+    gaps = results.differences_to(best) if best else {}
+    rows = []
+    for name, row in sorted(results.rows.items(), key=lambda item: -item[1]["top1"]):
+        cells = {
+            "method": name,
+            "GMACs": f"{row['gmacs']:.3f}",
+            "budget met by": row["how"],
+            "steps": row["steps"],
+            "top-1, %": f"{row['top1']:.2f}",
+            "to dense": "{:+.2f} ({:+.1f} to {:+.1f})".format(row["difference"], *row["difference_interval"]),
+        }
+        if best:
+            gap = gaps.get(name)
+            cells[f"to {best}"] = (
+                "{:+.2f} ({:+.1f} to {:+.1f})".format(gap["difference"], *gap["interval"]) if gap else ""
+            )
+        rows.append(cells)
+    text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
     for name, table in results.tables.items():
-        if table:
-            lines += ["", f"{name}:", "", *_table(list(table[0]), [list(map(str, row.values())) for row in table])]
-    return "\n".join(lines)
-
-
-def _gap(found: dict[str, Any] | None) -> Sequence[str]:
-    if found is None:
-        return ("–",) * 3
-    return f"{found['difference']:+.2f}", "{:+.1f} to {:+.1f}".format(*found["interval"]), f"{found['mid_p']:.2g}"
-
-
-def _cells(name: str, row: dict[str, Any]) -> Sequence[str]:
-    return (
-        name,
-        f"{row['gmacs']:.3f}",
-        row["how"],
-        row["trained"],
-        str(row["steps"]),
-        f"{row['top1']:.2f}",
-        "{:.1f} to {:.1f}".format(*row["top1_interval"]),
-        f"{row['difference']:+.2f}",
-        "{:+.1f} to {:+.1f}".format(*row["difference_interval"]),
-        f"{row['mid_p']:.2g}",
-    )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+        text += f"\n\n{name}:\n\n" + tabulate(table, headers="keys", tablefmt="github")
+    return text

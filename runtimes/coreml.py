@@ -17,13 +17,14 @@ from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.preprocessing import denormalize
 from tofe_edge.io.quiet import quiet
 from tofe_edge.runtimes.coreml_checks import (
+    Engine,
+    Loaded,
     check_classification,
     check_interface,
     class_labels,
     read_logits,
     read_orders,
 )
-from tofe_edge.runtimes.coreml_engine import Engine, Loaded
 from tofe_edge.runtimes.coreml_names import IMAGE, function_name
 
 ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
@@ -80,10 +81,10 @@ def load(
 
     Args:
         compute_units: where Core ML may run it; without effect elsewhere.
-        executor: run by the project's own executor; default: where there is no Core ML.
+        executor: run by the project's own executor; default: if there is no Core ML.
 
     Raises:
-        InputError: the artifact is no Core ML package, is damaged, has no such method, or is not what its manifest says.
+        InputError: the artifact is not a Core ML package, is damaged, has no such method, or is not what its manifest says.
         DeviceError: Core ML cannot load it.
     """
     if artifact.manifest.backend != "coreml":
@@ -127,9 +128,9 @@ def _core_ml_engine(artifact: Artifact, model: Any) -> Engine:
     def run(pixels: npt.NDArray[np.float32]) -> Mapping[str, Any]:
         from PIL import Image
 
-        given = Image.fromarray(pixels[0].transpose(1, 2, 0).astype(np.uint8)) if as_image else pixels
+        image = Image.fromarray(pixels[0].transpose(1, 2, 0).astype(np.uint8)) if as_image else pixels
         try:
-            outputs: Mapping[str, Any] = model.predict({IMAGE: given})
+            outputs: Mapping[str, Any] = model.predict({IMAGE: image})
         except Exception as error:
             # What Core ML raises has no type of its own.
             raise DeviceError(f"{artifact.path}: Core ML failed to run it ({error})") from error
@@ -142,7 +143,7 @@ def load_core_ml(artifact: Artifact, method: str, compute_units: ComputeUnits) -
     """coremltools' model of one method, compiled for this Mac.
 
     Raises:
-        DeviceError: this is no Mac, or Core ML cannot load it.
+        DeviceError: this is not a Mac, or Core ML cannot load it.
     """
     if not has_core_ml():
         raise DeviceError(f"{artifact.path}: Core ML runs on macOS alone; `tofe-edge parity` checks the package here")

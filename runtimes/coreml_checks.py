@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,6 @@ from tofe_edge.io.artifact import Artifact, Manifest, Method
 from tofe_edge.runtimes.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
 
 if TYPE_CHECKING:
-    from tofe_edge.runtimes.coreml_engine import Loaded
     from tofe_edge.runtimes.mil import Feature, Function, MlPackage
 
 _PROBABILITY_ERROR = 2e-2
@@ -23,7 +23,7 @@ _ROUNDING = 2.0**-9
 
 
 def class_labels(package: MlPackage, function: Function) -> tuple[object, ...] | None:
-    """The labels that a package gives the classes, in their order; ``None`` where it is no classifier.
+    """The labels that a package gives the classes, in their order; ``None`` if it is not a classifier.
 
     Raises:
         InputError: it does not say them.
@@ -63,10 +63,10 @@ def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
     """
     manifest = artifact.manifest
     as_image, size = manifest.io == "image", manifest.preprocessing.image_size
-    wanted = f"{IMAGE}: {'RGB image' if as_image else 'tensor'} {[1, 3, size, size]}"
-    given = ", ".join(_described(feature) for feature in loaded.function.inputs)
-    if given != wanted:
-        raise _differ(artifact, f"it takes {_shown(given)}, not {_shown(wanted)}")
+    expected = f"{IMAGE}: {'RGB image' if as_image else 'tensor'} {[1, 3, size, size]}"
+    actual = ", ".join(_described(feature) for feature in loaded.function.inputs)
+    if actual != expected:
+        raise _differ(artifact, f"it takes {_shown(actual)}, not {_shown(expected)}")
     sizes = {LOGITS: len(manifest.class_names)}
     sizes.update({token_order(stage): count for stage, count in enumerate(order_sizes(manifest, method), 1)})
     outputs = {each.name: each for each in loaded.function.outputs}
@@ -88,7 +88,7 @@ def _described(feature: Feature) -> str:
 
 
 def _check_labels(artifact: Artifact, labels: Sequence[object]) -> None:
-    """Each label is the name of its class, with the class identifier behind it where several have that name."""
+    """Each label is the name of its class, with the class identifier behind it if several have that name."""
     names, identifiers = artifact.manifest.class_names, artifact.manifest.class_ids
     if len(labels) != len(names):
         raise _differ(artifact, f"it has {len(labels)} labels, not {len(names)}")
@@ -107,7 +107,7 @@ def read_orders(
     """The selections of one run.
 
     Raises:
-        InputError: one lists what is no patch.
+        InputError: one lists what is not a patch.
         DeviceError: one is missing.
     """
     orders = []
@@ -123,7 +123,7 @@ def read_orders(
 
 
 def read_logits(artifact: Artifact, outputs: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """The logits of one run. Raises :class:`DeviceError` where there are none, or not one a class."""
+    """The logits of one run. Raises :class:`DeviceError` if there are none, or not one per class."""
     logits = np.asarray(_output(artifact, outputs, LOGITS), dtype=np.float32).reshape(-1)
     if logits.size != len(artifact.manifest.class_names):
         raise DeviceError(f"{artifact.path}: gave {logits.size} logits; restart, or update the system")
@@ -133,7 +133,7 @@ def read_logits(artifact: Artifact, outputs: Mapping[str, Any]) -> npt.NDArray[n
 def check_classification(
     artifact: Artifact, labels: Sequence[object], logits: npt.NDArray[np.float32], outputs: Mapping[str, Any]
 ) -> None:
-    """Compare the class and the probabilities that an app reads with the logits. Where those overflow nothing is known.
+    """Compare the class and the probabilities that an app reads with the logits. If those overflow, nothing is known.
 
     Raises:
         InputError: they differ.
@@ -145,16 +145,20 @@ def check_classification(
     names = artifact.manifest.class_names
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     softmax = exponentials / exponentials.sum()
-    found = np.array([by_label.get(each, np.nan) for each in labels], np.float64)
-    for number in np.flatnonzero(~(np.abs(found - softmax) <= _PROBABILITY_ERROR))[:1]:
+    probabilities = np.array([by_label.get(each, np.nan) for each in labels], np.float64)
+    for number in np.flatnonzero(~(np.abs(probabilities - softmax) <= _PROBABILITY_ERROR))[:1]:
         raise _contradicts(
             artifact,
-            f"{PROBABILITIES} gives class {number} {_shown(names[number])} {found[number]:.3g}, "
+            f"{PROBABILITIES} gives class {number} {_shown(names[number])} {probabilities[number]:.3g}, "
             f"but its logits {softmax[number]:.3g}",
         )
     best, named = int(logits.argmax()), labels.index(label) if label in labels else None
     near = _ROUNDING * (1 + float(np.abs(logits).max()))
-    if named is None or logits[best] - logits[named] > near or found[named] < found.max() * (1 - _ROUNDING):
+    if (
+        named is None
+        or logits[best] - logits[named] > near
+        or probabilities[named] < probabilities.max() * (1 - _ROUNDING)
+    ):
         raise _contradicts(
             artifact, f"{LABEL} is {_shown(label)}, but its logits are best for class {best} {_shown(names[best])}"
         )
@@ -179,3 +183,30 @@ def _differ(artifact: Artifact, what: str) -> InputError:
 
 def _contradicts(artifact: Artifact, what: str) -> InputError:
     return InputError(f"{artifact.path}: contradicts itself ({what}); convert the model again")
+
+
+if TYPE_CHECKING:
+    from tofe_edge.runtimes.mil import Function
+
+
+class Engine(Protocol):
+    """What runs a function of a package."""
+
+    def __call__(self, pixels: npt.NDArray[np.float32]) -> Mapping[str, Any]:
+        """Outputs by name for the input ``(1, 3, H, W)`` that the package takes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine, and what the package says of the function that it runs.
+
+    Attributes:
+        engine: runs it.
+        function: its inputs and outputs.
+        labels: of its classes, in their order; ``None`` if it has none.
+    """
+
+    engine: Engine
+    function: Function
+    labels: tuple[object, ...] | None

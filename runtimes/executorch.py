@@ -112,7 +112,7 @@ def _of_image(order: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
 
 
 def check_program(artifact: Artifact) -> None:
-    """Refuse a file that is no ExecuTorch program before the runtime sees it.
+    """Refuse a file that is not an ExecuTorch program before the runtime sees it.
 
     Raises:
         InputError: the target in the manifest or the magic bytes are not ExecuTorch's.

@@ -1,7 +1,11 @@
-"""Timing: warm-up, samples, percentiles. Knows nothing of what it times."""
+"""Timing: warm-up, samples, percentiles, medians and how sure they are. Knows nothing of what it times.
+
+No distribution is assumed: latencies have none with a name.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.progress import progress_bar
 
 WARM_UP_RUNS = 10
+CONFIDENCE = 0.95
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -119,3 +124,44 @@ def _progress(runs: int, duration_s: float | None) -> Any:
     if duration_s is None:
         return progress_bar("measuring", total=runs, unit="run")
     return progress_bar("measuring", total=duration_s, unit="s")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, and the ends of the interval that holds the true one in 95 % of such measurements."""
+
+    value: float
+    low: float
+    high: float
+
+
+def median_of(samples: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Median of independent samples and its interval between two of them, by the sign test.
+
+    With fewer than 6 samples no two of them enclose the median with 95 %: the interval is open (infinite).
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if not samples:
+        raise ValueError("there are no samples")
+    ordered = sorted(samples)
+    cut = _left_out(len(ordered), confidence)
+    low, high = (-math.inf, math.inf) if cut is None else (ordered[cut], ordered[-1 - cut])
+    return Estimate(float(np.median(ordered)), low, high)
+
+
+def _left_out(count: int, confidence: float) -> int | None:
+    """How many samples may be left out at either end; ``None`` if even all of them are not enough."""
+    tail, most = 0.0, (1 - confidence) / 2
+    for cut in range(count // 2 + 1):
+        # The probability that at most `cut` of `count` samples lie below the median.
+        tail += math.comb(count, cut) / 2.0**count if count < 1000 else _normal_term(count, cut)
+        if tail > most:
+            return cut - 1 if cut else None
+    return None
+
+
+def _normal_term(count: int, cut: int) -> float:
+    # comb(count, cut) overflows a float beyond a thousand samples.
+    return math.exp(math.lgamma(count + 1) - math.lgamma(cut + 1) - math.lgamma(count - cut + 1) - count * math.log(2))

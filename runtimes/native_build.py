@@ -1,8 +1,9 @@
-"""Compiling the native runner: for this machine, or cross-compiled for 64-bit ARM. See docs/native.md."""
+"""Compiles the native runner: for this machine, or cross-compiled for 64-bit ARM. See docs/native.md."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,10 @@ def _step(command: Sequence[str]) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"the native runner cannot be built ({error})") from error
     if done.returncode:
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        output = done.stdout + done.stderr
+        # CMake puts a message of ours behind "CMake Error at FILE:LINE (message):", in lines of its own.
+        stated = re.search(r"CMake Error at \S+ \(message\):\s+(.+?)\n\s*\n", output, re.DOTALL)
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
         reason = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
-        raise DeviceError(f"the native runner cannot be built ({Path(command[0]).name}: {reason[:300]})")
+        reason = " ".join(stated[1].split()) if stated else reason[:300]
+        raise DeviceError(f"the native runner cannot be built ({Path(command[0]).name}: {reason})")

@@ -1,4 +1,4 @@
-"""Native libraries write to stderr as they like; this keeps it off the user's screen."""
+"""Keeps what native libraries write to stderr off the user's screen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def swallow_native_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to a temporary file; where the block raises, its last line joins the exception as a note.
+    """Send file descriptor 2 to a temporary file; if the block raises, its last line joins the exception as a note.
 
     ExecuTorch's CPU detection reports missing /sys files of other boards, six lines at each start.
     """

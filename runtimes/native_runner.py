@@ -1,4 +1,4 @@
-"""Running models with the native runner in a process of its own: how it is called, and how its answer is read.
+"""The native runner in a process of its own: how it is called, and how its answer is read.
 
 The runner needs no Python and no PyTorch: one small program and ExecuTorch's shared libraries, in one folder that can
 be copied to a device as it is (:mod:`tofe_edge.runtimes.native_build`). See docs/native.md.
@@ -35,10 +35,10 @@ _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float
 
 @dataclass(frozen=True, kw_only=True)
 class NativeResult(Timing):
-    """What one call of the runner gave: the time of every counted run, and its last run's outputs."""
+    """The result of one call: the time of every counted run, and the outputs of the last one."""
 
     outputs: tuple[npt.NDArray[Any], ...]
-    """In the program's order: logits, then one selection a stage. Empty where they were not asked for."""
+    """In the program's order: logits, then one selection a stage. Empty if they were not asked for."""
     method: str
 
 
@@ -63,43 +63,60 @@ def run(
         DeviceError: the runner cannot be started, fails, crashes or takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as name:
-        given, taken = Path(name) / "input.bin", Path(name) / "output.bin"
-        given.write_bytes(pixels)
-        command = [*emulator, str(binary), *arguments(str(model), request, str(given), str(taken))]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s)
-        except (OSError, ValueError) as error:
-            raise DeviceError(f"{binary}: cannot be started ({error}); build it again") from error
-        except subprocess.TimeoutExpired as error:
-            raise DeviceError(
-                f"{model}: the native runner took more than {timeout_s:g} s; ask for fewer runs"
-            ) from error
+        input_file, output_file = Path(name) / "input.bin", Path(name) / "output.bin"
+        input_file.write_bytes(pixels)
+        words = arguments(str(model), request, str(input_file), str(output_file))
+        done = call(binary, model, words, emulator, timeout_s)
         if done.returncode:
             raise failure(str(binary), str(model), done.returncode, done.stderr)
         try:
-            return replace(read_result(done.stdout, taken.read_bytes()), warm_up=request.warm_up)
+            return replace(read_result(done.stdout, output_file.read_bytes()), warm_up=request.warm_up)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DeviceError(f"{binary}: its result cannot be read ({error}); build it again") from error
 
 
+def call(
+    binary: Path, model: Path, words: Sequence[str], emulator: Sequence[str], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Call the runner and wait for its end.
+
+    Raises:
+        DeviceError: it cannot be started or takes too long.
+    """
+    try:
+        return subprocess.run(
+            [*emulator, str(binary), *words], capture_output=True, text=True, errors="replace", timeout=timeout_s
+        )
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"{binary}: cannot be started ({error}); build it again") from error
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(
+            f"{model}: the native runner took more than {timeout_s:g} s; ask for fewer runs or more threads"
+        ) from error
+
+
 def arguments(
-    model: str, request: TimingRequest, given: str | None = None, taken: str | None = None, sha256: str | None = None
+    model: str,
+    request: TimingRequest,
+    input_file: str | None = None,
+    output_file: str | None = None,
+    sha256: str | None = None,
 ) -> list[str]:
     """The runner's arguments.
 
     Args:
-        model: path of the model where the runner runs.
-        given: file with the input, likewise; default: every element is 0.5.
-        taken: file that is to take the outputs.
+        model: path of the model on the machine that runs the runner.
+        input_file: file with the input, likewise; default: every element is 0.5.
+        output_file: file for the outputs.
         sha256: the model's checksum, which the runner then compares before it loads the file.
     """
     words = [as_argument(model), "--method", request.method]
     if sha256 is not None:
         words += ["--sha256", sha256]
-    if given is not None:
-        words += ["--input", given]
-    if taken is not None:
-        words += ["--output", taken]
+    if input_file is not None:
+        words += ["--input", input_file]
+    if output_file is not None:
+        words += ["--output", output_file]
     if request.duration_s is not None:
         words += ["--duration", f"{request.duration_s:g}"]
     else:
@@ -110,12 +127,12 @@ def arguments(
 
 
 def as_argument(path: str) -> str:
-    """A path as an argument: one that begins with a dash is no option."""
+    """A path as an argument, so that one with a dash in front is not taken for an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
 def failure(binary: str, model: str, code: int, stderr: str) -> InputError | DeviceError:
-    """The error to raise where the runner ended with ``code``: its own line, or what the code tells."""
+    """The error to raise if the runner ended with ``code``: its own line, or what the code says."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     message = (lines[-1] if lines else "no message").removeprefix(f"{BINARY}: ")[:500]
     if code in (WRONG_CALL, BAD_FILE, BAD_INPUT):
@@ -131,7 +148,7 @@ def failure(binary: str, model: str, code: int, stderr: str) -> InputError | Dev
 
 
 def read_result(stdout: str, content: bytes | None) -> NativeResult:
-    """What the runner printed, and the ``content`` of its output file where one was asked for.
+    """Read what the runner printed, and the ``content`` of its output file if one was asked for.
 
     Raises:
         ValueError, KeyError, TypeError: it is not what a runner of this version prints.
@@ -142,7 +159,7 @@ def read_result(stdout: str, content: bytes | None) -> NativeResult:
         raise ValueError(f"it is malformed: {error}") from error
     samples, begun = result.latency.samples_ms, result.latency.started_s
     if not samples or not all(0 < one < math.inf for one in samples) or (begun and len(begun) != len(samples)):
-        raise ValueError("its samples are no times")
+        raise ValueError("its samples are not times")
     return result
 
 

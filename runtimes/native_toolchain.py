@@ -1,4 +1,4 @@
-"""What building the native runner takes: CMake, a compiler, an unpacked ExecuTorch wheel; and what runs ARM programs here."""
+"""The tools to build the native runner: CMake, a compiler, an unpacked ExecuTorch wheel; and the emulator of ARM programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VERSION = re.compile(r"^__version__ = [\"']([^\"'+]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What :func:`tofe_edge.runtimes.native_build.build` builds with."""
+    """The tools of :func:`tofe_edge.runtimes.native_build.build`."""
 
     target: Target
     cmake: Path
@@ -40,13 +40,13 @@ class Toolchain:
 
 
 def host_toolchain(wheel_root: Path | None = None) -> Toolchain:
-    """What builds the runner for this machine.
+    """Find the tools to build the runner for this machine.
 
     Args:
         wheel_root: folder with ``executorch`` in it, or that folder; default: the installed package.
 
     Raises:
-        InputError: naming what is missing and the command that installs it.
+        InputError: something is missing; with the command that installs it.
     """
     install = "apt-get install cmake make g++"
     cmake = _tools(install)
@@ -57,13 +57,13 @@ def host_toolchain(wheel_root: Path | None = None) -> Toolchain:
 
 
 def aarch64_toolchain(wheel_root: Path | None = None) -> Toolchain:
-    """What builds the runner for 64-bit ARM Linux.
+    """Find the tools to build the runner for 64-bit ARM Linux.
 
     Args:
         wheel_root: as for :func:`host_toolchain`; default: the folder that ``TOFE_EDGE_AARCH64_EXECUTORCH`` names.
 
     Raises:
-        InputError: naming what is missing and the command that installs it.
+        InputError: something is missing; with the command that installs it.
     """
     install = "apt-get install cmake make g++-aarch64-linux-gnu"
     cmake = _tools(install)
@@ -110,8 +110,8 @@ def _tools(install: str) -> Path:
 
 def _program(names: tuple[str, ...], install: str) -> Path:
     for name in names:
-        if found := shutil.which(name):
-            return Path(found)
+        if path := shutil.which(name):
+            return Path(path)
     raise InputError(f"{names[0]} is not installed; `{install}`")
 
 
@@ -126,12 +126,12 @@ def _installed() -> Path:
 def _package(folder: Path) -> Path:
     root = next((one for one in (folder / "executorch", folder) if (one / "share" / "cmake").is_dir()), None)
     if root is None:
-        raise InputError(f"{folder}: holds no unpacked ExecuTorch wheel; `{aarch64_wheel_command()}`")
+        raise InputError(f"{folder}: is not an unpacked ExecuTorch wheel; `{aarch64_wheel_command()}`")
     return root.resolve()
 
 
 def _check_libraries(root: Path, machine: str) -> None:
-    """Refuse a package of another machine or version here: the linker would say it in a page."""
+    """Refuse a package for another machine or version: the linker would take a page to say so."""
     library = root / "lib" / "libexecutorch.so"
     try:
         head = library.read_bytes()[:20]
@@ -140,13 +140,13 @@ def _check_libraries(root: Path, machine: str) -> None:
         raise InputError(
             f"{error.filename}: cannot be read ({error.strerror}); unpack the ExecuTorch wheel for {machine} again"
         ) from error
-    wanted = _ELF_MACHINES.get(machine)
-    if head[:4] != b"\x7fELF" or wanted is None or int.from_bytes(head[18:20], "little") != wanted:
-        raise InputError(f"{library}: is no library for {machine}; unpack the ExecuTorch wheel for {machine}")
-    found = _VERSION.search(version_text)
+    expected = _ELF_MACHINES.get(machine)
+    if head[:4] != b"\x7fELF" or expected is None or int.from_bytes(head[18:20], "little") != expected:
+        raise InputError(f"{library}: is not a library for {machine}; unpack the ExecuTorch wheel for {machine}")
+    version = _VERSION.search(version_text)
     installed = metadata.version("executorch").split("+")[0]
-    if found is None or found[1] != installed:
+    if version is None or version[1] != installed:
         raise InputError(
-            f"{root}: is ExecuTorch {found[1] if found else 'of an unknown version'}, but models are made with {installed}; "
+            f"{root}: is ExecuTorch {version[1] if version else 'of an unknown version'}, but models are made with {installed}; "
             f"unpack the wheel of {installed}"
         )

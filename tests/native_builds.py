@@ -16,6 +16,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.runtimes.native_build import SOURCES, build
 from tofe_edge.runtimes.native_toolchain import Target, aarch64_emulator, aarch64_toolchain, host_toolchain
 
+INCLUDE = Path("/usr/include")
 HEADERS = "apt-get install nlohmann-json3-dev libstb-dev"
 
 ARM_COMPILERS = "apt-get install gcc-aarch64-linux-gnu g++-aarch64-linux-gnu"
@@ -44,7 +45,7 @@ class Built:
 
 
 def runner(target: Target) -> Built:
-    """The runner for ``host`` or ``aarch64``; skips the test where it cannot be built or run here."""
+    """The runner for ``host`` or ``aarch64``; skips the test if it cannot be built or run here."""
     try:
         emulator = require(target)
     except InputError as error:
@@ -53,17 +54,11 @@ def runner(target: Target) -> Built:
     return Built(folder / "tofe_runner", emulator)
 
 
-def full_runner(target: Target) -> Built:
-    """Likewise, one that reads manifests and images."""
-    built = runner(target)
-    if not (built.binary.parent / "tofe.h").exists():
-        pytest.skip(f"the headers for manifests and images are missing; `{HEADERS}`")
-    return built
-
-
 @cache
 def require(target: Target) -> tuple[str, ...]:
-    """What is needed to build and run for ``target``; the emulator. Raises :class:`InputError`."""
+    """Check what is needed to build and run for ``target``; returns the emulator. Raises :class:`InputError`."""
+    if not all((INCLUDE / name).exists() for name in ("nlohmann/json.hpp", "stb/stb_image.h")):
+        raise InputError(f"headers are missing; `{HEADERS}`")
     if target == "host":
         host_toolchain()
         return ()

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TypeAlias
+from itertools import pairwise
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
-from benchmarks.plain_graph import PlainToFe
+from tofe_edge.converters.pipeline import export
+from tofe_edge.converters.request import Build, Calibration, ConvertRequest
+from tofe_edge.converters.selection import select_by_topk
+from tofe_edge.converters.static_graph import StaticToFe
+from tofe_edge.errors import InputError
+from tofe_edge.io.artifact import DEFAULT_METHOD
+from tofe_edge.io.targets import Lowered, Target
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.model.tofe import ToFe
+from tofe_edge.model.checkpoint import default_classes, describe
+from tofe_edge.model.tofe import KEEP, ToFe
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
 """A model input ``(1, 3, H, W)``."""
@@ -29,6 +38,67 @@ class Unavailable(Exception):  # noqa: N818 - no error: the comparison goes on w
     """A runtime cannot be built here; the message says what is missing and how to get it."""
 
 
+class _Layer(nn.Module):
+    """A method of the backbone as a module."""
+
+    def __init__(self, backbone: nn.Module, method: str, *first: int) -> None:
+        super().__init__()
+        self.backbone, self.method, self.first = backbone, method, first
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = getattr(self.backbone, self.method)(*self.first, tokens)
+        return out
+
+
+class _Score(nn.Module):
+    """How much a selector wants each token."""
+
+    def __init__(self, selector: nn.Module) -> None:
+        super().__init__()
+        self.selector = selector
+
+    def forward(self, patches: Tensor) -> Tensor:
+        logits: Tensor = self.selector(patches)
+        return logits[..., KEEP] - logits[..., 1 - KEEP]
+
+
+class _PlainStatic(StaticToFe):
+    """The converters' static graph around layers of which none is rewritten."""
+
+    def __init__(self, model: ToFe, counts: TokenCounts | None) -> None:
+        nn.Module.__init__(self)
+        backbone, spec = model.backbone, model.backbone.spec
+        self.kept = () if counts is None else counts.check(spec).kept
+        self.prefix, self.select = spec.prefix_tokens, select_by_topk
+        self.stem, self.head = _Layer(backbone, "embed"), _Layer(backbone, "logits")
+        self.blocks = nn.ModuleList(_Layer(backbone, "block", index) for index in range(spec.depth))
+        self.selectors = nn.ModuleList(_Score(selector) for selector in model.selectors if self.kept)
+        self.approximators = nn.ModuleList(module for module in model.approximators if self.kept)
+        edges = (0, *(spec.stages if self.kept else ()), spec.depth)
+        self.stage_blocks = tuple(range(start, end) for start, end in pairwise(edges))
+
+
+class PlainToFe(nn.Module):
+    """The ToFe net as a peer runtime likes it best: image ``(1, 3, H, W)`` to logits ``(1, classes)``.
+
+    LayerNorm stays ``nn.LayerNorm``, attention stays ``scaled_dot_product_attention`` behind one fused qkv product; ToFe
+    adds one ``topk`` and one ``index_select`` per stage. Shares its parameters with ``model``; ``counts`` is ``None`` for the
+    dense backbone.
+
+    Raises:
+        InputError: the counts do not fit the backbone.
+    """
+
+    def __init__(self, model: ToFe, counts: TokenCounts | None) -> None:
+        super().__init__()
+        self.static = _PlainStatic(model, counts)
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.static(image)[0]
+        return logits
+
+
 @dataclass(frozen=True)
 class Subject:
     """One net, the same for every runtime."""
@@ -37,7 +107,7 @@ class Subject:
     """``"dense"`` or ``"ToFe"``."""
     model: ToFe
     counts: TokenCounts | None
-    """Patch tokens kept a stage; ``None`` runs the dense backbone."""
+    """Patch tokens kept per stage; ``None`` runs the dense backbone."""
     calibration: tuple[Pixels, ...]
     threads: int
     pinned: bool
@@ -52,6 +122,22 @@ class Subject:
         return torch.from_numpy(self.calibration[0])
 
 
+def exported(subject: Subject, target: Target, precision: str) -> Lowered:
+    """What a target makes of a subject, by the pipeline that ``tofe-edge convert`` goes through."""
+    host, counts = subject.model.backbone, subject.counts
+    header = describe(subject.group, host.spec, host.preprocessing, default_classes(host.spec.classes), counts)
+    images = tuple(torch.from_numpy(pixels.copy()) for pixels in subject.calibration)
+    request = ConvertRequest(
+        header, target, precision, None, f"net{target.suffix}", calibration=Calibration(images, None)
+    ).check()
+    return export(Build(request, subject.model, host.preprocessing, {DEFAULT_METHOD: counts}, images)).lowered
+
+
+def plain_graph(_graph: Any, build: Build) -> PlainToFe:
+    """A target's ``rewrite``: the graph that peers get, in place of ours."""
+    return PlainToFe(build.model, build.budgets[DEFAULT_METHOD])
+
+
 @dataclass(frozen=True)
 class Contender:
     """A net that is built, loaded and ready to run with the subject's number of threads."""
@@ -63,9 +149,9 @@ class Contender:
     precision: str
     run: Run
     size_bytes: int
-    """Of the model file; of the parameters where a runtime has no file."""
+    """Bytes of the model file; of the parameters if a runtime has no file."""
     delegates: int | None = None
-    """Subgraphs handed to XNNPACK; ``None`` where the runtime knows no delegates."""
+    """Subgraphs handed to XNNPACK; ``None`` if the runtime knows no delegates."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +196,8 @@ class Recipe:
             built.size_bytes,
             built.delegates,
         )
+
+
+def timed_side_by_side(_artifact: object, _threads: int, _method: str, _runs: int) -> NoReturn:
+    """The ``time`` of a peer's target: rivals are timed in turns, not alone."""
+    raise InputError("peers are timed beside each other: python -m benchmarks.runtimes")

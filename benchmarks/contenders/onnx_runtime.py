@@ -13,24 +13,34 @@ import contextlib
 import copy
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contenders.contender import Built, Pixels, Recipe, Run, Subject
-from benchmarks.plain_graph import PlainToFe
+from benchmarks.contenders.contender import (
+    Built,
+    Pixels,
+    PlainToFe,
+    Recipe,
+    Run,
+    Subject,
+    exported,
+    plain_graph,
+    timed_side_by_side,
+)
+from tofe_edge.converters.request import Build
+from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.quiet import quiet
+from tofe_edge.io.targets import Lowered, LoweredMethod, Precision, Target
 
 _INPUT = "image"
 _OPSET = 23
 _QUANTIZED = ["MatMul", "Gemm", "Conv"]
 _OPTIONS = {"MatMulConstBOnly": True}
-
-Quantization = Literal["none", "dynamic", "static"]
 
 
 class OnnxAttention(nn.Module):
@@ -59,23 +69,37 @@ def with_onnx_attention(net: PlainToFe) -> PlainToFe:
     return net
 
 
-def _make(subject: Subject, quantization: Quantization) -> Built:
+def _make(subject: Subject, precision: str) -> Built:
+    content = exported(subject, TARGET, precision).program
+    return Built(_run(content, subject.threads), len(content))
+
+
+def _rewrite(graph: Any, build: Build) -> nn.Module:
+    return with_onnx_attention(plain_graph(graph, build))
+
+
+def _lower(methods: Mapping[str, nn.Module], build: Build) -> Lowered:
+    """One method; quantized by ONNX Runtime itself."""
+    (net,) = methods.values()
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as name:
-        folder = Path(name)
-        path = folder / "plain.onnx"
+        path = Path(name) / "plain.onnx"
         # The calibration prints.
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
-            selectors = _export(subject, path)
-            if quantization != "none":
-                path = _quantize(path, selectors, subject.calibration, quantization)
-        return Built(_run(path, subject.threads), path.stat().st_size)
+            selectors = _export(net, build, path)
+            if build.request.precision != "fp32":
+                path = _quantize(path, selectors, build)
+        return Lowered(path.read_bytes(), {DEFAULT_METHOD: LoweredMethod(1, {}, None)})
 
 
-def _export(subject: Subject, path: Path) -> list[str]:
+def _open(*_: Any) -> Any:
+    raise NotImplementedError("a contender is run from memory")
+
+
+def _export(net: nn.Module, build: Build, path: Path) -> list[str]:
     """Write the ONNX file; returns the names of the selectors' nodes."""
     program = torch.onnx.export(
-        with_onnx_attention(subject.plain()),
-        (subject.example(),),
+        net,
+        (build.images[0],),
         dynamo=True,
         opset_version=_OPSET,
         input_names=[_INPUT],
@@ -89,9 +113,7 @@ def _export(subject: Subject, path: Path) -> list[str]:
     return [node.name for node in model.graph.node if any("selectors" in entry.value for entry in node.metadata_props)]
 
 
-def _quantize(
-    path: Path, selectors: list[str], calibration: Sequence[Pixels], quantization: Literal["dynamic", "static"]
-) -> Path:
+def _quantize(path: Path, selectors: list[str], build: Build) -> Path:
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -104,7 +126,7 @@ def _quantize(
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.inputs: Iterator[dict[str, Pixels]] = iter([{_INPUT: pixels} for pixels in calibration])
+            self.inputs: Iterator[dict[str, Pixels]] = iter([{_INPUT: image.numpy()} for image in build.images])
 
         def get_next(self) -> dict[str, Pixels] | None:
             return next(self.inputs, None)
@@ -119,7 +141,7 @@ def _quantize(
         "extra_options": _OPTIONS,
         "nodes_to_exclude": selectors,
     }
-    if quantization == "dynamic":
+    if build.request.precision == "int8 dynamic":
         # The patch convolution stays in fp32: dynamic quantization is of products with constant weights.
         quantize_dynamic(prepared, result, op_types_to_quantize=["MatMul", "Gemm"], **common)
     else:
@@ -137,7 +159,7 @@ def _quantize(
     return result
 
 
-def _run(path: Path, threads: int) -> Run:
+def _run(content: bytes, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -148,7 +170,7 @@ def _run(path: Path, threads: int) -> Run:
     options.log_severity_level = 3  # errors
     # A pool that spins on after a run would take cores from the next contender.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def run(pixels: Pixels) -> Any:
         return session.run(None, {_INPUT: pixels})[0]
@@ -156,9 +178,22 @@ def _run(path: Path, threads: int) -> Run:
     return run
 
 
-_MODULES = ("onnx", "onnxruntime", "onnxscript")
-RECIPES = (
-    Recipe("ONNX Runtime", "fp32", partial(_make, quantization="none"), _MODULES),
-    Recipe("ONNX Runtime", "int8 dynamic", partial(_make, quantization="dynamic"), _MODULES),
-    Recipe("ONNX Runtime", "int8 static", partial(_make, quantization="static"), _MODULES),
+TARGET = Target(
+    name="onnx_runtime",
+    backend="onnxruntime",
+    title="ONNX Runtime",
+    suffix=".onnx",
+    is_folder=False,
+    libraries=("onnx", "onnxruntime", "onnxscript"),
+    # Quantized by the runtime's own tool, not by the pipeline.
+    precisions={"fp32": Precision(), "int8 dynamic": Precision(), "int8 static": Precision()},
+    check=lambda _request: None,
+    rewrite=_rewrite,
+    lower=_lower,
+    open=_open,
+    time=timed_side_by_side,
+)
+RECIPES = tuple(
+    Recipe(TARGET.title, precision, partial(_make, precision=precision), TARGET.libraries)
+    for precision in TARGET.precisions
 )

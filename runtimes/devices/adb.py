@@ -138,14 +138,14 @@ def connect(address: AdbAddress) -> AdbShell:
 
 
 def listed(text: str) -> dict[str, str]:
-    """State by serial number, from what ``adb devices`` prints."""
+    """Return the state by serial number, from what ``adb devices`` prints."""
     _, _, lines = text.partition("List of devices attached")
     pairs = (line.split(maxsplit=1) for line in lines.splitlines())
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
 def _reason(ended: Ended) -> str:
-    """Its own line about the error, which may be followed by advice, and for files is on stdout."""
+    """Return adb's own line about the error, which may be followed by advice, and for files is on stdout."""
     said = (printable(ended.stdout) + "\n" + printable(ended.stderr)).splitlines()
     errors = [line for line in said if re.match(r"(adb: )?(error|failed)", line.strip())]
     others = [line for line in printable(ended.stderr).splitlines() if not _NOISE.match(line.strip())]

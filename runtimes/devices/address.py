@@ -1,4 +1,4 @@
-"""Where a device is, as the user writes it: ``host``, ``ssh://[user@]host[:port]``, ``adb``, ``adb://SERIAL``.
+"""Addresses of devices, as the user writes them: ``host``, ``ssh://[user@]host[:port]``, ``adb``, ``adb://SERIAL``.
 
 Every part ends up among the arguments of ``ssh`` or ``adb``, and a host's name perhaps in a ``ProxyCommand`` of the
 user's configuration, which a shell reads. So the parts hold no character that any of these could take for its own.
@@ -58,10 +58,10 @@ Address = ThisHost | SshAddress | AdbAddress
 
 
 def parse_address(text: str) -> Address:
-    """The address that a user wrote; ``str`` of it is the same text again.
+    """Return the address that a user wrote; ``str`` of it is the same text again.
 
     Raises:
-        InputError: it is none, or has a part that ssh, adb or a shell could take for something else.
+        InputError: it is not an address, or has a part that ssh, adb or a shell could take for something else.
     """
     if text == "host":
         return ThisHost()
@@ -72,7 +72,7 @@ def parse_address(text: str) -> Address:
         return _ssh(text, rest)
     if scheme == "adb":
         if not _SERIAL.fullmatch(rest) or ".." in rest:
-            raise _refused(text, "the serial number is none; `adb devices` lists them")
+            raise _refused(text, "it is not a serial number; `adb devices` lists them")
         return AdbAddress(rest)
     raise _refused(text, f"must be {_FORMS}")
 
@@ -80,20 +80,20 @@ def parse_address(text: str) -> Address:
 def _ssh(text: str, rest: str) -> SshAddress:
     user, at, place = rest.rpartition("@")
     if at and not _is_name(_USER, user):
-        raise _refused(text, "the user's name may have letters, digits and _ . + - alone, and begin with no - or .")
+        raise _refused(text, "the user's name may only have letters, digits and _ . + -, and not begin with - or .")
     if place.startswith("["):
         host, bracket, tail = place[1:].partition("]")
         if not bracket or not _is_ipv6(host):
-            raise _refused(text, "what is in brackets is no IPv6 address")
+            raise _refused(text, "what is in brackets is not an IPv6 address")
         separator, port = tail[:1], tail[1:]
     else:
         host, separator, port = place.partition(":")
         if ":" in port:
             raise _refused(text, "an IPv6 address goes in brackets: ssh://[::1]:22")
         if not _is_name(_HOST, host):
-            raise _refused(text, "the host's name may have letters, digits and _ . - alone, and begin with no - or .")
+            raise _refused(text, "the host's name may only have letters, digits and _ . -, and not begin with - or .")
     if separator not in ("", ":") or (separator and not _is_port(port)):
-        raise _refused(text, "after the host nothing may follow but a colon and a port from 1 to 65535")
+        raise _refused(text, "after the host only a colon and a port from 1 to 65535 may follow")
     return SshAddress(host, user or None, int(port) if separator else None)
 
 

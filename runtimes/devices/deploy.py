@@ -1,4 +1,4 @@
-"""Which runner a device takes: the user's own, or one that is built here once and kept in the user's cache."""
+"""The runner for a device: the user's own, or one that is built here once and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.files import put_in_place, staging_dir
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.runtimes import native_build
-from tofe_edge.runtimes.devices.elf import read_program
 from tofe_edge.runtimes.devices.facts import DeviceFacts
 from tofe_edge.runtimes.devices.shell import SHORT_S, Shell
+from tofe_edge.runtimes.elf import read_elf
 from tofe_edge.runtimes.native_runner import BINARY
 from tofe_edge.runtimes.native_toolchain import Target
 
@@ -32,19 +32,22 @@ class Runner:
 
 
 def choose_runner(shell: Shell, facts: DeviceFacts, given: Path | None) -> Runner:
-    """The runner that fits the device.
+    """Return the runner that fits the device.
 
     Args:
         given: the user's own build: the program, or the folder that it is in.
 
     Raises:
-        InputError: ``given`` is none for this device; or none was given, and none can be built here.
-        DeviceError: no runner can be had for such a device; the compiler fails.
+        InputError: ``given`` does not fit this device; or none was given, and it cannot be built here.
+        DeviceError: there is no runner for such a device; the compiler fails.
     """
     if facts.system not in ("Linux", ""):
         raise DeviceError(f"{shell.name}: runs {facts.system}; the native runner needs Linux or Android")
     program = _program_of(given) if given is not None else _built(shell.name, facts)
-    needs = read_program(program)
+    try:
+        needs = read_elf(program.read_bytes(), str(program))
+    except OSError as error:
+        raise InputError(f"{program}: cannot be read ({error.strerror or error}); check the path") from error
     if needs.arch != facts.arch:
         raise InputError(f"{program}: is built for {needs.arch}, but {shell.name} is {facts.arch}; {_BUILD_DOC}")
     for_android = needs.interpreter.startswith(_ANDROID_LOADER)
@@ -60,7 +63,7 @@ def choose_runner(shell: Shell, facts: DeviceFacts, given: Path | None) -> Runne
 
 
 def cache_folder() -> Path:
-    """Where built runners are kept: below ``$XDG_CACHE_HOME``, or ``~/.cache``."""
+    """Return the folder of built runners: below ``$XDG_CACHE_HOME``, or ``~/.cache``."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     # The specification: a relative path is invalid and to be ignored.
     base = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
@@ -68,7 +71,7 @@ def cache_folder() -> Path:
 
 
 def cached_runner(target: Target, arch: str) -> Path:
-    """The program for a target, from the cache; built first where it is not there, or its sources are others.
+    """Return the program for a target from the cache; build it first if it is not there or its sources changed.
 
     Raises:
         InputError: something to build with is missing, or the cache cannot be written.

@@ -1,4 +1,4 @@
-"""What a device says of itself."""
+"""What a device reports about itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """A device as its own system describes it; empty strings and 0 where it does not say."""
+    """A device as its own system describes it; empty strings and 0 if it does not say."""
 
     arch: str
     """``aarch64``, ``x86_64``, or what else ``uname -m`` says."""
@@ -43,7 +43,7 @@ def read_facts(shell: Shell) -> DeviceFacts:
 
 
 def parse_facts(text: str) -> DeviceFacts:
-    """Facts from the lines that the device printed; what is missing or no number is empty or 0."""
+    """Return facts from the lines that the device printed; what is missing or not a number is empty or 0."""
     said: dict[str, str] = {}
     for line in text.splitlines():
         key, equals, value = line.partition("=")

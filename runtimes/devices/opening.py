@@ -1,4 +1,4 @@
-"""From an address to a bench: the one place that knows every way to reach a device."""
+"""Opening a bench at an address: the one place that knows every way to reach a device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT_S = 600.0
 
 @contextmanager
 def open_bench(address: str, runner: Path | None = None, *, timeout_s: float = TIMEOUT_S) -> Iterator[Bench]:
-    """The bench at an address: ``host``, ``ssh://[user@]host[:port]``, ``adb`` or ``adb://SERIAL``.
+    """Open the bench at an address: ``host``, ``ssh://[user@]host[:port]``, ``adb`` or ``adb://SERIAL``.
 
     Args:
         runner: the user's own build of the native runner for the device: the program, or the folder that it is in.
@@ -58,7 +58,7 @@ def open_bench(address: str, runner: Path | None = None, *, timeout_s: float = T
 def open_remote(
     shell: Shell, runner: Path | None = None, *, timeout_s: float = TIMEOUT_S, pauses_s: Sequence[float] = PAUSES_S
 ) -> Iterator[RemoteBench]:
-    """The bench behind a shell; see :func:`open_bench`.
+    """Open the bench behind a shell; see :func:`open_bench`.
 
     Args:
         pauses_s: seconds to wait before each further attempt after the link broke.

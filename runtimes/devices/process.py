@@ -27,7 +27,7 @@ class OverdueError(Exception):
 
 @dataclass(frozen=True)
 class Ended:
-    """What a program left behind."""
+    """The exit code and output of a program."""
 
     code: int
     stdout: bytes
@@ -48,7 +48,7 @@ def run_program(
         given: file whose content is its stdin. Without one stdin is kept open, empty, until the program ends or is
             given up: for the far side of ssh and adb the end of stdin is the sign that nobody waits any more.
         on_bytes: told how many bytes more went in.
-        on_wait: called some times a second.
+        on_wait: called several times per second.
 
     Raises:
         OverdueError: it took more than ``timeout_s`` seconds.

@@ -25,7 +25,7 @@ class RemoteBench:
 
     def __init__(self, session: Session, runner: Runner, facts: DeviceFacts, timeout_s: float) -> None:
         self.facts = facts
-        """Of the device, as it said when it was first reached."""
+        """Facts of the device, from the first contact."""
         self._session = session
         self._timeout_s = timeout_s
         self._runner = [
@@ -70,7 +70,7 @@ class RemoteBench:
         return replace(timing, warm_up=request.warm_up, machine=self._machine(timing.machine))
 
     def _machine(self, told: Machine | None) -> Machine:
-        """What the runner told of its machine, and from the first contact what it did not."""
+        """Return what the runner reported of its machine, completed from the first contact."""
         facts = self.facts
         arch, cores, cpu_model = (told.arch, told.cores, told.cpu_model) if told else ("", 0, "")
         return Machine(arch or facts.arch, cores or facts.cores, cpu_model or facts.cpu_model, facts.board)
@@ -93,10 +93,10 @@ def _from(name: str, message: str) -> str:
 
 
 def _safe(library: Path) -> str:
-    """The library's name, which the loader on the device must find again.
+    """Return the library's name, which the loader on the device must find again.
 
     Raises:
-        InputError: no library has such a name.
+        InputError: it has characters that no library's name has.
     """
     allowed: Callable[[str], bool] = lambda one: one.isascii() and (one.isalnum() or one in "_.+-")  # noqa: E731
     if not all(map(allowed, library.name)) or library.name.startswith(("-", ".")):

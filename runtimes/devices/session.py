@@ -1,4 +1,4 @@
-"""A stay on a device: a folder of our own there, files in it that are known to be whole, runs that outlive a lost link."""
+"""A session on a device: a folder of our own there, files in it that are known to be whole, runs that outlive a lost link."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tofe_edge.runtimes.devices.shell import SHORT_S, Answer, LinkDropped, Shell
 Result = TypeVar("Result")
 
 PAUSES_S = (1.0, 4.0, 15.0, 40.0)
-"""Before each further attempt after the link broke: together as long as a small board takes to start again."""
+"""Pauses before each further attempt after the link broke: together as long as a small board takes to start again."""
 
 _REMOVE_S = 20.0
 _CPU_SLACK_S = 30
-"""What a runner may use beyond its due: who waits for it should be the first to give up."""
+"""Extra CPU time of a runner: whoever waits for it should give up first."""
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A file that is to be on the device, under a name of our choice."""
+    """A file to copy to the device, under a name of our choice."""
 
     local: Path
     name: str
@@ -39,7 +39,7 @@ class Parcel:
 
 @contextmanager
 def waiting(what: str, expected_s: float | None) -> Iterator[Callable[[], object]]:
-    """A progress bar for something that tells nothing before its end; yields what moves it on."""
+    """Show a progress bar for something that reports nothing before its end; yield the function that moves it on."""
     begun = time.monotonic()
     if expected_s is None:
         with progress_bar(what, total=1, unit="model") as bar:
@@ -64,7 +64,7 @@ class Session:
 
     @property
     def name(self) -> str:
-        """The device's."""
+        """The name of the device."""
         return self._shell.name
 
     def run(
@@ -76,11 +76,11 @@ class Session:
         timeout_s: float,
         expected_s: float | None = None,
     ) -> Answer:
-        """Run the runner with all parcels there; again from its beginning where the link breaks.
+        """Run the runner with all parcels there; again from its beginning if the link breaks.
 
         Args:
             cpu_s: seconds of CPU time after which the device's kernel ends it.
-            expected_s: how long it is going to take, if that is known; for the progress bar.
+            expected_s: expected duration, if it is known; for the progress bar.
 
         Raises:
             InputError: a file of this machine cannot be read.
@@ -116,7 +116,7 @@ class Session:
         return self._persist(lambda: self._bring(parcels))
 
     def leave(self) -> None:
-        """End what runs there still and remove the folder; where that fails, say so in one line."""
+        """End what still runs there and remove the folder; if that fails, say so in one line."""
         if not self._been_there:
             return
         reason = "interrupted"
@@ -127,7 +127,7 @@ class Session:
                 warn(f"{self.name}: {self._folder} could not be removed there ({reason}); remove it by hand")
 
     def _remove(self) -> str:
-        """Why the folder could not be removed; empty: it is gone."""
+        """Return why the folder could not be removed; empty: it is gone."""
         reason = ""
         for pause_s in (0.0, *self._pauses_s[:2]):
             time.sleep(pause_s)
@@ -209,7 +209,7 @@ class Session:
 
 @contextmanager
 def stay(shell: Shell, pauses_s: Sequence[float] = PAUSES_S) -> Iterator[Session]:
-    """A session on a device; whatever happens, its folder there is removed at the end.
+    """Yield a session on a device; whatever happens, its folder there is removed at the end.
 
     Args:
         pauses_s: seconds to wait before each further attempt after the link broke.

@@ -13,7 +13,7 @@ from typing import Protocol
 from tofe_edge.errors import DeviceError
 
 SHORT_S = 60.0
-"""Seconds that a command may take which has nothing much to do."""
+"""Time limit in seconds of a command that has little to do."""
 
 _SLOWEST_BYTES_PER_S = 50_000
 _FRAME = 'printf "%s\\n" "$0"; "$@"; printf "\\n%s %d\\n" "$0" "$?"'
@@ -29,13 +29,13 @@ class TimedOut(LinkDropped):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command on the device gave, in whole."""
+    """The complete result of a command on the device."""
 
     code: int
-    """Its exit code; 128 and the number of the signal where one ended it."""
+    """Its exit code; 128 plus the number of the signal if one ended it."""
     stdout: bytes
     stderr: str
-    """Printable characters and line breaks alone: it comes from another machine and goes to a terminal."""
+    """Only printable characters and line breaks: it comes from another machine and goes to a terminal."""
 
     @property
     def reason(self) -> str:
@@ -48,7 +48,7 @@ class Shell(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the device, for people: ``ssh://pi@kitchen``."""
+        """Name of the device, for people: ``ssh://pi@kitchen``."""
         ...
 
     @property
@@ -79,7 +79,7 @@ class Shell(Protocol):
         ...
 
     def read(self, remote: str, *, timeout_s: float) -> bytes:
-        """The content of a file on the device.
+        """Return the content of a file on the device.
 
         Raises:
             DeviceError: it cannot be read; and as :meth:`run`.
@@ -88,12 +88,12 @@ class Shell(Protocol):
 
 
 def script(text: str, zero: str, *arguments: str) -> list[str]:
-    """The words that run lines of sh, with ``$0`` and arguments from ``$1``. One line: csh quotes no line breaks."""
+    """Return the words that run lines of sh, with ``$0`` and arguments from ``$1``. One line: csh quotes no line breaks."""
     return ["sh", "-c", text, zero, *arguments]
 
 
 def framed(words: Sequence[str]) -> tuple[str, str]:
-    """A command line for any login shell, and the mark that frames its output.
+    """Return a command line for any login shell, and the mark that frames its output.
 
     Whatever the device's start-up files print stands before the frame, and an answer without its end is no answer:
     exit codes alone cannot tell a command that failed from a link that did.
@@ -105,7 +105,7 @@ def framed(words: Sequence[str]) -> tuple[str, str]:
 
 
 def unframed(stdout: bytes, mark: str) -> tuple[int, bytes] | None:
-    """The exit code and output within a frame; None where the frame is not whole."""
+    """Return the exit code and output within a frame; ``None`` if the frame is not complete."""
     code = re.search(rb"\n%s ([0-9]{1,3})\n\Z" % mark.encode(), stdout)
     begin = stdout.find(mark.encode() + b"\n")
     if code is None or begin < 0:
@@ -114,17 +114,17 @@ def unframed(stdout: bytes, mark: str) -> tuple[int, bytes] | None:
 
 
 def printable(content: bytes) -> str:
-    """Text for a terminal: no escape sequences, line breaks kept."""
+    """Return text for a terminal: no escape sequences, line breaks kept."""
     text = content.decode("utf-8", "replace").replace("\r", "\n")
     return "".join(one if one == "\n" or one.isprintable() else " " for one in text)
 
 
 def last_line(text: str) -> str:
-    """The last line that is not empty, shortened."""
+    """Return the last line that is not empty, shortened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 
 def push_timeout_s(size_bytes: int) -> float:
-    """Seconds to allow for a file: a slow radio link is no failure."""
+    """Return the seconds to allow for a file: a slow radio link is not a failure."""
     return SHORT_S + size_bytes / _SLOWEST_BYTES_PER_S

@@ -1,7 +1,7 @@
 """Devices that the system's ssh reaches; the user's configuration, agent and known hosts decide how.
 
 All commands share one connection, ssh's own ``ControlMaster``: agreeing on keys takes a small board longer than most
-of what it is asked. Where the connection breaks, the next command makes a new one.
+of what it is asked. If the connection breaks, the next command makes a new one.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ _FINAL = (
         "your ssh configuration is wrong ({reason})",
     ),
 )
-"""What ssh says where another attempt would end the same way, and what to do."""
+"""Messages of ssh after which another attempt would end the same way, and what to do."""
 
 
 _IDLE_S = 60
 """The shared connection ends by itself after so long, should nobody be there any more to end it."""
 
 _LONGEST_SOCKET = 80
-"""Of a socket's path, 104 bytes on some systems, ssh needs a part for itself."""
+"""Limit of a socket's path: 104 bytes on some systems, of which ssh needs a part for itself."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SshShell:
 
     address: SshAddress
     socket: Path | None = None
-    """Where commands find the connection that they share; None: each makes its own."""
+    """Socket of the connection that commands share; ``None``: each makes its own."""
     roots: Sequence[str] = ("/tmp", "/var/tmp")
 
     @property
@@ -102,7 +102,7 @@ class SshShell:
         return answer.stdout
 
     def command(self, line: str) -> list[str]:
-        """What is run here so that the device's login shell reads ``line``."""
+        """Return the command to run here so that the device's login shell reads ``line``."""
         return [*self._ssh(), "--", self.address.host, line]
 
     def disconnect(self) -> None:
@@ -161,7 +161,7 @@ class SshShell:
 
 @contextmanager
 def connected(address: SshAddress) -> Iterator[SshShell]:
-    """A shell whose commands share a connection, which the first one makes and the end of the block ends."""
+    """Yield a shell whose commands share a connection, which the first one makes and the end of the block ends."""
     with tempfile.TemporaryDirectory(prefix="tofe-edge-", ignore_cleanup_errors=True) as folder:
         socket = Path(folder) / "ssh"
         # ssh reads % and quotes in the path of its socket, and takes short ones alone.

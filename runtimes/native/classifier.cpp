@@ -1,19 +1,9 @@
 #include "classifier.h"
 
-#include <utility>
-
 #include "failure.h"
 #include "preprocess.h"
 
 namespace tofe {
-namespace {
-
-const std::string& checked(const std::string& model, const Manifest& manifest) {
-  check_model(model, manifest);
-  return model;
-}
-
-}  // namespace
 
 std::vector<float> filled_input(const Image& square, const Manifest& manifest, const Model& model) {
   const auto side = static_cast<int32_t>(manifest.preprocessing.image_size);
@@ -29,12 +19,10 @@ std::vector<float> filled_input(const Image& square, const Manifest& manifest, c
   return values;
 }
 
-Classifier::Classifier(const std::string& model, Manifest manifest, const std::string& method, uint32_t threads)
-    : manifest_(std::move(manifest)),
-      method_(manifest_.method(method)),
-      model_(checked(model, manifest_), method, threads) {}
+Classifier::Classifier(const std::string& model, const Manifest& manifest, const std::string& method, uint32_t threads)
+    : manifest_(manifest), method_(manifest.method(method)), model_(model, method, threads) {}
 
-Image Classifier::resize_and_cropped(const Image& image) const { return resize_and_crop(image, manifest_.preprocessing); }
+Prediction Classifier::classify(const Image& image) { return classify_square(resize_and_crop(image, manifest_.preprocessing)); }
 
 Prediction Classifier::classify_square(const Image& square) {
   std::vector<float> values = filled_input(square, manifest_, model_);

@@ -66,7 +66,7 @@ void check_sum(const std::string& path, const Sum& sum) {
   }
   if (std::ferror(file.get()) != 0) refuse_unreadable(path, ExitCode::kBadFile);
   if (sum.size && size != *sum.size) {
-    throw Failure(ExitCode::kBadFile, path + ": has " + std::to_string(size) + " bytes where " + sum.where_given +
+    throw Failure(ExitCode::kBadFile, path + ": has " + std::to_string(size) + " bytes, but " + sum.where_given +
                                           " says " + std::to_string(*sum.size) + "; copy it again");
   }
   if (!sum.sha256.empty() && digest.hex() != sum.sha256) {

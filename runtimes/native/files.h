@@ -31,7 +31,7 @@ struct Sum {
   std::string where_given;  // for messages: "its manifest"
 };
 
-// Throws Failure(kBadFile) where the file has another size or another checksum.
+// Throws Failure(kBadFile) if the file has another size or another checksum.
 void check_sum(const std::string& path, const Sum& sum);
 
 }  // namespace tofe

@@ -21,8 +21,7 @@ struct Image {
 constexpr uint64_t kMostPixels = 100'000'000;
 
 // Decodes a PNG or JPEG file, told by content. Transparent pixels lie over white, EXIF orientation is applied.
-// Throws Failure: kBadInput where it cannot be read, is damaged, cut short or too large; kWrongCall in a build that reads
-// none.
+// Throws Failure(kBadInput) if it cannot be read, is damaged, cut short or too large.
 Image read_image(const std::string& path);
 
 }  // namespace tofe

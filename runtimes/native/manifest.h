@@ -23,7 +23,8 @@ struct Preprocessing {
 // One budget of a program.
 struct MethodSpec {
   std::string name;
-  std::vector<uint32_t> token_counts;  // kept patch tokens a stage; empty for a dense model
+  double gmacs = 0;
+  std::vector<uint32_t> token_counts;  // kept patch tokens per stage; empty for a dense model
 };
 
 struct Manifest {
@@ -38,21 +39,17 @@ struct Manifest {
   std::vector<std::string> class_ids;
   std::vector<MethodSpec> methods;  // the default one first
 
-  // Throws Failure(kWrongCall), listing the names there are.
+  // Throws Failure(kWrongCall) if there is none, listing the names there are.
   const MethodSpec& method(const std::string& name) const;
 };
 
 // NAME.json for NAME.pte.
 std::string manifest_path_of(const std::string& model);
 
-// False in a build without the headers that reading manifests and images takes.
-bool reads_manifests();
-
-// Throws Failure: kBadFile where it cannot be read, is malformed or of a model for another runtime; kWrongCall in a
-// build that reads none.
+// Throws Failure(kBadFile) if it cannot be read, is malformed or of a model for another runtime.
 Manifest read_manifest(const std::string& path);
 
-// Throws Failure(kBadFile) where the file is not the one that the manifest describes.
+// Throws Failure(kBadFile) if the file is not the one that the manifest describes.
 void check_model(const std::string& model, const Manifest& manifest);
 
 }  // namespace tofe

@@ -4,8 +4,11 @@
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 #include <executorch/runtime/core/exec_aten/util/dim_order_util.h>
+#include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -15,8 +18,19 @@
 
 #include "failure.h"
 #include "files.h"
-#include "library_log.h"
-#include "thread_pool.h"
+
+namespace executorch::extension::threadpool {
+
+// The wheel ships the thread pool's library without this class's header; only what is called here is declared. Objects
+// are made by the library alone, so their layout does not matter.
+class ThreadPool {
+ public:
+  size_t get_thread_count() const;
+  bool _unsafe_reset_threadpool(uint32_t threads);
+};
+ThreadPool* get_threadpool();
+
+}  // namespace executorch::extension::threadpool
 
 namespace tofe {
 namespace {
@@ -28,6 +42,23 @@ using executorch::runtime::Error;
 using executorch::runtime::Program;
 using executorch::runtime::Tag;
 
+constexpr size_t kLongestMessage = 200;
+
+std::atomic<void (*)(const std::string&)> teller = nullptr;
+thread_local std::string last_logged;
+
+void keep(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message,
+          size_t length) {
+  const std::string text(message, std::min(length, kLongestMessage));
+  auto* const tell = teller.load();
+  if (level == kFatal && tell != nullptr) tell("ExecuTorch: " + text);
+  if (level == kError) last_logged = one_line(text);
+}
+
+// The last error that ExecuTorch logged in this thread since the last call, on one line and cut to a readable length; empty
+// if there is none.
+std::string take_library_error() { return std::exchange(last_logged, ""); }
+
 // What ExecuTorch says, in brackets: its last log line, or the error's name.
 std::string reason(Error error) {
   const std::string logged = take_library_error();
@@ -38,7 +69,7 @@ std::string reason(Error error) {
   throw Failure(ExitCode::kBadFile, path + ": " + what + "; convert the model again");
 }
 
-// Refuses what is no ExecuTorch program before the runtime maps it, and returns the path.
+// Refuses what is not an ExecuTorch program before the runtime maps it, and returns the path.
 std::string checked_program(const std::string& path) {
   const File file = open_file(path, ExitCode::kBadFile);
   char head[8] = {};
@@ -47,7 +78,7 @@ std::string checked_program(const std::string& path) {
     throw Failure(ExitCode::kBadFile, path + ": cannot be read (" + std::strerror(errno) + "); give a model file");
   }
   if (found != sizeof head || std::memcmp(head + 4, "ET12", 4) != 0) {
-    throw Failure(ExitCode::kBadFile, path + ": is no ExecuTorch program of a known version; convert the model again");
+    throw Failure(ExitCode::kBadFile, path + ": is not an ExecuTorch program of a known version; convert the model again");
   }
   return path;
 }
@@ -67,17 +98,38 @@ std::string dtype_name(ScalarType type) {
   }
 }
 
+// Sets the number of threads of ExecuTorch's pool, one per process. Delegates take the pool as it is when they are loaded,
+// and must not outlive it: a pool that already has this number is left alone.
+void set_threads(uint32_t threads) {
+  auto* const pool = executorch::extension::threadpool::get_threadpool();
+  if (pool != nullptr && pool->get_thread_count() == threads) return;
+  if (pool == nullptr || !pool->_unsafe_reset_threadpool(threads)) {
+    throw Failure(ExitCode::kRuntime, "cannot start " + std::to_string(threads) + " threads; try --threads 1");
+  }
+}
+
 }  // namespace
 
 struct Model::Loaded {
   Loaded(const std::string& path, std::unique_ptr<ETDumpGen> given)
       : tracer(given.get()), module(path, Module::LoadMode::Mmap, std::move(given)) {}
 
-  ETDumpGen* tracer;  // the module's; null where it is not traced
+  ETDumpGen* tracer;  // the module's; null if it is not traced
   Module module;
   executorch::extension::TensorPtr input;
   std::vector<executorch::runtime::EValue> results;
 };
+
+void capture_library_log(void (*tell)(const std::string& message)) {
+  teller = tell;
+  executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep, __FILE__));
+}
+
+std::string one_line(std::string text) {
+  const auto controls = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
+  std::replace_if(text.begin(), text.end(), controls, ' ');
+  return text;
+}
 
 Model::Model(const std::string& path, const std::string& method, uint32_t threads, bool traced)
     : path_(checked_program(path)),
@@ -147,7 +199,7 @@ std::vector<OutputInfo> Model::outputs(std::string* content) const {
   for (size_t i = 0; i < results.size(); ++i) {
     const std::string which = path_ + ": output " + std::to_string(i) + " of method '" + method_ + "' ";
     const char* const advice = "; convert the model with dense tensors as outputs";
-    if (!results[i].isTensor()) throw Failure(ExitCode::kRuntime, which + "is no tensor" + advice);
+    if (!results[i].isTensor()) throw Failure(ExitCode::kRuntime, which + "is not a tensor" + advice);
     const auto& tensor = results[i].toTensor();
     OutputInfo info;
     info.dtype = dtype_name(tensor.scalar_type());

@@ -6,15 +6,26 @@
 #include <string>
 #include <vector>
 
-#include "report.h"
-
 namespace tofe {
+
+// From now on ExecuTorch's messages end here; fatal ones, which precede an abort, go to `tell` as well.
+void capture_library_log(void (*tell)(const std::string& message));
+
+// Blanks for line breaks and every other control character, so that no text of a stranger moves a cursor.
+std::string one_line(std::string text);
+
+// One output tensor: its elements follow those of the output before it in the output file.
+struct OutputInfo {
+  std::vector<int64_t> shape;
+  std::string dtype;  // numpy's name
+  size_t bytes = 0;
+};
 
 // A loaded method that takes one dense float32 tensor.
 class Model {
  public:
   // Maps the file and loads the method on a pool of `threads` threads.
-  // Throws Failure: kBadFile where the file is no program that loads, kWrongCall where it has no such method.
+  // Throws Failure: kBadFile if the file does not load, kWrongCall if it has no such method.
   // A traced model notes when each of its operators began and ended, in every run.
   Model(const std::string& path, const std::string& method, uint32_t threads, bool traced = false);
   ~Model();
@@ -33,14 +44,14 @@ class Model {
   void run();
 
   // Describes the outputs of the last run and, with `content`, appends their bytes to it. Throws Failure(kRuntime)
-  // where an output is no dense tensor of a type that numpy knows.
+  // if an output is not a dense tensor of a type that numpy knows.
   std::vector<OutputInfo> outputs(std::string* content) const;
 
   // What a traced model noted since it was loaded or forgot it, in ExecuTorch's format ETDump. Throws Failure(kRuntime)
-  // where there is nothing.
+  // if there is nothing.
   std::string events();
 
-  // Drops what was noted; nothing where the model is not traced.
+  // Drops what was noted; nothing if the model is not traced.
   void forget_events();
 
  private:

@@ -22,12 +22,12 @@ std::vector<Element> elements(const std::string& content, size_t offset, size_t 
   return result;
 }
 
-// Selections are whole numbers; in float32 where the graph ranks tokens instead of sorting them.
+// Selections are whole numbers; in float32 if the graph ranks tokens instead of sorting them.
 std::vector<int64_t> indices(const OutputInfo& output, const std::string& content, size_t offset, size_t count) {
   if (output.dtype == "int64") return elements<int64_t>(content, offset, count);
   std::vector<int64_t> result;
   if (output.dtype == "float32") {
-    // Out of range or no number becomes -1, which no caller takes for an index.
+    // Out of range or not a number becomes -1, which no caller takes for an index.
     for (const float value : elements<float>(content, offset, count)) {
       result.push_back(value >= 0 && value < 1e9F ? static_cast<int64_t>(value) : -1);
     }
@@ -52,7 +52,7 @@ Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::st
   std::iota(positions.begin(), positions.end(), 0);
   for (size_t stage = 0; stage < method.token_counts.size(); ++stage) {
     const OutputInfo& output = outputs[1 + stage];
-    // Of one image (K,), of more (B, K): the last size is K.
+    // For one image (K,), for more (B, K): the last size is K.
     const size_t count = output.shape.empty() ? 0 : static_cast<size_t>(output.shape.back());
     const size_t width = output.dtype == "int64" ? sizeof(int64_t) : sizeof(float);
     if (output.bytes > content.size() - offset || count > output.bytes / width) refuse(manifest, method);
@@ -72,7 +72,7 @@ Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::st
 
 std::vector<RankedClass> top_classes(const std::vector<float>& logits, const Manifest& manifest, size_t count) {
   if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); })) {
-    throw Failure(ExitCode::kRuntime, manifest.path + ": the model's values for the classes are infinite or no numbers; "
+    throw Failure(ExitCode::kRuntime, manifest.path + ": the model's values for the classes are infinite or not numbers; "
                                                       "replay its golden vectors, convert it again");
   }
   std::vector<uint32_t> order(logits.size());

@@ -6,23 +6,30 @@
 #include <vector>
 
 #include "manifest.h"
-#include "report.h"
+#include "model.h"
 
 namespace tofe {
 
-struct Prediction {
-  std::vector<float> logits;
-  std::vector<std::vector<int64_t>> kept;  // a stage: positions of the kept patch tokens in the image, best first
+struct RankedClass {
+  uint32_t index = 0;
+  std::string name;
+  std::string id;
+  double probability = 0;
 };
 
-// Reads the first image of the outputs of one run: logits (batch, classes), then one selection a stage. Selections are
+struct Prediction {
+  std::vector<float> logits;
+  std::vector<std::vector<int64_t>> kept;  // per stage: positions of the kept patch tokens in the image, best first
+};
+
+// Reads the first image of the outputs of one run: logits (batch, classes), then one selection per stage. Selections are
 // composed: each indexes the tokens that the one before it left.
-// Throws Failure(kBadFile) where they are not what the manifest says of the method.
+// Throws Failure(kBadFile) if they are not what the manifest says of the method.
 Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::string& content, const Manifest& manifest,
                            const MethodSpec& method);
 
-// The `count` likeliest classes, best first, with the softmax of the logits. Throws Failure(kRuntime) where a logit is infinite
-// or no number.
+// The `count` likeliest classes, best first, with the softmax of the logits. Throws Failure(kRuntime) if a logit is infinite
+// or not a number.
 std::vector<RankedClass> top_classes(const std::vector<float>& logits, const Manifest& manifest, size_t count);
 
 }  // namespace tofe

@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4). Of its own, because a device need not have OpenSSL.
+// SHA-256 (FIPS 180-4). A device need not have OpenSSL.
 #pragma once
 
 #include <array>

@@ -2,23 +2,36 @@
 #include "tofe.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "classifier.h"
+#include "deadline.h"
 #include "failure.h"
-#include "library_log.h"
 #include "self_test.h"
 
-struct tofe_model {
-  tofe_model(const std::string& path, tofe::Manifest manifest, const std::string& method, uint32_t threads)
-      : classifier(path, std::move(manifest), method, threads) {}
-
+struct tofe_deadline {
   std::mutex guard;
-  tofe::Classifier classifier;
+  tofe::DeadlinePolicy policy;
+};
+
+struct tofe_model {
+  std::mutex guard;
+  tofe::Manifest manifest;
+  std::vector<std::unique_ptr<tofe::Classifier>> methods = {};  // the only one, or all of them under a deadline
+  std::optional<tofe::DeadlinePolicy> policy = {};
+
+  // The one to run next.
+  tofe::Classifier& present() {
+    const auto is_next = [&](const auto& one) { return !policy || one->method().name == policy->method(); };
+    return **std::find_if(methods.begin(), methods.end(), is_next);
+  }
 };
 
 namespace tofe {
@@ -85,30 +98,57 @@ Image copied(const uint8_t* pixels, uint32_t width, uint32_t height, size_t stri
   return image;
 }
 
-tofe_model* opened(const std::string& path, const std::string& manifest, const std::string& method, uint32_t threads) {
+// Opens one method, or under a deadline all of them.
+tofe_model* opened(const std::string& path, const char* manifest_path, const char* method, std::optional<double> deadline_ms,
+                   uint32_t threads) {
   static std::once_flag captured;
   std::call_once(captured, [] { capture_library_log(nullptr); });
-  Manifest known = read_manifest(manifest.empty() ? manifest_path_of(path) : manifest);
+  auto model = std::unique_ptr<tofe_model>(
+      new tofe_model{{}, read_manifest(manifest_path == nullptr ? manifest_path_of(path) : manifest_path)});
+  const Manifest& manifest = model->manifest;
+  std::vector<DeadlinePolicy::Budget> budgets;
+  if (deadline_ms) {
+    for (const MethodSpec& one : manifest.methods) budgets.push_back({one.name, one.gmacs});
+    model->policy.emplace(budgets, *deadline_ms);
+  } else {
+    budgets = {{manifest.method(method == nullptr ? "forward" : method).name}};
+  }
+  check_model(path, manifest);
   Pool& shared = pool();
   const std::lock_guard<std::mutex> lock(shared.guard);
   if (shared.models > 0 && shared.threads != threads) {
     throw Failure(ExitCode::kWrongCall, "tofe_open: another open model has " + std::to_string(shared.threads) +
                                             " threads; give this one as many, or close that one");
   }
-  auto* const model = new tofe_model(path, std::move(known), method, threads);
+  for (const auto& one : budgets) {
+    model->methods.push_back(std::make_unique<Classifier>(path, manifest, one.method, threads));
+  }
   ++shared.models;
   shared.threads = threads;
-  return model;
+  return model.release();
 }
 
-const std::vector<std::string>* texts(const tofe_model* model, bool names) {
-  if (model == nullptr) return nullptr;
-  const Manifest& manifest = model->classifier.manifest();
-  return names ? &manifest.class_names : &manifest.class_ids;
+tofe_status open(const char* model_path, const char* manifest_path, const char* method, std::optional<double> deadline_ms,
+                 uint32_t threads, tofe_model** model) {
+  return guarded([&] {
+    if (model == nullptr) refuse("tofe_open: model is NULL");
+    *model = nullptr;
+    if (model_path == nullptr || *model_path == '\0') refuse("tofe_open: model_path is NULL or empty");
+    if (threads < 1 || threads > kMostThreads) refuse("tofe_open: threads must be 1 to 1024");
+    *model = opened(model_path, manifest_path, method, deadline_ms, threads);
+  });
 }
 
-const char* text_at(const std::vector<std::string>* all, uint32_t index) {
-  return all != nullptr && index < all->size() ? (*all)[index].c_str() : nullptr;
+const char* text_at(const std::vector<std::string>& all, uint32_t index) {
+  return index < all.size() ? all[index].c_str() : nullptr;
+}
+
+// What `action` returns while nobody else uses the handle; `otherwise` for NULL.
+template <typename Handle, typename Result, typename Action>
+Result held(Handle* handle, Result otherwise, const Action& action) {
+  if (handle == nullptr) return otherwise;
+  const std::lock_guard<std::mutex> lock(handle->guard);
+  return action(*handle);
 }
 
 }  // namespace
@@ -118,14 +158,20 @@ uint32_t tofe_api_version(void) { return TOFE_API_VERSION; }
 
 tofe_status tofe_open(const char* model_path, const char* manifest_path, const char* method, uint32_t threads,
                       tofe_model** model) {
-  return tofe::guarded([&] {
-    if (model == nullptr) tofe::refuse("tofe_open: model is NULL");
-    *model = nullptr;
-    if (model_path == nullptr || *model_path == '\0') tofe::refuse("tofe_open: model_path is NULL or empty");
-    if (threads < 1 || threads > tofe::kMostThreads) tofe::refuse("tofe_open: threads must be 1 to 1024");
-    *model = tofe::opened(model_path, manifest_path == nullptr ? "" : manifest_path,
-                          method == nullptr ? "forward" : method, threads);
-  });
+  return tofe::open(model_path, manifest_path, method, std::nullopt, threads, model);
+}
+
+tofe_status tofe_open_within(const char* model_path, const char* manifest_path, double deadline_ms, uint32_t threads,
+                             tofe_model** model) {
+  return tofe::open(model_path, manifest_path, nullptr, deadline_ms, threads, model);
+}
+
+const char* tofe_method(tofe_model* model) {
+  return tofe::held(model, static_cast<const char*>(nullptr), [](tofe_model& one) { return one.present().method().name.c_str(); });
+}
+
+int tofe_meets_deadline(tofe_model* model) {
+  return tofe::held(model, 1, [](tofe_model& one) { return one.policy && !one.policy->meets_deadline() ? 0 : 1; });
 }
 
 void tofe_close(tofe_model* model) {
@@ -144,10 +190,13 @@ tofe_status tofe_classify_rgb(tofe_model* model, const uint8_t* pixels, uint32_t
     if (count != nullptr) *count = 0;
     if (model == nullptr) tofe::refuse("tofe_classify_rgb: model is NULL");
     if (results == nullptr || places == 0) tofe::refuse("tofe_classify_rgb: there is no place for results");
-    const tofe::Image image = tofe::copied(pixels, width, height, stride);
     const std::lock_guard<std::mutex> lock(model->guard);
-    const tofe::Prediction found = model->classifier.classify(image);
-    const auto best = tofe::top_classes(found.logits, model->classifier.manifest(), places);
+    const auto begun = std::chrono::steady_clock::now();
+    const tofe::Prediction found = model->present().classify(tofe::copied(pixels, width, height, stride));
+    const auto best = tofe::top_classes(found.logits, model->manifest, places);
+    if (model->policy) {
+      model->policy->observe(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begun).count());
+    }
     *count = static_cast<uint32_t>(best.size());
     std::transform(best.begin(), best.end(), results, [](const tofe::RankedClass& one) {
       return tofe_prediction{one.index, static_cast<float>(one.probability)};
@@ -160,8 +209,10 @@ tofe_status tofe_self_test(tofe_model* model, const char* golden_folder) {
     if (model == nullptr) tofe::refuse("tofe_self_test: model is NULL");
     if (golden_folder == nullptr) tofe::refuse("tofe_self_test: golden_folder is NULL");
     const std::lock_guard<std::mutex> lock(model->guard);
-    const tofe::GoldenSet golden = tofe::read_golden(golden_folder, model->classifier.manifest());
-    const std::string failure = tofe::first_failure({tofe::replay(model->classifier, golden)});
+    const tofe::GoldenSet golden = tofe::read_golden(golden_folder, model->manifest);
+    std::vector<tofe::Parity> parities;
+    for (const auto& method : model->methods) parities.push_back(tofe::replay(*method, golden));
+    const std::string failure = tofe::first_failure(parities);
     if (!failure.empty()) {
       throw tofe::Failure(tofe::ExitCode::kSelfTestFailed, "the model does not compute here what it should: " + failure);
     }
@@ -169,15 +220,48 @@ tofe_status tofe_self_test(tofe_model* model, const char* golden_folder) {
 }
 
 uint32_t tofe_class_count(const tofe_model* model) {
-  return model == nullptr ? 0 : static_cast<uint32_t>(model->classifier.manifest().class_names.size());
+  return model == nullptr ? 0 : static_cast<uint32_t>(model->manifest.class_names.size());
 }
 
 const char* tofe_label(const tofe_model* model, uint32_t index) {
-  return tofe::text_at(tofe::texts(model, true), index);
+  return model == nullptr ? nullptr : tofe::text_at(model->manifest.class_names, index);
 }
 
 const char* tofe_class_id(const tofe_model* model, uint32_t index) {
-  return tofe::text_at(tofe::texts(model, false), index);
+  return model == nullptr ? nullptr : tofe::text_at(model->manifest.class_ids, index);
 }
+
+tofe_status tofe_deadline_create(const char* const* methods, const double* gmacs, uint32_t count, double deadline_ms,
+                                 tofe_deadline** deadline) {
+  return tofe::guarded([&] {
+    if (deadline == nullptr) tofe::refuse("tofe_deadline_create: deadline is NULL");
+    *deadline = nullptr;
+    if (methods == nullptr || gmacs == nullptr) tofe::refuse("tofe_deadline_create: methods or gmacs are NULL");
+    std::vector<tofe::DeadlinePolicy::Budget> budgets;
+    for (uint32_t i = 0; i < count; ++i) {
+      if (methods[i] == nullptr) tofe::refuse("tofe_deadline_create: a method is NULL");
+      budgets.push_back({methods[i], gmacs[i]});
+    }
+    *deadline = new tofe_deadline{{}, {std::move(budgets), deadline_ms}};
+  });
+}
+
+const char* tofe_deadline_method(tofe_deadline* deadline) {
+  return tofe::held(deadline, static_cast<const char*>(nullptr), [](tofe_deadline& one) { return one.policy.method().c_str(); });
+}
+
+tofe_status tofe_deadline_observe(tofe_deadline* deadline, double latency_ms) {
+  return tofe::guarded([&] {
+    if (deadline == nullptr) tofe::refuse("tofe_deadline_observe: deadline is NULL");
+    const std::lock_guard<std::mutex> lock(deadline->guard);
+    deadline->policy.observe(latency_ms);
+  });
+}
+
+int tofe_deadline_met(tofe_deadline* deadline) {
+  return tofe::held(deadline, 1, [](tofe_deadline& one) { return one.policy.meets_deadline() ? 1 : 0; });
+}
+
+void tofe_deadline_destroy(tofe_deadline* deadline) { delete deadline; }
 
 const char* tofe_last_error(void) { return tofe::last_error.c_str(); }

@@ -10,8 +10,10 @@ import torch
 
 from benchmarks import contenders as everything
 from benchmarks.contenders import Built, Contender, Recipe, Subject, Unavailable, all_recipes, torch_peers
+from benchmarks.contenders.contender import PlainToFe
 from benchmarks.contenders.onnx_runtime import OnnxAttention, with_onnx_attention
 from benchmarks.runtimes import check
+from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
 
@@ -20,6 +22,33 @@ PEERS = [recipe for recipe in all_recipes() if recipe.runtime in ("PyTorch eager
 SLOW = [recipe for recipe in all_recipes() if recipe not in PEERS]
 LEAST_DB = {"fp32": 60.0, "int8 dynamic": 10.0, "int8 static": 5.0}
 """Random weights of a tiny net quantize worse than a trained one's."""
+
+
+@pytest.mark.parametrize("counts", [None, (9, 5, 3), (3, 9, 1), (16, 5, 16), (16, 16, 16), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "lvvit_s"])
+def test_the_graph_of_peers_computes_what_tofe_computes(
+    tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...] | None
+) -> None:
+    model = tiny_tofe(name)
+    size = model.backbone.spec.image_size
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    kept = None if counts is None else TokenCounts(counts)
+    graph = PlainToFe(model, kept)
+    with torch.no_grad():
+        wanted = model.forward_dense(images) if kept is None else model.forward_batch(images, kept).logits
+        for image, logits in zip(images, wanted):
+            torch.testing.assert_close(graph(image[None])[0], logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_graph_of_peers_keeps_layers_whole_and_has_no_scatter(tiny_tofe: TinyToFe) -> None:
+    subject = subject_of(tiny_tofe(), TokenCounts((9, 5, 3)))
+    program = torch.export.export(subject.plain(), (subject.example(),))
+    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not any("scatter" in operator for operator in operators)
+    for kept_whole in ("layer_norm", "scaled_dot_product_attention", "topk", "index_select"):
+        assert any(kept_whole in operator for operator in operators)
+    with pytest.raises(InputError, match="has only 16 patch tokens"):
+        PlainToFe(subject.model, TokenCounts((17, 5, 3)))
 
 
 def subject_of(model: ToFe, counts: TokenCounts | None) -> Subject:

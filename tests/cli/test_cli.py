@@ -1,4 +1,4 @@
-"""The command line through its real entry point: what each command prints, its JSON keys, Ctrl-C."""
+"""The command line: what each command prints, its JSON keys, wrong calls, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from conftest import Program, TinyModel
 from safetensors.torch import save_file
 
-from tofe_edge.cli import main
+from tofe_edge.cli import COMMANDS, main
 from tofe_edge.evaluation.golden import golden_path_of
 from tofe_edge.model import zoo
 from tofe_edge.model.backbones import Host, create_host
@@ -28,138 +26,119 @@ from tofe_edge.training import run as training_run
 PROGRAM = [sys.executable, "-m", "tofe_edge"]
 DEADLINE_SECONDS = 300
 
-
-@dataclass(frozen=True)
-class Finished:
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """The document on stdout, which must hold nothing else."""
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-def program(*arguments: object) -> Finished:
-    """Run the program in a process of its own."""
-    done = subprocess.run(
-        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
+CONVERT_KEYS = (
+    "artifact batch checkpoint delegates fallback_ops fp32_layers gmacs int8_mode latency manifest methods parity precision "
+    "predicted_ms profile quantization reason reproducible selection size_bytes target token_counts"
+)
+PROFILE_KEYS = (
+    "batch cpu_ms gmacs latency_ms load_ms machine method model on operators peak_rss_bytes planned_memory_bytes runs stages "
+    "threads warm_up_runs"
+)
+PARITY_KEYS = (
+    "analysis decided_agreement decided_images failures gates images kept_overlap model near_ties passed psnr_db "
+    "reference_device snr_db source top1_agreement top1_artifact top1_reference unreadable waiver"
+)
+EVALUATE_KEYS = "checkpoint device gmacs images mean_kept mean_reused mode top1 top1_interval top5 unreadable wrote"
+CHECKPOINT_KEYS = (
+    "accuracy backbone dense_gmacs gmacs name overrides path preprocessing selects_before sha256 token_counts training"
+)
+DEVICE_KEYS = "budget cpu defaults latency memory name peaks soc title"
+JSON_KEYS = {
+    "run MODEL IMAGE": "image kept top5",
+    "run MODEL --self-test": "methods passed",
+    "profile MODEL --runs 3 --cpus 0": PROFILE_KEYS,
+    "parity MODEL --checkpoint CKPT --device cpu": PARITY_KEYS,
+    "parity MODEL --checkpoint CKPT --data DATA --device cpu": PARITY_KEYS,
+    "evaluate CKPT --data DATA --device cpu": EVALUATE_KEYS,
+    "evaluate CKPT --data DATA --device cpu --mode instance": f"{EVALUATE_KEYS} distribution",
+    "tokens CKPT --image IMAGE --device cpu": "checkpoint device images mode patch_tokens summary unreadable wrote",
+    "select --profile jetson_orin": "budget_gmacs budget_source checkpoint gmacs predicted_ms reason runners_up token_counts",
+    "checkpoints": CHECKPOINT_KEYS,
+    "checkpoints CKPT": CHECKPOINT_KEYS,
+    "devices": DEVICE_KEYS,
+    "devices jetson_orin": DEVICE_KEYS,
+}
+"""The contract: keys may be added, never renamed."""
 
 
 @pytest.fixture(scope="module")
-def out_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cli") / "new" / "out"
-
-
-@pytest.fixture(scope="module")
-def converted(out_folder: Path, tiny_checkpoint: Checkpoint) -> Finished:
-    return program(
-        "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "fp32", "--out", out_folder, "--json"
-    )
-
-
-@pytest.fixture(scope="module")
-def model(converted: Finished) -> Path:
-    return Path(converted.json()["artifact"])
+def model(tiny_model: TinyModel) -> Path:
+    """fp32, two budgets."""
+    return tiny_model("--elastic", "0.0016")
 
 
 @pytest.fixture
-def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Checkpoint) -> Path:
+def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     """A zoo that holds the tiny checkpoint alone, under the name of its header."""
     folder = tmp_path / "zoo"
     folder.mkdir()
     shutil.copy(tiny_checkpoint.path, folder / "tiny.safetensors")
     monkeypatch.setattr(zoo, "_FOLDER", folder)
-    return folder
 
 
-def in_process(capsys: pytest.CaptureFixture[str], *arguments: object) -> Finished:
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return Finished(code, captured.out, captured.err)
+def document_of(program: Program, *arguments: object) -> Any:
+    """The JSON document of a call; nothing else is said, but for what a native library writes when it is in this process."""
+    code, out, err = program(*arguments, "--json")
+    assert code == 0 and "tofe-edge" not in err, err
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("call", JSON_KEYS)
+def test_json_keys(call: str, program: Program, model: Path, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
+    paths = {"MODEL": model, "CKPT": tiny_checkpoint.path, "DATA": image_folder, "IMAGE": image_folder / "0" / "0.png"}
+    document = document_of(program, *(paths.get(word, word) for word in call.split()))
+    assert set(document[0] if isinstance(document, list) else document) == set(JSON_KEYS[call].split())
 
 
 def test_convert_writes_a_model_its_manifest_and_golden_vectors_and_nothing_else(
-    converted: Finished, out_folder: Path, tiny_checkpoint: Checkpoint
+    tmp_path: Path, tiny_checkpoint: Checkpoint
 ) -> None:
-    document = converted.json()
-    assert converted.err == ""
-    assert document.keys() >= {
-        "artifact", "manifest", "checkpoint", "token_counts", "gmacs", "size_bytes", "delegates", "fallback_ops",
-    }  # fmt: skip
+    out = tmp_path / "new" / "out"
+    call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--precision", "fp32", "--out", str(out), "--json"]
+    done = subprocess.run([*PROGRAM, *call], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert set(document) == set(CONVERT_KEYS.split())
     assert document["checkpoint"] == tiny_checkpoint.name
-    assert document["token_counts"] == [9, 5, 3]
-    assert document["delegates"] == 4
-    assert document["parity"]["passed"] is True
-    written = [Path(document["artifact"]), Path(document["manifest"]), golden_path_of(Path(document["artifact"]))]
-    assert sorted(out_folder.iterdir()) == sorted(written)
-    assert Path(document["artifact"]).stat().st_size == document["size_bytes"]
-    manifest = json.loads(Path(document["manifest"]).read_text())
-    assert manifest["parity"]["passed"] is True
-    assert str(tiny_checkpoint.path.parent) not in json.dumps(manifest)
+    assert document["token_counts"] == [9, 5, 3] and document["delegates"] == 4
+    model, manifest = Path(document["artifact"]), Path(document["manifest"])
+    assert sorted(out.iterdir()) == sorted([model, manifest, golden_path_of(model)])
+    assert model.stat().st_size == document["size_bytes"]
+    stored = json.loads(manifest.read_text())
+    assert stored["parity"]["passed"] is document["parity"]["passed"] is True
+    assert str(tiny_checkpoint.path.parent) not in json.dumps(stored)
 
 
-def test_run_prints_five_classes_for_each_image(model: Path, image_folder: Path) -> None:
-    images = sorted(image_folder.rglob("*.png"))[:2]
-    done = program("run", model, *images, "--json")
-    assert done.err == ""
-    document = done.json()
-    assert [entry["image"] for entry in document] == [str(path) for path in images]
+def test_options_may_stand_between_model_and_images(
+    program: Program, model: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (image_folder / "0" / f"{number}.png" for number in range(3))
+    third = third.rename(image_folder / "0" / "-3.png")
+    document = document_of(program, "run", model, "--deadline-ms", 1e4, first, "--threads", 1, second)
+    assert [entry["image"] for entry in document] == [str(first), str(second)]
     for entry in document:
-        assert entry["kept"] == [9, 5, 3]
         assert [best.keys() for best in entry["top5"]] == [{"index", "name", "probability"}] * 5
         probabilities = [best["probability"] for best in entry["top5"]]
         assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1
-    assert document[0]["top5"] != document[1]["top5"]
+    (plain,) = document_of(program, "run", "--threads", 1, model, first)
+    assert plain["kept"] == [9, 5, 3] and plain["top5"] != document[1]["top5"]
+    monkeypatch.chdir(third.parent)
+    code, out, _ = program("run", "--json", model, "--", "-3.png")
+    assert code == 0 and json.loads(out)[0]["image"] == "-3.png"
 
 
-def test_profile_reports_latency_and_time_per_stage(model: Path) -> None:
-    done = program("profile", model, "--runs", 3, "--threads", 1, "--json")
-    assert done.err == ""
-    document = done.json()
-    assert document["latency_ms"].keys() == {"p50", "p90", "p99", "min"}
-    assert document["load_ms"] > 0 and document["runs"] == 3 and document["threads"] == 1
-    assert len(document["stages"]) == 4 + 3
-    assert all(stage.keys() == {"name", "ms"} for stage in document["stages"])
-
-
-def test_parity_compares_with_the_checkpoint(model: Path, tiny_checkpoint: Checkpoint) -> None:
-    done = program("parity", model, "--checkpoint", tiny_checkpoint.path, "--device", "cpu", "--json")
-    assert done.err == ""
-    document = done.json()
-    assert document.keys() >= {
-        "images", "top1_agreement", "top1_reference", "top1_artifact", "snr_db", "kept_overlap", "passed",
-    }  # fmt: skip
-    assert document["passed"] is True and document["top1_agreement"] == 1
-    assert document["images"] == 32 and document["top1_reference"] is None
-    assert document["kept_overlap"] == [1, 1, 1]
-
-
-def test_parity_on_labelled_images_reports_both_accuracies(
-    model: Path, tiny_checkpoint: Checkpoint, image_folder: Path, capsys: pytest.CaptureFixture[str]
+def test_parity_counts_images_that_cannot_be_read(
+    program: Program, model: Path, tiny_checkpoint: Checkpoint, image_folder: Path
 ) -> None:
-    (image_folder / "0" / "broken.png").write_bytes(b"")
-    done = in_process(
-        capsys, "parity", model, "--checkpoint", tiny_checkpoint.path, "--data", image_folder, "--device", "cpu", "--json"
-    )  # fmt: skip
-    document = done.json()
-    assert document["images"] == 6 and document["unreadable"] == [str(image_folder / "0" / "broken.png")]
-    assert document["top1_reference"] == document["top1_artifact"]
-    assert 0 <= document["top1_reference"] <= 1
-
-
-def test_evaluate_reports_accuracy(
-    tiny_checkpoint: Checkpoint, image_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    document = in_process(
-        capsys, "evaluate", tiny_checkpoint.path, "--data", image_folder, "--limit", 4, "--device", "cpu", "--json"
-    ).json()
-    assert document.keys() >= {"top1", "top5", "images", "gmacs"}
-    assert document["images"] == 4 and document["mode"] == "batch"
-    assert document["gmacs"] == pytest.approx(tiny_checkpoint.gmacs, abs=1e-4)
+    broken = image_folder / "0" / "broken.png"
+    broken.write_bytes(b"")
+    call = ("parity", model, "--checkpoint", tiny_checkpoint.path, "--device", "cpu")
+    document = document_of(program, *call, "--data", image_folder)
+    assert document["images"] == 6 and document["unreadable"] == [str(broken)]
+    assert 0 <= document["top1_reference"] == document["top1_artifact"] <= 1
+    document = document_of(program, *call)
+    assert document["images"] == 32 and document["top1_reference"] is None and document["passed"] is True
+    assert document["top1_agreement"] == 1 and document["kept_overlap"] == [1, 1, 1]
 
 
 def test_train_writes_a_checkpoint(
@@ -167,7 +146,7 @@ def test_train_writes_a_checkpoint(
     image_folder: Path,
     tiny_overrides: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    program: Program,
 ) -> None:
     def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
         return create_host(name, tiny_overrides, pretrained, stages)
@@ -176,11 +155,10 @@ def test_train_writes_a_checkpoint(
     weights, out = tmp_path / "dense.safetensors", tmp_path / "trained" / "net.safetensors"
     dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, weights)
-    done = in_process(
-        capsys, "train", "--weights", weights, "--data", f"{image_folder}:2", "--target-gmacs", 0.002, "--epochs", 1,
-        "--fixed-epochs", 0.5, "--batch-size", 4, "--held-out", 2, "--device", "cpu", "--out", out, "--json",
+    document = document_of(
+        program, "train", "--weights", weights, "--data", f"{image_folder}:2", "--target-gmacs", 0.002, "--device", "cpu",
+        "--out", out, "--set", "epochs=1", "--set", "fixed_epochs=0.5", "--set", "batch_size=4", "--set", "held_out=2",
     )  # fmt: skip
-    document = done.json()
     assert document.keys() == {"checkpoint", "token_counts", "gmacs", "accuracy", "training"}
     assert document["checkpoint"] == str(out) and out.is_file()
     assert document["training"]["data"] == ["images x2"] and document["training"]["steps"] == 2
@@ -188,61 +166,56 @@ def test_train_writes_a_checkpoint(
 
 
 @pytest.mark.usefixtures("shipped")
-def test_select_names_the_choice_and_why(capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint) -> None:
-    document = in_process(capsys, "select", "--profile", "jetson_orin", "--json").json()
-    assert document.keys() >= {"checkpoint", "token_counts", "gmacs", "budget_gmacs"}
-    assert document["checkpoint"] == tiny_checkpoint.name
-    assert document["budget_gmacs"] > document["gmacs"]
-    assert document["budget_source"] == "profile jetson_orin"
-
-
-@pytest.mark.usefixtures("shipped")
-def test_checkpoints_lists_what_is_shipped(capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint) -> None:
-    (listed,) = in_process(capsys, "checkpoints", "--json").json()
+def test_what_is_shipped_is_listed_and_chosen(program: Program, tiny_checkpoint: Checkpoint) -> None:
+    chosen = document_of(program, "select", "--profile", "jetson_orin")
+    assert chosen["checkpoint"] == tiny_checkpoint.name and chosen["budget_gmacs"] > chosen["gmacs"]
+    assert chosen["budget_source"] == "profile jetson_orin"
+    (listed,) = document_of(program, "checkpoints")
     assert listed["name"] == "tiny" and listed["token_counts"] == [9, 5, 3]
     assert listed["sha256"] == tiny_checkpoint.sha256()
-    table = in_process(capsys, "checkpoints")
-    assert table.code == 0 and "tiny" in table.out and "9,5,3" in table.out and "70.5 % on noise" in table.out
+    _, table, _ = program("checkpoints")
+    assert "tiny" in table and "9,5,3" in table and "70.5 % on noise" in table
 
 
-def test_checkpoints_shows_one_file(capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint) -> None:
-    document = in_process(capsys, "checkpoints", tiny_checkpoint.path, "--json").json()
-    assert document["accuracy"]["top1"] == 70.5 and document["backbone"] == "deit_tiny_patch16_224"
-
-
-def test_profiles_lists_the_shipped_devices() -> None:
-    names = [profile["name"] for profile in program("profiles", "--json").json()]
+def test_devices_has_had_another_name(program: Program) -> None:
+    code, out, err = program("profiles", "--json")
+    assert (code, err) == (0, "tofe-edge: hint: `profiles` is now called `devices`\n")
+    names = [device["name"] for device in json.loads(out)]
     assert "jetson_orin" in names and names == sorted(names)
 
 
-@pytest.mark.parametrize("kind", ["CMYK", "16 bit", "large", "animated"])
-def test_unusual_images_are_classified(
-    kind: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    colours = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    image, path = Image.fromarray(colours), tmp_path / "image.jpg"
-    if kind == "CMYK":
-        image.convert("CMYK").save(path)
-    elif kind == "16 bit":
-        Image.fromarray(colours[..., 0].astype(np.uint16) * 257).save(path := tmp_path / "image.png")
-    elif kind == "large":
-        image.resize((6000, 4000)).save(path)
-    else:
-        image.save(path := tmp_path / "image.gif", save_all=True, append_images=[image.rotate(90)])
-    (entry,) = in_process(capsys, "run", model, path, "--json").json()
-    assert len(entry["top5"]) == 5
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom tofe_edge.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'torch', 'timm', 'executorch', 'torchao', 'coremltools', 'sklearn', 'yaml'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n    {command}" in done.stdout for command in COMMANDS)
+    said = "Exit codes: 0 done; 1 a gate failed; 2 the input or the call is wrong; 3 a device"
+    assert said in " ".join(done.stdout.split())
 
 
-def test_an_exif_rotated_image_is_classified_as_the_upright_one(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))
-    exif = Image.Exif()
-    exif[274] = 6
-    upright.save(tmp_path / "upright.png")
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    document = in_process(capsys, "run", model, tmp_path / "upright.png", tmp_path / "turned.png", "--json").json()
-    assert document[0]["top5"] == document[1]["top5"]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_the_json_switch(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["", "fly", "run", "run x.pte --what", "profile x.pte --runs 0", "convert --what", "--json select", "-- select"],
+)
+def test_a_wrong_call_is_exit_code_2_with_usage(call: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(call.split())
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("usage: tofe-edge")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
@@ -265,12 +238,12 @@ def test_ctrl_c_ends_convert_with_one_line_and_an_empty_folder(tmp_path: Path, t
         try:
             stdout, stderr = process.communicate(timeout=5)
         except subprocess.TimeoutExpired:
-            # Where a library catches everything around one of its imports, the interrupt is lost; one presses again.
+            # If a library catches everything around one of its imports, the interrupt is lost; one presses again.
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
     finally:
         process.kill()
-    # A shell reads 130 either way: CPython ends itself by SIGINT where the interrupt landed in an exec()ed string,
+    # A shell reads 130 either way: CPython ends itself by SIGINT if the interrupt landed in an exec()ed string,
     # as imports run some, even if it was handled.
     assert process.returncode in (130, -signal.SIGINT)
     assert stdout == ""

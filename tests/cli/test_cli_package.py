@@ -61,11 +61,6 @@ def test_a_bundle_is_written_and_its_check_runs_every_method(model: Path, progra
     assert lines[-1] == f"check of {bundle} passed"
 
 
-def test_another_run_gives_the_same_bytes(model: Path, program: Program, tmp_path: Path) -> None:
-    first, second = (package(program, model, tmp_path / name) for name in ("one", "two"))
-    assert first["sha256"] == second["sha256"]
-
-
 def test_a_check_of_a_damaged_bundle_is_exit_code_1(model: Path, program: Program, tmp_path: Path) -> None:
     bundle = Path(package(program, model, tmp_path / "out")["bundle"])
     (asset,) = bundle.rglob("*.pte")
@@ -95,19 +90,6 @@ def test_licence_and_record_of_the_weights_are_taken_along(
     assert "the model was not made from it" in message and not (tmp_path / "other").exists()
 
 
-def test_a_licence_that_would_forge_the_notice_is_refused(model: Path, program: Program, tmp_path: Path) -> None:
-    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out", "--weights-licence")
-    for text in ("MIT\n\ncode and build files\n    MIT", "<url>x</url>", "do what you like", ""):
-        assert "is no SPDX licence expression" in refusal(program, *call, text)
-    assert not (tmp_path / "out").exists()
-
-
-def test_people_are_told_that_the_licence_is_not_known(model: Path, program: Program, tmp_path: Path) -> None:
-    _, out, _ = program("package", model, "--platform", "android", "--source", "--out", tmp_path)
-    assert "licence not known; state it with --weights-licence" in out
-    assert out.splitlines()[-1].startswith("wrote") and out.splitlines()[-1].endswith("-android-source")
-
-
 @pytest.mark.parametrize("stem", ["a b", "é", "-x", "1x", "a'; rm x", "a$(x)", "a" * 200, ".x", "con"])
 def test_names_that_cannot_name_a_package_are_refused_and_replaced_by_name(
     model: Path, program: Program, tmp_path: Path, stem: str
@@ -115,21 +97,12 @@ def test_names_that_cannot_name_a_package_are_refused_and_replaced_by_name(
     hostile = renamed(model, stem)
     call = ("package", hostile, "--platform", "android", "--source", "--out", tmp_path / "out")
     assert "cannot name a package" in refusal(program, *call)
+    assert "--name: " in refusal(program, *call[:1], model.with_name(hostile.name), *call[2:], f"--name=../{stem}")
     assert not (tmp_path / "out").exists()
     document = package(program, hostile, tmp_path / "out", "--name", "plain")
     assert any(name.endswith("/plain.pte") for name in document["files"])
     assert not any(name.endswith(f"{stem}.pte") for name in document["files"])
     assert program("package", "--check", document["bundle"])[0] == 0
-
-
-@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", "a b", "é", "a" * 300, ""])
-def test_hostile_names_on_the_command_line_are_refused(
-    model: Path, program: Program, tmp_path: Path, name: str
-) -> None:
-    before = snapshot(tmp_path)
-    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out", "--name", name)
-    assert "--name: " in refusal(program, *call)
-    assert snapshot(tmp_path) == before
 
 
 def test_a_manifest_that_names_another_path_leads_nowhere(model: Path, program: Program, tmp_path: Path) -> None:
@@ -141,16 +114,6 @@ def test_a_manifest_that_names_another_path_leads_nowhere(model: Path, program: 
     assert program("package", "--check", bundle)[0] == 0
 
 
-def test_class_names_that_do_not_fit_on_a_line_are_refused(model: Path, program: Program, tmp_path: Path) -> None:
-    manifest = json.loads(manifest_path_of(model).read_text())
-    for name in ("cat\ndog", "cat\u2028dog", "", "\x1b[31m"):
-        manifest["class_names"][0] = name
-        manifest_path_of(model).write_text(json.dumps(manifest))
-        call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
-        refusal(program, *call)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_stale_manifest_and_missing_parts_are_refused(model: Path, program: Program, tmp_path: Path) -> None:
     call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
     content = model.read_bytes()
@@ -159,43 +122,13 @@ def test_a_stale_manifest_and_missing_parts_are_refused(model: Path, program: Pr
     model.write_bytes(content + b"x")
     assert "it is cut short or the manifest is stale" in refusal(program, *call)
     model.write_bytes(content)
-    golden = model.with_suffix(".golden")
-    (golden / "0.png").write_bytes(b"png")
-    assert "its checksum is not that in golden.json" in refusal(program, *call)
-    shutil.rmtree(golden)
+    shutil.rmtree(model.with_suffix(".golden"))
     assert "there are no golden vectors" in refusal(program, *call)
     manifest_path_of(model).unlink()
     assert "its manifest" in refusal(program, *call)
     model.unlink()
     assert "no such model file" in refusal(program, *call)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_model_of_another_platform_is_refused(model: Path, program: Program, tmp_path: Path) -> None:
-    manifest = json.loads(manifest_path_of(model).read_text())
-    manifest_path_of(model).write_text(json.dumps({**manifest, "backend": "coreml"}))
-    call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
-    assert "which does not run on Android; convert it with --target executorch" in refusal(program, *call)
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_output_that_exists_is_left_alone(model: Path, program: Program, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    call = ("package", model, "--platform", "android", "--source", "--out", out)
-    bundle = Path(package(program, model, out)["bundle"])
-    before = snapshot(out)
-    assert "exists already; --force replaces an earlier bundle" in refusal(program, *call)
-    assert snapshot(out) == before
-    package(program, model, out, "--force", "--package-name", "com.example.tiny")
-    assert snapshot(out) != before
-    (bundle / "notes.txt").write_text("mine")
-    before = snapshot(out)
-    assert "notes.txt was added" in refusal(program, *call, "--force")
-    shutil.rmtree(bundle)
-    bundle.mkdir()
-    (bundle / "thesis.tex").write_text("mine")
-    assert "is no bundle of this program" in refusal(program, *call, "--force")
-    assert (bundle / "thesis.tex").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

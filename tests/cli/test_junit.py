@@ -14,14 +14,11 @@ from tofe_edge.errors import InputError
 
 HOSTILE = [
     "]]></failure></testcase></testsuite>",
-    "<![CDATA[x]]>",
-    "<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]>&b;",
+    "<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]>&b;<![CDATA[x]]>",
     "a\" onclick='b' & &amp; &#0; <b/>",
     "\x00\x01\x08\x0b\x0c\x0e\x1b[31mred\x1b[0m\x7f\x85\x9f",
     "\ud800 and \udfff and \ufffe\uffff",
-    "\U0001f600 \U0010ffff é ￼",
     "line one\r\nline two\rline three\n\tindented",
-    "‮reversed",
 ]
 
 
@@ -54,76 +51,54 @@ def test_the_document_of_a_small_suite() -> None:
     )
 
 
-def test_a_suite_without_cases_is_a_document_too() -> None:
-    root = parsed("none", [])
-    assert (root.tag, root.get("tests"), root.get("failures"), root.get("time")) == ("testsuites", "0", "0", "0.000000")
-    assert [suite.tag for suite in root] == ["testsuite"] and not list(root[0])
-
-
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_stay_texts(text: str) -> None:
     root = parsed(text, [Case(text, False, text), Case(text, True, text)])
-    assert [element.tag for element in root.iter()] == [
-        "testsuites",
-        "testsuite",
-        "testcase",
-        "failure",
-        "testcase",
-        "system-out",
-    ]
+    assert [element.tag for element in root[0].iter()] == ["testsuite", "testcase", "failure", "testcase", "system-out"]
     failed, passed = root[0]
     assert failed[0].text == passed[0].text == passed.get("name") == root.get("name") == passed.get("classname")
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
-        ("\x1b[31m", "\\x1b[31m"),
-        ("\x00", "\\x00"),
-        ("\ud800", "\\ud800"),
-        ("\uffff", "\\uffff"),
-        ("\x85", "\\x85"),
+        ("\x1b[31m \x00", "\\x1b[31m \\x00"),
+        ("\ud800\uffff\x85", "\\ud800\\uffff\\x85"),
         ("a\r\nb\rc\td", "a\nb\nc\td"),
         ("é ￼ 😀", "é ￼ 😀"),
     ],
 )
-def test_what_xml_cannot_hold_is_escaped_and_the_rest_kept(text: str, shown: str) -> None:
-    assert parsed("suite", [Case("case", True, text)])[0][0][0].text == shown
-    assert parsed("suite", [Case(text, True)])[0][0].get("name") == shown
+def test_characters_that_xml_cannot_hold_are_escaped_and_others_kept(text: str, expected: str) -> None:
+    entry = parsed("suite", [Case(text, True, text)])[0][0]
+    assert entry[0].text == entry.get("name") == expected
 
 
-@given(st.text(st.characters(), max_size=30), st.text(st.characters(), max_size=30), st.booleans())
-def test_any_text_gives_a_document_and_printable_text_comes_back(name: str, message: str, passed: bool) -> None:
-    entry = parsed("suite", [Case(name, passed, message)])[0][0]
-    if name.isprintable():
-        assert entry.get("name") == name
-    if message.isprintable() and message:
-        assert entry[0].text == message
+@given(st.text(st.characters(), max_size=30), st.booleans())
+def test_any_text_gives_a_document_and_printable_text_comes_back(text: str, passed: bool) -> None:
+    entry = parsed("suite", [Case(text, passed, text)])[0][0]
+    if text.isprintable() and text:
+        assert entry.get("name") == entry[0].text == text
 
 
 @pytest.mark.parametrize(
-    ("message", "reason"),
-    [("", "failed"), (" \n\n", "failed"), ("\n  first \nsecond", "first"), ("\r\nfirst\rsecond", "first")],
+    ("message", "reason"), [("", "failed"), (" \n\n", "failed"), ("\n  first \nsecond", "first"), ("\r\na\rb", "a")]
 )
-def test_the_reason_is_the_first_line_that_says_something(message: str, reason: str) -> None:
+def test_the_reason_is_the_first_line_with_text(message: str, reason: str) -> None:
     failure = parsed("suite", [Case("case", False, message)])[0][0][0]
     assert (failure.tag, failure.get("message"), failure.get("type")) == ("failure", reason, "failure")
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1e6)), max_size=20))
-def test_counts_and_times_are_of_the_cases(entries: list[tuple[bool, float]]) -> None:
-    root = parsed("suite", [Case(str(number), *entry[:1], "", entry[1]) for number, entry in enumerate(entries)])
+def test_counts_and_times_are_those_of_the_cases(entries: list[tuple[bool, float]]) -> None:
+    root = parsed("suite", [Case(str(number), passed, "", time) for number, (passed, time) in enumerate(entries)])
+    failures = sum(not passed for passed, _ in entries)
+    assert len(root.findall(".//failure")) == failures and len(root[0]) == len(entries)
     for element in (root, root[0]):
-        assert element.get("tests") == str(len(entries)) == str(len(root[0]))
-        assert (
-            element.get("failures")
-            == str(sum(not passed for passed, _ in entries))
-            == str(len(root.findall(".//failure")))
-        )
+        assert (element.get("tests"), element.get("failures")) == (str(len(entries)), str(failures))
         assert float(element.get("time", "")) == pytest.approx(sum(seconds for _, seconds in entries), abs=1e-6)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
-def test_a_time_that_is_none_is_refused(seconds: float) -> None:
+def test_an_impossible_time_is_refused(seconds: float) -> None:
     with pytest.raises(InputError, match="time of case 'slow'"):
         junit_xml("suite", [Case("slow", True, "", seconds)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tofe_edge.converters.dismantle import dismantle
+from tofe_edge.converters.decompose import to_static_layers
 from tofe_edge.converters.layers import LinearStem, StaticBlock
 from tofe_edge.converters.selection import Select, select_by_rank, select_by_topk
 from tofe_edge.converters.static_graph import StaticApproximator, StaticToFe, build_static_graph
@@ -188,7 +188,7 @@ def test_what_enters_and_leaves_each_block_is_centred(
 @EVERY_FAMILY
 def test_the_last_block_computes_what_the_head_reads(tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides)
-    parts = dismantle(model.backbone)
+    parts = to_static_layers(model.backbone)
     read = {"lvvit_s": None, "deit_tiny_distilled_patch16_224": 2}.get(name, 1)
     assert [block.queries for block in parts.blocks] == [None] * (len(parts.blocks) - 1) + [read]
     with torch.no_grad():

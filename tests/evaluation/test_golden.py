@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from conftest import fine_or_refused, manifest_for, refused
+from golden_files import edit, spoilt_weight
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,7 +28,7 @@ from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.preprocessing import normalize, resize_and_crop
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 
 COUNTS = {"forward": [9, 5, 3], "forward_5_3_2": [5, 3, 2]}
 """Kept tokens of the artifact below, which is never run."""
@@ -73,12 +74,6 @@ def stored(artifact: Artifact, golden: GoldenSet, tmp_path_factory: pytest.TempP
     path = tmp_path_factory.mktemp("stored") / "model.golden"
     write_content(path, golden.content())
     return path
-
-
-def edit(folder: Path, change: Callable[[Any], object]) -> None:
-    document = json.loads((folder / DOCUMENT).read_text())
-    change(document)
-    (folder / DOCUMENT).write_text(json.dumps(document))
 
 
 def test_the_folder_stands_beside_the_model() -> None:
@@ -294,26 +289,12 @@ def copy_of(artifact: Artifact, folder: Path, content: bytes) -> Artifact:
     return open_artifact(path)
 
 
-def spoilt_weight(program: bytes) -> bytes:
-    """The same with one bit of one weight's highest byte turned over: it is 2^128 times larger. The weight stands among
-    64 floats that look like weights, in the file's second half."""
-    start = len(program) // 8 * 4
-    values = np.frombuffer(program, "<f4", (len(program) - start) // 4, start)
-    plausible = (np.abs(values) > 1e-4) & (np.abs(values) < 1)
-    together = np.convolve(plausible, np.ones(64), "valid")
-    assert together.max() == 64
-    position = start + 4 * (int(together.argmax()) + 32)
-    spoilt = bytearray(program)
-    spoilt[position + 3] ^= 0x40
-    return bytes(spoilt)
-
-
 def test_a_real_program_replays_to_the_bit_and_one_wrong_weight_fails(
     elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    golden = make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
     for name in elastic_artifact.manifest.methods:
-        assert replay(golden, load_model(elastic_artifact, 1, name), name).snr_db == np.inf
+        assert replay(golden, open_model(elastic_artifact, 1, name), name).snr_db == np.inf
 
     write_content(tmp_path / "golden", golden.content())
     faulty = copy_of(elastic_artifact, tmp_path, spoilt_weight(elastic_artifact.path.read_bytes()))
@@ -324,14 +305,14 @@ def test_a_real_program_replays_to_the_bit_and_one_wrong_weight_fails(
     edit(tmp_path / "golden", lambda document: document.update(artifact_sha256=faulty.manifest.sha256))
     vouched = read_golden(tmp_path / "golden", faulty)
     for name in faulty.manifest.methods:
-        assert not replay(vouched, load_model(faulty, 1, name), name).passed
+        assert not replay(vouched, open_model(faulty, 1, name), name).passed
 
 
 def test_swapped_pictures_with_their_checksums_fail_by_their_numbers(
     elastic_artifact: Artifact, tiny_checkpoint: Checkpoint
 ) -> None:
-    model = load_model(elastic_artifact, 1)
-    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    model = open_model(elastic_artifact, 1)
+    golden = make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
     first, second, *others = golden.of("forward")
     swapped = (replace(first, pixels=second.pixels), replace(second, pixels=first.pixels), *others)
     assert not replay(replace(golden, vectors=swapped), model).passed

@@ -16,9 +16,8 @@ from conftest import TinyModel
 
 from tofe_edge.cli import main
 from tofe_edge.converters.executorch import lower
-from tofe_edge.converters.int8 import Int8Weights
 from tofe_edge.converters.pipeline import convert
-from tofe_edge.converters.quantize import plan_int8, quantize
+from tofe_edge.converters.quantize import Int8Weights, plan_int8, quantize
 from tofe_edge.converters.request import ConvertRequest
 from tofe_edge.converters.sensitivity import measure_cost
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph

@@ -16,7 +16,7 @@ from PIL import Image
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.artifact import open_artifact
 from tofe_edge.io.preprocessing import normalize
-from tofe_edge.packaging.unpack import read_zip
+from tofe_edge.packaging.archive import read_zip
 from tofe_edge.runtimes.executorch import load_methods
 
 PACKAGE = "org.example.model"

@@ -17,8 +17,8 @@ from packaged_models import packaged, pretend_model
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Method
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.android import ANDROID
-from tofe_edge.packaging.android_model import assets_folder, package_of
+from tofe_edge.packaging.android import PLATFORM as ANDROID
+from tofe_edge.packaging.android import assets_folder, package_of
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import Weights
 from tofe_edge.packaging.platform import Options, executorch_release
@@ -44,14 +44,8 @@ def test_a_source_bundle_is_a_gradle_module_with_everything_in_it(model: Package
     assert (bundle.name, bundle.form) == ("Tiny-model.1-android-source", "folder")
     assets = f"src/main/assets/tofe/tiny_model_1_{model.manifest.sha256[:12]}/"
     wanted = {
-        *(
-            "build.gradle.kts",
-            "consumer-rules.pro",
-            "src/main/AndroidManifest.xml",
-            "README.md",
-            "sample/MainActivity.kt",
-            "sample/Photograph.kt",
-        ),
+        *("build.gradle.kts", "consumer-rules.pro", "src/main/AndroidManifest.xml"),
+        *("README.md", "sample/MainActivity.kt", "sample/Photograph.kt"),
         *("LICENSE", "LICENSE-pillow", "LICENSE-executorch", "NOTICE", "provenance.json"),
         *(f"{assets}{name}" for name in ("Tiny-model.1.pte", "Tiny-model.1.json", "labels.txt", "preprocessing.json")),
         *(f"{assets}Tiny-model.1.golden/{name}" for name in ("golden.json", "0.png", "1.png", "2.png", "3.png")),
@@ -104,21 +98,12 @@ def test_two_processes_make_the_same_bytes(model: PackagedModel, tmp_path: Path,
     for seed in ("1", "2"):
         command = [
             sys.executable,
-            "-m",
-            "tofe_edge",
-            "package",
+            *["-m", "tofe_edge", "package", "--platform", "android", "--source"],
             str(artifact.path),
-            "--platform",
-            "android",
-            "--source",
         ]
-        done = subprocess.run(
-            [*command, "--out", str(tmp_path / seed)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command += ["--out", str(tmp_path / seed)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         sums.add(next(line for line in done.stdout.splitlines() if line.startswith("sha256")))
     assert len(sums) == 1
@@ -153,7 +138,7 @@ def test_methods_that_cannot_name_constants_are_refused(model: PackagedModel, me
     "package", ["", "model", "a..b", "Com.x", "com.class", "com.in.x", "a.b;", "a.b\nc", "a." + "b" * 120]
 )
 def test_wrong_packages_are_refused(model: PackagedModel, package: str) -> None:
-    with pytest.raises(InputError, match=r"^--package-name .*: is no package; give one such as com\.example\.model"):
+    with pytest.raises(InputError, match=r"^--package-name .*: is not a package; give one such as com\.example\.model"):
         package_of(model, package)
     assert package_of(replace(model, name="a-b"), None) == "tofeedge.a_b"
     assert package_of(model, "com.example.model_2") == "com.example.model_2"
@@ -162,7 +147,7 @@ def test_wrong_packages_are_refused(model: PackagedModel, package: str) -> None:
 @pytest.mark.parametrize("name", ["Class", "in"])
 def test_a_name_that_makes_no_package_is_told_as_such(model: PackagedModel, name: str) -> None:
     with pytest.raises(
-        InputError, match=rf"^{name}: the package made of the name, tofeedge\.{name.lower()}, is none; give"
+        InputError, match=rf"^{name}: the package made of the name, tofeedge\.{name.lower()}, is not valid; give"
     ):
         package_of(replace(model, name=name), None)
 
@@ -195,7 +180,7 @@ def test_without_a_compiler_the_way_out_is_told(
 def test_a_compiler_that_fails_is_told_in_one_line(model: PackagedModel, tmp_path: Path) -> None:
     broken = tmp_path / "kotlinc"
     for script, message in (
-        ("exit 1", "is no Kotlin compiler that runs here"),
+        ("exit 1", "is not a Kotlin compiler that runs here"),
         ('echo "info: kotlinc-jvm 1.3.0 (JRE 17)" >&2; echo "error: old" >&2; exit 1', r"version 1\.3\.0 .*error: old"),
     ):
         broken.write_text(f"#!/bin/sh\n{script}\n")

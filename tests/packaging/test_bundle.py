@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tofe_edge.errors import InputError
-from tofe_edge.packaging.archive import alignment_of, tar_gz_bytes, zip_bytes
+from tofe_edge.packaging.archive import alignment_of, read_tar_gz, read_zip, tar_gz_bytes, zip_bytes
 from tofe_edge.packaging.bundle import (
     MAX_FILES,
     Bundle,
@@ -22,28 +22,10 @@ from tofe_edge.packaging.bundle import (
     check_model_name,
     identifier,
 )
-from tofe_edge.packaging.unpack import read_tar_gz, read_zip
 
 HOSTILE = (
-    *(
-        "",
-        ".",
-        "..",
-        "../x",
-        "x/../y",
-        "/x",
-        "x//y",
-        "x/",
-        "./x",
-        "c:/x",
-        "C:x",
-        r"x\y",
-        r"\\host\x",
-        "x y",
-        "x\ny",
-        "x\0",
-        "é",
-    ),
+    *("", ".", "..", "../x", "x/../y", "/x", "x//y", "x/", "./x", "c:/x", "C:x", r"x\y", r"\\host\x"),
+    *("x y", "x\ny", "x\0", "é"),
     *("con", "NUL.txt", "x/com1", "x.", "x/..", "~/x?", "x*", "a" * 96, "/".join(["abcd"] * 50)),
 )
 
@@ -66,7 +48,7 @@ def _is_fine(files: dict[str, BundleFile]) -> bool:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_unsafe_file_names_are_refused_in_one_line(name: str) -> None:
-    with pytest.raises(InputError, match="no safe file name") as caught:
+    with pytest.raises(InputError, match="not a safe file name") as caught:
         check_member_name(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
@@ -95,7 +77,7 @@ def test_files_that_would_meet_are_refused() -> None:
         (("a", "A"), "case alone"),
         (("a", "a/b"), "a folder too"),
         ((), "1 to"),
-        (("x/..",), "no safe"),
+        (("x/..",), "not a safe"),
     ):
         with pytest.raises(InputError, match=why):
             check_files(dict.fromkeys(names, one))

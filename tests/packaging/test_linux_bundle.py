@@ -21,7 +21,7 @@ from tofe_edge.cli import main
 from tofe_edge.io.artifact import open_artifact
 from tofe_edge.io.images import read_image
 from tofe_edge.io.preprocessing import preprocess
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 
 pytestmark = pytest.mark.toolchain
 
@@ -131,7 +131,7 @@ def ppm(image: Image.Image) -> bytes:
 def test_the_example_classifies_a_stream_as_python_does(machine: Machine, example: Path, model: Path) -> None:
     artifact = open_artifact(model)
     images = [read_image(path) for path in sorted(model.with_suffix(".golden").glob("*.png"))]
-    predict, spec = load_model(artifact, 1), artifact.manifest.preprocessing
+    predict, spec = open_model(artifact, 1), artifact.manifest.preprocessing
     logits = [predict(preprocess(image, spec)).logits.astype(np.float64) for image in images]
     code, lines, errors = classified(machine, example, b"".join(map(ppm, images)))
     assert (code, len(lines)) == (0, 4), errors
@@ -161,7 +161,7 @@ WHOLE = ppm(Image.new("RGB", (70, 66), (10, 200, 30)))
 )
 def test_the_example_refuses_what_is_no_ppm(machine: Machine, example: Path, stdin: bytes) -> None:
     code, lines, errors = classified(machine, example, WHOLE.replace(b"P6\n", b"P6\n# comment\n", 1) + stdin)
-    assert (code, len(lines)) == (4, 1) and "is no whole PPM" in errors
+    assert (code, len(lines)) == (4, 1) and "is not a whole PPM" in errors
 
 
 def test_the_example_tests_itself_and_reports_errors(machine: Machine, example: Path) -> None:

@@ -18,10 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tofe_edge.errors import InputError
-from tofe_edge.packaging import unpack as module
-from tofe_edge.packaging.archive import GZIP_HEAD, tar_bytes, tar_gz_bytes, zip_bytes
+from tofe_edge.packaging import archive as module
+from tofe_edge.packaging.archive import GZIP_HEAD, read_tar_gz, read_zip, tar_bytes, tar_gz_bytes, unpack, zip_bytes
 from tofe_edge.packaging.bundle import BundleFile
-from tofe_edge.packaging.unpack import read_tar_gz, read_zip, unpack
 
 FILES = {"a/model.pte": BundleFile(b"model"), "b": BundleFile(b"text", True)}
 ZIP, TAR = zip_bytes(FILES), tar_gz_bytes(FILES, "folder")
@@ -61,14 +60,14 @@ def why(action: object, content: bytes) -> str:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_members_that_would_leave_the_folder_are_refused(name: str) -> None:
-    assert "no safe file name" in why(read_zip, foreign_zip(name))
+    assert "not a safe file name" in why(read_zip, foreign_zip(name))
     message = why(read_tar_gz, foreign_tar(name))
-    assert "no safe file name" in message or "can't decode byte" in message
+    assert "not a safe file name" in message or "can't decode byte" in message
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
 def test_what_is_no_plain_file_is_refused(kind: bytes) -> None:
-    assert "is no plain file" in why(read_tar_gz, foreign_tar("folder/x", kind, "/etc/passwd"))
+    assert "is not a plain file" in why(read_tar_gz, foreign_tar("folder/x", kind, "/etc/passwd"))
     assert "not as this program writes" in why(read_zip, foreign_zip("x", mode=stat.S_IFLNK | 0o777))
 
 
@@ -162,7 +161,7 @@ def test_code_is_not_hidden_by_a_name_that_macos_uses(tmp_path: Path) -> None:
 
 def test_folders_in_folders_without_end_are_refused(tmp_path: Path) -> None:
     (tmp_path / "/".join("d" * 150)).mkdir(parents=True)
-    assert "no safe file name" in refused(tmp_path, lambda: unpack(tmp_path))
+    assert "not a safe file name" in refused(tmp_path, lambda: unpack(tmp_path))
 
 
 def test_a_zip_that_names_millions_is_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,23 +177,17 @@ def test_folders_with_links_or_pipes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     odd = tmp_path / "x" / "odd"
     odd.symlink_to("/etc")
-    assert "is no plain file" in refused(odd, lambda: unpack(tmp_path))
+    assert "is not a plain file" in refused(odd, lambda: unpack(tmp_path))
     odd.unlink()
     os.mkfifo(odd)
-    assert "is no plain file" in refused(odd, lambda: unpack(tmp_path))
-
-
-def test_folders_with_odd_names_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a b").mkdir()
-    (tmp_path / "a b" / "c").touch()
-    assert "no safe file name" in refused(tmp_path, lambda: unpack(tmp_path))
+    assert "is not a plain file" in refused(odd, lambda: unpack(tmp_path))
 
 
 def test_what_is_no_bundle_at_all_is_told(tmp_path: Path) -> None:
     file = tmp_path / "file"
     for content in (b"hello", b"", b"\x89PNG"):
         file.write_bytes(content)
-        assert "is no folder, zip or tar.gz" in refused(file, lambda: unpack(file))
+        assert "is not a folder, zip or tar.gz" in refused(file, lambda: unpack(file))
     assert "cannot be read" in refused(tmp_path / "none", lambda: unpack(tmp_path / "none"))
     os.mkfifo(tmp_path / "pipe")
     assert "neither a folder nor a plain file" in refused(tmp_path / "pipe", lambda: unpack(tmp_path / "pipe"))

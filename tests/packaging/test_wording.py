@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import manifest_for
@@ -15,25 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.artifact import Manifest
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.licences import GLUE, Weights, check_expression, notice, weights_licence
-from tofe_edge.packaging.wording import boolean, facts, float_words, named, plain
+from tofe_edge.packaging.texts import boolean, facts, float_words, path_text, plain
 
 HOSTILE = (
-    *(
-        "",
-        "a\nb",
-        "[x](http://evil)",
-        "<script>",
-        "http://evil",
-        "*/ evil()",
-        "`x`",
-        "# x",
-        '"; evil(',
-        "a -- b",
-        "x" * 121,
-    ),
+    *("", "a\nb", "[x](http://evil)", "<script>", "http://evil", "*/ evil()", "`x`"),
+    *("# x", '"; evil(', "a -- b", "x" * 121),
     *("${x}", "\\(x)", "@KEY@", " a", "a  b", "é", "|", "javascript:x"),
 )
 
@@ -61,7 +47,7 @@ def test_facts_take_words_from_the_manifest(tiny_checkpoint: Checkpoint) -> None
     manifest = manifest_for(tiny_checkpoint, "net.pte", b"x")
     assert facts(manifest).startswith(f"{manifest.backbone}, fp32, 0.00 MB, ")
     assert facts(replace(manifest, backbone="<b>\n# x")).startswith("'?b?x', fp32")
-    assert ", all tokens a stage, " in facts(replace(manifest, token_counts=None))
+    assert ", all tokens per stage, " in facts(replace(manifest, token_counts=None))
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=4))
@@ -73,7 +59,7 @@ def test_words_of_floats_are_their_bits(values: list[float]) -> None:
 
 def test_booleans_and_paths() -> None:
     assert (boolean(True), boolean(False)) == ("true", "false")
-    assert (named(Path("a b/é")), named(Path("a\nb"))) == ("a b/é", r"'a\nb'")
+    assert (path_text(Path("a b/é")), path_text(Path("a\nb"))) == ("a b/é", r"'a\nb'")
 
 
 @pytest.mark.parametrize(
@@ -90,25 +76,13 @@ def test_licence_expressions_are_taken(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "",
-            "AND",
-            "MIT MIT",
-            "MIT AND",
-            "OR MIT",
-            "(MIT",
-            "MIT)",
-            ")MIT(",
-            "MIT AND OR",
-            "MIT\n",
-            "Apache 2.0",
-            "a<b",
-        ),
+        *("", "AND", "MIT MIT", "MIT AND", "OR MIT", "(MIT", "MIT)", ")MIT(", "MIT AND OR", "MIT\n", "Apache 2.0"),
+        *("a<b", "MIT\nAND\nMIT", "SomeLicence"),
         *("MIT\n\nimages\n    CC0-1.0", "MIT " + "AND MIT " * 40, "é"),
     ],
 )
 def test_what_is_no_licence_expression_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no SPDX licence expression") as caught:
+    with pytest.raises(InputError, match="is not an SPDX licence expression") as caught:
         Weights(text)
     assert "\n" not in str(caught.value)
 
@@ -129,14 +103,3 @@ def test_a_checkpoint_cannot_forge_a_part_of_the_notice() -> None:
         "net", [GLUE, weights_licence(forged, forged, Weights(training={"start": forged, "data": [forged]}))]
     )
     assert lying.count("\n") == honest.count("\n") and "CC0-1.0\n" not in lying
-
-
-@pytest.mark.parametrize("gmacs", [-1, 1e9, 10**400, float("inf"), float("nan")])
-def test_a_manifest_with_work_that_is_no_figure_is_refused(tiny_checkpoint: Checkpoint, gmacs: Any) -> None:
-    document = json.loads(json.dumps(manifest_for(tiny_checkpoint, "net.pte", b"x").to_json()))
-    assert Manifest.from_json(document)
-    with pytest.raises(InputError, match="'gmacs'"):
-        Manifest.from_json({**document, "gmacs": gmacs})
-    method = {"name": "other", "token_counts": [1], "delegates": 0, "fallback_ops": {}, "planned_memory_bytes": 0}
-    with pytest.raises(InputError, match="'further_methods'"):
-        Manifest.from_json({**document, "further_methods": [{**method, "gmacs": gmacs}]})

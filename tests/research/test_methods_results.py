@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.results import Results, Training, open_results, packed, render, row_of, unpacked, write_results
-from tofe_edge.errors import InputError
 from tofe_edge.evaluation.statistics import bootstrap_difference, mcnemar
 
 IMAGES = 203
@@ -42,16 +41,6 @@ def test_hits_come_back(hits: list[bool]) -> None:
     assert unpacked(packed(np.array(hits)), len(hits)).tolist() == hits
 
 
-def test_the_first_image_is_in_the_highest_bit() -> None:
-    assert packed(np.array([True, *[False] * 7, False, True])) == "8040"
-
-
-@pytest.mark.parametrize("text", ["8040", "804000", "zz", ""])
-def test_hits_of_another_number_of_images_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="are not those of 25 images"):
-        unpacked(text, 25)
-
-
 def test_methods_are_compared_with_the_best_tofe_on_the_same_images(tmp_path: Path) -> None:
     made = results(shipped=0.9, tofe=0.5, tofe_given=0.7, evit=0.6)
     tofe = ("shipped", "tofe", "tofe_given", "tofe_equal")
@@ -64,31 +53,7 @@ def test_methods_are_compared_with_the_best_tofe_on_the_same_images(tmp_path: Pa
     assert found["difference"] == round(100 * (its.mean() - ours.mean()), 2) < 0
     assert found["interval"] == [round(gap.low, 2), round(gap.high, 2)]
     assert found["mid_p"] == pytest.approx(test.mid_p, rel=0.01)
-    lines = {line.split(" | ")[0]: line for line in render(made, tofe).splitlines()}
-    assert "| to tofe_given | 95 % | mid-p |" in lines["| method"]
-    assert f"| {found['difference']:+.2f} |" in lines["| evit"] and lines["| tofe_given"].endswith("| – | – | – |")
+    assert "to tofe_given" in render(made, tofe).splitlines()[0]
+    assert f"{found['difference']:+.2f} (" in render(made, tofe)
     again = open_results(tmp_path / "r.yaml", SETTINGS, CALL)
     assert again.rows == made.rows and again.calls == [CALL]
-
-
-def test_without_a_tofe_or_its_hits_nothing_is_compared_with_it(tmp_path: Path) -> None:
-    made = results(tofe=0.5, evit=0.6)
-    del made.rows["tofe"]["hits"]  # as in files from before there were any
-    write_results(tmp_path / "r.yaml", made, ("tofe",))
-    assert "to_tofe" not in yaml.safe_load((tmp_path / "r.yaml").read_text())
-    assert "to tofe" not in render(made, ("tofe",)) and "| evit |" in render(made, ("tofe",))
-
-
-def test_rows_name_their_call(tmp_path: Path) -> None:
-    write_results(tmp_path / "r.yaml", results(evit=0.6), ())
-    later = {**CALL, "date": "2026-01-02"}
-    made = open_results(tmp_path / "r.yaml", SETTINGS, later)
-    made.put(row_of("tome", "", 0.6, "", Training("no"), logits(0.6, 5), logits(0.8, 99), LABELS))
-    assert made.calls == [CALL, later]
-    assert {name: row["call"] for name, row in made.rows.items()} == {"evit": 0, "tome": 1}
-
-
-def test_a_file_without_calls_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("{date: '2026-01-01', settings: {}, methods: {}, tables: {}}")
-    with pytest.raises(InputError, match=r"is no result of benchmarks\.compare_methods"):
-        open_results(tmp_path / "r.yaml", SETTINGS, CALL)

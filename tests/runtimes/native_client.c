@@ -77,7 +77,47 @@ static void refuse_wrong_calls(tofe_model* model, const char* path) {
   CHECK(strchr(tofe_last_error(), '\n') == NULL);
   CHECK(tofe_label(model, tofe_class_count(model)) == NULL && tofe_label(NULL, 0) == NULL);
   CHECK(tofe_class_id(NULL, 0) == NULL && tofe_class_count(NULL) == 0);
+  CHECK(tofe_method(NULL) == NULL && tofe_meets_deadline(NULL));
+  CHECK(tofe_open_within(path, NULL, 0, 1, &other) == TOFE_WRONG_CALL && other == NULL);
   tofe_close(NULL);
+}
+
+/* Every method is loaded; the cheapest runs first, and in the end the most expensive one or still the cheapest. */
+static void keep_a_deadline(const char* path, const char* golden, double deadline_ms, int keeps) {
+  tofe_model* model = NULL;
+  tofe_prediction best[TOP];
+  CHECK(tofe_open_within(path, NULL, deadline_ms, 1, &model) == TOFE_OK);
+  const char* const first = tofe_method(model);
+  CHECK(tofe_meets_deadline(model) && strcmp(first, "forward") != 0);
+  for (int i = 0; i < 60; ++i) classify(model, best);
+  CHECK(tofe_meets_deadline(model) == keeps);
+  CHECK((strcmp(tofe_method(model), first) != 0) == keeps);
+  printf("%s\n", tofe_method(model));
+  CHECK(tofe_self_test(model, golden) == TOFE_OK);
+  tofe_close(model);
+}
+
+static void choose_alone(void) {
+  const char* const methods[] = {"large", "small"};
+  const double gmacs[] = {2, 1}, equal[] = {1, 1};
+  tofe_deadline* deadline = NULL;
+  CHECK(tofe_deadline_create(methods, gmacs, 2, 0, &deadline) == TOFE_WRONG_CALL && deadline == NULL);
+  CHECK(tofe_deadline_create(methods, equal, 2, 33, &deadline) == TOFE_WRONG_CALL);
+  CHECK(tofe_deadline_create(methods, gmacs, 0, 33, &deadline) == TOFE_WRONG_CALL);
+  CHECK(tofe_deadline_create(NULL, gmacs, 2, 33, &deadline) == TOFE_WRONG_CALL);
+  CHECK(tofe_deadline_create(methods, NULL, 2, 33, &deadline) == TOFE_WRONG_CALL);
+  CHECK(tofe_deadline_create(methods, gmacs, 2, 33, NULL) == TOFE_WRONG_CALL);
+  CHECK(tofe_deadline_create(methods, gmacs, 2, 33, &deadline) == TOFE_OK);
+  CHECK(strcmp(tofe_deadline_method(deadline), "small") == 0);
+  CHECK(tofe_deadline_observe(deadline, 0) == TOFE_WRONG_CALL);
+  for (int i = 0; i < 60; ++i) CHECK(tofe_deadline_observe(deadline, 10) == TOFE_OK);
+  CHECK(strcmp(tofe_deadline_method(deadline), "large") == 0 && tofe_deadline_met(deadline));
+  for (int i = 0; i < 60; ++i) CHECK(tofe_deadline_observe(deadline, 100) == TOFE_OK);
+  CHECK(strcmp(tofe_deadline_method(deadline), "small") == 0 && !tofe_deadline_met(deadline));
+  tofe_deadline_destroy(deadline);
+  tofe_deadline_destroy(NULL);
+  CHECK(tofe_deadline_method(NULL) == NULL && tofe_deadline_met(NULL));
+  CHECK(tofe_deadline_observe(NULL, 1) == TOFE_WRONG_CALL);
 }
 
 int main(int argc, char** argv) {
@@ -108,5 +148,8 @@ int main(int argc, char** argv) {
   CHECK(tofe_open(argv[1], NULL, argv[3], 2, &model) == TOFE_OK);
   classify(model, expected);
   tofe_close(model);
+  keep_a_deadline(argv[1], argv[2], 1e9, 1);
+  keep_a_deadline(argv[1], argv[2], 1e-6, 0);
+  choose_alone();
   return 0;
 }

@@ -14,7 +14,6 @@ from tofe_edge.io.artifact import Artifact
 from tofe_edge.runtimes import telemetry
 from tofe_edge.runtimes.affinity import bound_to, parse_cpus
 from tofe_edge.runtimes.bench import HostBench
-from tofe_edge.runtimes.latency import measure
 from tofe_edge.runtimes.timing import TimingRequest
 
 
@@ -25,30 +24,6 @@ def test_runs_are_counted_and_started_one_after_the_other(elastic_artifact: Arti
     assert timing.load_ms > 0
     assert timing.machine is not None
     assert timing.machine.arch
-
-
-def test_a_duration_takes_the_place_of_the_number() -> None:
-    latency = measure(lambda: None, runs=1, warm_up=0, duration_s=0.05)
-    assert len(latency.samples_ms) > 1
-    assert latency.started_s[-2] < 0.05
-
-
-def test_a_duration_shorter_than_a_run_gives_one() -> None:
-    assert len(measure(lambda: None, runs=5, warm_up=0, duration_s=1e-12).samples_ms) == 1
-
-
-def test_what_is_called_between_runs_is_called_after_each() -> None:
-    calls: list[str] = []
-    times: list[float] = []
-
-    def between(at_s: float) -> None:
-        calls.append("between")
-        times.append(at_s)
-
-    measure(lambda: calls.append("run"), 2, warm_up=1, between=between)
-    assert calls == ["run", "between", "run", "between", "run", "between"]
-    assert times[0] == 0.0
-    assert times == sorted(times)
 
 
 def test_an_unknown_method_and_a_file_that_is_no_program(elastic_artifact: Artifact, tmp_path: Path) -> None:
@@ -89,7 +64,7 @@ def test_ranges_of_cores_are_read(first: int, more: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "-1", "1-", "99999", "0 1", "٣"])
 def test_what_is_no_list_of_cores_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="are no list"):
+    with pytest.raises(InputError, match="are not a list"):
         parse_cpus(text)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from tofe_edge.runtimes.comparison import Comparison, Rival, compare
-from tofe_edge.runtimes.latency import Latency
-from tofe_edge.runtimes.medians import Estimate
+from tofe_edge.runtimes.latency import Estimate, Latency
 from tofe_edge.runtimes.timing import Timing, TimingRequest, joined
 
 TOFE = Rival(Path("tofe.pte"), "forward", 0.5)
@@ -38,27 +37,24 @@ class MadeUpBench:
 
 
 def test_a_model_that_is_faster_pays_even_on_a_device_that_throttles() -> None:
-    found, timings = compare(
-        MadeUpBench({"tofe.pte": 6.0, "dense.pte": 10.0}, drift=1.01), TOFE, DENSE, TimingRequest()
-    )
-    assert found.pays is True
-    assert found.ratio.value == pytest.approx(0.6, rel=0.03)
-    assert len(timings) == 10
+    bench = MadeUpBench({"tofe.pte": 6.0, "dense.pte": 10.0}, drift=1.01)
+    comparison, timings = compare(bench, TOFE, DENSE, TimingRequest())
+    assert comparison.pays is True and len(timings) == 10
+    assert comparison.ratio.value == pytest.approx(0.6, rel=0.03)
 
 
-def test_one_that_is_slower_does_not() -> None:
-    assert compare(MadeUpBench({"tofe.pte": 6.0, "dense.pte": 5.0}), TOFE, DENSE, TimingRequest())[0].pays is False
-
-
-def test_equal_ones_are_not_told_apart() -> None:
-    bench = MadeUpBench({"tofe.pte": 5.0, "dense.pte": 5.0}, spread=0.2)
-    assert compare(bench, TOFE, DENSE, TimingRequest())[0].pays is None
-
-
-@pytest.mark.parametrize("drift", [0.98, 0.99, 1.002, 1.01, 1.02])
-def test_a_drift_is_no_difference_between_equal_models(drift: float) -> None:
-    bench = MadeUpBench({"tofe.pte": 5.0, "dense.pte": 5.0}, drift=drift, spread=0.0005)
-    assert compare(bench, TOFE, DENSE, TimingRequest())[0].pays is None
+@pytest.mark.parametrize(
+    ("tofe_ms", "spread", "drift", "pays"),
+    [
+        (6.0, 0.01, 1.0, False),
+        (5.0, 0.2, 1.0, None),
+        # A drift is not a difference between equal models.
+        *((5.0, 0.0005, drift, None) for drift in (0.98, 0.99, 1.002, 1.01, 1.02)),
+    ],
+)
+def test_slower_and_equal_models_do_not_pay(tofe_ms: float, spread: float, drift: float, pays: bool | None) -> None:
+    bench = MadeUpBench({"tofe.pte": tofe_ms, "dense.pte": 5.0}, drift, spread)
+    assert compare(bench, TOFE, DENSE, TimingRequest())[0].pays is pays
 
 
 def test_models_take_turns_and_share_the_runs() -> None:

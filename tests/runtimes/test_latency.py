@@ -1,14 +1,19 @@
-"""Timing on made-up workloads: what is counted, in which order, and how samples are summed up."""
+"""Timing on made-up workloads: what is counted, in which order, and how samples are summed up; intervals of medians."""
 
 from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.latency import WARM_UP_RUNS, Latency, measure, measure_interleaved
+from tofe_edge.runtimes.latency import WARM_UP_RUNS, Latency, measure, measure_interleaved, median_of
 
 
 def test_percentiles_of_a_hundred_known_samples() -> None:
@@ -17,39 +22,56 @@ def test_percentiles_of_a_hundred_known_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "wanted"),
+    ("samples", "summary"),
     [
         ((3.0,), {"p50": 3.0, "p90": 3.0, "p99": 3.0, "min": 3.0}),
         ((2.0, 1.0), {"p50": 1.0, "p90": 2.0, "p99": 2.0, "min": 1.0}),
         ((5.0, 1.0, 3.0), {"p50": 3.0, "p90": 5.0, "p99": 5.0, "min": 1.0}),
     ],
 )
-def test_percentiles_of_few_samples(samples: tuple[float, ...], wanted: dict[str, float]) -> None:
-    assert Latency(samples, 0.0).to_json() == wanted
+def test_percentiles_of_few_samples(samples: tuple[float, ...], summary: dict[str, float]) -> None:
+    assert Latency(samples, 0.0).to_json() == summary
 
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50), st.floats(0, 100))
 def test_a_percentile_is_a_value_that_was_measured(samples: list[float], percent: float) -> None:
-    assert Latency(tuple(samples), 0.0).percentile(percent) in samples
-
-
-@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50))
-def test_percentiles_are_in_order(samples: list[float]) -> None:
-    summary = Latency(tuple(samples), 0.0).to_json()
+    latency = Latency(tuple(samples), 0.0)
+    assert latency.percentile(percent) in samples
+    summary = latency.to_json()
     assert summary["min"] <= summary["p50"] <= summary["p90"] <= summary["p99"] <= max(samples)
 
 
-def test_warm_up_calls_are_made_and_not_counted() -> None:
+@pytest.mark.parametrize("warm_up", [4, None])
+def test_warm_up_calls_are_made_and_not_counted(warm_up: int | None) -> None:
     calls: list[None] = []
-    latency = measure(lambda: calls.append(None), runs=7, warm_up=4)
-    assert len(calls) == 11
-    assert len(latency.samples_ms) == 7
+    options: dict[str, Any] = {} if warm_up is None else {"warm_up": warm_up}
+    assert len(measure(lambda: calls.append(None), runs=7, **options).samples_ms) == 7
+    assert len(calls) == 7 + (WARM_UP_RUNS if warm_up is None else warm_up)
 
 
-def test_the_default_warm_up_is_the_one_reported() -> None:
-    calls: list[None] = []
-    measure(lambda: calls.append(None), runs=1)
-    assert len(calls) == WARM_UP_RUNS + 1
+def test_what_is_called_between_runs_is_called_after_each() -> None:
+    calls: list[str] = []
+    times: list[float] = []
+
+    def between(at_s: float) -> None:
+        calls.append("between")
+        times.append(at_s)
+
+    measure(lambda: calls.append("run"), 2, warm_up=1, between=between)
+    assert calls == ["run", "between", "run", "between", "run", "between"]
+    assert times[0] == 0.0 and times == sorted(times)
+
+
+@pytest.mark.parametrize(("duration_s", "runs"), [(1.0, 250), (1e-12, 1)])
+def test_a_duration_takes_the_place_of_the_number(
+    monkeypatch: pytest.MonkeyPatch, duration_s: float, runs: int
+) -> None:
+    """By a clock that moves on by a millisecond when it is read, four times per run."""
+    ticks = itertools.count()
+    monkeypatch.setattr("tofe_edge.runtimes.latency.time.perf_counter", lambda: next(ticks) / 1e3)
+    latency = measure(lambda: None, runs=5, warm_up=0, duration_s=duration_s)
+    assert len(latency.samples_ms) == runs
+    assert latency.started_s[-1] < max(duration_s, 0.01)
 
 
 def test_candidates_take_turns_after_their_warm_ups() -> None:
@@ -81,3 +103,36 @@ def test_fewer_than_one_run_is_refused_before_anything_runs(runs: int) -> None:
     with pytest.raises(InputError, match=f"runs must be at least 1, not {runs}"):
         measure(lambda: calls.append(None), runs=runs)
     assert not calls
+
+
+def left_out(count: int) -> int | None:
+    """From the distribution itself: how many samples the interval may leave out at either end."""
+    fitting = [cut for cut in range(count // 2 + 1) if binom.cdf(cut, count, 0.5) <= 0.025]
+    return max(fitting, default=None)
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 8, 9, 10, 20, 50, 999, 1000, 1001, 5000])
+def test_the_interval_lies_where_the_sign_test_puts_it(count: int) -> None:
+    estimate, cut = median_of(range(count)), left_out(count)
+    assert estimate.value == (count - 1) / 2
+    assert (estimate.low, estimate.high) == ((-math.inf, math.inf) if cut is None else (cut, count - 1 - cut))
+
+
+def test_the_interval_holds_the_median_in_95_of_100_measurements() -> None:
+    generator = np.random.default_rng(0)
+    # Latencies lean to one side; their median is not their mean.
+    draws = generator.lognormal(0, 1, (2000, 30))
+    held = [estimate.low <= 1 <= estimate.high for estimate in map(median_of, draws.tolist())]
+    assert 0.945 <= np.mean(held) <= 0.99
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200))
+def test_the_median_is_within_its_interval(samples: list[float]) -> None:
+    estimate = median_of(samples)
+    assert estimate.low <= estimate.value <= estimate.high
+    assert min(samples) <= estimate.value <= max(samples)
+
+
+def test_nothing_has_no_median() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        median_of([])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_builds import Built, compiled, full_runner
+from native_builds import Built, compiled, runner
 from PIL import Image
 
 from tofe_edge.evaluation.golden import make_golden
@@ -17,7 +17,7 @@ from tofe_edge.evaluation.prediction import top_classes
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.preprocessing import preprocess
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 from tofe_edge.runtimes.native_toolchain import Target
 
 pytestmark = pytest.mark.toolchain
@@ -25,15 +25,16 @@ pytestmark = pytest.mark.toolchain
 CLIENT = Path(__file__).with_name("native_client.c")
 
 NAMES = {
-    "tofe_api_version", "tofe_class_count", "tofe_class_id", "tofe_classify_rgb", "tofe_close", "tofe_label",
-    "tofe_last_error", "tofe_open", "tofe_self_test",
+    "tofe_api_version", "tofe_class_count", "tofe_class_id", "tofe_classify_rgb", "tofe_close", "tofe_deadline_create",
+    "tofe_deadline_destroy", "tofe_deadline_met", "tofe_deadline_method", "tofe_deadline_observe", "tofe_label",
+    "tofe_last_error", "tofe_meets_deadline", "tofe_method", "tofe_open", "tofe_open_within", "tofe_self_test",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["host", "aarch64"])
 def client(request: pytest.FixtureRequest) -> Built:
     target: Target = request.param
-    folder = full_runner(target).binary.parent
+    folder = runner(target).binary.parent
     command = [
         str(CLIENT), "-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{folder}",
         f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", f"-Wl,-rpath-link,{folder / 'lib'}", "-ltofe", "-lpthread",
@@ -46,7 +47,7 @@ def model(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path_fact
     folder = tmp_path_factory.mktemp("model")
     shutil.copy(elastic_artifact.path, folder / "net.pte")
     shutil.copy(elastic_artifact.manifest_path, folder / "net.json")
-    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    golden = make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
     (folder / "net.golden").mkdir()
     for name, content in golden.content().items():
         (folder / "net.golden" / name).write_bytes(content)
@@ -64,9 +65,11 @@ def test_an_application_gets_what_python_gets(client: Built, model: Path, elasti
     name = list(manifest.methods)[1]
     done = client(str(model), str(model.with_suffix(".golden")), name)
     assert done.returncode == 0, done.stderr
-    count, *lines = done.stdout.splitlines()
+    count, *lines, in_time, too_late = done.stdout.splitlines()
+    by_cost = sorted(manifest.methods, key=lambda method: manifest.methods[method].gmacs)
+    assert (in_time, too_late) == (by_cost[-1], by_cost[0])
     assert int(count) == len(manifest.class_names)
-    wanted = load_model(elastic_artifact, 1, name)(preprocess(painted(), manifest.preprocessing))
+    wanted = open_model(elastic_artifact, 1, name)(preprocess(painted(), manifest.preprocessing))
     for line, best in zip(lines, top_classes(wanted.logits, manifest.class_names), strict=True):
         index, probability, identifier, label = line.split(" ", 3)
         assert (int(index), label) == (best.index, best.name)
@@ -94,7 +97,7 @@ def test_the_library_shows_its_own_functions_alone() -> None:
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("nm is missing; `apt-get install binutils`")
-    library = full_runner("host").binary.parent / "lib" / "libtofe.so"
+    library = runner("host").binary.parent / "lib" / "libtofe.so"
     listed = subprocess.run(
         [nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True
     ).stdout

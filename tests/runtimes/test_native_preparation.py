@@ -199,7 +199,7 @@ def said_of(native: Probe, path: Path, content: bytes) -> str:
 def test_what_is_no_image_or_damaged_is_refused(native: Probe, tmp_path: Path) -> None:
     path = tmp_path / "odd"
     assert "is empty" in said_of(native, path, b"")
-    assert "is no PNG or JPEG" in said_of(native, path, b"GIF89a" + bytes(99))
+    assert "is neither PNG nor JPEG" in said_of(native, path, b"GIF89a" + bytes(99))
     flipped = bytearray(png_bytes())
     flipped[60] ^= 1
     assert "the checksum of one of its chunks is wrong" in said_of(native, path, bytes(flipped))
@@ -288,7 +288,7 @@ def test_a_selection_is_read_within_its_bytes(native: Probe, dtype: str, kind: t
 def test_logits_that_are_no_numbers_are_a_runtime_error(native: Probe) -> None:
     assert native.ranked([1, 2]) == "ba"
     for value in (np.nan, np.inf, -np.inf):
-        with pytest.raises(RefusedError, match=f"-{RUNTIME_ERROR} net.json: .* infinite or no numbers"):
+        with pytest.raises(RefusedError, match=f"-{RUNTIME_ERROR} net.json: .* infinite or not numbers"):
             native.ranked([value, 1])
 
 

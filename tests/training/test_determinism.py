@@ -6,18 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
-from tiny_run import CONFIG, make_request, stand_in
+from tiny_run import make_request, stand_in, trained
 
 from tofe_edge.budget.cost import GmacsCost, fit_to_budget
 from tofe_edge.model.backbones import create_host
 from tofe_edge.training.counts import MeasuredCounts, fit_measured
-from tofe_edge.training.run import train_checkpoint
 
 BUSY = "while True: sum(range(10000))"
 
@@ -39,11 +38,11 @@ def test_equal_seeds_give_equal_runs_under_load_and_after_anything(
 ) -> None:
     stand_in(monkeypatch, TINY)
     request = make_request(tmp_path, TINY)
-    longer = replace(CONFIG, epochs=4, gathered_epochs=1, guidance_weight=1.0)
-    quiet = train_checkpoint(request, longer)
+    longer: dict[str, Any] = {"epochs": 4.0, "gathered_epochs": 1.0, "guidance_weight": 1.0}
+    quiet = trained(request, **longer)
     torch.rand(7)  # whatever else draws from the process's generator
     with busy_machine(3):
-        busy = train_checkpoint(replace(request, out=tmp_path / "again" / "tiny.safetensors"), longer)
+        busy = trained(request, out=tmp_path / "again" / "tiny.safetensors", **longer)
     assert busy.path.read_bytes() == quiet.path.read_bytes()
 
 

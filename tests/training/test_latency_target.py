@@ -20,11 +20,18 @@ from tofe_edge.profiles import LatencyTable, Step, with_tables
 
 BOARD = (Path(__file__).parents[1] / "profiles" / "my_board.yaml").read_bytes()
 TINY_NET = create_host("deit_tiny_patch16_224", TINY).spec
-SETTINGS = (
-    "--epochs", 20, "--fixed-epochs", 2, "--batch-size", 8, "--held-out", 8, "--learning-rate", 2e-3,
-    "--backbone-learning-rate", 2e-3, "--budget-weight", 1e7, "--device", "cpu",
-)  # fmt: skip
-"""80 steps."""
+
+
+def settings(epochs: float, fixed_epochs: float) -> tuple[str, ...]:
+    """Options of a run of 4 steps per epoch."""
+    recipe = {
+        "epochs": epochs, "fixed_epochs": fixed_epochs, "batch_size": 8, "held_out": 8, "learning_rate": 2e-3,
+        "backbone_learning_rate": 2e-3, "budget_weight": 1e7,
+    }  # fmt: skip
+    return "--device", "cpu", *(word for key, value in recipe.items() for word in ("--set", f"{key}={value}"))
+
+
+SETTINGS, BRIEF = settings(20, 2), settings(0.25, 0.1)
 
 
 def tiny_table(precision: str = "int8", block_us: float = 50.0) -> LatencyTable:
@@ -91,8 +98,8 @@ def test_the_table_of_the_precision_that_is_asked_for_counts(
 ) -> None:
     profile = board(tmp_path, tiny_table("int8"), tiny_table("fp32", 100.0))
     code, stdout, _ = program(
-        "train", *data, "--target-ms", 4.6, "--profile", profile, "--precision", "fp32", *SETTINGS[4:], "--epochs", 0.25,
-        "--fixed-epochs", 0.1, "--out", tmp_path / "net.safetensors", "--json",
+        "train", *data, "--target-ms", 4.6, "--profile", profile, "--set", "precision=fp32", *BRIEF,
+        "--out", tmp_path / "net.safetensors", "--json",
     )  # fmt: skip
     assert code == 0
     document = json.loads(stdout)
@@ -105,7 +112,7 @@ def test_the_table_of_the_precision_that_is_asked_for_counts(
 
 def test_a_run_does_not_go_on_with_another_table(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:
     out = tmp_path / "net.safetensors"
-    brief = (*SETTINGS[4:], "--epochs", 0.25, "--fixed-epochs", 0.1, "--out", out)
+    brief = (*BRIEF, "--out", out)
     assert program("train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, tiny_table()), *brief)[0] == 0
     again = board(tmp_path, tiny_table(block_us=51.0))
     _, _, err = program("train", *data, "--target-ms", 2.7, "--profile", again, *brief)
@@ -116,8 +123,7 @@ def test_a_run_does_not_go_on_with_another_table(tmp_path: Path, data: tuple[str
 
 def test_people_read_what_is_predicted_and_where(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:
     code, stdout, _ = program(
-        "train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, tiny_table()), *SETTINGS[4:], "--epochs", 0.25,
-        "--fixed-epochs", 0.1, "--out", tmp_path / "net.safetensors",
+        "train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, tiny_table()), *BRIEF, "--out", tmp_path / "net.safetensors",
     )  # fmt: skip
     assert code == 0
     (line,) = [line for line in stdout.splitlines() if line.startswith("latency ")]
@@ -138,8 +144,11 @@ def test_fitted_counts_meet_a_target_in_milliseconds() -> None:
     [
         (["--target-ms", 2.7], "--target-ms is held by a device's latency table; say which with --profile"),
         (["--target-gmacs", 0.002, "--profile", "jetson_orin"], "--profile says where --target-ms is held"),
-        (["--target-gmacs", 0.002, "--precision", "int8"], "--precision is that of the latency table of --target-ms"),
-        (["--target-gmacs", 0.002, "--start-share", 0.5], "--start-share is a share of the way to --start; say which"),
+        (["--target-gmacs", 0.002, "--set", "precision=int8"], "precision is that of the latency table of --target-ms"),
+        (
+            ["--target-gmacs", 0.002, "--set", "start_share=0.5"],
+            "start_share is a share of the way to --start; say which",
+        ),
         (["--target-gmacs", 9], "--target-gmacs 9: deit_tiny_patch16_224 takes 0.00"),
         (["--target-gmacs", 0.0001], "--target-gmacs 0.0001: deit_tiny_patch16_224 takes 0.00"),
     ],

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_run import CONFIG, make_request, stand_in, write_dense
+from tiny_run import RECIPE, STILL, TARGET_GMACS, make_request, stand_in, trained, write_dense
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import Mode
@@ -20,17 +21,34 @@ from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import run
 from tofe_edge.training.accuracy import Examined, Validation
-from tofe_edge.training.run import TrainingRequest, train_checkpoint
+from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.run import TrainingRequest
 
 
 @pytest.fixture
-def tiny_backbones(monkeypatch: pytest.MonkeyPatch, tiny_overrides: dict[str, int]) -> None:
+def request_(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
     stand_in(monkeypatch, tiny_overrides)
+    return make_request(tmp_path, tiny_overrides)
 
 
 @pytest.fixture
-def request_(tmp_path: Path, tiny_overrides: dict[str, int]) -> TrainingRequest:
-    return make_request(tmp_path, tiny_overrides)
+def deeper(
+    request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> TrainingRequest:
+    """A net with one block more than its stages need."""
+    monkeypatch.setitem(tiny_overrides, "depth", 5)
+    write_dense(tmp_path, tiny_overrides)
+    return request_
+
+
+def record_of(header: Checkpoint) -> dict[str, Any]:
+    assert header.training is not None
+    return header.training
+
+
+def kept_by(header: Checkpoint) -> tuple[int, ...]:
+    assert header.token_counts is not None
+    return header.token_counts.kept
 
 
 def interrupt_after_the_dense_model(examine: Callable[..., Examined]) -> Callable[..., Examined]:
@@ -44,127 +62,94 @@ def interrupt_after_the_dense_model(examine: Callable[..., Examined]) -> Callabl
     return examined
 
 
-@pytest.mark.usefixtures("tiny_backbones")
 def test_a_run_writes_a_checkpoint_that_explains_itself(request_: TrainingRequest) -> None:
     for number in range(13):
         (Path(request_.data[0]) / "0" / f"{number}.png").write_bytes(b"no image")
-    written = train_checkpoint(request_, CONFIG)
-    header: Checkpoint = read_header(request_.out)
+    written = trained(request_)
+    header = read_header(request_.out)
     rounded = {
         "gmacs": pytest.approx(written.gmacs, abs=1e-6),
         "dense_gmacs": pytest.approx(written.dense_gmacs, abs=1e-6),
     }
     assert vars(header) == {**vars(written), **rounded}
     assert header.name == "tiny" and header.backbone_name == "deit_tiny_patch16_224"
+    assert len(kept_by(header)) == 3 and all(1 <= count <= 16 for count in kept_by(header))
+    spec = load_model(header).backbone.spec
+    assert header.gmacs == pytest.approx(gmacs(tofe_macs(spec, kept_by(header))), abs=1e-6)
 
-    model = load_model(header)
-    assert header.token_counts is not None and len(header.token_counts.kept) == 3
-    assert all(1 <= count <= 16 for count in header.token_counts.kept)
-    assert header.gmacs == pytest.approx(gmacs(tofe_macs(model.backbone.spec, header.token_counts.kept)), abs=1e-6)
-
-    record = header.training
-    assert record is not None
-    assert record["hyper_parameters"] == CONFIG.to_json()
-    assert record["start"] == "dense.safetensors"
-    assert record["data"] == ["train x1"]
+    record = record_of(header)
+    config = TrainingConfig(**RECIPE.hyper_parameters(), target_gmacs=TARGET_GMACS)
+    assert record["hyper_parameters"] == config.to_json()
+    assert record["budget"] == {"unit": "GMACs", "target": 0.002, "reached": round(header.gmacs, 6)}
+    assert (record["start"], record["data"]) == ("dense.safetensors", ["train x1"])
     assert (record["steps"], record["images_per_epoch"]) == (2, 20)
     assert len(record["mean_kept"]) == len(record["mean_kept_sampled"]) == 3
-    unreadable = [warning for warning in record["warnings"] if "could not be read" in warning]
-    assert len(unreadable) == 1 and 1 <= int(unreadable[0].split()[0]) <= 13
+    (unreadable,) = [warning for warning in record["warnings"] if "could not be read" in warning]
+    assert 1 <= int(unreadable.split()[0]) <= 13
 
     accuracy = header.accuracy
     assert accuracy is not None
-    assert accuracy["images"] == 6 and accuracy["dataset"] == "val" and accuracy["mode"] == "batch"
+    assert (accuracy["images"], accuracy["dataset"], accuracy["mode"]) == (6, "val", "batch")
     assert {"top1", "top1_interval", "top5", "dense_top1", "dense_top5"} <= accuracy.keys()
     for mode in (accuracy, accuracy["instance"]):
         assert mode["drop_points"]["estimate"] == pytest.approx(accuracy["dense_top1"] - mode["top1"], abs=0.01)
         assert mode["drop_points"]["low"] <= mode["drop_points"]["estimate"] <= mode["drop_points"]["high"]
         assert 0 < mode["p_value"] <= 1
-    assert str(request_.out.parent) not in str(record) + str(accuracy), (
-        "paths of this machine do not belong in a header"
-    )
+    assert str(request_.out.parent) not in str(record) + str(accuracy), "no paths of this machine in a header"
 
 
-@pytest.mark.usefixtures("tiny_backbones")
 def test_counts_are_the_means_of_held_out_images_scaled_to_the_target(request_: TrainingRequest) -> None:
-    header = train_checkpoint(request_, CONFIG)
-    assert header.training is not None and header.token_counts is not None
-    assert header.training["held_out_images"] == 6
-    scaled = [header.training["counts_scaled_by"] * mean for mean in header.training["mean_kept"]]
-    for count, mean in zip(header.token_counts.kept, scaled, strict=True):
+    header = trained(request_, validation=None)
+    assert header.accuracy is None
+    assert record_of(header)["held_out_images"] == 6
+    scaled = [record_of(header)["counts_scaled_by"] * mean for mean in record_of(header)["mean_kept"]]
+    for count, mean in zip(kept_by(header), scaled, strict=True):
         assert abs(count - min(16.0, max(1.0, mean))) < 0.52
-    assert header.gmacs == pytest.approx(CONFIG.target_gmacs, rel=0.03)
+    assert header.gmacs == pytest.approx(TARGET_GMACS, rel=0.03)
 
 
-@pytest.mark.usefixtures("tiny_backbones")
-def test_instance_mode_keeps_the_counts_on_the_images_it_is_centred_on(request_: TrainingRequest) -> None:
-    plain = train_checkpoint(request_, CONFIG)
-    centred = train_checkpoint(
-        replace(request_, center_on=request_.validation), CONFIG
-    )  # goes on from the finished state
-    assert plain.training is not None and plain.accuracy is not None
-    assert centred.training is not None and centred.accuracy is not None and centred.token_counts is not None
-    assert plain.training["centred_on"] == "held-out images"
-    assert centred.training["centred_on"] == "val, 6 images"
-    # The file has half precision; a token of one of the six images may change sides.
-    assert centred.accuracy["instance"]["mean_kept"] == pytest.approx(centred.token_counts.kept, abs=0.34)
-    assert plain.accuracy["instance"]["mean_kept"] != centred.accuracy["instance"]["mean_kept"]
-    assert plain.accuracy["top1"] == centred.accuracy["top1"]  # the order of the scores stays
-
-
-@pytest.mark.usefixtures("tiny_backbones")
-def test_images_to_center_on_need_no_labels(request_: TrainingRequest, tmp_path: Path) -> None:
+def test_instance_mode_keeps_the_counts_on_the_images_it_is_centred_on(
+    request_: TrainingRequest, tmp_path: Path
+) -> None:
     (tmp_path / "kitchen.v2" / "monday").mkdir(parents=True)
     for number, path in enumerate(sorted((tmp_path / "val").rglob("*.png"))):
         folder = tmp_path / "kitchen.v2" / ("monday" if number % 2 else "")
         (folder / f"{number}.png").write_bytes(path.read_bytes())
-    labelled = train_checkpoint(replace(request_, center_on=tmp_path / "val"), CONFIG)
-    unlabelled = train_checkpoint(replace(request_, center_on=tmp_path / "kitchen.v2"), CONFIG)
-    assert labelled.training is not None and unlabelled.training is not None
-    assert unlabelled.training["centred_on"] == "kitchen.v2, 6 images"
-    assert unlabelled.training["mean_kept_centred"] == labelled.training["mean_kept_centred"]
-    assert unlabelled.accuracy == labelled.accuracy
+    plain = trained(request_)
+    centred = trained(request_, center_on=request_.validation)  # goes on from the finished state
+    unlabelled = trained(request_, center_on=tmp_path / "kitchen.v2")
+    assert [record_of(header)["centred_on"] for header in (plain, centred, unlabelled)] == [
+        "held-out images", "val, 6 images", "kitchen.v2, 6 images",
+    ]  # fmt: skip
+    assert plain.accuracy is not None and centred.accuracy is not None
+    # The file has half precision; a token of one of the six images may change sides.
+    assert centred.accuracy["instance"]["mean_kept"] == pytest.approx(kept_by(centred), abs=0.34)
+    assert plain.accuracy["instance"]["mean_kept"] != centred.accuracy["instance"]["mean_kept"]
+    assert plain.accuracy["top1"] == centred.accuracy["top1"], "the order of the scores stays"
+    assert record_of(unlabelled)["mean_kept_centred"] == record_of(centred)["mean_kept_centred"]
+    assert unlabelled.accuracy == centred.accuracy, "no label is looked at"
 
 
-@pytest.mark.usefixtures("tiny_backbones")
 def test_a_finished_checkpoint_stays_until_one_with_its_accuracy_takes_its_place(
     request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    centred = replace(request_, center_on=request_.validation)
-    with monkeypatch.context() as patch:
-        patch.setattr(Validation, "examine", interrupt_after_the_dense_model(Validation.examine))
-        with pytest.raises(KeyboardInterrupt):
-            train_checkpoint(request_, CONFIG)
+    def interrupted(**changes: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Validation, "examine", interrupt_after_the_dense_model(Validation.examine))
+            with pytest.raises(KeyboardInterrupt):
+                trained(request_, **changes)
+
+    interrupted()
     assert read_header(request_.out).accuracy is None, "better than nothing"
-    finished = train_checkpoint(request_, CONFIG)
-    assert finished.accuracy is not None
+    assert trained(request_).accuracy is not None
     before = request_.out.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(Validation, "examine", interrupt_after_the_dense_model(Validation.examine))
-        with pytest.raises(KeyboardInterrupt):
-            train_checkpoint(centred, CONFIG)
+    interrupted(center_on=request_.validation)
     assert request_.out.read_bytes() == before
-    train_checkpoint(centred, CONFIG)
+    trained(request_, center_on=request_.validation)
     assert request_.out.read_bytes() != before and read_header(request_.out).accuracy is not None
     assert not list(request_.out.parent.glob(".*"))
 
 
-@pytest.mark.usefixtures("tiny_backbones")
-def test_without_validation_images_the_checkpoint_has_no_accuracy(request_: TrainingRequest) -> None:
-    object.__setattr__(request_, "validation", None)
-    assert train_checkpoint(request_, CONFIG).accuracy is None
-    assert read_header(request_.out).accuracy is None
-
-
-@pytest.mark.usefixtures("tiny_backbones")
-def test_the_same_call_gives_the_same_file(request_: TrainingRequest) -> None:
-    first = train_checkpoint(request_, CONFIG).sha256()
-    for path in request_.out.parent.iterdir():
-        path.unlink()
-    assert train_checkpoint(request_, CONFIG).sha256() == first
-
-
-@pytest.mark.usefixtures("tiny_backbones")
 def test_a_checkpoint_that_finds_no_room_is_written_by_the_next_call_without_training_again(
     request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,116 +159,147 @@ def test_a_checkpoint_that_finds_no_room_is_written_by_the_next_call_without_tra
     with monkeypatch.context() as patch:
         patch.setattr(run, "save", full)
         with pytest.raises(InputError, match="No space left"):
-            train_checkpoint(request_, CONFIG)
+            trained(request_)
     log = request_.out.with_suffix(".log.jsonl").read_text()
     assert not request_.out.exists() and log
-    record = train_checkpoint(request_, CONFIG).training
-    assert record is not None and record["steps"] == 2
+    assert record_of(trained(request_))["steps"] == 2
     assert request_.out.with_suffix(".log.jsonl").read_text() == log
     first = request_.out.read_bytes()
     for path in request_.out.parent.iterdir():
         path.unlink()
-    train_checkpoint(request_, CONFIG)
+    trained(request_)
     assert request_.out.read_bytes() == first
 
 
-@pytest.mark.usefixtures("tiny_backbones")
-def test_the_record_names_unit_target_and_what_the_counts_come_to(request_: TrainingRequest) -> None:
-    header = train_checkpoint(request_, CONFIG)
-    assert header.training is not None
-    assert header.training["budget"] == {"unit": "GMACs", "target": 0.002, "reached": round(header.gmacs, 6)}
-
-
-@pytest.mark.usefixtures("tiny_backbones")
 def test_gathered_epochs_train_with_the_counts_that_are_shipped_and_both_modes_keep(request_: TrainingRequest) -> None:
-    config = replace(CONFIG, epochs=4, gathered_epochs=2, views=24)
-    header = train_checkpoint(request_, config)
-    record = header.training
-    assert record is not None and header.token_counts is not None
-    assert header.gmacs == pytest.approx(CONFIG.target_gmacs, rel=0.03)
-    assert record["views"] == 24
-    assert record["mean_kept_centred"] == pytest.approx(header.token_counts.kept, abs=0.2)
-    log = request_.out.with_suffix(".log.jsonl").read_text().splitlines()
-    last = json.loads(log[-1])
-    assert last["kept"] == list(header.token_counts.kept) and "budget" not in last
+    header = trained(request_, epochs=4.0, gathered_epochs=2.0, views=24)
+    assert header.gmacs == pytest.approx(TARGET_GMACS, rel=0.03)
+    assert record_of(header)["views"] == 24
+    assert record_of(header)["mean_kept_centred"] == pytest.approx(kept_by(header), abs=0.2)
+    last = json.loads(request_.out.with_suffix(".log.jsonl").read_text().splitlines()[-1])
+    assert last["kept"] == list(kept_by(header)) and "budget" not in last
 
 
-@pytest.mark.usefixtures("tiny_backbones")
 def test_images_missing_among_the_views_are_counted_in_the_header(request_: TrainingRequest) -> None:
     for number in range(13):
         (Path(request_.data[0]) / "0" / f"{number}.png").write_bytes(b"no image")
-    record = train_checkpoint(request_, replace(CONFIG, views=24)).training
-    assert record is not None
-    assert any("not among the views" in warning for warning in record["warnings"])
+    assert any("not among the views" in warning for warning in record_of(trained(request_, views=24))["warnings"])
 
 
-@pytest.mark.usefixtures("tiny_backbones")
 def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tmp_path: Path) -> None:
-    larger = train_checkpoint(request_, replace(CONFIG, target_gmacs=0.0023, views=24))
-    smaller = replace(
-        request_, start=larger, out=tmp_path / "out" / "smaller.safetensors", views=tmp_path / "out/tiny.views"
-    )
-    header = train_checkpoint(smaller, replace(CONFIG, views=24))
-    assert header.training is not None
-    assert (header.training["start"], header.training["teacher"]) == ("tiny", "dense.safetensors")
-    assert header.training["start_record"] == larger.training
+    larger = trained(request_, target_gmacs=0.0023, views=24)
+    views_dir = tmp_path / "out/tiny.views"
+    header = trained(request_, start=larger, out=tmp_path / "out/smaller.safetensors", views=24, views_dir=views_dir)
+    record = record_of(header)
+    assert (record["start"], record["teacher"]) == ("tiny", "dense.safetensors")
+    assert record["start_record"] == larger.training
     assert header.gmacs < larger.gmacs
+    gathered = trained(request_, start=larger, out=tmp_path / "out/gathered.safetensors", gathered_epochs=1.0)
+    assert gathered.gmacs == pytest.approx(TARGET_GMACS, rel=0.03), "counts may be those of the start's selectors"
 
 
-@pytest.mark.usefixtures("tiny_backbones")
-def test_a_run_selects_where_it_is_told_or_where_its_start_does(
-    request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(tiny_overrides, "depth", 5)  # one block more than its stages need
-    write_dense(tmp_path, tiny_overrides)
-    config = replace(CONFIG, target_gmacs=0.0023, views=24)
-    early = train_checkpoint(replace(request_, stages=(1, 3, 4)), config)
+def test_a_run_selects_as_it_is_told_or_as_its_start_does(deeper: TrainingRequest, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"target_gmacs": 0.0023, "views": 24}
+    early = trained(deeper, select_before="1,3,4", **common)
+    following = replace(deeper, start=early, out=tmp_path / "out/next.safetensors")
     assert early.stages == (1, 3, 4)
-    following = replace(request_, start=early, out=tmp_path / "out/next.safetensors", views=tmp_path / "out/tiny.views")
-    assert train_checkpoint(following, config).stages == (1, 3, 4)
+    assert trained(following, views_dir=tmp_path / "out/tiny.views", **common).stages == (1, 3, 4)
 
 
-@pytest.mark.usefixtures("tiny_backbones")
-def test_a_start_that_selects_elsewhere_lends_its_weights(
-    request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(tiny_overrides, "depth", 5)
-    write_dense(tmp_path, tiny_overrides)
-    late = train_checkpoint(request_, replace(CONFIG, target_gmacs=0.0025))
-    still = replace(
-        CONFIG,
-        target_gmacs=0.0025,
-        epochs=1,
-        learning_rate=1e-12,
-        final_learning_rate=1e-13,
-        backbone_learning_rate=1e-12,
-    )
-    moved = replace(request_, start=late, stages=(1, 3, 4), out=tmp_path / "out/moved.safetensors")
-    header = train_checkpoint(moved, still)
+def test_a_start_that_selects_elsewhere_lends_its_weights(deeper: TrainingRequest, tmp_path: Path) -> None:
+    late = trained(deeper, target_gmacs=0.0025)
+    moved = replace(deeper, start=late, target_gmacs=0.0025, out=tmp_path / "out/moved.safetensors")
+    header = trained(moved, select_before="1,3,4", **STILL)
     assert (late.stages, header.stages) == ((1, 2, 3), (1, 3, 4))
     before, after = load_model(late).state_dict(), load_model(header).state_dict()
     thresholds = {f"selectors.{stage}.fc3.bias" for stage in range(3)}  # set again, on the held-out images
     assert thresholds < set(before)
     for name in set(before) - thresholds:
         assert torch.equal(before[name], after[name]), name
-    with pytest.raises(InputError, match="tiny: selects 3 times; --select-before asks for 2"):
-        train_checkpoint(replace(moved, stages=(1, 3)), still)
+    with pytest.raises(InputError, match="tiny: selects 3 times; select_before asks for 2"):
+        trained(moved, select_before="1,3", **STILL)
 
 
-@pytest.mark.usefixtures("tiny_backbones")
 def test_a_backbone_may_begin_between_the_dense_one_and_the_start(request_: TrainingRequest, tmp_path: Path) -> None:
-    far = train_checkpoint(request_, replace(CONFIG, fixed_epochs=0, backbone_learning_rate=0.05))
-    still = replace(
-        CONFIG, fixed_epochs=0, learning_rate=1e-12, final_learning_rate=1e-13, backbone_learning_rate=1e-12
-    )
-    between = replace(request_, start=far, start_share=0.25, out=tmp_path / "out/between.safetensors")
-    header = train_checkpoint(between, still)
-    assert header.training is not None and header.training["start_share"] == 0.25
+    far = trained(request_, fixed_epochs=0.0, backbone_learning_rate=0.05)
+    between = replace(request_, start=far, out=tmp_path / "out/between.safetensors")
+    header = trained(between, start_share=0.25, fixed_epochs=0.0, **STILL)
+    assert record_of(header)["start_share"] == 0.25
     dense, end, middle = read_tensors(tmp_path / "dense.safetensors"), load_model(far), load_model(header)
     selector = "selectors.0.fc1.weight"
     assert torch.equal(middle.get_parameter(selector), end.get_parameter(selector))
     for name, weight in middle.backbone.named_parameters():
-        start, trained = dense[name.removeprefix("vit.")], end.backbone.get_parameter(name)
-        assert torch.allclose(weight, start + 0.25 * (trained - start), atol=2e-3), name
+        start, moved = dense[name.removeprefix("vit.")], end.backbone.get_parameter(name)
+        assert torch.allclose(weight, start + 0.25 * (moved - start), atol=2e-3), name
     name = "vit.blocks.3.mlp.fc1.weight"
     assert (end.backbone.get_parameter(name) - dense[name.removeprefix("vit.")]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "deit_tiny_distilled_patch16_224"}, "weights do not fit deit_tiny_distilled_patch16_224: .* missing"),
+        ({"weights": None}, "--weights FILE, or --pretrained"),
+        ({"out": Path("net.pth")}, r"net.pth: a checkpoint's file name ends in \.safetensors"),
+        ({"center_on": Path("nowhere")}, "nowhere: does not exist"),
+        ({"precision": "int8"}, "precision is that of the latency table"),
+        ({"start_share": 0.5}, "start_share is a share of the way to --start"),
+        *[
+            ({"guidance_weight": 1.0, **epochs}, "nothing is learned before counts are fixed; give token_counts or fewer")
+            for epochs in ({"gathered_epochs": 1.0}, {"epochs": 4.0, "gathered_epochs": 4.0}, {"gathered_epochs": 0.9})
+        ],
+        ({"gathered_epochs": 1.0}, "selectors never learn; give --start or guidance_weight"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_refused_before_any_training(request_: TrainingRequest, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        trained(request_, **changes)
+    assert not list(request_.out.parent.glob("*.state"))
+
+
+def test_an_output_folder_that_is_a_file_is_found_before_any_training(request_: TrainingRequest) -> None:
+    request_.out.parent.write_text("a file")
+    with pytest.raises(InputError, match="cannot be written to"):
+        trained(request_)
+    assert request_.out.parent.read_text() == "a file"
+
+
+def test_views_need_a_start_with_the_first_blocks_of_the_dense_weights(
+    request_: TrainingRequest, tmp_path: Path
+) -> None:
+    other = trained(request_, epochs=4.0, fixed_epochs=0.0, backbone_learning_rate=0.05)
+    with pytest.raises(InputError, match="its blocks before the first selection are not those of the dense weights"):
+        trained(request_, start=other, out=tmp_path / "out" / "next.safetensors", views=24)
+
+
+def test_a_start_of_another_backbone_is_refused(request_: TrainingRequest, tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(InputError, match="is a deit_tiny_patch16_224 with 64 px and 10 classes, not the --backbone"):
+        trained(request_, start=tiny_checkpoint, backbone="deit_small_patch16_224")
+
+
+def test_counts_can_be_given_in_place_of_learned(request_: TrainingRequest) -> None:
+    given: dict[str, Any] = {"gathered_epochs": 1.0, "guidance_weight": 1.0, "target_gmacs": 0.00177}
+    assert kept_by(trained(request_, token_counts="9,5,3", **given)) == (9, 5, 3)
+    for counts, message in {
+        "16,16,16": "token_counts 16,16,16: cost .* GMACs, and the target is 0.00177",
+        "9,5": "stages",
+        "9,five,3": "whole numbers",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            trained(request_, token_counts=counts, **given)
+
+
+@pytest.mark.parametrize("option", ["weights", "start"])
+def test_the_checkpoint_does_not_take_the_place_of_what_the_run_starts_from(
+    request_: TrainingRequest, tiny_checkpoint: Checkpoint, tmp_path: Path, option: str
+) -> None:
+    source = tmp_path / "input.safetensors"
+    source.write_bytes((request_.weights if option == "weights" else tiny_checkpoint.path).read_bytes())  # type: ignore[union-attr]
+    (tmp_path / "link").symlink_to(tmp_path)
+    given = source if option == "weights" else replace(tiny_checkpoint, path=source)
+    before = source.read_bytes()
+    for out in (source, tmp_path / "link" / source.name):
+        with pytest.raises(InputError, match=f"--out {out}: is what the run starts from; choose another name"):
+            trained(request_, out=out, **{option: given})
+    assert source.read_bytes() == before and not source.with_suffix(".state").exists()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +17,22 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tofe_edge.model.backbones import Host, create_host
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training import run
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.run import TrainingRequest
+from tofe_edge.training.recipe import KEYS, Recipe
+from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
-CONFIG = TrainingConfig(target_gmacs=0.002, epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
+RECIPE = Recipe(epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
+TARGET_GMACS = 0.002
+STILL: dict[str, Any] = {"learning_rate": 1e-12, "final_learning_rate": 1e-13, "backbone_learning_rate": 1e-12}
+"""Nothing moves."""
+
+
+def trained(request: TrainingRequest, **changes: Any) -> Checkpoint:
+    """The checkpoint of a run with some fields of the request or of its recipe changed."""
+    recipe = {name: value for name, value in changes.items() if name in KEYS}
+    own = {name: value for name, value in changes.items() if name not in KEYS}
+    return train_checkpoint(replace(request, recipe=replace(request.recipe, **recipe), **own))
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, overrides: Mapping[str, int]) -> None:
@@ -60,14 +76,31 @@ def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
                 pixels = generator.integers(0, 256, (64, 64, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / part / identifier / f"{number}.png")
     return TrainingRequest(
-        backbone="deit_tiny_patch16_224",
-        weights=write_dense(folder, overrides),
-        pretrained=False,
         data=(str(folder / "train"),),
-        validation=folder / "val",
-        validation_resize="short_side",
-        validation_name=None,
-        name="tiny",
         out=folder / "out" / "tiny.safetensors",
+        target_gmacs=TARGET_GMACS,
+        weights=write_dense(folder, overrides),
+        validation=folder / "val",
+        recipe=RECIPE,
         device="cpu",
     )
+
+
+@contextmanager
+def nearly_full_disk(bytes_left: int) -> Iterator[None]:
+    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """The log of the run to ``out``, a line each."""
+    return [json.loads(line) for line in out.with_suffix(".log.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    assert [key for key, value in expected.items() if not torch.equal(actual[key], value)] == []

@@ -1,4 +1,4 @@
-"""Checks and gates as JUnit XML, which CI systems show test by test. A pure function to a string."""
+"""Checks and gates as JUnit XML, which CI systems show test by test."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 from tofe_edge.errors import InputError
 
 UNSAFE = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 forbids (section 2.2) and the control characters that it allows and advises against (DEL, C1)."""
+"""The characters that XML 1.0 forbids (section 2.2), and the control characters that it advises against (DEL, C1)."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One check. ``message`` may have many lines: why it failed, or what it measured; ``seconds`` are finite, from 0 up."""
+    """One check. ``message`` is why it failed or what it measured, in any number of lines; ``seconds`` is finite and not negative."""
 
     name: str
     passed: bool
@@ -25,11 +25,11 @@ class Case:
 
 
 def junit_xml(suite_name: str, cases: Iterable[Case]) -> str:
-    """``testsuites > testsuite > testcase`` with a ``failure`` in each that did not pass.
+    """Return a document ``testsuites > testsuite > testcase`` with a ``failure`` in each case that did not pass.
 
-    The ``message`` of a failure is its first line, its text the whole; what a passed case says is its ``system-out``.
-    Characters that XML cannot hold appear as escapes, ``\\x1b`` for ESC, and every line end is a line feed. Names ought
-    to differ: some CI systems show one case a name. Write the string as UTF-8.
+    The ``message`` of a failure is the first line of the case's message, its text the whole; the message of a passed case
+    is its ``system-out``. Characters that XML cannot hold are escaped, ``\\x1b`` for ESC, and every line ends in a line
+    feed. Names should differ: some CI systems show one case per name. Write the string as UTF-8.
 
     Raises:
         InputError: the seconds of a case are negative or not finite.
@@ -37,7 +37,7 @@ def junit_xml(suite_name: str, cases: Iterable[Case]) -> str:
     listed = list(cases)
     for case in listed:
         if not (math.isfinite(case.seconds) and case.seconds >= 0):
-            raise InputError(f"the time of case {case.name!r} is finite and not negative, not {case.seconds}")
+            raise InputError(f"the time of case {case.name!r} must be finite and not negative, not {case.seconds}")
     totals = {
         "name": _safe(suite_name),
         "tests": str(len(listed)),

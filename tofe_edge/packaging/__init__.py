@@ -1,6 +1,5 @@
 """Bundles for app developers: a model with all that feeds, checks and explains it, in the form that their build takes.
 
-One module a noun: ``bundle`` (files and their names), ``archive`` and ``unpack`` (bytes of zip and tar.gz, and back),
-``contents`` (what every bundle holds), ``provenance``, ``licences``, ``place`` (onto the disk), ``check`` (verify one), and a
-file a platform, listed in ``registry``.
+``bundle`` (files and their names), ``contents`` (what every bundle holds), ``texts`` (templates), ``archive`` (zip and tar.gz),
+``provenance`` and ``licences``, ``place`` (onto the disk), ``check`` (verify a bundle), ``platform`` and one module per platform.
 """

@@ -2,56 +2,63 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+import hashlib
+import math
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from tofe_edge.errors import InputError
-from tofe_edge.packaging.android_model import (
-    GROUP,
-    MIN_SDK,
-    assets_folder,
-    package_of,
-    values_for,
-    version_of,
-)
-from tofe_edge.packaging.archive import zip_bytes
+from tofe_edge import __version__
+from tofe_edge.errors import InputError, shown
+from tofe_edge.evaluation.parity import GATES
+from tofe_edge.io.artifact import Manifest, Method
+from tofe_edge.packaging.archive import Unpacked, read_zip, zip_bytes
 from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
 from tofe_edge.packaging.contents import PackagedModel
-from tofe_edge.packaging.kotlin import compile_kotlin
-from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, licence_text, notice, weights_licence
-from tofe_edge.packaging.platform import Options, Platform, files_below, require_executorch
+from tofe_edge.packaging.kotlin import STDLIB, compile_kotlin
+from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, Licence, legal_files, weights_licence
+from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below, require_target
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, provenance_file, read_provenance
-from tofe_edge.packaging.template import render, template_folder, template_names
-from tofe_edge.packaging.unpack import Unpacked, read_zip
+from tofe_edge.packaging.texts import TEMPLATES, boolean, common_values, float_words, render, template_names
 
 _NAME = "android"
 _AAR, _AAR_FILE, _SOURCE = "aar", "aar file", "source"
 """Variants: the folder with a Maven repository, the archive in it, the Gradle module."""
 
-_IN_AAR = (
-    "AndroidManifest.xml",
-    "classes.jar",
-    "R.txt",
-    "proguard.txt",
-    "META-INF/com/android/build/gradle/aar-metadata.properties",
-)
-_IN_SOURCE = ("build.gradle.kts", "consumer-rules.pro", "src/main/AndroidManifest.xml")
+_FORMS = {_AAR: "folder", _AAR_FILE: "zip", _SOURCE: "folder"}
 _MAIN = "src/main/"
+
+GROUP = "tofeedge"
+MIN_SDK = 23
+"""API level of executorch-android 1.5.1."""
+_MIN_ANDROID = "6.0"
+
+_PACKAGE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", re.ASCII)
+_MAX_PACKAGE = 120
+_CHECKSUM = 12
+"""Digits of the model's checksum that a version and a folder end in."""
+_KEYWORD = re.compile(
+    r"abstract|as|assert|boolean|break|byte|case|catch|char|class|const|continue|default|do"
+    r"|double|else|enum|extends|false|final|finally|float|for|fun|goto|if|implements|import"
+    r"|in|instanceof|int|interface|is|long|native|new|null|object|package|private|protected|"
+    r"public|return|short|static|strictfp|super|switch|synchronized|this|throw|throws|transient"
+    r"|true|try|typealias|typeof|val|var|void|volatile|when|while"
+)
+"""Words that Java or Kotlin keeps for itself."""
 
 
 def bundle_name(model: PackagedModel, options: Options) -> str:
-    """``NAME-android``, or ``NAME-android-source``."""
+    """Return ``NAME-android``, or ``NAME-android-source``."""
     return f"{model.name}-{_NAME}-source" if options.source else f"{model.name}-{_NAME}"
 
 
 def build(model: PackagedModel, options: Options) -> Bundle:
-    """The bundle of a model.
+    """Return the bundle of a model.
 
     Raises:
-        InputError: Android cannot run it, the package's name is none, or without ``source`` there is no compiler.
+        InputError: Android cannot run it, the package's name is not valid, or without ``source`` there is no compiler.
     """
-    require_executorch(model, "Android")
+    require_target(model, "Android")
     if options.source and options.kotlinc is not None:
         raise InputError("--kotlinc: is not used with --source; leave one of them out")
     parts = _Parts(model, options)
@@ -76,7 +83,7 @@ class _Parts:
         self._values = {**self._values, "USE": use}
 
     def source_files(self) -> dict[str, BundleFile]:
-        """A Gradle library module."""
+        """Return a Gradle library module."""
         code = f"{_MAIN}java/{self._package.replace('.', '/')}/"
         return {
             **self._documents("README-source.md"),
@@ -88,7 +95,7 @@ class _Parts:
         }
 
     def repository_files(self) -> dict[str, BundleFile]:
-        """A Maven repository with the AAR and its POM."""
+        """Return a Maven repository with the AAR and its POM."""
         stem = f"{self._model.name}-{version_of(self._model)}"
         aar = self._aar()
         folder = f"maven/{GROUP}/{self._model.name}/{version_of(self._model)}/"
@@ -99,7 +106,7 @@ class _Parts:
         }
 
     def _aar(self) -> dict[str, BundleFile]:
-        stubs, module = template_folder("android/stubs"), identifier(self._model.name)
+        stubs, module = TEMPLATES / "android" / "stubs", identifier(self._model.name)
         compiled = compile_kotlin(self._options.kotlinc, self._kotlin(), stubs, module)
         self.build = {"kotlinc": compiled.compiler}
         files = {
@@ -129,12 +136,7 @@ class _Parts:
         }
 
     def _legal(self) -> dict[str, BundleFile]:
-        return {
-            "LICENSE": BundleFile(licence_text("apache-2.0")),
-            "LICENSE-pillow": BundleFile(licence_text("pillow")),
-            "LICENSE-executorch": BundleFile(licence_text("executorch")),
-            "NOTICE": BundleFile(notice(f"{self._model.name} for Android", self.licences).encode()),
-        }
+        return legal_files(f"{self._model.name} for Android", self.licences)
 
     def _render(self, name: str) -> BundleFile:
         return render(f"android/{name}", self._values)
@@ -145,7 +147,7 @@ def _below(folder: str, files: Mapping[str, BundleFile]) -> dict[str, BundleFile
 
 
 def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleFile]:
-    """The model's files, out of the assets of the variant.
+    """Return the model's files, out of the assets of the variant.
 
     Raises:
         InputError: the AAR is damaged or not there.
@@ -153,73 +155,133 @@ def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleF
     assets = f"assets/{assets_folder(provenance.name, provenance.model_sha256)}/"
     if provenance.variant == _SOURCE:
         return files_below(unpacked.files, _MAIN + assets)
-    aar = unpacked.files if provenance.variant == _AAR_FILE else _inner(unpacked.files, ".aar")[1]
+    aar = unpacked.files if provenance.variant == _AAR_FILE else _aar_in(unpacked.files)[1]
     return files_below(aar, assets)
 
 
 def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
-    """What an Android build would stumble over. Raises :class:`InputError` for a damaged AAR."""
-    forms = {_AAR: "folder", _AAR_FILE: "zip", _SOURCE: "folder"}
-    if forms.get(provenance.variant) != unpacked.form:
+    """Return what is wrong with the AAR in a bundle. Raises :class:`InputError` for a damaged one."""
+    if _FORMS.get(provenance.variant) != unpacked.form:
         return [f"{PROVENANCE} says {provenance.variant!r}, but this is a {unpacked.form}"]
-    if provenance.variant == _SOURCE:
-        found = _missing(unpacked.files, _IN_SOURCE)
-        script = unpacked.files.get("build.gradle.kts", BundleFile(b"")).data
-        return found + [f"build.gradle.kts lacks {word}" for word in _SCRIPT_WORDS if word.encode() not in script]
-    if provenance.variant == _AAR_FILE:
-        return _aar_problems(unpacked.files)
-    name, aar = _inner(unpacked.files, ".aar")
+    if provenance.variant != _AAR:
+        return []
+    name, aar = _aar_in(unpacked.files)
     inner = read_provenance(aar.get(PROVENANCE, BundleFile(b"")), f"{name}, {PROVENANCE}")
-    lines = [f"{name}: {line}" for line in (*differences(inner.files, aar), *_aar_problems(aar))]
+    lines = [f"{name}: {line}" for line in differences(inner.files, aar)]
     if (inner.name, inner.model_sha256) != (provenance.name, provenance.model_sha256):
         lines.append(f"{name}: is of another model than the folder's {PROVENANCE}")
-    pom = unpacked.files.get(name.removesuffix(".aar") + ".pom")
-    return lines + (["the POM beside the AAR is missing"] if pom is None else _pom_problems(pom))
-
-
-_SCRIPT_WORDS = ("noCompress", "org.pytorch:executorch-android:", "consumerProguardFiles")
-
-
-def _inner(files: Mapping[str, BundleFile], suffix: str) -> tuple[str, dict[str, BundleFile]]:
-    names = [name for name in files if name.endswith(suffix)]
-    if len(names) != 1:
-        raise InputError(f"it has {len(names)} {suffix} files, not one; package the model again")
-    return names[0], read_zip(files[names[0]].data, names[0])
-
-
-def _missing(files: Mapping[str, BundleFile], wanted: tuple[str, ...]) -> list[str]:
-    return [f"{name} is missing" for name in wanted if name not in files]
-
-
-def _aar_problems(aar: Mapping[str, BundleFile]) -> list[str]:
-    lines = _missing(aar, _IN_AAR)
-    if lines:
-        return lines
-    manifest = _xml(aar["AndroidManifest.xml"], "AndroidManifest.xml")
-    android = "{http://schemas.android.com/apk/res/android}"
-    sdk = manifest.find("uses-sdk")
-    if sdk is None or sdk.get(f"{android}minSdkVersion") != str(MIN_SDK):
-        lines.append(f"AndroidManifest.xml does not ask for API {MIN_SDK}, which ExecuTorch needs")
-    entry = f"{manifest.get('package', '').replace('.', '/')}/TofeClassifier.class"
-    if entry not in read_zip(aar["classes.jar"].data, "classes.jar"):
-        lines.append(f"classes.jar lacks {entry}")
     return lines
 
 
-def _pom_problems(file: BundleFile) -> list[str]:
-    space = "{http://maven.apache.org/POM/4.0.0}"
-    pom = _xml(file, "the POM")
-    needed = {one.findtext(f"{space}artifactId") for one in pom.iter(f"{space}dependency")}
-    return [] if "executorch-android" in needed else ["the POM does not depend on executorch-android"]
+def _aar_in(files: Mapping[str, BundleFile]) -> tuple[str, dict[str, BundleFile]]:
+    names = [name for name in files if name.endswith(".aar")]
+    if len(names) != 1:
+        raise InputError(f"it has {len(names)} .aar files, not one; package the model again")
+    return names[0], read_zip(files[names[0]].data, names[0])
 
 
-def _xml(file: BundleFile, name: str) -> ElementTree.Element:
-    if b"<!" in file.data:
-        raise InputError(f"{name} declares a document type, which this program never writes")
-    try:
-        return ElementTree.fromstring(file.data)
-    except ElementTree.ParseError as error:
-        raise InputError(f"{name} cannot be read as XML ({error})") from error
+def package_of(model: PackagedModel, chosen: str | None) -> str:
+    """Return the Kotlin package: the one chosen, or one made of the model's name.
+
+    Raises:
+        InputError: it is not a lower-case Java package of two parts or more.
+    """
+    package = f"{GROUP}.{identifier(model.name)}" if chosen is None else chosen
+    good = (
+        _PACKAGE.fullmatch(package)
+        and len(package) <= _MAX_PACKAGE
+        and not any(map(_KEYWORD.fullmatch, package.split(".")))
+    )
+    if not good:
+        if chosen is None:
+            raise InputError(
+                f"{model.name}: the package made of the name, {package}, is not valid; give one with --package-name, such as "
+                "com.example.model"
+            )
+        raise InputError(f"--package-name {shown(package)}: is not a package; give one such as com.example.model")
+    return package
 
 
-ANDROID = Platform(_NAME, bundle_name, build, problems, model_files)
+def version_of(model: PackagedModel) -> str:
+    """Return the version of the library: that of this program and the model's checksum, so that another model is another version."""
+    return f"{__version__}-{model.manifest.sha256[:_CHECKSUM]}"
+
+
+def assets_folder(name: str, sha256: str) -> str:
+    """Return the folder of a model's files among an app's assets, which all its libraries share: ``a-b`` and ``a_b`` too."""
+    return f"tofe/{identifier(name)}_{sha256[:_CHECKSUM]}"
+
+
+def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> dict[str, object]:
+    """Return every key of the Android templates. Raises :class:`InputError` as :func:`~tofe_edge.packaging.platform.executorch_release`."""
+    manifest, spec = model.manifest, model.manifest.preprocessing
+    gates, names = GATES[manifest.precision], _budget_names(manifest)
+    return {
+        **common_values(manifest),
+        "PACKAGE": package,
+        "GROUP": GROUP,
+        "NAME": model.name,
+        "MODULE": identifier(model.name),
+        "VERSION": version_of(model),
+        "EXECUTORCH": executorch_release(manifest, "Android"),
+        "KOTLIN_STDLIB": STDLIB,
+        "MIN_SDK": MIN_SDK,
+        "MIN_ANDROID": _MIN_ANDROID,
+        "FOLDER": assets_folder(model.name, manifest.sha256),
+        "SUMS": _sums(model),
+        "PATCH_TOKENS": manifest.patch_tokens,
+        "SELECTION_IN_FLOATS": boolean(manifest.selection == "rank"),
+        "RESIZES_SHORT_SIDE": boolean(spec.resize == "short_side"),
+        "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct),
+        "BICUBIC": boolean(spec.interpolation == "bicubic"),
+        "MEAN": _float_bits(spec.mean),
+        "STD": _float_bits(spec.std),
+        "MIN_PSNR_DB": gates.min_psnr_db if math.isfinite(gates.min_psnr_db) else "Double.NEGATIVE_INFINITY",
+        "BUDGETS": ",\n".join(_budget(names[method.name], method) for method in manifest.methods.values()),
+        "DEFAULT_BUDGET": next(iter(names.values())),
+        "BUDGET_LIST": ", ".join(
+            f"`{names[method.name]}` ({method.gmacs:.3f} GMACs)" for method in manifest.methods.values()
+        ),
+        "POM_LICENCES": "\n".join(
+            f"    <license><name>{one}</name></license>" for one in sorted({licence.licence for licence in licences})
+        ),
+    }
+
+
+def _budget_names(manifest: Manifest) -> dict[str, str]:
+    """Return a constant's name for each method. Raises :class:`InputError` if a method's name gives none of its own.
+
+    ``DEFAULT`` is what the code calls the one that the model was converted for.
+    """
+    names = {method: identifier(method).upper() for method in manifest.methods}
+    for method, name in names.items():
+        if (
+            name == "DEFAULT"
+            or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
+            or not re.fullmatch(r"[A-Za-z0-9_]+", method, re.ASCII)
+        ):
+            raise InputError(
+                f"{manifest.artifact}: method {shown(method)} cannot name a constant; convert the model again"
+            )
+    if len(set(names.values())) < len(names):
+        raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")
+    return names
+
+
+def _budget(name: str, method: Method) -> str:
+    kept = ", ".join(map(str, method.token_counts or []))
+    tokens = f"listOf({kept})" if kept else "emptyList()"
+    return f'    {name}("{method.name}", {float(method.gmacs)!r}, {tokens})'
+
+
+def _sums(model: PackagedModel) -> str:
+    """Return the SHA-256 of the files beside the model, as Kotlin pairs."""
+    sums = {name: hashlib.sha256(file.data).hexdigest() for name, file in model.files().items()}
+    return "\n".join(f'            "{name}" to "{sums[name]}",' for name in sorted(sums) if name != model.file_name)
+
+
+def _float_bits(values: tuple[float, float, float]) -> str:
+    return ", ".join(f"java.lang.Float.intBitsToFloat({word})" for word in float_words(values, signed=True))
+
+
+PLATFORM = Platform(_NAME, ("source", "package_name", "kotlinc"), bundle_name, build, problems, model_files)

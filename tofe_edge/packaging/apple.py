@@ -2,89 +2,72 @@
 
 from __future__ import annotations
 
-import json
-import plistlib
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from xml.parsers.expat import ExpatError
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
+from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.targets import find_target, targets_for
-from tofe_edge.packaging.apple_model import systems_of, values_for, variant_of
-from tofe_edge.packaging.apple_names import module_of
+from tofe_edge.io.targets import find_target, runs_on, targets_for
+from tofe_edge.packaging.apple_names import check_methods, module_of
 from tofe_edge.packaging.apple_vectors import vectors_for
+from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile
-from tofe_edge.packaging.contents import PackagedModel
-from tofe_edge.packaging.licences import EXECUTORCH as EXECUTORCH_LICENCE
-from tofe_edge.packaging.licences import GLUE, PHOTOGRAPHS, PILLOW, licence_text, notice, weights_licence
-from tofe_edge.packaging.platform import Options, Platform, files_below
+from tofe_edge.packaging.contents import LABELS, PackagedModel
+from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, legal_files, weights_licence
+from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
-from tofe_edge.packaging.template import render, template_names
-from tofe_edge.packaging.unpack import Unpacked
+from tofe_edge.packaging.texts import boolean, common_values, float_words, render, template_names
 
 _NAME = "apple"
 _SOURCES, _TESTS = "Sources/Classifier/", "Tests/ClassifierTests/"
 _MODEL = f"{_SOURCES}Model/"
-_PRIVACY = f"{_SOURCES}PrivacyInfo.xcprivacy"
-_MANIFEST, _FACTS = "Package.swift", f"{_SOURCES}Facts.swift"
-_REQUIRED = (
-    _MANIFEST,
-    _FACTS,
-    _PRIVACY,
-    f"{_SOURCES}TofeBudget.swift",
-    f"{_SOURCES}TofeClassifier.swift",
-    f"{_TESTS}GoldenTests.swift",
-    f"{_TESTS}ResampleTests.swift",
-    "README.md",
-    "LICENSE",
-    "LICENSE-pillow",
-    "NOTICE",
-)
+_MANIFEST = "Package.swift"
+
+SYSTEMS = {
+    "iOS16": ("16.0", "13.0"),
+    "iOS17": ("17.0", "14.0"),
+    "iOS18": ("18.0", "15.0"),
+    "iOS26": ("26.0", "26.0"),
+}
+"""The oldest iOS and macOS for each deployment target, the oldest first."""
+_EXECUTORCH_SYSTEM = "iOS17"
+"""The system of ExecuTorch's Swift package."""
+_FUNCTIONS_SYSTEM = "iOS18"
+"""The first system that picks a function of a package."""
 
 
 def bundle_name(model: PackagedModel, options: Options) -> str:
-    """``NAME-apple``."""
+    """Return ``NAME-apple``."""
     return f"{model.name}-{_NAME}"
 
 
 def build(model: PackagedModel, options: Options) -> Bundle:
-    """The Swift package of a model.
+    """Return the Swift package of a model.
 
     Raises:
-        InputError: Apple's systems do not run it, the module's name is none, or an option is another platform's.
+        InputError: Apple's systems do not run it, or the module's name is not valid.
     """
-    given = {"--source": options.source, "--kotlinc": options.kotlinc is not None, "--arch": options.arch is not None}
-    for option in (name for name, is_given in given.items() if is_given):
-        raise InputError(f"{option}: is not used for Apple, whose package is always sources for Xcode; leave it out")
     manifest, variant = model.manifest, variant_of(model)
     weights = weights_licence(manifest.checkpoint, manifest.checkpoint_sha256, model.weights)
-    licences = [
-        GLUE,
-        PILLOW,
-        weights,
-        PHOTOGRAPHS,
-        *([EXECUTORCH_LICENCE] if find_target(variant).native_runner else []),
-    ]
+    licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH] if needs_executorch(variant) else [])]
     values = values_for(model, module_of(model, options.package_name))
     files = {
         **_code(model, variant, {**values, **vectors_for(manifest.preprocessing)}),
         **{f"{_MODEL}{name}": file for name, file in model.files().items()},
         "README.md": _readme(variant, values),
-        "LICENSE": BundleFile(licence_text("apache-2.0")),
-        "LICENSE-pillow": BundleFile(licence_text("pillow")),
-        "NOTICE": BundleFile(notice(f"{model.name} for Apple's systems", licences).encode()),
+        **legal_files(f"{model.name} for Apple's systems", licences),
     }
-    if find_target(variant).native_runner:
-        files["LICENSE-executorch"] = BundleFile(licence_text("executorch"))
     files[PROVENANCE] = provenance_file(_NAME, variant, model, licences, files)
     return Bundle(bundle_name(model, options), "folder", files)
 
 
 def _code(model: PackagedModel, variant: str, values: Mapping[str, object]) -> dict[str, BundleFile]:
-    """``Package.swift``, the sources and the tests."""
+    """Return ``Package.swift``, the sources and the tests."""
     folders = {"apple/sources": _SOURCES, f"apple/{variant}": _SOURCES, "apple/tests": _TESTS}
-    if not find_target(variant).native_runner:
+    if not needs_executorch(variant):
         folders[f"apple/coreml-{model.manifest.io}"] = _SOURCES
     found = {
         f"{place}{PurePosixPath(name).name}": render(name, values)
@@ -100,50 +83,111 @@ def _readme(variant: str, values: Mapping[str, object]) -> BundleFile:
 
 
 def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleFile]:
-    """The model's files, out of the target's resources."""
+    """Return the model's files, out of the target's resources."""
     return files_below(unpacked.files, _MODEL)
 
 
 def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
-    """What Xcode, SwiftPM or the App Store would stumble over. Raises :class:`InputError` for a manifest that is none."""
-    if unpacked.form != "folder" or provenance.variant not in targets_for("apple"):
+    """Return whether it is not a package for one of Apple's targets."""
+    if unpacked.form != "folder" or provenance.variant not in targets_for(_NAME):
         return [f"{PROVENANCE} says {provenance.variant!r}, but this is a {unpacked.form}"]
-    lines = [f"{name} is missing" for name in _REQUIRED if name not in unpacked.files]
-    if lines:
-        return lines
-    package, facts = (unpacked.files[name].data.decode("utf-8", "replace") for name in (_MANIFEST, _FACTS))
-    words = ['.copy("Model")', '.process("PrivacyInfo.xcprivacy")', 'path: "Sources/Classifier"']
-    if find_target(provenance.variant).native_runner:
-        words += ["https://github.com/pytorch/executorch.git", '"-all_load"']
-    lines += [f"Package.swift lacks {word}" for word in words if word not in package]
-    ios, macos = systems_of(_manifest_in(unpacked, provenance))
-    if f'platforms: [.iOS("{ios}"), .macOS("{macos}")]' not in package:
-        lines.append(f"Package.swift does not ask for iOS {ios} and macOS {macos}, which the model needs")
-    if f'static let sha256 = "{provenance.model_sha256}"' not in facts:
-        lines.append(f"{_FACTS} is of another model than {PROVENANCE}")
-    return lines + _privacy_problems(unpacked.files[_PRIVACY])
-
-
-def _manifest_in(unpacked: Unpacked, provenance: Provenance) -> Manifest:
-    name = f"{_MODEL}{provenance.name}.json"
-    try:
-        return Manifest.from_json(json.loads(unpacked.files[name].data))
-    except KeyError as error:
-        raise InputError(f"{name} is missing") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} cannot be read as JSON ({error})") from error
-
-
-def _privacy_problems(file: BundleFile) -> list[str]:
-    if b"<!ENTITY" in file.data:
-        return [f"{_PRIVACY} declares entities, which this program never writes"]
-    try:
-        privacy = plistlib.loads(file.data, fmt=plistlib.FMT_XML)
-    except (ValueError, ExpatError, plistlib.InvalidFileException) as error:
-        return [f"{_PRIVACY} cannot be read as a property list ({error})"]
-    if not isinstance(privacy, dict) or privacy.get("NSPrivacyTracking") is not False:
-        return [f"{_PRIVACY} does not say that nothing is tracked"]
     return []
 
 
-APPLE = Platform(_NAME, bundle_name, build, problems, model_files)
+def needs_executorch(target: str) -> bool:
+    """Return whether ExecuTorch's Swift package runs models of a target; the system runs the others."""
+    return find_target(target).native_runner
+
+
+def variant_of(model: PackagedModel) -> str:
+    """Return the target that runs the model. Raises :class:`InputError` if it does not run on Apple's systems."""
+    manifest = model.manifest
+    if runs_on(manifest, _NAME):
+        return manifest.target
+    raise InputError(
+        f"{model.file_name}: is a model for {shown(manifest.target)} with {shown(manifest.backend)}, which does not run on Apple's "
+        "systems; convert it for iphone_15 or another of their profiles"
+    )
+
+
+def systems_of(manifest: Manifest) -> tuple[str, str]:
+    """Return the oldest iOS and macOS that run the model.
+
+    Raises:
+        InputError: the manifest names none that is known, or one that cannot pick budgets.
+    """
+    if needs_executorch(manifest.target):
+        return SYSTEMS[_EXECUTORCH_SYSTEM]
+    target = manifest.deployment_target or "none"
+    if target not in SYSTEMS:
+        raise InputError(
+            f"{manifest.artifact}: its deployment target {shown(target)} is not one of {', '.join(SYSTEMS)}; convert it again"
+        )
+    ages = list(SYSTEMS)
+    if manifest.further_methods and ages.index(target) < ages.index(_FUNCTIONS_SYSTEM):
+        raise InputError(
+            f"{manifest.artifact}: has several budgets, which need {_FUNCTIONS_SYSTEM}, not {target}; convert it again with "
+            f"--option deployment_target={_FUNCTIONS_SYSTEM}"
+        )
+    return SYSTEMS[target]
+
+
+def values_for(model: PackagedModel, module: str) -> dict[str, object]:
+    """Return every key of the Apple templates but those of the test vectors and the README's ``USE``.
+
+    Raises:
+        InputError: as :func:`systems_of` and :func:`~tofe_edge.packaging.platform.executorch_release`, or a method cannot name a case.
+    """
+    manifest, spec = model.manifest, model.manifest.preprocessing
+    gates, methods = GATES[manifest.precision], list(manifest.methods.values())
+    ios, macos = systems_of(manifest)
+    check_methods(manifest)
+    values: dict[str, object] = {
+        **common_values(manifest),
+        "MODULE": module,
+        "NAME": model.name,
+        "IOS": ios,
+        "MACOS": macos,
+        "MODEL_FILE": model.file_name,
+        "LABELS_FILE": LABELS,
+        "SUMS": "\n".join(f'        "{name}": "{sha256}",' for name, sha256 in _sums(model).items()),
+        "SELECTS_BY_RANK": boolean(manifest.selection == "rank"),
+        "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct) if spec.resize == "short_side" else "nil",
+        "FILTER": spec.interpolation,
+        "MEAN": _floats(spec.mean),
+        "STD": _floats(spec.std),
+        "MIN_PSNR_DB": gates.min_psnr_db if math.isfinite(gates.min_psnr_db) else "-.infinity",
+        "BUDGET_CASES": "\n".join(f'    case {method.name} = "{method.name}"' for method in methods),
+        "STANDARD_BUDGET": methods[0].name,
+        "BUDGET_GMACS": "\n".join(f"        case .{method.name}: return {float(method.gmacs)!r}" for method in methods),
+        "BUDGET_TOKENS": "\n".join(
+            f"        case .{method.name}: return {method.token_counts or []}" for method in methods
+        ),
+        "BUDGET_LIST": ", ".join(f"`.{method.name}` ({method.gmacs:.3f} GMACs)" for method in methods),
+    }
+    if needs_executorch(manifest.target):
+        values["EXECUTORCH"] = executorch_release(manifest, "iOS")
+        values["PRODUCTS"] = "\n".join(
+            f'                .product(name: "{name}", package: "executorch"),' for name in _products(manifest)
+        )
+    return values
+
+
+def _products(manifest: Manifest) -> list[str]:
+    """Return the products of ExecuTorch's package, in the order that its documentation gives them."""
+    left = {name for method in manifest.methods.values() for name in method.fallback_ops}
+    quantized = ["kernels_quantized"] if any("quant" in name for name in left) else []
+    return [manifest.target, f"backend_{manifest.backend}", "kernels_optimized", *quantized]
+
+
+def _sums(model: PackagedModel) -> dict[str, str]:
+    """Return the SHA-256 of what the code reads beside the model."""
+    read = [LABELS, *(name for name in model.files() if name.startswith(f"{model.name}.golden/"))]
+    return {name: hashlib.sha256(model.files()[name].data).hexdigest() for name in sorted(read)}
+
+
+def _floats(values: Sequence[float]) -> str:
+    return ", ".join(f"Float(bitPattern: 0x{word:08X})" for word in float_words(values))
+
+
+PLATFORM = Platform(_NAME, ("package_name",), bundle_name, build, problems, model_files)

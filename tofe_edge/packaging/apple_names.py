@@ -31,8 +31,8 @@ _OWN_TYPES = (
     "SelfTest SelfTestResult Square TofeBudget TofeClassifier TofeConfiguration TofeError"
 )
 _TAKEN = {name.lower() for name in f"{_SYSTEM_MODULES} {_COMMON_TYPES} {_OWN_TYPES}".split()}
-"""Modules that one of the same name would stand in for, and types that would hide it or be hidden, in small letters: a disk
-of a Mac tells no capitals."""
+"""Modules that one of the same name would stand in for, and types that would hide it or be hidden, in lower case, because file
+names on a Mac do not distinguish case."""
 
 _METHOD = re.compile(r"[a-z][A-Za-z0-9_]*", re.ASCII)
 _KEYWORD = re.compile(
@@ -45,7 +45,7 @@ _KEYWORD = re.compile(
 
 
 def module_of(model: PackagedModel, chosen: str | None) -> str:
-    """The Swift module: the one chosen, or one made of the model's name.
+    """Return the Swift module: the one chosen, or one made of the model's name.
 
     Raises:
         InputError: it cannot name a module, or is the name of one of the system's or of a type.
@@ -62,7 +62,7 @@ def module_of(model: PackagedModel, chosen: str | None) -> str:
 
 
 def check_methods(manifest: Manifest) -> None:
-    """Whether every method of a model can name a case of ``TofeBudget``.
+    """Refuse methods that cannot name a case of ``TofeBudget``.
 
     Raises:
         InputError: one cannot.

@@ -13,7 +13,7 @@ Form = Literal["folder", "zip", "tar.gz"]
 
 MAX_FILES = 4096
 MAX_BYTES = 1 << 30
-"""Of all files together, unpacked: far above any model here, far below what fills a disk."""
+"""Limit of all files together, unpacked: far above any model here, far below what fills a disk."""
 
 _MAX_NAME = 200
 """Fits ustar's name and prefix fields and leaves room below the 260 characters of Windows."""
@@ -86,7 +86,7 @@ def _parents(name: str) -> list[str]:
 
 
 def check_member_name(name: str) -> None:
-    """Refuse what is no plain relative path of ASCII letters, digits and ``. _ + @ $ -``, on any system.
+    """Refuse what is not a plain relative path of ASCII letters, digits and ``. _ + @ $ -``, on any system.
 
     Raises:
         InputError: absolute, with ``..`` or an empty part, a backslash, a space, a control or non-ASCII character, a name
@@ -98,7 +98,7 @@ def check_member_name(name: str) -> None:
     )
     if not good:
         raise InputError(
-            f"{shown(name)} is no safe file name: relative, of at most {_MAX_NAME} letters, digits and . _ + @ $ - (no ..)"
+            f"{shown(name)} is not a safe file name: relative, of at most {_MAX_NAME} letters, digits and . _ + @ $ - (no ..)"
         )
 
 
@@ -120,5 +120,5 @@ def check_model_name(name: str, where: str) -> None:
 
 
 def identifier(name: str) -> str:
-    """A checked model name as a lower-case identifier: for Java packages, resource names, C symbols."""
+    """Return a checked model name as a lower-case identifier: for Java packages, resource names, C symbols."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

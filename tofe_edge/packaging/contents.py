@@ -1,4 +1,4 @@
-"""What every bundle holds of a model, whatever the platform: model, manifest, labels, preprocessing, golden vectors."""
+"""The files of a model that every bundle holds, whatever the platform: model, manifest, labels, preprocessing, golden vectors."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class PackagedModel:
         return self.name + (".pte" if isinstance(self.content, bytes) else ".mlpackage")
 
     def model_files(self) -> dict[str, BundleFile]:
-        """The model alone, by path: one file, or those of the package's folder."""
+        """Return the model alone, by path: one file, or those of the package's folder."""
         if isinstance(self.content, bytes):
             return {self.file_name: BundleFile(self.content)}
         return {f"{self.file_name}/{name}": BundleFile(part) for name, part in self.content.items()}
 
     def files(self) -> dict[str, BundleFile]:
-        """The model, its manifest and golden vectors as ``tofe-edge run --self-test`` takes them, labels and preprocessing."""
+        """Return the model, its manifest and golden vectors as ``tofe-edge run --self-test`` takes them, labels and preprocessing."""
         golden = {f"{self.name}.golden/{name}": BundleFile(data) for name, data in self.golden.content().items()}
         return {
             **self.model_files(),
@@ -55,7 +55,7 @@ class PackagedModel:
 
 
 def json_file(document: Mapping[str, Any]) -> BundleFile:
-    """A JSON file whose bytes follow from its content."""
+    """Return a JSON file whose bytes follow from its content."""
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
     return BundleFile(f"{text}\n".encode("utf-8", "backslashreplace"))
 
@@ -64,7 +64,7 @@ def load_packaged_model(artifact: Artifact, weights: Weights, name: str | None =
     """Read a checked artifact and its golden vectors into memory.
 
     Args:
-        name: what it is called in the bundle; the file's own name without suffix where there is none.
+        name: what it is called in the bundle; ``None``: the file's own name without suffix.
 
     Raises:
         InputError: the name cannot name a package, there are no golden vectors, a class name has a line break, or the file
@@ -72,12 +72,12 @@ def load_packaged_model(artifact: Artifact, weights: Weights, name: str | None =
     """
     chosen = artifact.path.stem if name is None else name
     check_model_name(chosen, str(artifact.path) if name is None else "--name")
-    golden = read_golden(golden_path_of(artifact.path), artifact)
     for label in artifact.manifest.class_names:
         if label.splitlines() != [label] or not label.isprintable():
             raise InputError(
                 f"{artifact.path}: class name {shown(label)} does not fit on a line of {LABELS}; rename it"
             )
+    golden = read_golden(golden_path_of(artifact.path), artifact)
     content = _content_of(artifact.path)
     if fingerprint(content).sha256 != artifact.manifest.sha256:
         raise InputError(f"{artifact.path}: changed while it was read; run the command again")

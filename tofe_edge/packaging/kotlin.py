@@ -1,4 +1,4 @@
-"""Compiling the Android library's Kotlin files, where a compiler is at hand."""
+"""Compiling the Android library's Kotlin files, if a compiler is at hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tofe_edge.errors import InputError
 from tofe_edge.packaging.bundle import BundleFile
-from tofe_edge.packaging.scratch import scratch
+from tofe_edge.packaging.place import scratch
 
 LANGUAGE = "2.1"
 """Compilers of the version before this one and newer read the classes."""
@@ -61,7 +61,9 @@ def compile_kotlin(compiler: Path | None, sources: Mapping[str, BundleFile], aga
         done = _run((*command, *arguments))
         version = _VERSION.search(done.stderr)
         if version is None:
-            raise InputError(f"{path}: is no Kotlin compiler that runs here ({_first_line(done.stderr)}); {_INSTALL}")
+            raise InputError(
+                f"{path}: is not a Kotlin compiler that runs here ({_first_line(done.stderr)}); {_INSTALL}"
+            )
         if done.returncode != 0:
             said = next((line for line in done.stderr.splitlines() if "error:" in line), _first_line(done.stderr))
             raise InputError(

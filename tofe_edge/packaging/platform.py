@@ -1,21 +1,23 @@
-"""What a platform has to say to be packaged for: one value of :class:`Platform` a file, listed in ``registry``."""
+"""What a platform has to provide to be packaged for: one :class:`Platform` value per module, listed here by module."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from tofe_edge.errors import InputError, shown
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.targets import runs_on, targets_for
+from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.provenance import Provenance
-from tofe_edge.packaging.unpack import Unpacked
 
+_MODULES = {name: f"tofe_edge.packaging.{name}" for name in ("android", "apple", "linux")}
 _PACKAGE = "executorch"
 """The Python package, whose version is that of the libraries for devices."""
 _RELEASE = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+)(\+[a-z0-9.]+)?", re.ASCII)
@@ -23,7 +25,7 @@ _RELEASE = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+)(\+[a-z0-9.]+)?", re.ASCII)
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose beside model and platform. Every platform refuses what it has no use for."""
+    """What the user chose beside model and platform. A platform refuses what it does not use, see :meth:`Platform.check`."""
 
     source: bool = False
     """Sources for the platform's own build, in place of something built."""
@@ -33,12 +35,12 @@ class Options:
     """The Kotlin compiler; ``None`` looks on PATH."""
     arch: str | None = None
     """The processor, such as ``aarch64``; ``None``: the platform's usual one."""
-    extra: Mapping[str, BundleFile] = field(default_factory=dict)
-    """Files that only the command line can make, such as a native runner."""
+    runner: Path | None = None
+    """Folder with the user's own build of the native runner; ``None``: built on this machine and kept."""
 
 
 class Replay(Protocol):
-    """What golden vectors told of one method."""
+    """The result of replaying the golden vectors of one method."""
 
     @property
     def passed(self) -> bool:
@@ -46,39 +48,65 @@ class Replay(Protocol):
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What was not reached, in words."""
+        """The gates that were not reached, in words."""
 
     @property
     def snr_db(self) -> float:
-        """Of the logits; infinite where they are the same to the bit."""
+        """SNR of the logits; infinite if they are the same to the bit."""
 
     def to_json(self) -> dict[str, Any]:
-        """All figures."""
+        """Return all figures."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """How to make a bundle, and how to look at one.
+    """How to make a bundle, and how to check one.
 
     Attributes:
-        bundle_name: what the bundle will be called, with its suffix.
-        build: the bundle of a model. Raises :class:`InputError` for a model that cannot run there.
-        problems: what is wrong with the structure or the platform's own metadata of an unpacked bundle whose sums are right.
-        model_files: of such a bundle, the files of :meth:`PackagedModel.files` by their names there.
+        options: fields of :class:`Options` that it uses.
+        bundle_name: returns the name of the bundle, with its suffix.
+        build: returns the bundle of a model. Raises :class:`InputError` for a model that cannot run there.
+        problems: returns what is wrong with the structure or the platform's own metadata of an unpacked bundle whose sums
+            are right.
+        model_files: returns the files of :meth:`PackagedModel.files` in such a bundle, by their names there.
         runner: the program in its bundles that replays golden vectors; ``None``: there is none. The architecture that it is
             for is the bundle's variant.
     """
 
     name: str
+    options: tuple[str, ...]
     bundle_name: Callable[[PackagedModel, Options], str]
     build: Callable[[PackagedModel, Options], Bundle]
     problems: Callable[[Unpacked, Provenance], list[str]]
     model_files: Callable[[Unpacked, Provenance], Mapping[str, BundleFile]]
     runner: str | None = None
 
+    def check(self, options: Options) -> None:
+        """Refuse options of other platforms. Raises :class:`InputError`."""
+        for name, value in vars(options).items():
+            if name not in self.options and value not in (None, False):
+                raise InputError(f"--{name.replace('_', '-')}: is not used with --platform {self.name}; leave it out")
 
-def require_executorch(model: PackagedModel, platform: str) -> None:
-    """Refuse a model that no ExecuTorch with XNNPACK runs. Raises :class:`InputError`."""
+
+def platform_names() -> tuple[str, ...]:
+    """Return the platforms that can be packaged for."""
+    return tuple(_MODULES)
+
+
+def find_platform(name: str) -> Platform:
+    """Return a platform by its name.
+
+    Raises:
+        InputError: there is no such platform.
+    """
+    if name not in _MODULES:
+        raise InputError(f"platform {shown(name)} is not one of {', '.join(_MODULES)}")
+    platform: Platform = import_module(_MODULES[name]).PLATFORM
+    return platform
+
+
+def require_target(model: PackagedModel, platform: str) -> None:
+    """Refuse a model of a target that the platform does not run. Raises :class:`InputError`."""
     manifest = model.manifest
     if not runs_on(manifest, platform.lower()):
         raise InputError(
@@ -88,7 +116,7 @@ def require_executorch(model: PackagedModel, platform: str) -> None:
 
 
 def executorch_release(manifest: Manifest, platform: str) -> str:
-    """The release of ExecuTorch for a platform that fits: the one whose Python package made the program.
+    """Return the release of ExecuTorch for a platform that fits: the one whose Python package made the program.
 
     Raises:
         InputError: the manifest does not name a release.
@@ -104,5 +132,5 @@ def executorch_release(manifest: Manifest, platform: str) -> str:
 
 
 def files_below(files: Mapping[str, BundleFile], folder: str) -> dict[str, BundleFile]:
-    """The files below ``folder`` (which ends in ``/``), by their path in it."""
+    """Return the files below ``folder`` (which ends in ``/``), by their path in it."""
     return {name.removeprefix(folder): file for name, file in files.items() if name.startswith(folder)}

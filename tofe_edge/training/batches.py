@@ -18,13 +18,13 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.preprocessing import Preprocessing, normalize, random_resized_crop
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.config import Augmentation, TrainingConfig
+from tofe_edge.training.recipe import Augmentation, HyperParameters
 from tofe_edge.training.teacher import TrainingBatch, teacher_targets
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder, table or shards of training images, each of them seen ``repeats`` times an epoch."""
+    """A folder, table or shards of training images, each of them seen ``repeats`` times per epoch."""
 
     folder: Path
     repeats: int = 1
@@ -61,11 +61,11 @@ class TrainingSet:
         # An image may be in several sources: held out of one, it is held out of all.
         images = {place: sample for place, sample, _ in flat}
         if len(images) <= held_out:
-            raise InputError(f"training: {len(images)} images are too few to hold {held_out} out; lower --held-out")
-        shown = dict.fromkeys(images, 0.0)
+            raise InputError(f"training: {len(images)} images are too few to hold {held_out} out; lower held_out")
+        repeated = dict.fromkeys(images, 0.0)
         for place, _, repeats in flat:
-            shown[place] += repeats
-        weights, places = np.array(list(shown.values())), list(images)
+            repeated[place] += repeats
+        weights, places = np.array(list(repeated.values())), list(images)
         chosen = np.random.default_rng([seed, 1]).choice(
             len(places), held_out, replace=False, p=weights / weights.sum()
         )
@@ -200,7 +200,7 @@ def samples_digest(samples: Sequence[Sample]) -> str:
 
 
 def batches_from_images(
-    data: TrainingSet, teacher: ToFe, config: TrainingConfig, steps: range, device: torch.device
+    data: TrainingSet, teacher: ToFe, config: HyperParameters, steps: range, device: torch.device
 ) -> Iterator[TrainingBatch]:
     """Random crops, the next ones decoded while the current ones are trained on."""
     preprocessing = teacher.backbone.preprocessing

@@ -16,7 +16,8 @@ from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.files import staging_dir
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import Backbone, TokenCounts, create_host
-from tofe_edge.model.checkpoint import Checkpoint, Classes, default_classes, describe, load_model, save
+from tofe_edge.model.backbones.spec import parse_stages
+from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, load_model, save
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
@@ -30,10 +31,11 @@ from tofe_edge.training.counts import (
     read_images,
     typical_samples,
 )
+from tofe_edge.training.recipe import Recipe
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
 from tofe_edge.training.trainer import TrainingResult, train
-from tofe_edge.training.views import Views, prepare_views, recipe
+from tofe_edge.training.views import Views, prepare_views, view_recipe
 
 _GIVEN_TOLERANCE = 0.02
 """Share of the target by which the cost of given counts may miss it."""
@@ -45,109 +47,144 @@ _COUNT_TOLERANCE = 2.0
 """Tokens by which sampled and noise-free means may differ before a warning is recorded."""
 
 
+_PAPER = Recipe()
+
+
 @dataclass(frozen=True)
 class TrainingRequest:
-    """Where a run takes its weights and images from, and where its checkpoint goes."""
+    """A training run: what it starts from, what it learns from, what it is to reach, and where its checkpoint goes."""
 
-    backbone: str
-    weights: Path | None
-    pretrained: bool
     data: tuple[str, ...]
-    validation: Path | None
-    validation_resize: str
-    validation_name: str | None
-    name: str
+    """Sources of training images, each ``DATA`` or ``DATA:REPEATS``; see :class:`tofe_edge.training.batches.Source`."""
     out: Path
-    device: str
+    """The checkpoint to write; state and log stand beside it."""
+    target_gmacs: float | None = None
+    target_ms: float | None = None
+    """Either of both; milliseconds are those that the latency table of ``profile`` predicts."""
+    profile: DeviceProfile | None = None
+    backbone: str = "deit_tiny_patch16_224"
+    weights: Path | None = None
+    """Dense weights, .safetensors or .pth."""
+    pretrained: bool = False
+    """Take timm's published weights in place of a file."""
     start: Checkpoint | None = None
     """A ToFe checkpoint to go on from, such as that of the next larger budget; ``None``: the dense weights."""
-    start_share: float = 1.0
-    """Of the way from the dense backbone to that of ``start``: where the backbone begins (WiSE-FT, Wortsman et al. 2022)."""
-    views: Path | None = None
-    """Folder of the prepared views, where the configuration asks for some; ``None``: beside ``out``."""
-    profile: DeviceProfile | None = None
-    """With the latency table of a target in milliseconds."""
-    precision: str | None = None
-    """Of that table; ``None``: the profile's choice."""
-    stages: tuple[int, ...] | None = None
-    """Blocks before which tokens are selected, from 0; ``None``: those of ``start``, or the paper's."""
-    center_on: Path | None = None
-    """Images like those that the net will see, prepared as the validation images are: on their average, instance mode is
-    to keep N^s tokens. No label is looked at. ``None``: held-out images."""
+    validation: Path | None = None
+    """Labelled images on which accuracy is measured at the end."""
+    recipe: Recipe = _PAPER
+    device: str = "auto"
+    """``auto``, ``cuda`` or ``cpu``."""
 
 
-def train_checkpoint(request: TrainingRequest, config: TrainingConfig) -> Checkpoint:
+def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     """Train, measure token counts and accuracy, and write the checkpoint.
+
+    An interrupted run goes on where it was when called again.
 
     Raises:
         InputError: weights or images are unfit, or the output cannot be written.
     """
+    # 1. What can be refused is refused before hours are spent
+    recipe, state = request.recipe, request.out.with_suffix(".state")
+    _check_request(request)
+    config = TrainingConfig(**recipe.hyper_parameters(), target_gmacs=request.target_gmacs, target_ms=request.target_ms)
     device = pick_device(request.device)
     with staging_dir(request.out.parent):
-        pass  # find out now, not after hours, that the folder cannot be written to
-    _spare_inputs(request)
-    # Weights of new modules; batches and noise have their own numbers, from (seed, step).
+        pass  # the folder can be written to
+    # 2. Teacher, student, images
+    # The seed is for weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
-    stages = request.stages or (request.start.stages if request.start else None)
-    host = create_host(request.backbone, pretrained=request.pretrained, stages=stages)
+    stages = parse_stages(recipe.select_before) if recipe.select_before else None
+    host = create_host(
+        request.backbone,
+        pretrained=request.pretrained,
+        stages=stages or (request.start.stages if request.start else None),
+    )
     if request.weights is not None:
         host.load_dense(read_tensors(request.weights))
-    elif not request.pretrained:
-        raise InputError("train needs dense weights to start from: --weights FILE, or --pretrained for timm's")
-    cost = _cost(request, config, host.spec)
+    cost = _cost(request, host.spec)
     if config.token_counts is not None:
         _check_given(TokenCounts.parse(config.token_counts).check(host.spec), cost)
     if isinstance(cost, LatencyCost):
         config = replace(config, latency_table=cost.fingerprint)
     teacher, classes = ToFe(host), default_classes(host.spec.classes)
     model = _student(request, teacher)
-    sources = tuple(Source.parse(text) for text in request.data)
-    data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
+    data = TrainingSet.find(
+        tuple(Source.parse(text) for text in request.data), classes.ids, config.held_out, config.seed
+    )
     _check_learned(request, config, data)
-    state = request.out.with_suffix(".state")
     if state.exists():
         check_state(state, config)
-    validation = _validation(request, classes)
-    to_center_on = typical_samples(request.center_on, classes.ids, config.seed) if request.center_on else None
+    validation = None
+    if request.validation is not None:
+        validation = Validation.find(request.validation, classes.ids, recipe.validation_resize, recipe.validation_name)
+    to_center_on = typical_samples(recipe.center_on, classes.ids, config.seed) if recipe.center_on else None
+    # 3. Train
     dense = validation.examine(teacher, None, "dense") if validation else None
     views = _views(request, config, teacher, model, data)
-    with gpu_failures(device, f"with --batch-size {config.batch_size}"):
+    with gpu_failures(device, f"with batch_size {config.batch_size}"):
         result = train(model, data, config, cost, request.out, device, teacher, views)
+    # 4. Measure token counts and set the selectors' thresholds
     images = read_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
     learned = measure_counts(model, images, config.seed)
     fitted, with_noise = (FittedCounts(result.counts, 1.0), False) if result.counts else fit_measured(learned, cost)
-    as_validated = replace(host.preprocessing, resize=request.validation_resize)
+    as_validated = replace(host.preprocessing, resize=recipe.validation_resize)
     typical = read_images(to_center_on, as_validated) if to_center_on else images
     center_selectors(model, fitted.counts, typical)
+    # 5. Record, measure accuracy, write
     record = {
         "budget": cost.to_json(fitted.counts.kept),
         **_record(request, config, data, result, learned),
         "counts_scaled_by": None if result.counts else round(fitted.factor, 3),
         "mean_kept_centred": [round(mean, 3) for mean in measure_counts(model, typical, config.seed).means],
-        "centred_on": f"{request.center_on.resolve().name}, {len(typical)} images"
-        if request.center_on
+        "centred_on": f"{recipe.center_on.resolve().name}, {len(typical)} images"
+        if recipe.center_on
         else "held-out images",
     }
     if views is not None:
         record["views"] = len(views)
         if views.unreadable:
             record["warnings"].append(f"{views.unreadable} times an image could not be read and is not among the views")
-    unreadable = len(dense.evaluation.unreadable) if dense else 0
     if with_noise:
         record["warnings"].append(
             "without noise the selectors keep too little or too much for any scaling to meet the target: "
             "the counts are the means with noise"
         )
+    unreadable = len(dense.evaluation.unreadable) if dense else 0
     if unreadable:
         record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
-    header = describe(request.name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
+    name = recipe.name or request.out.stem
+    header = describe(name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
     if validation is not None and dense is not None:
         header = replace(header, accuracy=_accuracy(request.out, model, header, validation, dense))
     return save(request.out, model, header)
 
 
+def _check_request(request: TrainingRequest) -> None:
+    """Raise :class:`InputError` if parts of the request do not belong together, or ``out`` is one of its inputs."""
+    recipe, milliseconds = request.recipe, request.target_ms is not None
+    wrong = {
+        f"{request.out}: a checkpoint's file name ends in .safetensors": request.out.suffix != ".safetensors",
+        "--profile says where --target-ms is held; --target-gmacs holds everywhere": request.profile is not None
+        and not milliseconds,
+        "precision is that of the latency table of --target-ms": recipe.precision is not None and not milliseconds,
+        "--target-ms is held by a device's latency table; say which with --profile": request.profile is None
+        and milliseconds,
+        "start_share is a share of the way to --start; say which": recipe.start_share is not None
+        and request.start is None,
+        "train needs dense weights to start from: --weights FILE, or --pretrained for timm's": request.weights is None
+        and not request.pretrained,
+    }
+    for message, applies in wrong.items():
+        if applies:
+            raise InputError(message)
+    for source in (request.weights, request.start.path if request.start else None):
+        if source is not None and source.exists() and request.out.exists() and source.samefile(request.out):
+            raise InputError(f"--out {request.out}: is what the run starts from; choose another name")
+
+
 def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation, dense: Examined) -> dict[str, Any]:
-    """Of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
+    """The accuracy of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
 
     What an earlier call has left at ``out`` is not replaced by a checkpoint without accuracy, though.
     """
@@ -158,63 +195,49 @@ def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation
     return accuracy_record(dense, batch, instance, validation.name)
 
 
-def _spare_inputs(request: TrainingRequest) -> None:
-    """Raise :class:`InputError` where the checkpoint would take the place of what it is made from."""
-    for source in (request.weights, request.start.path if request.start else None):
-        if source is not None and source.exists() and request.out.exists() and source.samefile(request.out):
-            raise InputError(f"--out {request.out}: is what the run starts from; choose another name")
-
-
 def _check_learned(request: TrainingRequest, config: TrainingConfig, data: TrainingSet) -> None:
-    """Raise :class:`InputError` where selections or counts would be those of selectors that have learned nothing."""
+    """Raise :class:`InputError` if selections or counts would be those of selectors that have learned nothing."""
     if request.start is not None or Schedule.of(config, len(data.train)).selecting:
         return
     if not config.guidance_weight:
-        raise InputError(
-            "training: with gathered epochs alone selectors never learn; give --start or --guidance-weight"
-        )
+        raise InputError("training: with gathered epochs alone selectors never learn; give --start or guidance_weight")
     if config.token_counts is None:
         raise InputError(
-            "training: nothing is learned before counts are fixed; give --token-counts or fewer --gathered-epochs"
+            "training: nothing is learned before counts are fixed; give token_counts or fewer gathered_epochs"
         )
-
-
-def _validation(request: TrainingRequest, classes: Classes) -> Validation | None:
-    if request.validation is None:
-        return None
-    return Validation.find(request.validation, classes.ids, request.validation_resize, request.validation_name)
 
 
 def _check_given(counts: TokenCounts, cost: Cost) -> None:
-    """Raise :class:`InputError` where given counts miss the target."""
+    """Raise :class:`InputError` if given counts miss the target."""
     reached = cost.of_counts(counts.kept)
     if abs(reached / cost.target - 1) > _GIVEN_TOLERANCE:
-        raise InputError(f"--token-counts {counts}: cost {reached:.3g} {cost.unit}, and the target is {cost.target:g}")
+        raise InputError(f"token_counts {counts}: cost {reached:.3g} {cost.unit}, and the target is {cost.target:g}")
 
 
 def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
-    """The net to train: the teacher's copy, or the one to start from. Raises :class:`InputError` where that is another."""
+    """The net to train: the teacher's copy, or the one to start from. Raises :class:`InputError` if that is another."""
     if request.start is None:
         return copy.deepcopy(teacher)
     if request.start.token_counts is None:
         raise InputError(f"--start {request.start.name}: is a dense model; give its weights with --weights")
     student = load_model(request.start)
-    own, wanted = student.backbone.spec, teacher.backbone.spec
-    if replace(own, stages=wanted.stages) != wanted:
+    own, expected = student.backbone.spec, teacher.backbone.spec
+    if replace(own, stages=expected.stages) != expected:
         raise InputError(
             f"--start {request.start.name}: is a {own.name} with {own.image_size} px and {own.classes} classes, "
             "not the --backbone to train"
         )
-    if len(own.stages) != len(wanted.stages):
+    if len(own.stages) != len(expected.stages):
         raise InputError(
-            f"--start {request.start.name}: selects {len(own.stages)} times; --select-before asks for {len(wanted.stages)}"
+            f"--start {request.start.name}: selects {len(own.stages)} times; select_before asks for {len(expected.stages)}"
         )
     begun = copy.deepcopy(teacher)
     begun.load_state_dict(student.state_dict())
-    if request.start_share < 1:
+    share = request.recipe.start_share
+    if share is not None and share < 1:
         with torch.no_grad():
             for mine, dense in zip(begun.backbone.parameters(), teacher.backbone.parameters(), strict=True):
-                mine.copy_(torch.lerp(dense, mine, request.start_share))
+                mine.copy_(torch.lerp(dense, mine, share))
     return begun
 
 
@@ -236,25 +259,26 @@ def _views(
     if gap > _SAME_STEM:
         name = request.start.name if request.start else "the start"
         raise InputError(
-            f"--start {name}: its blocks before the first selection are not those of the dense weights, which --views needs; "
-            "start from a checkpoint trained with --views, or leave it out"
+            f"--start {name}: its blocks before the first selection are not those of the dense weights, which views need; "
+            "start from a checkpoint trained with views, or leave it out"
         )
-    wanted = recipe(teacher, data.train, config.views, config.seed, config.augmentation)
+    of_views = view_recipe(teacher, data.train, config.views, config.seed, config.augmentation)
     device = pick_device(request.device)
     with gpu_failures(device, "in preparing views"):
-        return prepare_views(request.views or request.out.with_suffix(".views"), teacher.to(device), data.train, wanted)
+        return prepare_views(
+            request.recipe.views_dir or request.out.with_suffix(".views"), teacher.to(device), data.train, of_views
+        )
 
 
-def _cost(request: TrainingRequest, config: TrainingConfig, backbone: Backbone) -> Cost:
-    """What is trained to. Raises :class:`InputError` where it is out of reach, or the profile cannot tell."""
+def _cost(request: TrainingRequest, backbone: Backbone) -> Cost:
+    """What is trained to. Raises :class:`InputError` if it is out of reach, or the profile cannot tell."""
     cost: Cost
-    if config.target_ms is None:
-        assert config.target_gmacs is not None, "a configuration has one of both"
-        cost = GmacsCost(backbone, config.target_gmacs)
-    elif request.profile is None:
-        raise InputError("--target-ms is met by a device's latency table; say which with --profile")
+    if request.target_ms is not None:
+        assert request.profile is not None, "_check_request has seen to it"
+        cost = latency_cost(backbone, request.target_ms, request.profile, request.recipe.precision)
     else:
-        cost = latency_cost(backbone, config.target_ms, request.profile, request.precision)
+        assert request.target_gmacs is not None, "a configuration has one of both"
+        cost = GmacsCost(backbone, request.target_gmacs)
     cost.check()
     return cost
 
@@ -267,6 +291,7 @@ def _record(
     measured: MeasuredCounts,
 ) -> dict[str, Any]:
     """The training record of a checkpoint's header: names of folders, never paths of the machine."""
+    share = request.recipe.start_share
     gaps = [abs(a - b) for a, b in zip(measured.means, measured.sampled_means)]
     warnings = []
     if max(gaps) > _COUNT_TOLERANCE:
@@ -278,7 +303,7 @@ def _record(
     return {
         "hyper_parameters": config.to_json(),
         "start": request.start.name if request.start else _teacher_name(request),
-        **({"start_share": request.start_share} if request.start and request.start_share < 1 else {}),
+        **({"start_share": share} if share is not None and share < 1 else {}),
         **({"start_record": request.start.training} if request.start and request.start.training else {}),
         "teacher": _teacher_name(request),
         "data": [Source.parse(text).folder.resolve().name + f" x{Source.parse(text).repeats}" for text in request.data],

@@ -52,16 +52,11 @@ def save_state(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    write_state(path, content)
-
-
-def write_state(path: Path, content: dict[str, Any]) -> None:
-    """Write what an interrupted run goes on from, atomically. Raises :class:`InputError` where it cannot be written."""
     write_atomically(path, lambda temporary: _save(content, temporary))
 
 
 def check_state(path: Path, config: TrainingConfig) -> None:
-    """Raise :class:`InputError` where a run with ``config`` cannot go on from this state, before hours are spent."""
+    """Raise :class:`InputError` if a run with ``config`` cannot go on from this state, before hours are spent."""
     _require_same(path, _read(path), config)
 
 
@@ -109,8 +104,8 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def _require_same(path: Path, content: dict[str, Any], config: TrainingConfig) -> None:
-    stored, wanted = json.loads(content["config"]), config.to_json()
-    changed = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
+    stored, expected = json.loads(content["config"]), config.to_json()
+    changed = sorted(key for key in stored.keys() | expected.keys() if stored.get(key) != expected.get(key))
     if changed:
         raise InputError(
             f"{path}: belongs to a run with another {', '.join(changed)}; use the same options, another --out, or delete it"

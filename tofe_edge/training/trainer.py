@@ -39,12 +39,12 @@ _COUNTED_IMAGES = 256
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a finished run ended."""
+    """What a finished run came to."""
 
     steps: int
     unreadable: int
     counts: TokenCounts | None
-    """That the blocks were trained with; ``None`` where tokens were masked to the end."""
+    """That the blocks were trained with; ``None`` if tokens were masked to the end."""
 
 
 def train(
@@ -183,7 +183,7 @@ def _gradients(
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise InputError(
             f"training: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at step {batch.step + 1}; "
-            "lower --learning-rate or --backbone-learning-rate and use another --out"
+            "lower learning_rate or backbone_learning_rate and use another --out"
         )
     kept = [round(float(mask.detach().sum(dim=1).mean()), 1) for mask in output.masks]
     values = {name: round(float(value.detach()), 4) for name, value in parts.items()}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 
 import pytest
-from conftest import fine_or_refused
+from elf_files import elf
 from hypothesis import given
 from hypothesis import strategies as st
 from local_shell import LocalShell
@@ -15,22 +14,11 @@ from local_shell import LocalShell
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.runtimes import native_build
 from tofe_edge.runtimes.devices.deploy import cache_folder, cached_runner, choose_runner
-from tofe_edge.runtimes.devices.elf import Program, read_program
 from tofe_edge.runtimes.devices.facts import DeviceFacts, parse_facts
 from tofe_edge.runtimes.native_runner import BINARY
 
-MACHINES = {"x86_64": 0x3E, "aarch64": 0xB7}
 GLIBC, BIONIC = "/lib/ld-linux-aarch64.so.1", "/system/bin/linker64"
 HERE = os.uname().machine
-
-
-def program(arch: str, interpreter: str) -> bytes:
-    """The beginning of a program: ELF header, one program header, the loader's path."""
-    head = b"\x7fELF\x02\x01".ljust(18, b"\0") + struct.pack("<H", MACHINES[arch])
-    head = head.ljust(32, b"\0") + struct.pack("<Q", 64)
-    head = head.ljust(54, b"\0") + struct.pack("<HH", 56, 1)
-    path = interpreter.encode() + b"\0"
-    return head.ljust(64, b"\0") + struct.pack("<IIQQQQQQ", 3, 4, 120, 0, 0, len(path), len(path), 1) + path
 
 
 def facts(arch: str = "aarch64", system: str = "Linux", android: str = "") -> DeviceFacts:
@@ -50,7 +38,7 @@ def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     def build(target: str, out_dir: Path) -> Path:
         done.append(target)
         (out_dir / "lib").mkdir(parents=True)
-        (out_dir / BINARY).write_bytes(program("aarch64" if target == "aarch64" else HERE, "/bin/sh"))
+        (out_dir / BINARY).write_bytes(elf("aarch64" if target == "aarch64" else HERE, interpreter="/bin/sh"))
         (out_dir / "lib" / "one.so").write_bytes(b"library")
         return out_dir / BINARY
 
@@ -61,26 +49,6 @@ def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(native_build, "build", build)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return done
-
-
-def test_programs_of_this_machine_are_read() -> None:
-    found = read_program(Path("/bin/sh").resolve())
-    assert found.arch == HERE
-    assert Path(found.interpreter).exists()
-
-
-def test_programs_of_other_machines_are_read(tmp_path: Path) -> None:
-    (tmp_path / "program").write_bytes(program("aarch64", BIONIC))
-    assert read_program(tmp_path / "program") == Program("aarch64", BIONIC)
-
-
-@given(st.binary(max_size=300), st.integers(0, 200))
-def test_damaged_programs_are_refused_or_read(tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int) -> None:
-    path = tmp_path_factory.getbasetemp() / "damaged"
-    whole = program("aarch64", GLIBC)
-    for content in (noise, whole[:at], whole[:at] + noise, whole[:at] + noise + whole[at + len(noise) :]):
-        path.write_bytes(content)
-        fine_or_refused(lambda: read_program(path), path)
 
 
 def test_a_runner_is_built_once(builds: list[str], device: LocalShell) -> None:
@@ -137,7 +105,7 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_runner_for_something_else_is_refused(
     device: LocalShell, tmp_path: Path, arch: str, interpreter: str, device_facts: DeviceFacts, message: str
 ) -> None:
-    (tmp_path / BINARY).write_bytes(program(arch, interpreter))
+    (tmp_path / BINARY).write_bytes(elf(arch, interpreter=interpreter))
     for given_runner in (tmp_path, tmp_path / BINARY):
         with pytest.raises((InputError, DeviceError), match=message):
             choose_runner(device, device_facts, given_runner)

@@ -1,4 +1,4 @@
-"""Token maps as one picture: a row an image, with columns for the input, each stage and the usage heat map."""
+"""Token maps as one PNG: one row per image, with columns for the input, each stage and the usage heat map."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tofe_edge.cli.pages.heat import heat_colours
-from tofe_edge.cli.pages.pictured import map_of_image
-from tofe_edge.cli.pages.token_map import TokenMap
+from tofe_edge.cli.pages.token_map import TokenMap, heat_colours, map_of_image
 from tofe_edge.evaluation.image_tokens import ImageTokens
 
 TILE = 224
@@ -18,7 +16,7 @@ TILE = 224
 
 GAP = 8
 LINE = 20
-"""Height of the writing above the columns and below each row."""
+"""Height of the text above the columns and below each row."""
 
 _FONT_SIZE = 13
 _PAPER, _INK, _FRAME = (255, 255, 255), (27, 31, 36), (255, 211, 61)
@@ -26,10 +24,10 @@ _FROZEN, _FROZEN_OPACITY, _HEAT_OPACITY = (16, 18, 20), 0.8, 0.75
 
 
 def contact_sheet(images: Sequence[ImageTokens]) -> bytes:
-    """A PNG of the images, at least one, which have their pixels and the same number of stages.
+    """Return a PNG of the images, at least one, which have their pixels and the same number of stages.
 
     Raises:
-        InputError: the patches of an image fill no square.
+        InputError: the patches of an image do not fill a square.
     """
     maps = [map_of_image(image) for image in images]
     stages = len(maps[0].kept)
@@ -39,11 +37,11 @@ def contact_sheet(images: Sequence[ImageTokens]) -> bytes:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
     for column, heading in enumerate(headings):
         pen.text((_left(column), GAP // 2), heading, _INK, font)
-    for row, (image, found) in enumerate(zip(images, maps)):
+    for row, (image, shown) in enumerate(zip(images, maps)):
         top = LINE + GAP + row * (TILE + LINE + GAP)
-        for column, tile in enumerate(_tiles(found)):
+        for column, tile in enumerate(_tiles(shown)):
             sheet.paste(tile, (_left(column), top))
-        for column, words in enumerate(_captions(image, found)):
+        for column, words in enumerate(_captions(image, shown)):
             pen.text((_left(column), top + TILE + 2), _fitting(words, font), _INK, font)
     stored = io.BytesIO()
     sheet.save(stored, "PNG", optimize=True)
@@ -54,19 +52,19 @@ def _left(column: int) -> int:
     return GAP + column * (TILE + GAP)
 
 
-def _tiles(found: TokenMap) -> list[Image.Image]:
-    picture = Image.fromarray(found.pixels).resize((TILE, TILE), Image.Resampling.BICUBIC)
-    stages = [_stage(picture, found, stage) for stage in range(len(found.kept))]
-    return [picture, *stages, _heat(picture, found)]
+def _tiles(shown: TokenMap) -> list[Image.Image]:
+    picture = Image.fromarray(shown.pixels).resize((TILE, TILE), Image.Resampling.BICUBIC)
+    stages = [_stage(picture, shown, stage) for stage in range(len(shown.kept))]
+    return [picture, *stages, _heat(picture, shown)]
 
 
-def _stage(picture: Image.Image, found: TokenMap, stage: int) -> Image.Image:
-    kept = found.kept[stage]
-    veil = np.full(found.patch_tokens, round(255 * _FROZEN_OPACITY), np.uint8)
+def _stage(picture: Image.Image, shown: TokenMap, stage: int) -> Image.Image:
+    kept = shown.kept[stage]
+    veil = np.full(shown.patch_tokens, round(255 * _FROZEN_OPACITY), np.uint8)
     veil[list(kept)] = 0
-    mask = Image.fromarray(veil.reshape(found.side, found.side)).resize((TILE, TILE), Image.Resampling.NEAREST)
+    mask = Image.fromarray(veil.reshape(shown.side, shown.side)).resize((TILE, TILE), Image.Resampling.NEAREST)
     tile = Image.composite(Image.new("RGB", picture.size, _FROZEN), picture, mask)
-    _frames(tile, found.reused(stage), found.side)
+    _frames(tile, shown.reused(stage), shown.side)
     return tile
 
 
@@ -80,24 +78,24 @@ def _frames(tile: Image.Image, patches: Collection[int], side: int) -> None:
             pen.rectangle((left, top, right, bottom), outline=_FRAME, width=2 if cell > 8 else 1)
 
 
-def _heat(picture: Image.Image, found: TokenMap) -> Image.Image:
-    colours = np.array(heat_colours(len(found.kept) + 1), np.uint8)
-    cells = colours[np.array(found.usage()) - 1].reshape(found.side, found.side, 3)
+def _heat(picture: Image.Image, shown: TokenMap) -> Image.Image:
+    colours = np.array(heat_colours(len(shown.kept) + 1), np.uint8)
+    cells = colours[np.array(shown.usage()) - 1].reshape(shown.side, shown.side, 3)
     heat = Image.fromarray(cells).resize((TILE, TILE), Image.Resampling.NEAREST)
     return Image.blend(picture, heat, _HEAT_OPACITY)
 
 
-def _captions(image: ImageTokens, found: TokenMap) -> list[str]:
+def _captions(image: ImageTokens, shown: TokenMap) -> list[str]:
     stages = [
         f"{count} kept, {again} reused" if stage else f"{count} kept"
         for stage, (count, again) in enumerate(zip(image.counts, image.reused))
     ]
-    usage = f"{np.mean(found.usage()):.2f} on average"
+    usage = f"{np.mean(shown.usage()):.2f} on average"
     return [f"{image.best.probability:.0%} {image.best.name}", *stages, usage]
 
 
 def _fitting(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """One line of characters that the font has, cut where its column ends."""
+    """Return one line of characters that the font has, cut at the end of its column."""
     line = "".join(one if one.isascii() and one.isprintable() else "?" for one in words)
     if font.getlength(line) <= TILE:
         return line

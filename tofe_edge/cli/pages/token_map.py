@@ -1,6 +1,7 @@
-"""Which patches of a picture each stage computes with: the picture once a stage, with the frozen patches darkened.
+"""Token maps: which patches of an image each stage computes with.
 
-The last picture is the usage heat map: how many stages, the one before the first selection among them, compute each patch.
+The image once per stage with the frozen patches darkened, and last the usage heat map: in how many stages, including those
+blocks before the first selection, each patch is computed.
 """
 
 from __future__ import annotations
@@ -13,36 +14,35 @@ from math import isqrt
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from PIL import Image
 
-from tofe_edge.cli.pages.heat import as_hex, heat_colours
-from tofe_edge.cli.pages.html import NOTHING, Html, figure, join, name, paragraph, section, text
+from tofe_edge.cli.pages.charts import figure
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
+from tofe_edge.evaluation.golden import GoldenSet
+from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.evaluation.usage import Mask, kept_mask, reused_mask, stages_computed
 from tofe_edge.io.artifact import Manifest
 
+Colour = tuple[int, int, int]
+
+_VIRIDIS: tuple[Colour, ...] = ((68, 1, 84), (49, 104, 142), (53, 183, 121), (253, 231, 37))
 _JPEG_QUALITY = 85
 _HEAT_OPACITY = 0.75
-"""So that one sees what was hot."""
-
-EXPLANATION = (
-    "Dark patches are frozen: they skip the stage; framed ones are reused: frozen in an earlier stage, computed again here. "
-    "The last picture shows in how many stages a patch is computed, the one before the first selection included."
-)
+"""Leaves the image visible below the heat map."""
 
 
 @dataclass(frozen=True)
 class TokenMap:
-    """A picture and what was kept of it.
+    """An image and the patches that were kept of it.
 
     Args:
         pixels: ``(S, S, 3)``, as the model takes it.
-        patch_tokens: patches of the picture, a square number, row by row from the top left.
-        kept: a stage each: positions of the patches it computes with.
+        patch_tokens: patches of the image, a square number, row by row from the top left.
+        kept: for each stage the positions of the patches it computes with.
 
     Raises:
-        InputError: the patches do not fill a square, or a position is none of theirs.
+        InputError: the patches do not fill a square, or a position is outside of it.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -51,7 +51,7 @@ class TokenMap:
 
     def __post_init__(self) -> None:
         if self.patch_tokens < 1 or isqrt(self.patch_tokens) ** 2 != self.patch_tokens:
-            raise InputError(f"{self.patch_tokens} patches fill no square; only square pictures have a token map")
+            raise InputError(f"{self.patch_tokens} patches do not fill a square; only square images have a token map")
         self._mask()
 
     @property
@@ -60,95 +60,113 @@ class TokenMap:
         return isqrt(self.patch_tokens)
 
     def reused(self, stage: int) -> frozenset[int]:
-        """What stage ``stage`` (from 0) keeps although a stage before had frozen it."""
+        """Return the patches that stage ``stage`` (from 0) keeps although an earlier stage had frozen them."""
         return frozenset(np.flatnonzero(reused_mask(self._mask())[stage]).tolist())
 
     def usage(self) -> tuple[int, ...]:
-        """A patch each: how many of all stages compute it, the one before the first selection among them."""
+        """Return for each patch the number of stages that compute it, the one before the first selection included."""
         return tuple(stages_computed(self._mask()).tolist())
 
     def _mask(self) -> Mask:
         return kept_mask(self.kept, self.patch_tokens)
 
 
-def kept_tokens(manifest: Manifest, golden: GoldenSet | None, methods: Sequence[str]) -> Html:
-    """A token map of the first golden picture for each of these methods; nothing for a dense model or without pictures."""
-    reduced = [method for method in methods if manifest.method(method).token_counts]
-    if golden is None or not reduced:
-        return NOTHING
-    parts = [
-        paragraph(text(f"A sample photograph as each stage sees it. {EXPLANATION}")),
-        heat_legend(len(manifest.stage_blocks)),
-    ]
-    for method in reduced:
-        vector = golden.of(method)[0]
-        said = ", ".join(f"{one.name} {one.probability:.0%}" for one in vector.top5[:3])
-        maps = token_maps(map_of(vector, manifest.patch_tokens))
-        answer = paragraph(join((text("The model says: "), name(said))), "quiet")
-        parts.append(section(f"Method {method}", maps, answer, level=3) if len(methods) > 1 else join((maps, answer)))
-    return join(parts)
+@dataclass(frozen=True)
+class MethodMap:
+    """The token map of a method's first golden image, and the model's answer to it."""
+
+    method: str
+    maps: Markup
+    answer: str
 
 
-def map_of(vector: GoldenVector, patch_tokens: int) -> TokenMap:
-    """The map of a golden vector, as the artifact itself selected. Raises :class:`InputError` as :class:`TokenMap`."""
-    return TokenMap(vector.pixels, patch_tokens, tuple(tuple(stage.tolist()) for stage in vector.expected.kept))
+def method_maps(manifest: Manifest, golden: GoldenSet | None, methods: Sequence[str]) -> list[MethodMap]:
+    """Return the maps of these methods, as the artifact itself selected; none of dense ones or without golden vectors."""
+    if golden is None:
+        return []
+    made = []
+    for method in methods:
+        if manifest.method(method).token_counts:
+            vector = golden.of(method)[0]
+            kept = tuple(tuple(stage.tolist()) for stage in vector.expected.kept)
+            answer = ", ".join(f"{one.name} {one.probability:.0%}" for one in vector.top5[:3])
+            made.append(MethodMap(method, token_maps(TokenMap(vector.pixels, manifest.patch_tokens, kept)), answer))
+    return made
 
 
-def token_maps(found: TokenMap) -> Html:
-    """A row of pictures: the input, each stage with its frozen patches dark and those it reuses framed, the usage.
+def map_of_image(image: ImageTokens) -> TokenMap:
+    """Return the token map of an image that has its pixels. Raises :class:`InputError` as :class:`TokenMap`."""
+    assert image.pixels is not None
+    return TokenMap(image.pixels, image.patch_tokens, image.kept)
 
-    Without stages there is the input alone.
+
+def image_maps(images: Sequence[ImageTokens]) -> list[tuple[ImageTokens, Markup]]:
+    """Return each image that has pixels, with its token maps."""
+    return [(image, token_maps(map_of_image(image))) for image in images if image.pixels is not None]
+
+
+def token_maps(shown: TokenMap) -> Markup:
+    """Draw the input, each stage with its frozen patches dark and the reused ones framed, and the usage heat map.
+
+    Without stages there is only the input.
     """
-    picture = _address(found.pixels)
-    whole = figure(_picture(picture, found.side, "The input", ""), text(f"input: {found.patch_tokens} patches"))
-    stages = (_stage(found, stage, picture) for stage in range(len(found.kept)))
-    heat = _heat(found, picture) if found.kept else NOTHING
-    return Html(f'<div class="maps">{whole}{join(stages)}{heat}</div>')
+    address = _jpeg_address(shown.pixels)
+
+    def drawing(title: str, caption: str, overlay: Markup) -> Markup:
+        svg = Markup(
+            '<svg viewBox="0 0 {0} {0}" role="img"><title>{1}</title>'
+            '<image href="{2}" width="{0}" height="{0}" preserveAspectRatio="none"/>{3}</svg>'
+        )
+        return figure(svg.format(shown.side, title, address, overlay), caption)
+
+    drawings = [drawing("The input", f"input: {shown.patch_tokens} patches", Markup(""))]
+    for stage, kept in enumerate(shown.kept):
+        again, frozen = shown.reused(stage), frozenset(range(shown.patch_tokens)) - frozenset(kept)
+        overlay = _path('class="frozen"', _squares(frozen, shown.side))
+        overlay += _path('class="again" stroke-width=".12"', _frames(again, shown.side))
+        words = (
+            f"stage {stage + 1}: {len(kept)} computed, {len(frozen)} frozen{f'; {len(again)} reused' if again else ''}"
+        )
+        drawings.append(drawing(words, words, overlay))
+    if shown.kept:
+        usage, stages = shown.usage(), len(shown.kept) + 1
+        patches = {level: [at for at, count in enumerate(usage) if count == level] for level in range(1, stages + 1)}
+        overlay = Markup().join(
+            _path(f'class="usage" fill="{as_hex(colour)}" fill-opacity="{_HEAT_OPACITY}"', _squares(some, shown.side))
+            for some, colour in zip(patches.values(), heat_colours(stages))
+        )
+        title = "; ".join(f"{len(some)} patches in {level}" for level, some in patches.items())
+        caption = f"usage: computed in {sum(usage) / len(usage):.2f} of {stages} stages on average"
+        drawings.append(drawing(f"Stages that compute a patch: {title}", caption, overlay))
+    return Markup('<div class="maps">{}</div>').format(Markup().join(drawings))
 
 
-def heat_legend(stages: int) -> Html:
-    """The colours of the usage heat map, for nets with ``stages`` stages in all."""
-    entries = "".join(
-        f'<li><svg viewBox="0 0 26 10" aria-hidden="true"><rect width="26" height="10" fill="{as_hex(colour)}"/></svg>'
-        f"{number} of {stages}</li>"
-        for number, colour in enumerate(heat_colours(stages), start=1)
-    )
-    return Html(f'<ul class="legend"><li>stages that compute a patch:</li>{entries}</ul>')
+def heat_colours(levels: int) -> tuple[Colour, ...]:
+    """Return the RGB colours of the usage heat map, for 1 to ``levels`` stages: dark to light, told apart without colour
+    vision (viridis)."""
+    places = np.linspace(0, len(_VIRIDIS) - 1, levels) if levels > 1 else np.zeros(1)
+    channels = [
+        np.interp(places, range(len(_VIRIDIS)), channel).round().astype(int).tolist() for channel in zip(*_VIRIDIS)
+    ]
+    return tuple(zip(*channels))
 
 
-def _stage(found: TokenMap, stage: int, picture: str) -> Html:
-    kept, again = frozenset(found.kept[stage]), found.reused(stage)
-    frozen = frozenset(range(found.patch_tokens)) - kept
-    overlay = f'<path class="frozen" d="{_veil(frozen, found.side)}"/>' if frozen else ""
-    overlay += f'<path class="again" stroke-width=".12" d="{_frames(again, found.side)}"/>' if again else ""
-    words = f"{len(kept)} of {found.patch_tokens} patches computed, {len(frozen)} frozen"
-    back = f"; {len(again)} reused" if again else ""
-    svg = _picture(picture, found.side, f"Stage {stage + 1}: {words}{back}", overlay)
-    return figure(svg, text(f"stage {stage + 1}: {len(kept)} computed, {len(frozen)} frozen{back}"))
+def as_hex(colour: Colour) -> str:
+    """Return ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _heat(found: TokenMap, picture: str) -> Html:
-    usage, stages = found.usage(), len(found.kept) + 1
-    patches = {level: [at for at, times in enumerate(usage) if times == level] for level in range(1, stages + 1)}
-    overlay = "".join(
-        f'<path class="usage" fill="{as_hex(colour)}" fill-opacity="{_HEAT_OPACITY}" d="{_veil(some, found.side)}"/>'
-        for some, colour in zip(patches.values(), heat_colours(stages))
-        if some
-    )
-    words = "; ".join(f"{len(some)} patches in {level}" for level, some in patches.items())
-    caption = f"usage: computed in {sum(usage) / len(usage):.2f} of {stages} stages on average"
-    return figure(_picture(picture, found.side, f"Stages that compute a patch: {words}", overlay), text(caption))
+def heat_legend(stages: int) -> list[tuple[int, str]]:
+    """Return for each number of stages its colour on the heat map."""
+    return [(number, as_hex(colour)) for number, colour in enumerate(heat_colours(stages), start=1)]
 
 
-def _picture(address: str, side: int, title: str, overlay: str) -> Html:
-    return Html(
-        f'<svg viewBox="0 0 {side} {side}" role="img"><title>{text(title)}</title>'
-        f'<image href="{address}" width="{side}" height="{side}" preserveAspectRatio="none"/>{overlay}</svg>'
-    )
+def _path(attributes: str, path: str) -> Markup:
+    return Markup(f'<path {attributes} d="{path}"/>' if path else "")
 
 
-def _veil(patches: Collection[int], side: int) -> str:
-    """Runs of neighbours in one piece: between single squares a screen would show seams."""
+def _squares(patches: Collection[int], side: int) -> str:
+    """Return a path over these patches, neighbours in one piece: between single squares a screen would show seams."""
     runs: list[tuple[int, int, int]] = []
     for patch in sorted(patches):
         row, column = divmod(patch, side)
@@ -160,11 +178,11 @@ def _veil(patches: Collection[int], side: int) -> str:
 
 
 def _frames(patches: Collection[int], side: int) -> str:
-    places: Sequence[tuple[int, int]] = [divmod(patch, side) for patch in sorted(patches)]
+    places = [divmod(patch, side) for patch in sorted(patches)]
     return "".join(f"M{column + 0.1:g} {row + 0.1:g}h.8v.8h-.8z" for row, column in places)
 
 
-def _address(pixels: npt.NDArray[np.uint8]) -> str:
+def _jpeg_address(pixels: npt.NDArray[np.uint8]) -> str:
     stored = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stored, "JPEG", quality=_JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(stored.getvalue()).decode()}"

@@ -1,0 +1,116 @@
+"""The public functions whose workflow takes one value with many fields: keywords in, a model or a bundle out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.packaging.platform import Options
+from tofe_edge.profiles import DeviceProfile
+from tofe_edge.workflows import convert as conversion
+from tofe_edge.workflows import package as packaging
+from tofe_edge.workflows.run import Model, artifact_of
+from tofe_edge.workflows.sources import StrPath
+
+
+def convert(
+    checkpoint: StrPath | Checkpoint | None = None,
+    *,
+    profile: StrPath | DeviceProfile | None = None,
+    max_gmacs: float | None = None,
+    max_latency_ms: float | None = None,
+    target: str | None = None,
+    precision: str | None = None,
+    options: Mapping[str, str] | None = None,
+    calibration: Path | None = None,
+    elastic: Sequence[float] = (),
+    out: StrPath = "out",
+    **rare: Any,
+) -> Model:
+    """Make a checked model file for a device. It is written only if it passes its parity gates.
+
+    Args:
+        checkpoint: a shipped checkpoint's name, a file, or an opened one; chosen by budget if not given.
+        profile: a shipped device profile's name or a YAML file: budget, target, precision and threads.
+        max_gmacs: budget in 1e9 multiply-accumulates per image, in place of the profile's.
+        max_latency_ms: what one image may take on the profile's device, by its latency tables.
+        target: ``executorch`` or ``coreml``; the profile's if not given.
+        precision: ``int8`` or ``fp32``; for Core ML also ``fp16``, ``pal6`` and ``pal4``; the profile's if not given.
+        options: the target's own, by name.
+        calibration: a folder of images for int8 and palettes; crops of two photographs if not given.
+        elastic: further budgets in GMACs, as methods of the same model.
+        out: the folder for the model, its manifest and its golden vectors.
+        rare: other fields of :class:`tofe_edge.workflows.convert.ConvertOptions`.
+
+    Raises:
+        InputError: the options do not go together, or a file cannot be read or written.
+        GateError: nothing fits the budget, or the model does not predict what the reference predicts.
+        DeviceError: the model cannot be run here.
+
+    Example:
+        >>> import tofe_edge as te
+        >>> model = te.convert(checkpoint, precision="fp32", out="models")
+        >>> model.path.name, model.manifest.parity["passed"]
+        ('tiny-fp32.pte', True)
+    """
+    asked = conversion.ConvertOptions(
+        checkpoint=checkpoint,
+        profile=profile,
+        max_gmacs=max_gmacs,
+        max_latency_ms=max_latency_ms,
+        target=target,
+        precision=precision,
+        options=options or {},
+        calibration=calibration,
+        elastic=elastic,
+        out=out,
+        **rare,
+    )
+    return Model(conversion.convert(asked).artifact)
+
+
+def package(
+    model: StrPath | Model | Artifact,
+    platform: str,
+    out: StrPath = "out",
+    *,
+    name: str | None = None,
+    checkpoint: str | None = None,
+    weights_licence: str | None = None,
+    force: bool = False,
+    **options: Any,
+) -> packaging.Packaged:
+    """Make a model into what an app's build takes.
+
+    Args:
+        platform: ``android``, ``apple`` or ``linux``.
+        out: the folder for the bundle.
+        name: what the model is called there; its file's name if not given.
+        checkpoint: what the model was made from, whose record goes along; a shipped one is found by checksum.
+        weights_licence: terms of the weights, an SPDX expression.
+        force: replace an earlier, untouched bundle.
+        options: fields of :class:`tofe_edge.packaging.platform.Options`, such as ``source=True``.
+
+    Raises:
+        InputError: the platform cannot run the model, an option does not fit, or the place is taken.
+        DeviceError: a compiler fails.
+
+    Example:
+        >>> import tofe_edge as te
+        >>> bundle = te.package(artifact, "android", "bundles", source=True, weights_licence="Apache-2.0")
+        >>> bundle.platform, bundle.path.exists()
+        ('android', True)
+    """
+    return packaging.package(
+        artifact_of(model),
+        platform,
+        Path(out),
+        Options(**options),
+        name=name,
+        checkpoint=checkpoint,
+        weights_licence=weights_licence,
+        force=force,
+    )

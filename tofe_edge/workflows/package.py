@@ -1,0 +1,131 @@
+"""Packaging a model for a platform, and checking such a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tofe_edge.errors import InputError
+from tofe_edge.evaluation.golden import GoldenSet, replay
+from tofe_edge.evaluation.parity import Parity
+from tofe_edge.io.artifact import Artifact, Manifest
+from tofe_edge.io.files import fingerprint_of
+from tofe_edge.model.zoo import find_by_checksum, find_checkpoint
+from tofe_edge.packaging import check
+from tofe_edge.packaging.check import BundleCheck
+from tofe_edge.packaging.contents import load_packaged_model
+from tofe_edge.packaging.licences import SHIPPED_LICENCE, UNKNOWN, Weights
+from tofe_edge.packaging.place import check_free, place
+from tofe_edge.packaging.platform import Options, find_platform
+from tofe_edge.packaging.runner import runner_test
+from tofe_edge.runtimes.loading import open_model
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A bundle on the disk."""
+
+    path: Path
+    platform: str
+    form: str
+    """``folder``, ``zip`` or ``tar.gz``."""
+    size_bytes: int
+    sha256: str
+    files: tuple[str, ...]
+    weights_licence: str | None
+    """An SPDX expression; ``None``: not known."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys of ``tofe-edge package --json``."""
+        return {
+            "bundle": str(self.path),
+            "platform": self.platform,
+            "form": self.form,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+            "files": list(self.files),
+            "weights_licence": self.weights_licence,
+            "written": [str(self.path)],
+        }
+
+
+def package(
+    artifact: Artifact,
+    platform: str,
+    out: Path = Path("out"),
+    options: Options | None = None,
+    *,
+    name: str | None = None,
+    checkpoint: str | None = None,
+    weights_licence: str | None = None,
+    force: bool = False,
+) -> Packaged:
+    """Write a bundle of a model for a platform's build.
+
+    Args:
+        platform: one of :func:`~tofe_edge.packaging.platform.platform_names`.
+        out: folder that the bundle is written to.
+        options: choices of the platform.
+        name: what the model is called there; ``None``: its file's name.
+        checkpoint: the checkpoint it was made from, whose record goes along; ``None``: a shipped one, if it is one.
+        weights_licence: terms of the weights, an SPDX expression; ``None``: those of a shipped checkpoint.
+        force: replace an earlier, untouched bundle.
+
+    Raises:
+        InputError: the platform cannot run the model, an option does not fit, or the place is taken.
+        DeviceError: the compiler of the native runner fails.
+    """
+    kind, options = find_platform(platform), options or Options()
+    kind.check(options)
+    model = load_packaged_model(artifact, weights_of(artifact.manifest, checkpoint, weights_licence), name)
+    # Building can take a compiler's time: a place that is taken is found before.
+    check_free(out / kind.bundle_name(model, options), force)
+    bundle = kind.build(model, options)
+    path = place(bundle, out, force)
+    written, licence = fingerprint_of(path), model.weights.licence
+    return Packaged(
+        path,
+        platform,
+        bundle.form,
+        written.size_bytes,
+        written.sha256,
+        tuple(sorted(bundle.files)),
+        None if licence == UNKNOWN else licence,
+    )
+
+
+def weights_of(manifest: Manifest, checkpoint: str | None, licence: str | None) -> Weights:
+    """Return what is known of the weights: stated, or from the checkpoint given or shipped that they came from.
+
+    Raises:
+        InputError: the checkpoint is not the manifest's.
+    """
+    weights = Weights()
+    shipped = find_by_checksum(manifest.checkpoint_sha256)
+    if shipped is not None:
+        weights = Weights(SHIPPED_LICENCE, shipped.training, shipped.accuracy)
+    if checkpoint is not None:
+        origin = find_checkpoint(checkpoint)
+        if origin.sha256() != manifest.checkpoint_sha256:
+            raise InputError(f"--checkpoint {checkpoint}: the model was not made from it, their checksums differ")
+        weights = replace(weights, training=origin.training, accuracy=origin.accuracy)
+    return weights if licence is None else replace(weights, licence=licence)
+
+
+def check_bundle(path: Path, run_program: bool = False) -> BundleCheck:
+    """Check structure, sums and metadata of a bundle, and run its model on its golden vectors.
+
+    Args:
+        run_program: run the program that a Linux bundle brings, in place of this machine's runtime; only for bundles you
+            trust.
+
+    Raises:
+        InputError: there is no bundle, it has no program to run, or no temporary folder can be written.
+    """
+    return check.check_bundle(path, _self_test, runner_test if run_program else None)
+
+
+def _self_test(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
+    return {name: replay(golden, open_model(artifact, 1, name), name) for name in artifact.manifest.methods}

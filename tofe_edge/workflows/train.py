@@ -1,0 +1,68 @@
+"""Training a checkpoint: dense weights and images in, a ToFe checkpoint for a budget out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.profiles import DeviceProfile
+from tofe_edge.training.recipe import Recipe, read_recipe
+from tofe_edge.training.run import TrainingRequest, train_checkpoint
+from tofe_edge.workflows.sources import StrPath, open_checkpoint, open_profile
+
+
+def train(
+    data: StrPath | Sequence[StrPath],
+    out: StrPath,
+    *,
+    target_gmacs: float | None = None,
+    target_ms: float | None = None,
+    profile: StrPath | DeviceProfile | None = None,
+    backbone: str = "deit_tiny_patch16_224",
+    weights: StrPath | None = None,
+    pretrained: bool = False,
+    start: StrPath | Checkpoint | None = None,
+    validation: StrPath | None = None,
+    recipe: str | Recipe | None = None,
+    settings: Sequence[str] | Mapping[str, object] = (),
+    device: str = "auto",
+) -> Checkpoint:
+    """Train ToFe on a dense backbone to a budget and write the checkpoint; an interrupted run goes on when called again.
+
+    Args:
+        data: sources of training images, each ``DATA`` or ``DATA:REPEATS``.
+        out: the checkpoint to write; state and log stand beside it.
+        target_gmacs: the budget in multiply-accumulates, or
+        target_ms: in milliseconds that the latency table of ``profile`` predicts.
+        weights: dense weights; or ``pretrained`` for timm's.
+        start: a ToFe checkpoint to go on from, by name or path.
+        validation: labelled images on which accuracy is measured at the end.
+        recipe: ``paper`` (the default), ``quick``, or the path of a YAML file.
+        settings: keys of the recipe with other values, such as ``{"epochs": 2}``.
+
+    Raises:
+        InputError: weights, images or settings are unfit, or the output cannot be written.
+
+    Example::
+
+        te.train("train/", "mine.safetensors", target_gmacs=0.63, weights="deit.safetensors", recipe="quick")
+    """
+    sources = [data] if isinstance(data, str | Path) else list(data)  # type: ignore[arg-type]
+    if isinstance(settings, Mapping):
+        settings = [f"{key}={'' if value is None else value}" for key, value in settings.items()]
+    request = TrainingRequest(
+        data=tuple(map(str, sources)),
+        out=Path(out),
+        target_gmacs=target_gmacs,
+        target_ms=target_ms,
+        profile=None if profile is None else open_profile(profile),
+        backbone=backbone,
+        weights=None if weights is None else Path(weights),
+        pretrained=pretrained,
+        start=None if start is None else open_checkpoint(start),
+        validation=None if validation is None else Path(validation),
+        recipe=recipe if isinstance(recipe, Recipe) else read_recipe(recipe, settings),
+        device=device,
+    )
+    return train_checkpoint(request)
