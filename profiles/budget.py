@@ -1,4 +1,4 @@
-"""The budget rule: how many multiply-accumulates an image a device is trusted with.
+"""The budget rule: how many multiply-accumulates per image a device is trusted with.
 
     budget = EFFICIENCY x peak int8 rate of the threads used / 2 x FRAME_SHARE / FRAME_RATE_HZ
 
@@ -19,7 +19,7 @@ long int8 matrix products are taken to reach 0.4 of the peak, and half of the ti
 clocks that fall when a device gets warm."""
 
 FRAME_RATE_HZ = 30.0
-"""Camera frames a second, each of which the model sees."""
+"""Camera frames per second, each of which the model sees."""
 
 FRAME_SHARE = 0.4
 """Share of a frame's time the model may take (13.3 ms at 30 Hz). Capture, resizing, drawing and the rest of the app
@@ -30,7 +30,7 @@ OPS_PER_MAC = 2
 
 
 def big_core_int8_gops(clusters: Sequence[CpuCluster], threads: int) -> float:
-    """Peak int8 rate, 10^9 operations a second, of the ``threads`` fastest big cores, one thread a core.
+    """Peak int8 rate, 10^9 operations per second, of the ``threads`` fastest big cores, one thread per core.
 
     Raises ValueError when ``threads`` is below 1 or above the number of big cores.
     """
@@ -55,10 +55,10 @@ def derive_budget_gmacs(
     frame_share: float = FRAME_SHARE,
     frame_rate_hz: float = FRAME_RATE_HZ,
 ) -> float:
-    """Budget in GMACs an image (not rounded) by the rule above.
+    """Budget in GMACs per image (not rounded) by the rule above.
 
-    ``int8_gops`` is a peak in 10^9 operations a second, usually from ``big_core_int8_gops``. int8 peaks are used for
-    every device, also where the default target is Core ML: an accelerator can only do better, and not all of them
+    ``int8_gops`` is a peak in 10^9 operations per second, usually from ``big_core_int8_gops``. int8 peaks are used for
+    every device, also if the default target is Core ML: an accelerator can only do better, and not all of them
     publish a peak that batch-1 models come near.
 
     Raises ValueError for a rate that is not above zero, or a share or efficiency outside (0, 1].

@@ -1,19 +1,22 @@
-"""YAML text to checked values that remember their file, line and dotted key.
+"""YAML text to checked values, with file, line and dotted key of what is wrong.
 
-``yaml.safe_load`` drops line numbers, so the YAML node tree is read instead. This module knows nothing of devices;
-``schema.py`` says which keys there are.
+``yaml.safe_load`` drops line numbers, so the YAML node tree is read instead; pydantic checks its values. This module
+knows nothing of devices; ``schema.py`` says which keys there are.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import yaml
+from pydantic import AfterValidator, AllowInfNan, Field, Strict, ValidationError
+from pydantic_core import ErrorDetails
 
 from tofe_edge.errors import InputError, did_you_mean, shown
+from tofe_edge.io.documents import UNKNOWN, adapter, fault, first_fault, key_of
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DEPTH = 16
@@ -23,6 +26,9 @@ _TAG_PREFIX = "tag:yaml.org,2002:"
 # Plain decimals only: YAML 1.1 also reads 010 as 8 and 1:30 as 90, which nobody means in a profile.
 _DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
+_MOST_DIGITS = 300
+
+T = TypeVar("T")
 
 
 class ProfileError(InputError):
@@ -35,105 +41,143 @@ class ProfileError(InputError):
         super().__init__(_one_line(message))
 
 
+def _line(value: str) -> str:
+    text = value.strip()
+    if not text:
+        fault("must not be empty")
+    if not text.isprintable():
+        fault(f"must be one line of printable text, not {shown(text)}")
+    return text
+
+
+Line = Annotated[str, Strict(), AfterValidator(_line)]
+"""One printable line of text, not empty."""
+Whole = Annotated[int, Strict(), Field(gt=0, lt=10**15)]
+Positive = Annotated[float, Strict(), AllowInfNan(False), Field(gt=0)]
+
+Location = tuple[int | str, ...]
+"""Keys and list positions from the root to a value, as pydantic has them."""
+
+
+class _Odd:
+    """Stands for a scalar that is never right: nothing at all, or a number in a notation that nobody means."""
+
+
 @dataclass(frozen=True)
-class Field:
-    """One value of the document: ``file`` as the user wrote it, the dotted ``key`` (empty for the root), its node."""
+class Document:
+    """A YAML document: its values, and where in the file they are."""
 
     file: str
-    key: str
+    """As the user wrote it."""
     node: yaml.Node
+    values: Any
+    """Mappings, lists, texts, numbers and booleans."""
 
-    @property
-    def line(self) -> int:
-        """Line of the value in the file, from 1."""
-        return int(self.node.start_mark.line) + 1
+    def read(self, kind: type[T]) -> T:
+        """The document as an object of a dataclass. Raises ProfileError for the first fault."""
+        try:
+            return adapter(kind).validate_python(self.values)
+        except ValidationError as error:
+            one = first_fault(error)
+        location = tuple(one["loc"])
+        if one["type"] == UNKNOWN:
+            allowed, name = _keys_of(kind, location[:-1]), str(location[-1])
+            hint = did_you_mean(name, allowed) or f"; allowed here: {', '.join(allowed)}"
+            line = self._line(location)
+            raise ProfileError(_at(self.file, line, location[:-1], f"unknown key {shown(name)}{hint}"))
+        raise self.error(location, self._problem(one, kind, location))
 
-    def error(self, problem: str) -> ProfileError:
-        """The error to raise for this value: ``FILE:LINE: key: problem``."""
-        return _error_at(self.file, self.line, self.key, problem)
+    def error(self, location: Location, problem: str) -> ProfileError:
+        """The error to raise for a value: ``FILE:LINE: key: problem``. Of a missing one it names its parent's line."""
+        return ProfileError(_at(self.file, self._line(location), location, problem))
 
-    def mapping(self, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Field]:
-        """The value as a mapping, by key. Raises ProfileError on unknown, duplicate and missing keys."""
-        if not isinstance(self.node, yaml.MappingNode):
-            raise self.error(f"must be a mapping with the keys {', '.join(required)}, not {_kind(self.node)}")
-        allowed = (*required, *optional)
-        fields: dict[str, Field] = {}
-        for key_node, value_node in self.node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise _error_at(self.file, line, self.key, f"a key must be a word, not {_kind(key_node)}")
-            name = str(key_node.value)
-            if name not in allowed:
-                hint = did_you_mean(name, allowed) or f"; allowed here: {', '.join(allowed)}"
-                raise _error_at(self.file, line, self.key, f"unknown key {shown(name)}{hint}")
-            if name in fields:
-                problem = f"given twice, first on line {fields[name].line}; keep one"
-                raise _error_at(self.file, line, self._child(name), problem)
-            fields[name] = Field(self.file, self._child(name), value_node)
-        for name in required:
-            if name not in fields:
-                raise _error_at(self.file, self.line, self._child(name), "missing; add this key")
-        return fields
+    def _line(self, location: Location) -> int:
+        return int(_node_at(self.node, location).start_mark.line) + 1
 
-    def items(self) -> list[Field]:
-        """The value as a list with at least one entry."""
-        if not isinstance(self.node, yaml.SequenceNode):
-            raise self.error(f"must be a list, not {_kind(self.node)}")
-        if not self.node.value:
-            raise self.error("must have at least one entry")
-        return [Field(self.file, f"{self.key}[{index}]", node) for index, node in enumerate(self.node.value)]
-
-    def text(self) -> str:
-        """The value as text: one printable line, not empty."""
-        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag != _TAG_PREFIX + "str":
-            hint = "; put it in quotes" if _is_filled_scalar(self.node) else ""
-            raise self.error(f"must be text, not {_kind(self.node)}{hint}")
-        value = str(self.node.value).strip()
-        if not value:
-            raise self.error("must not be empty")
-        if not value.isprintable():
-            raise self.error(f"must be one line of printable text, not {shown(value)}")
-        return value
-
-    def choice(self, allowed: Sequence[str]) -> str:
-        """The value as one of the ``allowed`` words."""
-        value = self.text()
-        if value not in allowed:
-            names = ", ".join(allowed)
-            raise self.error(f"{shown(value)} is not one of {names}{did_you_mean(value, allowed)}")
-        return value
-
-    def number(self) -> float:
-        """The value as a finite number greater than zero."""
-        return self._positive(_DECIMAL, "a number", "write a plain decimal such as 204.8")
-
-    def count(self) -> int:
-        """The value as a whole number greater than zero."""
-        return int(self._positive(_INTEGER, "a whole number", "write digits only, such as 4"))
-
-    def _positive(self, pattern: re.Pattern[str], wanted: str, hint: str) -> float:
-        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag == _TAG_PREFIX + "bool":
-            raise self.error(f"must be {wanted}, not {_kind(self.node)}")
-        text = str(self.node.value)
-        if self.node.style is not None:
-            raise self.error(f"must be {wanted}, not the text {shown(text)}; remove the quotes")
-        if text.lower().lstrip("+-") in (".inf", ".nan"):
-            raise self.error(f"must be finite, not {text}")
-        if not pattern.fullmatch(text):
-            raise self.error(f"must be {wanted}, not {_kind(self.node)}; {hint}")
-        value = float(text)
-        if not math.isfinite(value):
-            raise self.error(f"must be finite, not {shown(text)}")
-        if value <= 0:
-            raise self.error(f"must be greater than zero, not {shown(text)}")
-        return value
-
-    def _child(self, name: str) -> str:
-        return f"{self.key}.{name}" if self.key else name
+    def _problem(self, one: ErrorDetails, kind: type, location: Location) -> str:
+        """What is wrong with a value, in words."""
+        node = _node_at(self.node, location)
+        quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
+        match one["type"]:
+            case "missing":
+                return "missing; add it"
+            case "string_type":
+                return f"must be text, not {_kind(node)}{'; put it in quotes' if _is_filled_scalar(node) else ''}"
+            case "float_type" | "int_type" as type:
+                expected = "a number" if type == "float_type" else "a whole number"
+                hint = "write a plain decimal such as 204.8" if type == "float_type" else "write digits only, such as 4"
+                return f"must be {expected}, not {_kind(node)}; {'remove the quotes' if quoted else hint}"
+            case "tuple_type":
+                return f"must be a list, not {_kind(node)}"
+            case "dataclass_type":
+                return f"must be a mapping with the keys {', '.join(_keys_of(kind, location))}, not {_kind(node)}"
+            case "finite_number" | "less_than":
+                return f"must be finite, not {_kind(node)}"
+            case "greater_than":
+                return f"must be greater than zero, not {_kind(node)}"
+            case "too_short":
+                least = one["ctx"]["min_length"]
+                return f"must have at least {least} {'entry' if least == 1 else 'entries'}"
+            case _:
+                return one["msg"]
 
 
-def parse_document(content: bytes, file: str) -> Field:
-    """Root of the YAML document in ``content``; ``file`` is the name used in messages.
+def _keys_of(kind: Any, location: Location) -> list[str]:
+    """The keys that a mapping at this place may have."""
+    for part in (*location, None):
+        while not is_dataclass(kind):
+            kind = get_args(kind)[0]
+        if isinstance(part, str):
+            kind = get_type_hints(kind)[part]
+    return [field.name for field in fields(kind)]
+
+
+def _node_at(node: yaml.Node, location: Location) -> yaml.Node:
+    """The node of a value; of one that is missing, the node of what it is missing in."""
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            child = next((value for key, value in node.value if key.value == part), None)
+        else:
+            child = node.value[part] if isinstance(part, int) and part < len(node.value) else None
+        if child is None:
+            break
+        node = child
+    return node
+
+
+def _values(node: yaml.Node, file: str, location: Location) -> Any:
+    """The plain values of a node. Raises ProfileError for a key that is not a word or given twice."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_values(item, file, (*location, index)) for index, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(node)
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise ProfileError(_at(file, line, location, f"a key must be a word, not {_kind(key)}"))
+        if key.value in lines:
+            problem = f"given twice, first on line {lines[key.value]}; keep one"
+            raise ProfileError(_at(file, line, (*location, key.value), problem))
+        lines[key.value] = line
+    return {key.value: _values(value, file, (*location, key.value)) for key, value in node.value}
+
+
+def _scalar(node: yaml.Node) -> Any:
+    text, tag = str(node.value), node.tag.removeprefix(_TAG_PREFIX)
+    if isinstance(node, yaml.ScalarNode) and node.style is not None:
+        return text
+    if tag == "bool":
+        return True
+    if _INTEGER.fullmatch(text) and len(text) < _MOST_DIGITS:
+        return int(text)
+    if _DECIMAL.fullmatch(text) or text.lower().lstrip("+-") in (".inf", ".nan"):
+        return float(text) if text[-1].isdigit() else math.nan
+    return text if tag == "str" else _Odd()
+
+
+def parse_document(content: bytes, file: str) -> Document:
+    """The YAML document in ``content``; ``file`` is the name used in messages.
 
     Raises ProfileError when the content is too large, not UTF-8, empty, not one YAML document, nested deeper than
     ``MAX_DEPTH``, holds more than ``MAX_NODES`` values, or uses anchors, aliases or tags.
@@ -148,7 +192,7 @@ def parse_document(content: bytes, file: str) -> Field:
     root = _compose(text, file)
     if root is None or (isinstance(root, yaml.ScalarNode) and not root.value):
         raise ProfileError(f"{file}:1: the file is empty; start from a copy of a shipped profile")
-    return Field(file, "", root)
+    return Document(file, root, _values(root, file, ()))
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -192,8 +236,8 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         raise ProfileError(f"{file}: not valid profile YAML: {error}; check escapes in quoted text") from error
 
 
-def _error_at(file: str, line: int, key: str, problem: str) -> ProfileError:
-    return ProfileError(f"{file}:{line}: {key}: {problem}" if key else f"{file}:{line}: {problem}")
+def _at(file: str, line: int, location: Location, problem: str) -> str:
+    return f"{file}:{line}: {key_of(location)}: {problem}" if location else f"{file}:{line}: {problem}"
 
 
 def _is_filled_scalar(node: yaml.Node) -> bool:

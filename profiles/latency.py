@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Annotated
 
-from tofe_edge.profiles.document import Field
+from pydantic import Field
+
+from tofe_edge.io.documents import FORBID, one_of
+from tofe_edge.profiles.document import Document, Line, Location, Positive, Whole
 
 PRECISIONS = ("fp32", "int8")
-"""Of XNNPACK, which tables are measured with; int8 is the dynamic one."""
+"""Those of XNNPACK, which tables are measured with; int8 is the dynamic one."""
 
-Points = tuple[tuple[int, float], ...]
+Points = Annotated[tuple[tuple[Whole, Positive], ...], Field(min_length=2)]
 """Tokens and milliseconds, in ascending order of tokens."""
 
 
@@ -21,38 +25,46 @@ Points = tuple[tuple[int, float], ...]
 class NetShape:
     """All of a net that its latency depends on."""
 
-    patch_tokens: int
-    prefix_tokens: int
-    dim: int
-    depth: int
-    heads: int
-    mlp_hidden: int
-    classes: int
+    __pydantic_config__ = FORBID
+
+    patch_tokens: Whole
+    prefix_tokens: Whole
+    dim: Whole
+    depth: Whole
+    heads: Whole
+    mlp_hidden: Whole
+    classes: Whole
 
 
 @dataclass(frozen=True)
 class Step:
-    """Products work on so many tokens at a time: one token more than a multiple of it costs ``ms`` a block."""
+    """Products work on so many tokens at a time: one token more than a multiple of it costs ``ms`` per block."""
 
-    tokens: int
-    ms: float
+    __pydantic_config__ = FORBID
+
+    tokens: Whole
+    ms: Positive
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A multiple of so many tokens spares a block ``ms``: no vector is filled up."""
+    """A multiple of so many tokens saves ``ms`` per block: no vector is filled up."""
 
-    tokens: int
-    ms: float
+    __pydantic_config__ = FORBID
+
+    tokens: Whole
+    ms: Positive
 
 
 @dataclass(frozen=True)
 class Anchor:
     """The whole net, measured at these counts of kept patch tokens."""
 
-    kept: tuple[int, ...]
-    ms: float
-    before: tuple[int, ...] | None = None
+    __pydantic_config__ = FORBID
+
+    kept: Annotated[tuple[Whole, ...], Field(min_length=1)]
+    ms: Positive
+    before: Annotated[tuple[Whole, ...], Field(min_length=1)] | None = None
     """Blocks before which tokens were selected, from 0; ``None``: a quarter, a half and three quarters of the way."""
 
 
@@ -60,17 +72,19 @@ class Anchor:
 class LatencyTable:
     """What the parts of one net take on one device in one precision. All times are milliseconds."""
 
-    backbone: str
+    __pydantic_config__ = FORBID
+
+    backbone: Line
     shape: NetShape
-    precision: str
-    threads: int
-    provenance: str
+    precision: Annotated[Line, one_of(PRECISIONS)]
+    threads: Whole
+    provenance: Annotated[Line, one_of(("measured",))]
     """Always ``measured``."""
-    source: str
+    source: Line
     """Device, date, versions and how widely the times spread."""
-    stem: float
+    stem: Positive
     """An image to tokens."""
-    selection: float
+    selection: Positive
     """Scoring all patch tokens and putting them in order, once."""
     block: Points
     """One transformer block, by tokens; the prefix counts."""
@@ -78,9 +92,9 @@ class LatencyTable:
     """The last block and the classifier, by tokens; the prefix counts."""
     approximator: Points
     """One token approximator, by frozen tokens."""
-    dense: float
+    dense: Positive
     """The whole net without token reduction."""
-    tofe: tuple[Anchor, ...]
+    tofe: Annotated[tuple[Anchor, ...], Field(min_length=1)]
     """The whole net with it."""
     step: Step | None = None
     aligned: Alignment | None = None
@@ -89,18 +103,6 @@ class LatencyTable:
 
 _SHAPE_KEYS = tuple(field.name for field in fields(NetShape))
 _OPTIONAL_KEYS = ("step", "aligned")
-_KEYS = tuple(field.name for field in fields(LatencyTable) if field.name not in _OPTIONAL_KEYS)
-
-
-def read_tables(field: Field) -> tuple[LatencyTable, ...]:
-    """The tables under the key ``latency``. Raises ProfileError naming file, line and key of the first fault."""
-    tables: list[LatencyTable] = []
-    for item in field.items():
-        table = _table(item)
-        if any(same_subject(table, other) for other in tables):
-            raise item.error(f"a second table of {table.backbone} in {table.precision} of this shape; keep one")
-        tables.append(table)
-    return tuple(tables)
 
 
 def same_subject(one: LatencyTable, other: LatencyTable) -> bool:
@@ -108,68 +110,41 @@ def same_subject(one: LatencyTable, other: LatencyTable) -> bool:
     return (one.backbone, one.shape, one.precision) == (other.backbone, other.shape, other.precision)
 
 
-def _table(field: Field) -> LatencyTable:
-    found = field.mapping(_KEYS, _OPTIONAL_KEYS)
-    shape = found["shape"].mapping(_SHAPE_KEYS)
-    net = NetShape(**{name: shape[name].count() for name in _SHAPE_KEYS})
-    most = net.patch_tokens + net.prefix_tokens
-    return LatencyTable(
-        backbone=found["backbone"].text(),
-        shape=net,
-        precision=found["precision"].choice(PRECISIONS),
-        threads=found["threads"].count(),
-        provenance=found["provenance"].choice(("measured",)),
-        source=found["source"].text(),
-        stem=found["stem"].number(),
-        selection=found["selection"].number(),
-        block=_points(found["block"], most),
-        tail=_points(found["tail"], most),
-        approximator=_points(found["approximator"], net.patch_tokens),
-        dense=found["dense"].number(),
-        tofe=tuple(_anchor(item, net) for item in found["tofe"].items()),
-        step=Step(*_width(found["step"], most)) if "step" in found else None,
-        aligned=Alignment(*_width(found["aligned"], most)) if "aligned" in found else None,
-    )
+def check_tables(document: Document, tables: Sequence[LatencyTable]) -> None:
+    """Check what the keys of a profile's latency tables cannot say one by one. Raises ProfileError."""
+    for index, table in enumerate(tables):
+        if any(same_subject(table, other) for other in tables[:index]):
+            problem = f"a second table of {table.backbone} in {table.precision} of this shape; keep one"
+            raise document.error(("latency", index), problem)
+        _check_table(document, ("latency", index), table)
 
 
-def _points(field: Field, most: int) -> Points:
-    points: list[tuple[int, float]] = []
-    for item in field.items():
-        pair = item.items()
-        if len(pair) != 2:
-            raise item.error(f"must be a pair of tokens and milliseconds such as [64, 0.72], not {len(pair)} values")
-        tokens = pair[0].count()
-        if tokens > most:
-            raise pair[0].error(f"{tokens} tokens are more than the {most} that the net has")
-        if points and tokens <= points[-1][0]:
-            raise pair[0].error(f"{tokens} tokens behind {points[-1][0]}; sort the pairs by tokens, each number once")
-        points.append((tokens, pair[1].number()))
-    if len(points) < 2:
-        raise field.error("must have at least two pairs of tokens and milliseconds")
-    return tuple(points)
-
-
-def _anchor(field: Field, net: NetShape) -> Anchor:
-    found = field.mapping(("kept", "ms"), ("before",))
-    kept = []
-    for item in found["kept"].items():
-        kept.append(item.count())
-        if kept[-1] > net.patch_tokens:
-            raise item.error(f"{kept[-1]} tokens are more than the {net.patch_tokens} patch tokens of the net")
-    before = tuple(item.count() for item in found["before"].items()) if "before" in found else None
-    return Anchor(tuple(kept), found["ms"].number(), before)
-
-
-def _width(field: Field, most: int) -> tuple[int, float]:
-    found = field.mapping(("tokens", "ms"))
-    tokens = found["tokens"].count()
-    if not 2 <= tokens <= most:
-        raise found["tokens"].error(f"must be 2 to {most} tokens, not {tokens}")
-    return tokens, found["ms"].number()
+def _check_table(document: Document, place: Location, table: LatencyTable) -> None:
+    patches = table.shape.patch_tokens
+    most = patches + table.shape.prefix_tokens
+    for name, limit in (("block", most), ("tail", most), ("approximator", patches)):
+        before = 0
+        for index, (tokens, _) in enumerate(getattr(table, name)):
+            location = (*place, name, index, 0)
+            if tokens > limit:
+                raise document.error(location, f"{tokens} tokens are more than the {limit} that the net has")
+            if tokens <= before:
+                problem = f"{tokens} tokens behind {before}; sort the pairs by tokens, each number once"
+                raise document.error(location, problem)
+            before = tokens
+    for index, anchor in enumerate(table.tofe):
+        for stage, kept in enumerate(anchor.kept):
+            if kept > patches:
+                problem = f"{kept} tokens are more than the {patches} patch tokens of the net"
+                raise document.error((*place, "tofe", index, "kept", stage), problem)
+    for name in _OPTIONAL_KEYS:
+        width: Step | Alignment | None = getattr(table, name)
+        if width is not None and not 2 <= width.tokens <= most:
+            raise document.error((*place, name, "tokens"), f"must be 2 to {most} tokens, not {width.tokens}")
 
 
 def yaml_lines(tables: Sequence[LatencyTable]) -> list[str]:
-    """The block ``latency:`` as YAML lines, which :func:`read_tables` reads back as ``tables``."""
+    """The block ``latency:`` as YAML lines, from which the same tables are read back."""
     lines = ["latency:"]
     for table in tables:
         shape = ", ".join(f"{name}: {getattr(table.shape, name)}" for name in _SHAPE_KEYS)
@@ -201,12 +176,12 @@ def _anchor_line(anchor: Anchor) -> str:
     return f"      - {{kept: [{', '.join(map(str, anchor.kept))}], ms: {_ms(anchor.ms)}{before}}}"
 
 
-_PAIRS_A_LINE = 8
+_PAIRS_PER_LINE = 8
 
 
 def _point_lines(name: str, points: Points) -> list[str]:
     pairs = [f"[{tokens}, {_ms(ms)}]" for tokens, ms in points]
-    rows = [", ".join(pairs[first : first + _PAIRS_A_LINE]) for first in range(0, len(pairs), _PAIRS_A_LINE)]
+    rows = [", ".join(pairs[first : first + _PAIRS_PER_LINE]) for first in range(0, len(pairs), _PAIRS_PER_LINE)]
     return [f"    {name}: [", *(f"      {row}," for row in rows), "    ]"]
 
 

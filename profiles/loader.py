@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tofe_edge.errors import did_you_mean, shown
-from tofe_edge.profiles.document import MAX_FILE_BYTES, Field, ProfileError, parse_document
+from tofe_edge.profiles.document import MAX_FILE_BYTES, Document, ProfileError, parse_document
 from tofe_edge.profiles.latency import Anchor, LatencyTable, NetShape, same_subject, yaml_lines
 from tofe_edge.profiles.schema import DeviceProfile, build_profile
 
@@ -103,7 +103,7 @@ def with_tables(content: bytes, tables: Sequence[LatencyTable], file: str) -> by
 
 
 def check_layout(content: bytes, file: str) -> None:
-    """Raise what :func:`with_tables` would where the profile cannot take a table, before one has been measured."""
+    """Raise what :func:`with_tables` would if the profile cannot take a table, before one has been measured."""
     with_tables(content, [_ANY], file)
 
 
@@ -124,8 +124,8 @@ _ANY = LatencyTable(
 )
 
 
-def _place(root: Field, count: int) -> tuple[int, int]:
-    """Lines (from 0, end excluded) of the block that is there; where there is none, both are where it should go."""
+def _place(root: Document, count: int) -> tuple[int, int]:
+    """Lines (from 0, end excluded) of the block that is there; if there is none, both are where it should go."""
     assert isinstance(root.node, yaml.MappingNode), "a profile is a mapping"
     for key, value in root.node.value:
         if key.value == _KEY:
@@ -141,15 +141,15 @@ def _last_line(node: yaml.Node) -> int:
     return int(node.end_mark.line)
 
 
-def _check(content: bytes, wanted: object, file: str) -> None:
+def _check(content: bytes, expected: object, file: str) -> None:
     try:
-        found = build_profile(parse_document(content, file))
+        actual = build_profile(parse_document(content, file))
     except ProfileError as error:
         raise ProfileError(
             f"{file}: the latency table cannot be added to this layout; write its keys line by line, without outer "
             "braces, tabs or a document end"
         ) from error
-    if found != wanted:
+    if actual != expected:
         raise ProfileError(
             f"{file}: adding the latency table would change other keys; lay it out as shipped profiles are"
         )

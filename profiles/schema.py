@@ -6,12 +6,16 @@ The dataclasses mirror the file: ``budget.gmacs.value`` in YAML is ``profile.bud
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Annotated
 
-from tofe_edge.errors import shown
+from pydantic import AfterValidator, Field
+
+from tofe_edge.errors import did_you_mean, shown
+from tofe_edge.io.documents import FORBID, fault, one_of
 from tofe_edge.io.targets import find_target, target_names
-from tofe_edge.profiles.document import Field
-from tofe_edge.profiles.latency import LatencyTable, read_tables
+from tofe_edge.profiles.document import Document, Line, Positive, Whole
+from tofe_edge.profiles.latency import LatencyTable, check_tables
 
 SCHEMA_VERSION = 1
 
@@ -28,15 +32,23 @@ PRECISIONS = ("fp32", "fp16", "int8")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        fault(f"{shown(name)} is not a profile name; use lower-case letters, digits and _, as in my_board")
+    return name
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number and where it comes from. The unit is in the name of the field that holds it."""
 
-    value: float
+    __pydantic_config__ = FORBID
+
+    value: Positive
     """Finite and greater than zero."""
-    provenance: str
+    provenance: Annotated[Line, one_of(PROVENANCES)]
     """``vendor`` (published by the maker), ``measured`` (by anybody) or ``derived`` (computed or assumed)."""
-    source: str
+    source: Line
     """Who says so, or the formula; states when a number was not cross-checked."""
 
 
@@ -44,27 +56,33 @@ class Quantity:
 class CpuCluster:
     """CPU cores of one kind."""
 
-    name: str
-    kind: str
+    __pydantic_config__ = FORBID
+
+    name: Line
+    kind: Annotated[Line, one_of(CLUSTER_KINDS)]
     """``big`` cores run the model; ``little`` cores are left to the system."""
-    cores: int
+    cores: Whole
     ghz: Quantity
     """Highest clock, GHz."""
-    int8_ops_per_cycle: Quantity | None
-    """int8 operations (a multiply-accumulate is two) a cycle and core at the dot-product rate. Set for big cores."""
+    int8_ops_per_cycle: Quantity | None = None
+    """int8 operations (a multiply-accumulate is two) per cycle and core at the dot-product rate. Set for big cores."""
 
 
 @dataclass(frozen=True)
 class Cpu:
     """The CPU: instruction set features that matter for matrix products, and its clusters."""
 
-    isa: tuple[str, ...]
-    clusters: tuple[CpuCluster, ...]
+    __pydantic_config__ = FORBID
+
+    isa: Annotated[tuple[Annotated[Line, one_of(ISA_FEATURES)], ...], Field(min_length=1)]
+    clusters: Annotated[tuple[CpuCluster, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Memory:
     """Main memory."""
+
+    __pydantic_config__ = FORBID
 
     ram_gb: Quantity
     """Capacity, GB."""
@@ -76,169 +94,112 @@ class Memory:
 class Accelerator:
     """A GPU, NPU or DSP beside the CPU. Recorded for people; the budget rule does not use it."""
 
-    name: str
-    kind: str
-    precision: str
+    __pydantic_config__ = FORBID
+
+    name: Line
+    kind: Annotated[Line, one_of(ACCELERATOR_KINDS)]
+    precision: Annotated[Line, one_of(ACCELERATOR_PRECISIONS)]
     """Number format of the peak, or ``unstated`` when the maker does not say."""
     peak_tops: Quantity
-    """Dense peak, 10^12 operations a second (a multiply-accumulate is two)."""
+    """Dense peak, 10^12 operations per second (a multiply-accumulate is two)."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Upper bounds of compute, 10^9 operations a second (a multiply-accumulate is two), all big cores together."""
+    """Upper bounds of compute, 10^9 operations per second (a multiply-accumulate is two), all big cores together."""
+
+    __pydantic_config__ = FORBID
 
     cpu_fp32_gops: Quantity
     cpu_fp16_gops: Quantity
     cpu_int8_gops: Quantity
-    accelerators: tuple[Accelerator, ...]
+    accelerators: Annotated[tuple[Accelerator, ...], Field(min_length=1)] = ()
 
 
 @dataclass(frozen=True)
 class ProfileDefaults:
     """What a conversion for this device uses unless told otherwise."""
 
-    target: str
-    backend: str
-    precision: str
-    threads: int
+    __pydantic_config__ = FORBID
+
+    target: Annotated[Line, one_of(target_names())]
+    backend: Line
+    precision: Annotated[Line, one_of(PRECISIONS)]
+    threads: Whole
     """CPU threads, at most the number of big cores."""
-    deployment_target: str | None
-    """Core ML: the oldest system that is to load the model, by its name for iOS (iOS17 is macOS 14 too), where stated."""
+    deployment_target: Line | None = None
+    """Core ML: the oldest system that is to load the model, by its name for iOS (iOS17 is macOS 14 too), if stated."""
 
 
 @dataclass(frozen=True)
 class ProfileBudget:
     """What a model may cost on this device."""
 
+    __pydantic_config__ = FORBID
+
     gmacs: Quantity
-    """10^9 multiply-accumulates an image."""
+    """10^9 multiply-accumulates per image."""
 
 
 @dataclass(frozen=True)
 class DeviceProfile:
     """One device, as one YAML file describes it."""
 
-    name: str
-    title: str
-    soc: str
+    __pydantic_config__ = FORBID
+
+    name: Annotated[Line, AfterValidator(_name)]
+    title: Line
+    soc: Line
     cpu: Cpu
     memory: Memory
     peaks: Peaks
     defaults: ProfileDefaults
     budget: ProfileBudget
-    latency: tuple[LatencyTable, ...] = ()
-    """What nets take on it, where somebody measured that: at most one table a net and precision."""
+    latency: Annotated[tuple[LatencyTable, ...], Field(min_length=1)] = ()
+    """What nets take on it, if somebody measured that: at most one table per net and precision."""
 
 
-def build_profile(root: Field) -> DeviceProfile:
+@dataclass(frozen=True, kw_only=True)
+class _File(DeviceProfile):
+    schema: Whole
+
+
+def build_profile(document: Document) -> DeviceProfile:
     """The profile in a parsed document. Raises ProfileError naming file, line and key of the first fault."""
-    required = ("schema", "name", "title", "soc", "cpu", "memory", "peaks", "defaults", "budget")
-    fields = root.mapping(required, optional=("latency",))
-    _check_version(fields["schema"])
-    cpu = _cpu(fields["cpu"])
-    return DeviceProfile(
-        name=_name(fields["name"]),
-        title=fields["title"].text(),
-        soc=fields["soc"].text(),
-        cpu=cpu,
-        memory=_memory(fields["memory"]),
-        peaks=_peaks(fields["peaks"]),
-        defaults=_defaults(fields["defaults"], cpu),
-        budget=ProfileBudget(gmacs=_quantity(fields["budget"].mapping(("gmacs",))["gmacs"])),
-        latency=read_tables(fields["latency"]) if "latency" in fields else (),
-    )
+    read = document.read(_File)
+    if read.schema != SCHEMA_VERSION:
+        problem = f"version {read.schema} is not supported; this program reads version {SCHEMA_VERSION}"
+        raise document.error(("schema",), problem)
+    _check_cpu(document, read)
+    _check_defaults(document, read)
+    check_tables(document, read.latency)
+    return DeviceProfile(**{field.name: getattr(read, field.name) for field in fields(DeviceProfile)})
 
 
-def _check_version(field: Field) -> None:
-    version = field.count()
-    if version != SCHEMA_VERSION:
-        raise field.error(f"version {version} is not supported; this program reads version {SCHEMA_VERSION}")
-
-
-def _name(field: Field) -> str:
-    name = field.text()
-    if not _NAME.fullmatch(name):
-        raise field.error(f"{shown(name)} is not a profile name; use lower-case letters, digits and _, as in my_board")
-    return name
-
-
-def _quantity(field: Field) -> Quantity:
-    fields = field.mapping(("value", "provenance", "source"))
-    return Quantity(
-        value=fields["value"].number(),
-        provenance=fields["provenance"].choice(PROVENANCES),
-        source=fields["source"].text(),
-    )
-
-
-def _cpu(field: Field) -> Cpu:
-    fields = field.mapping(("isa", "clusters"))
-    clusters = tuple(_cluster(item) for item in fields["clusters"].items())
+def _check_cpu(document: Document, profile: DeviceProfile) -> None:
+    clusters = profile.cpu.clusters
     if not any(cluster.kind == "big" for cluster in clusters):
-        raise fields["clusters"].error("no cluster has kind 'big'; mark the cores that run the model")
-    return Cpu(isa=tuple(item.choice(ISA_FEATURES) for item in fields["isa"].items()), clusters=clusters)
+        raise document.error(("cpu", "clusters"), "no cluster has kind 'big'; mark the cores that run the model")
+    for index, cluster in enumerate(clusters):
+        if cluster.kind == "big" and cluster.int8_ops_per_cycle is None:
+            problem = "int8_ops_per_cycle is missing; a big cluster needs it, for example 64 with 2 128-bit pipes"
+            raise document.error(("cpu", "clusters", index), problem)
 
 
-def _cluster(field: Field) -> CpuCluster:
-    fields = field.mapping(("name", "kind", "cores", "ghz"), optional=("int8_ops_per_cycle",))
-    kind = fields["kind"].choice(CLUSTER_KINDS)
-    ops_field = fields.get("int8_ops_per_cycle")
-    if kind == "big" and ops_field is None:
-        raise field.error("int8_ops_per_cycle is missing; a big cluster needs it, for example 64 with 2 128-bit pipes")
-    return CpuCluster(
-        name=fields["name"].text(),
-        kind=kind,
-        cores=fields["cores"].count(),
-        ghz=_quantity(fields["ghz"]),
-        int8_ops_per_cycle=_quantity(ops_field) if ops_field else None,
-    )
-
-
-def _memory(field: Field) -> Memory:
-    fields = field.mapping(("ram_gb", "bandwidth_gb_per_s"))
-    return Memory(
-        ram_gb=_quantity(fields["ram_gb"]),
-        bandwidth_gb_per_s=_quantity(fields["bandwidth_gb_per_s"]),
-    )
-
-
-def _peaks(field: Field) -> Peaks:
-    fields = field.mapping(("cpu_fp32_gops", "cpu_fp16_gops", "cpu_int8_gops"), optional=("accelerators",))
-    accelerators = fields["accelerators"].items() if "accelerators" in fields else []
-    return Peaks(
-        cpu_fp32_gops=_quantity(fields["cpu_fp32_gops"]),
-        cpu_fp16_gops=_quantity(fields["cpu_fp16_gops"]),
-        cpu_int8_gops=_quantity(fields["cpu_int8_gops"]),
-        accelerators=tuple(_accelerator(item) for item in accelerators),
-    )
-
-
-def _accelerator(field: Field) -> Accelerator:
-    fields = field.mapping(("name", "kind", "precision", "peak_tops"))
-    return Accelerator(
-        name=fields["name"].text(),
-        kind=fields["kind"].choice(ACCELERATOR_KINDS),
-        precision=fields["precision"].choice(ACCELERATOR_PRECISIONS),
-        peak_tops=_quantity(fields["peak_tops"]),
-    )
-
-
-def _defaults(field: Field, cpu: Cpu) -> ProfileDefaults:
-    fields = field.mapping(("target", "backend", "precision", "threads"), optional=("deployment_target",))
-    target = find_target(fields["target"].choice(target_names()))
-    threads = fields["threads"].count()
-    big_cores = sum(cluster.cores for cluster in cpu.clusters if cluster.kind == "big")
-    if threads > big_cores:
-        raise fields["threads"].error(f"{threads} is more than the big cores; use at most {big_cores}")
-    system = fields.get("deployment_target")
-    if system is not None and not target.deployment_targets:
+def _check_defaults(document: Document, profile: DeviceProfile) -> None:
+    defaults = profile.defaults
+    big_cores = sum(cluster.cores for cluster in profile.cpu.clusters if cluster.kind == "big")
+    if defaults.threads > big_cores:
+        problem = f"{defaults.threads} is more than the big cores; use at most {big_cores}"
+        raise document.error(("defaults", "threads"), problem)
+    target = find_target(defaults.target)
+    if defaults.backend != target.backend:
+        raise document.error(("defaults", "backend"), f"{shown(defaults.backend)} is not one of {target.backend}")
+    system, systems = defaults.deployment_target, target.deployment_targets
+    if system is not None and not systems:
         owners = [name for name in target_names() if find_target(name).deployment_targets]
-        raise system.error(f"belongs to target {', '.join(owners)} alone; remove it")
-    return ProfileDefaults(
-        target=target.name,
-        backend=fields["backend"].choice((target.backend,)),
-        precision=fields["precision"].choice(PRECISIONS),
-        threads=threads,
-        deployment_target=system.choice(target.deployment_targets) if system else None,
-    )
+        problem = f"belongs to target {', '.join(owners)} alone; remove it"
+        raise document.error(("defaults", "deployment_target"), problem)
+    if system is not None and system not in systems:
+        problem = f"{shown(system)} is not one of {', '.join(systems)}{did_you_mean(system, systems)}"
+        raise document.error(("defaults", "deployment_target"), problem)

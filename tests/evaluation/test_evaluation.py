@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tarfile
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -99,60 +98,12 @@ def sources(image_folder: Path) -> dict[str, Path]:
     return {"images": image_folder, **{name: parts / name for name in ("x.csv", "x.tar", "shards")}}
 
 
-def documents(
-    sources: dict[str, Path], checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
-) -> Iterator[tuple[str, dict[str, object]]]:
-    for name, source in sources.items():
-        assert main(["evaluate", str(checkpoint.path), "--data", str(source), "--device", "cpu", "--json"]) == 0
-        yield name, json.loads(capsys.readouterr().out)
-
-
-def test_evaluate_takes_every_source_and_lists_what_it_could_not_read(
-    sources: dict[str, Path], tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = dict(documents(sources, tiny_checkpoint, capsys))
-    unreadable = {name: document.pop("unreadable") for name, document in found.items()}
-    assert all(document == found["images"] for document in found.values())
-    assert found["images"]["images"] == 5
-    folder = sources["images"]
-    assert unreadable == {
-        "images": [str(folder / "0" / "1.png")],
-        "x.csv": [str(folder / "0" / "1.png")],
-        "x.tar": [str(sources["x.tar"] / "images" / "0" / "1.png")],
-        "shards": [str(sources["shards"] / "x-0.tar" / "images" / "0" / "1.png")],
-    }
-
-
 @pytest.mark.parametrize("name", ["x.csv", "x.tar"])
 def test_the_table_counts_what_could_not_be_read(
     sources: dict[str, Path], tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert main(["evaluate", str(tiny_checkpoint.path), "--data", str(sources[name]), "--device", "cpu"]) == 0
     assert "images       5 (1 unreadable)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("bad.csv", b"path,label\na.png,10\n", "line 2: label '10' is not a class id of this model (such as 0); correct it"),
-        ("bad.tar", b"no tar" * 200, "is not a tar archive"),
-        ("bad.zip", b"PK", "is not a folder, a .csv or a .tar file"),
-    ],
-)  # fmt: skip
-def test_data_that_do_not_fit_are_one_line(
-    tmp_path: Path,
-    tiny_checkpoint: Checkpoint,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    content: bytes,
-    words: str,
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    assert main(["evaluate", str(tiny_checkpoint.path), "--data", str(tmp_path / name), "--device", "cpu"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith(f"tofe-edge: error: {tmp_path / name}: ") and captured.err.count("\n") == 1
-    assert words in captured.err
 
 
 def test_samples_are_counted_not_kept(reference: Reference, image_folder: Path) -> None:
@@ -176,16 +127,6 @@ def training(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest
         "--target-gmacs 0.002 --epochs 1 --fixed-epochs 0.5 --batch-size 4 --held-out 2 --device cpu --json --weights"
     )
     return ["train", *options.split(), f"{tmp_path}/dense.safetensors", "--out", f"{tmp_path}/net.safetensors"]
-
-
-@pytest.mark.parametrize("name", ["x.csv", "x.tar"])
-def test_train_validates_on_any_source_and_says_what_it_left_out(
-    sources: dict[str, Path], training: list[str], capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    assert main([*training, "--data", str(sources["x.csv"]), "--validation", str(sources[name])]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert (document["accuracy"]["images"], document["accuracy"]["dataset"]) == (5, name)
-    assert "1 validation images could not be read and are not counted" in document["training"]["warnings"]
 
 
 @pytest.mark.parametrize("name", ["x.tar", "shards"])

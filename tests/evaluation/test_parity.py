@@ -9,8 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import TINY_COUNTS
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.evaluate import evaluate, wilson_interval
@@ -24,7 +22,7 @@ from tofe_edge.evaluation.parity import (
     snr_db,
 )
 from tofe_edge.evaluation.prediction import Prediction
-from tofe_edge.evaluation.reference import Mode, Reference, load_reference, pick_device
+from tofe_edge.evaluation.reference import Mode, Reference, load_reference
 from tofe_edge.io.inputs import Inputs
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
@@ -188,23 +186,6 @@ def test_only_images_with_a_clear_winner_count_as_decided() -> None:
     assert (found.decided_images, found.decided_agreement, found.top1_agreement) == (1, 1.0, 0.5)
 
 
-@pytest.mark.parametrize(
-    ("hits", "trials", "low", "high"),
-    [(8, 10, 49.016, 94.332), (0, 10, 0.0, 27.753), (10, 10, 72.247, 100.0), (50, 100, 40.383, 59.617), (1, 1, 20.654, 100.0)],
-)  # fmt: skip
-def test_wilson_interval_known_values(hits: int, trials: int, low: float, high: float) -> None:
-    assert wilson_interval(hits, trials) == pytest.approx((low, high), abs=2e-3)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 5000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
-def test_wilson_interval_holds_the_rate_and_mirrors(case: tuple[int, int]) -> None:
-    hits, trials = case
-    low, high = wilson_interval(hits, trials)
-    assert 0 <= low <= 100 * hits / trials + 1e-9 and 100 * hits / trials - 1e-9 <= high <= 100
-    assert wilson_interval(trials - hits, trials) == pytest.approx((100 - high, 100 - low), abs=1e-9)
-
-
 def labelled_inputs(reference: Reference, wrong: int) -> tuple[Inputs, list[Prediction]]:
     """Ten random inputs labelled with the net's own classes, but for the last ``wrong`` with their likeliest but one."""
     generator = np.random.default_rng(0)
@@ -242,11 +223,6 @@ def test_a_dense_checkpoint_has_no_other_mode(tiny_dense_checkpoint: Checkpoint)
     assert load_reference(tiny_dense_checkpoint, device="cpu").mode == "dense"
     with pytest.raises(InputError, match="without token selectors; use --mode dense"):
         load_reference(tiny_dense_checkpoint, "batch", "cpu")
-
-
-def test_an_unknown_device_is_refused() -> None:
-    with pytest.raises(InputError, match="'tpu' is not one of auto, cuda, cpu"):
-        pick_device("tpu")
 
 
 @pytest.mark.parametrize("images", [MIN_IMAGES_FOR_RATE - 1, MIN_IMAGES_FOR_RATE])

@@ -87,14 +87,6 @@ def test_wilson_at_its_ends() -> None:
     assert 0 < extreme.low < extreme.high < 1
 
 
-@pytest.mark.parametrize(("total", "rate"), [(50, 0.9), (200, 0.98), (1000, 0.96)])
-def test_wilson_covers_the_true_rate(total: int, rate: float) -> None:
-    drawn = np.random.default_rng(0).binomial(total, rate, 4000)
-    ends = {hits: proportion_interval(hits, total) for hits in set(drawn.tolist())}
-    covered = np.mean([ends[hits].low <= rate <= ends[hits].high for hits in drawn.tolist()])
-    assert 0.92 <= covered <= 0.985
-
-
 # --- paired comparison
 
 
@@ -152,21 +144,6 @@ def test_bootstrap_agrees_with_plain_resampling(cells: tuple[int, int, int, int]
     assert found.estimate == pytest.approx(100 * (after.mean() - before.mean()))
 
 
-@settings(max_examples=50)
-@given(st.integers(0, 300), st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
-def test_bootstrap_is_ordered_repeatable_and_widens(both: int, lost: int, gained: int, seed: int) -> None:
-    sides = paired(both, lost, gained, 1)
-    narrow, wide = (bootstrap_difference(*sides, seed, 2000, confidence) for confidence in (0.8, 0.99))
-    assert -100 <= wide.low <= narrow.low <= narrow.estimate <= narrow.high <= wide.high <= 100
-    assert narrow == bootstrap_difference(*sides, seed, 2000, 0.8)
-    shuffled = np.random.default_rng(seed).permutation(len(sides[0]))
-    assert narrow == bootstrap_difference(sides[0][shuffled], sides[1][shuffled], seed, 2000, 0.8)
-    mirrored = bootstrap_difference(sides[1], sides[0], seed, 2000, 0.8)
-    images = len(sides[0])
-    error = 0.2 * 100 * math.sqrt((lost + gained) / images**2) + 100 / images
-    assert (-mirrored.high, -mirrored.low) == pytest.approx((narrow.low, narrow.high), abs=error)
-
-
 def test_bootstrap_depends_on_its_seed_and_covers_the_true_difference() -> None:
     lost, gained, images = 0.05, 0.03, 1000
     drawn = np.random.default_rng(0).multinomial(images, [1 - lost - gained, lost, gained], 400)
@@ -174,13 +151,6 @@ def test_bootstrap_depends_on_its_seed_and_covers_the_true_difference() -> None:
     assert 0.915 <= np.mean([one.low <= 100 * (gained - lost) <= one.high for one in found]) <= 0.98
     sides = paired(9000, 400, 300, 300)
     assert bootstrap_difference(*sides, seed=1) != bootstrap_difference(*sides, seed=2)
-
-
-def test_mcnemar_rarely_rejects_equal_sides() -> None:
-    drawn = np.random.default_rng(0).multinomial(500, [0.9, 0.05, 0.05], 2000)
-    tests = [mcnemar(*paired(*map(int, cells))) for cells in drawn]
-    exact, mid = (np.mean([getattr(one, name) < 0.05 for one in tests]) for name in ("p_value", "mid_p"))
-    assert exact <= mid <= 0.06 and mid >= 0.03
 
 
 # --- top-k and calibration
@@ -336,13 +306,6 @@ def test_a_smaller_drop_or_more_certainty_takes_more_images(
     assert images <= sample_size_for(drop, rate, power, 0.9 * level)
 
 
-def test_so_many_images_do_show_the_drop() -> None:
-    images = sample_size_for(2.0, 0.06)
-    drawn = np.random.default_rng(0).multinomial(images, [0.94, 0.04, 0.02], 1000)
-    seen = np.mean([mcnemar(*paired(*map(int, cells))).mid_p < 0.05 for cells in drawn])
-    assert 0.76 <= seen <= 0.84
-
-
 # --- what is refused, and what comes out
 
 LOGITS = random_logits(0, 4, 3)
@@ -391,9 +354,9 @@ def spoiled(value: float) -> Array:
         (lambda: worst(LOGITS, LOGITS, None, 0), "count of at least 1"),
         (lambda: margin_at_cut(np.array([])), "none has a known margin"),
         (lambda: margin_at_cut(np.array([math.inf])), "of 1 images none"),
-        (lambda: margin_at_cut(np.array([math.nan])), "not one number an image"),
-        (lambda: margin_at_cut(np.array([-math.inf])), "not one number an image"),
-        (lambda: margin_at_cut(np.zeros((2, 2))), "not one number an image"),
+        (lambda: margin_at_cut(np.array([math.nan])), "not one number per image"),
+        (lambda: margin_at_cut(np.array([-math.inf])), "not one number per image"),
+        (lambda: margin_at_cut(np.zeros((2, 2))), "not one number per image"),
         (lambda: sample_size_for(0.0, 0.1), "not 0"),
         (lambda: sample_size_for(11.0, 0.1), r"\(0, 10\]"),
         (lambda: sample_size_for(1.0, 0.0), "discordant rate"),
@@ -423,14 +386,6 @@ def test_results_are_plain_json() -> None:
     for result in results:
         assert json.loads(json.dumps(result.to_json(), allow_nan=False)) == result.to_json()
     assert results[5].to_json()["top1"].keys() == {"estimate", "low", "high", "confidence"}
-
-
-def test_arguments_are_left_as_they_are() -> None:
-    logits, other = LOGITS.copy(), LOGITS[::-1].copy()
-    agreement(logits, other)
-    worst(logits, other, LABELS)
-    calibration_error(logits, LABELS)
-    assert np.array_equal(logits, LOGITS) and np.array_equal(other, LOGITS[::-1])
 
 
 def test_statistics_need_numpy_alone() -> None:

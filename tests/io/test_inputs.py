@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import tarfile
 import tracemalloc
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -135,15 +133,6 @@ def test_an_image_that_cannot_be_prepared_is_named(image_folder: Path) -> None:
     assert item.reason.startswith(f"{image_folder / '0' / '0.png'}: the image of 96 x 72 pixels is smaller")
 
 
-def test_a_stream_reads_an_image_when_it_is_asked_for(image_folder: Path) -> None:
-    samples = find_samples(image_folder, CLASS_IDS)
-    stream = read_inputs(samples, SPEC)
-    assert all(item.pixels is not None for item in islice(stream, 2))
-    for sample in samples[2:]:
-        sample.path.unlink()
-    assert all(item.reason.endswith("does not exist; check the path") for item in stream)
-
-
 def test_a_stream_holds_one_input_at_a_time(image_folder: Path) -> None:
     samples = find_samples(image_folder, CLASS_IDS) * 20
     spec = Preprocessing(128, 1.0, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
@@ -157,24 +146,6 @@ def test_a_stream_holds_one_input_at_a_time(image_folder: Path) -> None:
         tracemalloc.stop()
     # An image, its pixels at both sizes and the input; all 120 inputs would be far more.
     assert peak < 5 * one_input
-
-
-def test_images_of_a_shard_are_the_same_inputs(image_folder: Path, tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "images.tar", "w") as archive:
-        archive.add(image_folder, "val")
-    wanted, found = (load_folder(source, CLASS_IDS, SPEC, 4) for source in (image_folder, tmp_path / "images.tar"))
-    assert same(wanted, found)
-    assert wanted.labels == found.labels == (0, 0, 1, 1)
-
-
-def test_an_unreadable_image_of_a_shard_is_listed_below_it(image_folder: Path, tmp_path: Path) -> None:
-    (image_folder / "0" / "1.png").write_bytes(b"")
-    shard = tmp_path / "images.tar"
-    with tarfile.open(shard, "w") as archive:
-        archive.add(image_folder, "val")
-    assert load_folder(shard, CLASS_IDS, SPEC, None).unreadable == (shard / "val" / "0" / "1.png",)
-    (reason,) = [item.reason for item in read_inputs(find_samples(shard, CLASS_IDS), SPEC) if item.pixels is None]
-    assert reason.startswith(f"{shard / 'val' / '0' / '1.png'}: is not an image")
 
 
 def test_an_image_that_a_table_lists_and_is_not_there_is_unreadable(image_folder: Path) -> None:

@@ -121,12 +121,6 @@ def test_centre_without_resize_equals_torchvision(create_transform: Callable[...
         assert np.array_equal(np.asarray(resize_and_crop(image, spec)), np.asarray(expected))
 
 
-def test_exact_size_is_untouched() -> None:
-    image = picture(224, 224)
-    for spec in (dataclasses.replace(SPEC, crop_pct=1.0), dataclasses.replace(SPEC, resize="none")):
-        assert np.array_equal(np.asarray(resize_and_crop(image, spec)), np.asarray(image))
-
-
 @pytest.mark.parametrize("size", [(223, 300), (300, 223), (1, 1)])
 def test_too_small_without_resize(size: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=f"{size[0]} x {size[1]} .* smaller than the 224 x 224"):
@@ -156,13 +150,6 @@ def test_normalize() -> None:
 def test_normalize_refuses(pixels: Any) -> None:
     with pytest.raises(InputError, match="uint8 of shape"):
         normalize(pixels, SPEC)
-
-
-def test_preprocess_layout() -> None:
-    values = preprocess(picture(300, 260), SPEC)
-    assert values.shape == (1, 3, 224, 224)
-    assert values.dtype == np.float32
-    assert values.flags.c_contiguous
 
 
 def test_other_modes_are_refused() -> None:

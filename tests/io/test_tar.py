@@ -41,7 +41,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "two joined": (WHOLE + WHOLE, "goes on after its end mark"),
     "too large a size": (with_size(WHOLE, b"77777777777\0"), f"member '{IDS[0]}/a.png' ends beyond it"),
     "a false size": (with_size(WHOLE, b"00000002000\0"), f"has a damaged header after member '{IDS[0]}/a.png'"),
-    "a negative size": (with_size(WHOLE, b"\xff" * 11 + b"\0"), "has no valid size"),
+    "a negative size": (with_size(WHOLE, b"\xff" * 11 + b"\0"), "write"),
     "no size": (with_size(WHOLE, b"not a number"), "is not a tar archive"),
 }
 
@@ -60,7 +60,7 @@ def test_a_broken_archive_is_refused(shard: Path, kind: str) -> None:
         ({"size": "x"}, "has no valid size"),
         ({"path": "/etc/passwd.png"}, "absolute name"),
         ({"GNU.sparse.major": "1"}, "is a sparse file"),
-        ({"comment": "x" * (1 << 20)}, "has a header of"),
+        ({"comment": "x" * (1 << 20)}, "has a header of more than"),
     ],
 )
 def test_pax_records_are_not_taken_on_trust(shard: Path, records: dict[str, str], words: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Host, create_host
-from tofe_edge.model.backbones.spec import check_stages, default_stages, parse_stages
+from tofe_edge.model.backbones.spec import check_stages, parse_stages
 
 DEIT = "deit_tiny_patch16_224"
 
@@ -89,12 +89,6 @@ def test_selectors_stand_where_the_papers_do(name: str, stages: tuple[int, ...])
     assert on_meta(name).spec.stages == stages
 
 
-@pytest.mark.parametrize("depth", range(4, 41))
-def test_every_stage_has_a_block(depth: int) -> None:
-    first, second, third = default_stages(depth)
-    assert 0 < first < second < third < depth
-
-
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
 def test_selections_may_stand_elsewhere(name: str, tiny_overrides: dict[str, int]) -> None:
     plain, moved = (create_host(name, {**tiny_overrides, "depth": 6}, stages=stages) for stages in (None, (1, 2, 5)))
@@ -134,11 +128,6 @@ def test_lvvit_shapes(name: str, dim: int, depth: int, heads: int, crop: float) 
     assert (spec.dim, spec.depth, spec.heads, spec.mlp_hidden) == (dim, depth, heads, 3 * dim)
     assert (spec.image_size, spec.patch_tokens, spec.prefix_tokens, spec.classes) == (224, 196, 1, 1000)
     assert host.preprocessing.crop_pct == crop
-
-
-@pytest.mark.parametrize(("name", "millions"), [("lvvit_s", "26.15"), ("lvvit_m", "55.83")])
-def test_lvvit_parameter_counts(name: str, millions: str) -> None:
-    assert f"{sum(parameter.numel() for parameter in on_meta(name).parameters()) / 1e6:.2f}" == millions
 
 
 def test_lvvit_has_the_key_names_of_token_labeling() -> None:
@@ -241,6 +230,18 @@ def test_the_weights_of_another_backbone_are_refused(name: str, other: str, tiny
         tiny_tofe(name).backbone.load_dense(dense_weights(tiny_tofe(other).backbone))
 
 
-def test_the_weights_of_another_size_are_refused(tiny_tofe: TinyToFe) -> None:
-    with pytest.raises(InputError, match=r"expected .*; are they of another backbone"):
-        tiny_tofe(DEIT).backbone.load_dense(dense_weights(tiny_tofe(DEIT, dim=96).backbone))
+def test_a_sample_that_keeps_no_token_in_training_is_predicted_from_cls_alone(tiny_tofe: TinyToFe) -> None:
+    model = tiny_tofe("lvvit_s")
+    nothing = [torch.zeros(1, 16) for _ in range(3)]
+    logits = model.forward_masked(torch.randn(1, 3, 64, 64), masks=nothing).logits
+    assert bool(logits.isfinite().all())
+    assert float(logits.detach().abs().max()) < 1e3
+
+
+def test_frozen_tokens_never_are_the_maximum_of_the_auxiliary_head(tiny_tofe: TinyToFe) -> None:
+    host = tiny_tofe("lvvit_s").backbone
+    tokens = torch.randn(1, 17, 48)
+    keep = torch.zeros(1, 16)
+    keep[0, :5] = 1
+    expected = host.logits(tokens[:, :6])
+    torch.testing.assert_close(host.logits(tokens, keep), expected)

@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import TinyToFe, fine_or_refused, refused
+from conftest import TINY_COUNTS, TinyToFe, fine_or_refused, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -283,3 +283,17 @@ def test_a_corrupt_header_is_read_or_refused_and_nothing_else(
     path = tmp_path / "corrupt.safetensors"
     save_file({"x": torch.zeros(1)}, str(path), {KEY: json.dumps(document)})
     fine_or_refused(lambda: float(read_header(path).top1), path)
+
+
+def test_a_header_length_that_looks_like_a_pickle_is_still_read(tmp_path: Path, tiny_tofe: TinyToFe) -> None:
+    # safetensors files begin with the length of their header; 0x80 is also how a pickle begins.
+    model = tiny_tofe()
+    spec, preprocessing = model.backbone.spec, model.backbone.preprocessing
+    lengths = set()
+    for padding in range(0, 256, 8):
+        header = describe("x" * (1 + padding), spec, preprocessing, default_classes(10), TINY_COUNTS)
+        path = tmp_path / "net.safetensors"
+        save(path, model, header)
+        lengths.add(path.read_bytes()[0])
+        assert read_header(path).name == header.name
+    assert 0x80 in lengths

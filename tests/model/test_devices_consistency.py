@@ -6,8 +6,6 @@ operators that meet two devices; :class:`OneDevice` refuses all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -19,8 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tofe_edge.budget.cost import Cost, GmacsCost, LatencyCost
-from tofe_edge.model import masking
-from tofe_edge.model import tofe as tofe_module
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, masks_of
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
@@ -93,37 +89,3 @@ def test_the_budget_stays_on_the_device(cost: Cost) -> None:
     with OneDevice():
         budget_loss(masks, cost).backward()  # type: ignore[no-untyped-call]
     assert all(mask.grad is not None and mask.grad.is_meta for mask in masks)
-
-
-def _eye_on_the_cpu(keep: Tensor) -> Tensor:
-    diagonal = torch.eye(keep.shape[1])
-    return keep[:, None, :] * (1 - diagonal) + diagonal
-
-
-def _order_on_the_cpu(scores: Tensor) -> Tensor:
-    return torch.arange(scores.shape[1]).expand(scores.shape)
-
-
-def _unregistered(embed: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """With a constant that ``.to`` does not move, as one that is no buffer."""
-    constant = torch.ones(1, 17, 48)
-    return lambda images: embed(images) + constant
-
-
-FAULTS: dict[str, Callable[[pytest.MonkeyPatch, ToFe], None]] = {
-    "none": lambda patch, model: None,
-    "attention": lambda patch, model: patch.setattr(masking, "_visible", _eye_on_the_cpu),
-    "order": lambda patch, model: patch.setattr(tofe_module, "rank_order", _order_on_the_cpu),
-    "constant": lambda patch, model: patch.setattr(model.backbone, "embed", _unregistered(model.backbone.embed)),
-    "noise": lambda patch, model: patch.setattr(tofe_module, "_draw", lambda logits, gumbel: torch.ones(2, 16)),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_tensor_left_on_the_cpu_is_found(tiny_tofe: TinyToFe, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """Else the tests above would prove nothing."""
-    model, images = on_meta(tiny_tofe())
-    FAULTS[fault](monkeypatch, model)
-    with OneDevice(), nullcontext() if fault == "none" else pytest.raises(RuntimeError, match="two devices"):
-        model.forward_masked(images)
-        model.forward_batch(images, TokenCounts((9, 5, 3)))

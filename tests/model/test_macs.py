@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -114,6 +115,14 @@ def test_dense_macs_equal_a_count_over_the_module(tiny_tofe: TinyToFe, name: str
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model.forward_dense(images)
     assert counted_macs(counter) == dense_macs(spec)
+
+
+def test_macs_do_not_depend_on_the_name(tiny_tofe: TinyToFe) -> None:
+    spec = tiny_tofe("deit_tiny_distilled_patch16_224").backbone.spec
+    assert spec.classifiers == 2
+    assert (
+        dense_macs(replace(spec, name="student")) == dense_macs(spec) == dense_macs(replace(spec, classifiers=1)) + 480
+    )
 
 
 @pytest.mark.parametrize("counts", [(9, 5, 3), (1, 1, 1), (16, 16, 16), (3, 11, 7)])

@@ -133,7 +133,7 @@ def test_an_unknown_method_is_refused(elastic_package: Artifact) -> None:
         ("Data/com.apple.CoreML/model.mlmodel", "flipped", "its checksum is not the manifest's"),
         ("Manifest.json", "renamed", "its checksum is not the manifest's"),
         ("Data/extra", "added", "bytes where its manifest says"),
-        ("Data/link", "linked", "is no plain file"),
+        ("Data/link", "linked", "is not a plain file"),
     ],
 )
 def test_a_damaged_package_is_refused(

@@ -41,19 +41,19 @@ class Cost(ABC):
     @property
     @abstractmethod
     def dense(self) -> float:
-        """Of the net without token reduction."""
+        """The cost of the net without token reduction."""
 
     @abstractmethod
     def of(self, kept: Sequence[Tensor]) -> Tensor:
-        """Of kept patch tokens, one tensor ``(B,)`` a stage; ``(B,)``, with a gradient in the counts."""
+        """The cost of kept patch tokens, one tensor ``(B,)`` per stage: ``(B,)``, with a gradient in the counts."""
 
     @abstractmethod
     def of_counts(self, kept: Sequence[int]) -> float:
-        """Of whole counts of at least 1, which is what a checkpoint has."""
+        """The cost of whole counts of at least 1, which is what a checkpoint has."""
 
     @abstractmethod
     def to_json(self, kept: Sequence[int]) -> dict[str, Any]:
-        """For the training record: the target, where it comes from, and what ``kept`` comes to."""
+        """The entry of the training record: the target, where it comes from, and what ``kept`` comes to."""
 
     def raised(self, kept: Sequence[int]) -> tuple[int, ...]:
         """``kept`` with the tokens on top that cost nothing: none in GMACs, the rest of a step in milliseconds."""
@@ -61,7 +61,7 @@ class Cost(ABC):
 
     @property
     def least(self) -> float:
-        """With one patch token kept in every stage: no checkpoint costs less."""
+        """The cost with one patch token kept in every stage: no checkpoint costs less."""
         return self.of_counts((1,) * len(self.backbone.stages))
 
     def gap(self, kept: Sequence[Tensor]) -> Tensor:
@@ -73,10 +73,10 @@ class Cost(ABC):
         return (self.of(kept) - self.target) * (gmacs(dense_macs(self.backbone)) / self.dense)
 
     def check(self) -> None:
-        """Raise :class:`InputError` where no token counts cost the target."""
+        """Raise :class:`InputError` if no token counts cost the target."""
         if not self.least <= self.target <= self.dense:
             raise InputError(
-                f"--target-{self.unit.lower()} {self.target:g}: {self.backbone.name} takes {self.least:.3g} (one token a "
+                f"--target-{self.unit.lower()} {self.target:g}: {self.backbone.name} takes {self.least:.3g} (one token per "
                 f"stage) to {self.dense:.3g} {self.unit} (dense){self._where()}; choose a target between them"
             )
 
@@ -111,7 +111,7 @@ class GmacsCost(Cost):
 class LatencyCost(Cost):
     """Milliseconds of one image on a device, predicted from its latency table as everywhere else.
 
-    The value is the prediction itself, teeth and dips included: at whole counts it is ``predict_ms``, between them a
+    The value is the prediction itself, tiling steps and dips included: at whole counts it is ``predict_ms``, between them a
     straight line. Its own slope would mislead: on the flat of a step it is zero, behind a multiple of the alignment it
     points the wrong way, and only at an edge it is steep. So the gradient in each count is that of the parabola nearest
     to the curve, which is what the work in a block is: linear in its products with weights, square in attention. The
@@ -206,8 +206,8 @@ def latency_cost(backbone: Backbone, target_ms: float, profile: DeviceProfile, p
         InputError: the profile has no table of this net in this precision.
     """
     preferred = sorted(("int8", "fp32"), key=lambda one: one != profile.defaults.precision)
-    for wanted in [precision] if precision else preferred:
-        table = find_table(profile.latency, backbone, wanted)
+    for name in [precision] if precision else preferred:
+        table = find_table(profile.latency, backbone, name)
         if table is not None:
             return LatencyCost(backbone, target_ms, table, profile.name)
     there = ", ".join(f"{table.backbone} in {table.precision}" for table in profile.latency) or "none at all"
@@ -221,7 +221,7 @@ def latency_cost(backbone: Backbone, target_ms: float, profile: DeviceProfile, p
 def rising_parabola(curve: npt.NDArray[np.float64]) -> tuple[float, float]:
     """``(a, b)`` of ``a n + b n² + const`` nearest to ``curve``, which holds ``n = 1, 2, …``.
 
-    A line where the parabola would fall at either end, and nothing at all where the line would: the gradient of a
+    A line if the parabola would fall at either end, and nothing at all if the line would: the gradient of a
     latency never says that more tokens take less.
     """
     n = np.arange(1, len(curve) + 1, dtype=np.float64)
@@ -252,12 +252,12 @@ def fit_counts(means: Sequence[float], backbone: Backbone, target_gmacs: float) 
 
 
 def fit_to_budget(means: Sequence[float], cost: Cost) -> FittedCounts:
-    """Token counts N^s from mean kept counts: rounded half up into [1, N], and scaled where they miss the target.
+    """Token counts N^s from mean kept counts: rounded half up into [1, N], and scaled if they miss the target.
 
     Tokens that then cost nothing come on top.
 
     The budget loss ends where its pull balances that of the other losses, a few per cent above the target;
-    a device budget is a limit. So where the rounded means miss the target by more than ``TARGET_TOLERANCE``
+    a device budget is a limit. So if the rounded means miss the target by more than ``TARGET_TOLERANCE``
     all means are scaled by the one factor that meets it best.
     """
     most = cost.backbone.patch_tokens

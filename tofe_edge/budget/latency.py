@@ -16,7 +16,7 @@ MARGIN = 0.05
 """A prediction is held to this share less than the limit, for it may be that much too low: docs/calibration.md."""
 
 FREE = 0.005
-"""A count is raised to the edge of its step where the whole net then takes at most this share longer."""
+"""A count is raised to the edge of its step if the whole net then takes at most this share longer."""
 
 _CALIBRATE = (
     "run `tofe-edge calibrate --profile {profile} --checkpoint {checkpoint}` and select with the profile that it writes"
@@ -74,12 +74,12 @@ def choose_by_latency(nets: Sequence[Net], limit: LatencyLimit, precisions: Sequ
     """Pick what fits the limit.
 
     1. Of all nets that fit at their own counts, the most accurate; of its precisions the first of ``precisions``
-       that fits. Counts below the edge of a step are raised to it where that is free.
-    2. Where none fits, the one that takes least has its counts scaled down until it does, in proportion.
+       that fits. Counts below the edge of a step are raised to it if that is free.
+    2. If none fits, the one that takes least has its counts scaled down until it does, in proportion.
 
     Raises:
         InputError: no table is of any of the nets in any of the precisions.
-        GateError: nothing fits, not even with one token a stage. The message has the least latency possible.
+        GateError: nothing fits, not even with one token per stage. The message has the least latency possible.
     """
     ranked = sorted(nets, key=lambda net: (-net.checkpoint.top1, net.checkpoint.gmacs, net.checkpoint.name))
     forecasts = [forecast for net in ranked for forecast in _forecasts(net, limit, precisions)]
@@ -116,10 +116,10 @@ def forecast(net: Net, counts: TokenCounts | None, table: LatencyTable) -> Forec
 
 
 def raise_to_edges(chosen: Forecast, most_ms: float) -> Forecast:
-    """The same with counts raised to the edge of their step or to alignment, where the net then takes no longer, but
+    """The same with counts raised to the edge of their step or to alignment, if the net then takes no longer, but
     for ``FREE``.
 
-    No count falls, and the result takes at most ``most_ms`` where ``chosen`` does.
+    No count falls, and the result takes at most ``most_ms`` if ``chosen`` does.
     """
     counts, backbone = chosen.counts, chosen.net.backbone
     if counts is None:

@@ -5,14 +5,14 @@ prediction adds up the parts, and what an anchor took beyond its own parts:
 
     t(N) = parts(N) + rest,    rest = mean over anchors A of t(A) - parts(A)
 
-Parts are measured one by one, with their weights in the cache and a call each; the whole net pays for weights that come
+Parts are measured one by one, with their weights in the cache and one call each; the whole net pays for weights that come
 from memory and saves the calls. Neither depends on token counts, so the rest does not either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
@@ -24,22 +24,14 @@ from tofe_edge.profiles.latency import Alignment, Anchor, LatencyTable, NetShape
 
 WIDEST_STEP = 32
 _ALIGNMENTS = (4, 8, 16, 32)
-_SEEN = 0.6
-"""A step counts as seen where it leaves at most this share of the squares that a parabola leaves. Of noise alone, the
+_SIGNIFICANT = 0.6
+"""A step is significant if it leaves at most this share of the squares that a parabola leaves. Of noise alone, the
 best of 31 widths leaves more than 0.6 of the squares of 25 points in 98.5 % of draws."""
 
 
 def shape_of(backbone: Backbone) -> NetShape:
     """What latency depends on."""
-    return NetShape(
-        patch_tokens=backbone.patch_tokens,
-        prefix_tokens=backbone.prefix_tokens,
-        dim=backbone.dim,
-        depth=backbone.depth,
-        heads=backbone.heads,
-        mlp_hidden=backbone.mlp_hidden,
-        classes=backbone.classes,
-    )
+    return NetShape(**{field.name: getattr(backbone, field.name) for field in fields(NetShape)})
 
 
 def fits(table: LatencyTable, backbone: Backbone) -> bool:
@@ -65,7 +57,7 @@ def predict_ms(table: LatencyTable, backbone: Backbone, counts: TokenCounts | No
 
 
 def rest_ms(table: LatencyTable, backbone: Backbone) -> float:
-    """What the whole net took beyond its parts, at the table's anchors. Below zero where the parts take longer alone."""
+    """What the whole net took beyond its parts, at the table's anchors. Below zero if the parts take longer alone."""
     rest = [anchor.ms - _parts_ms(table, _as_measured(backbone, anchor), anchor.kept) for anchor in table.tofe]
     return sum(rest) / len(rest)
 
@@ -83,7 +75,7 @@ def check_subject(table: LatencyTable, backbone: Backbone) -> None:
 
 
 def _as_measured(backbone: Backbone, anchor: Anchor) -> Backbone:
-    """The net with its selections where they were in the measurement; what it took beyond its parts is no matter of that."""
+    """The net with its selections where they were in the measurement; what it took beyond its parts does not depend on them."""
     return replace(backbone, stages=check_stages(anchor.before or default_stages(backbone.depth), backbone.depth))
 
 
@@ -112,53 +104,53 @@ def curve(
 ) -> npt.NDArray[np.float64]:
     """Milliseconds for 0 to ``most`` tokens; entry 0 is 0, for there is nothing to run.
 
-    Between points a straight line, on which the step's teeth stand: they and the alignment are taken off the points
+    Between points a straight line plus the step's tiling overhead; overhead and alignment are taken off the points
     first. Beyond the points the line of the first two, or the last two, goes on, but not under zero. But for
     alignment no entry is below one of fewer tokens: what is left of dips is noise.
     """
     tokens, ms = _columns(points)
-    flat = ms - _teeth(tokens, step) + _spared(tokens, aligned)
+    flat = ms - _tiling_overhead(tokens, step) + _alignment_saving(tokens, aligned)
     every = np.arange(most + 1, dtype=np.float64)
     piece = np.clip(np.searchsorted(tokens, every) - 1, 0, len(points) - 2)
     slopes = np.diff(flat) / np.diff(tokens)
     line = flat[piece] + slopes[piece] * (every - tokens[piece])
-    rising = np.maximum.accumulate(np.maximum(line + _teeth(every, step), 0.0))
-    found = np.maximum(rising - _spared(every, aligned), 0.0)
-    found[0] = 0.0
-    return found
+    rising = np.maximum.accumulate(np.maximum(line + _tiling_overhead(every, step), 0.0))
+    result = np.maximum(rising - _alignment_saving(every, aligned), 0.0)
+    result[0] = 0.0
+    return result
 
 
 def _columns(points: Points) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     return np.array([tokens for tokens, _ in points], dtype=np.float64), np.array([ms for _, ms in points])
 
 
-def _teeth(tokens: npt.NDArray[np.float64], step: Step | None) -> npt.NDArray[np.float64]:
-    """What the part of a step that is not used costs: nothing at a multiple of its width, most at one token more."""
+def _tiling_overhead(tokens: npt.NDArray[np.float64], step: Step | None) -> npt.NDArray[np.float64]:
+    """Tiling overhead: what the unused part of a step costs. None at a multiple of its width, most at one token more."""
     if step is None:
         return np.zeros_like(tokens)
     return step.ms * (np.ceil(tokens / step.tokens) - tokens / step.tokens)
 
 
-def _spared(tokens: npt.NDArray[np.float64], aligned: Alignment | None) -> npt.NDArray[np.float64]:
-    """What multiples of the alignment spare."""
+def _alignment_saving(tokens: npt.NDArray[np.float64], aligned: Alignment | None) -> npt.NDArray[np.float64]:
+    """What multiples of the alignment save."""
     if aligned is None:
         return np.zeros_like(tokens)
     return np.where(tokens % aligned.tokens == 0, aligned.ms, 0.0)
 
 
 def find_step(points: Points) -> Step | None:
-    """The step that explains points measured count by count best; ``None`` where none stands out of the noise.
+    """The step that explains points measured count by count best; ``None`` if none stands out of the noise.
 
-    A parabola with teeth of one width, 2 to 32 tokens, is fitted to the points, for each width; see ``_SEEN``.
+    A parabola with a tiling overhead of one width, 2 to 32 tokens, is fitted to the points, for each width; see ``_SIGNIFICANT``.
     """
     tokens, ms = _columns(points)
     widths = [Step(width, 1.0) for width in range(2, min(WIDEST_STEP, len(points) - 1) + 1)]
-    found = _best(_parabola(tokens), ms, [_teeth(tokens, one) for one in widths])
-    return None if found is None else Step(widths[found[0]].tokens, found[1])
+    best = _best(_parabola(tokens), ms, [_tiling_overhead(tokens, one) for one in widths])
+    return None if best is None else Step(widths[best[0]].tokens, best[1])
 
 
 def find_alignment(points: Points, step: Step | None) -> Alignment | None:
-    """The power of two whose multiples take less than their neighbours; ``None`` where none stands out.
+    """The power of two whose multiples take less than their neighbours; ``None`` if none stands out.
 
     Args:
         points: with the counts next to each multiple.
@@ -167,9 +159,9 @@ def find_alignment(points: Points, step: Step | None) -> Alignment | None:
     tokens, ms = _columns(points)
     smooth = _parabola(tokens)
     if step is not None:
-        smooth = np.column_stack((smooth, _teeth(tokens, Step(step.tokens, 1.0))))
-    found = _best(smooth, ms, [-_spared(tokens, Alignment(width, 1.0)) for width in _ALIGNMENTS])
-    return None if found is None else Alignment(_ALIGNMENTS[found[0]], found[1])
+        smooth = np.column_stack((smooth, _tiling_overhead(tokens, Step(step.tokens, 1.0))))
+    best = _best(smooth, ms, [-_alignment_saving(tokens, Alignment(width, 1.0)) for width in _ALIGNMENTS])
+    return None if best is None else Alignment(_ALIGNMENTS[best[0]], best[1])
 
 
 def _parabola(tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -179,10 +171,10 @@ def _parabola(tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _best(
     smooth: npt.NDArray[np.float64], ms: npt.NDArray[np.float64], shapes: Sequence[npt.NDArray[np.float64]]
 ) -> tuple[int, float] | None:
-    """Which shape, added to smooth columns, explains ``ms`` best, and its height; ``None`` where none is seen."""
+    """Which shape, added to smooth columns, explains ``ms`` best, and its height; ``None`` if none is significant."""
     if len(ms) < 2 * smooth.shape[1]:
         return None
-    squares = _SEEN * _fitted(smooth, ms)[1]
+    squares = _SIGNIFICANT * _fitted(smooth, ms)[1]
     best: tuple[int, float] | None = None
     for index, shape in enumerate(shapes):
         factors, left = _fitted(np.column_stack((smooth, shape)), ms)

@@ -13,19 +13,19 @@ from tofe_edge.profiles.latency import Alignment, Anchor, LatencyTable, Points, 
 Kind = Literal["call", "stem", "selection", "block", "tail", "approximator", "dense", "tofe"]
 
 FEWEST_TOKENS = 8
-"""Where the points begin; nets with fewer tokens begin at 1."""
+"""The fewest tokens of a point; nets with fewer tokens begin at 1."""
 
 _WINDOW = range(49, 74)
-"""Counts measured one by one, to see the step: where a block takes long enough to be timed and short enough to repeat."""
+"""Counts measured one by one, to see the step: there a block takes long enough to be timed and short enough to repeat."""
 
 _TRIPLETS = tuple(count + beside for count in (32, 48, 80, 96) for beside in (-1, 0, 1))
 """Counts around multiples of vector widths, to see whether those take less; the window has 64."""
 
 _GROWTH, _QUICK_GROWTH = 1.25, 1.5
-"""Of token counts from point to point, elsewhere."""
+"""Growth of token counts from point to point, elsewhere."""
 
 _SHARES = (0.5, 0.33, 0.16)
-"""Of patch tokens kept in the anchor of a dense checkpoint, which has no counts of its own."""
+"""Shares of patch tokens kept in the anchor of a dense checkpoint, which has no counts of its own."""
 
 _LEAST_MS = 1e-4
 """A tenth of a microsecond stands for a part that takes no longer than an empty call."""
@@ -67,7 +67,7 @@ def parts_of(backbone: Backbone, counts: TokenCounts | None, quick: bool = False
 
 
 def anchor_counts(backbone: Backbone, counts: TokenCounts | None) -> TokenCounts:
-    """At which the whole net is timed: the checkpoint's own, or usual shares."""
+    """The counts at which the whole net is timed: the checkpoint's own, or usual shares."""
     if counts is not None:
         return counts.check(backbone)
     last = len(_SHARES) - 1
@@ -77,10 +77,10 @@ def anchor_counts(backbone: Backbone, counts: TokenCounts | None) -> TokenCounts
 
 def _spread(most: int, growth: float) -> list[int]:
     """Counts from the fewest to ``most``, each about ``growth`` times the one before; at least two."""
-    found = [FEWEST_TOKENS if most > FEWEST_TOKENS else 1]
-    while found[-1] * growth**1.5 < most:
-        found.append(max(found[-1] + 1, round(found[-1] * growth)))
-    return sorted({*found, most})
+    counts = [FEWEST_TOKENS if most > FEWEST_TOKENS else 1]
+    while counts[-1] * growth**1.5 < most:
+        counts.append(max(counts[-1] + 1, round(counts[-1] * growth)))
+    return sorted({*counts, most})
 
 
 def to_table(
@@ -97,8 +97,8 @@ def to_table(
         return _rounded(ms[part] - short - a_token * (tokens - first))
 
     def points(kind: Kind, once: bool = False) -> Points:
-        found = sorted((part for part in ms if part.kind == kind), key=lambda part: part.tokens)
-        return tuple((part.tokens[0], _rounded(ms[part]) if once else net(part, part.tokens[0])) for part in found)
+        timed = sorted((part for part in ms if part.kind == kind), key=lambda part: part.tokens)
+        return tuple((part.tokens[0], _rounded(ms[part]) if once else net(part, part.tokens[0])) for part in timed)
 
     block = points("block")
     step = find_step(tuple(point for point in block if point[0] in _WINDOW))

@@ -30,7 +30,7 @@ from tofe_edge.evaluation.statistics import (
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of both sides on labelled images, as shares; differences in points."""
+    """The accuracy of both sides on labelled images, as shares; differences in points."""
 
     top1_reference: Interval
     top1_artifact: Interval
@@ -42,7 +42,7 @@ class Accuracy:
     calibration_reference: Calibration
     calibration_artifact: Calibration
     images_to_see_half_a_point: int | None
-    """That a paired test needs, at this rate of changes, to see a drop of half a point; ``None`` where nothing changed."""
+    """That a paired test needs, at this rate of changes, to see a drop of half a point; ``None`` if nothing changed."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def analyse(
     Raises:
         InputError: logits are not finite, or a label is no class.
     """
-    wanted = np.stack([prediction.logits for prediction in reference])
-    found = np.stack([prediction.logits for prediction in artifact])
+    expected = np.stack([prediction.logits for prediction in reference])
+    actual = np.stack([prediction.logits for prediction in artifact])
     known = None if labels is None else np.asarray(labels)
-    changes = worst(wanted, found, known, min(worst_count, len(wanted)))
+    changes = worst(expected, actual, known, min(worst_count, len(expected)))
     stages = min(len(prediction.margins) for prediction in reference)
     return Analysis(
-        agreement=agreement(wanted, found),
-        accuracy=None if known is None else _accuracy(wanted, found, known),
+        agreement=agreement(expected, actual),
+        accuracy=None if known is None else _accuracy(expected, actual, known),
         margins=tuple(
             margin_at_cut(margins)
             for stage in range(stages)
@@ -100,18 +100,18 @@ def analyse(
     )
 
 
-def _accuracy(wanted: np.ndarray, found: np.ndarray, labels: np.ndarray) -> Accuracy:
-    right = top_k_hits(wanted, labels), top_k_hits(found, labels)
+def _accuracy(expected: np.ndarray, actual: np.ndarray, labels: np.ndarray) -> Accuracy:
+    right = top_k_hits(expected, labels), top_k_hits(actual, labels)
     test = mcnemar(*right)
     changed = test.discordant_rate
     return Accuracy(
-        top1_reference=top_k_accuracy(wanted, labels),
-        top1_artifact=top_k_accuracy(found, labels),
-        top5_reference=top_k_accuracy(wanted, labels, 5),
-        top5_artifact=top_k_accuracy(found, labels, 5),
+        top1_reference=top_k_accuracy(expected, labels),
+        top1_artifact=top_k_accuracy(actual, labels),
+        top5_reference=top_k_accuracy(expected, labels, 5),
+        top5_artifact=top_k_accuracy(actual, labels, 5),
         difference=bootstrap_difference(*right),
         mcnemar=test,
-        calibration_reference=calibration_error(wanted, labels),
-        calibration_artifact=calibration_error(found, labels),
+        calibration_reference=calibration_error(expected, labels),
+        calibration_artifact=calibration_error(actual, labels),
         images_to_see_half_a_point=sample_size_for(_HALF_A_POINT, changed) if changed >= _HALF_A_POINT / 100 else None,
     )

@@ -1,4 +1,4 @@
-"""Accuracy of the reference on labelled images."""
+"""Predictions of the reference for a stream of images, and its accuracy on labelled ones."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ class Evaluation:
     gmacs: float
     mean_kept: tuple[float, ...]
     unreadable: tuple[Path, ...] = ()
-    """Where the images are that could not be read and are not counted."""
+    """Images that could not be read and are not counted."""
     mean_reused: tuple[float, ...] = ()
-    """Kept patches, a selection each, that an earlier selection had frozen."""
+    """Kept patches per selection that an earlier selection had frozen."""
     kept_counts: tuple[tuple[tuple[int, ...], int], ...] = ()
-    """Token counts of an image, a selection each, and how many images have them; in the order of the counts."""
+    """Token counts of an image, one per selection, and how many images have them; in the order of the counts."""
 
     def to_json(self) -> dict[str, Any]:
         """The stable keys of ``tofe-edge evaluate --json``, and the interval and mean kept counts."""
@@ -159,20 +159,20 @@ def evaluate_samples(
     """Top-1 and top-5 of a reference on the samples of ``source``, with ``batch`` inputs at a time in memory.
 
     Args:
-        witness: is shown every prediction.
+        witness: called with every prediction.
 
     Raises:
         InputError: none of the samples can be read.
     """
     tally = _Tally(reference.model.backbone.spec)
     unreadable: list[Path] = []
-    for found in predict_samples(reference, source, samples, spec, batch):
-        if isinstance(found, Predicted):
-            tally.add(found.prediction, found.sample.label)
+    for item in predict_samples(reference, source, samples, spec, batch):
+        if isinstance(item, Predicted):
+            tally.add(item.prediction, item.sample.label)
             if witness is not None:
-                witness(found)
+                witness(item)
         else:
-            unreadable.append(found.sample.location)
+            unreadable.append(item.sample.location)
     return tally.evaluation(unreadable)
 
 

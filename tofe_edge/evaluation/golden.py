@@ -90,11 +90,11 @@ class GoldenSet:
     vectors: tuple[GoldenVector, ...]
 
     def of(self, method: str) -> tuple[GoldenVector, ...]:
-        """Those of one method. Raises :class:`InputError` where there are none."""
-        found = tuple(vector for vector in self.vectors if vector.method == method)
-        if not found:
+        """The vectors of one method. Raises :class:`InputError` if there are none."""
+        vectors = tuple(vector for vector in self.vectors if vector.method == method)
+        if not vectors:
             raise InputError(f"there are no golden vectors of the method {method!r}; convert the model again")
-        return found
+        return vectors
 
     def content(self) -> dict[str, bytes]:
         """The files of the folder, by name; the same bytes for the same vectors."""
@@ -105,7 +105,7 @@ class GoldenSet:
         }
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         # A line for each of 1000 logits would make a file that nobody scrolls through.
-        text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+        text = _NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
         files = {vector.file: vector.png for vector in self.vectors}
         return {**files, DOCUMENT: f"{text}\n".encode("utf-8", "backslashreplace")}
 
@@ -136,10 +136,10 @@ def make_golden(artifact: Artifact, load: Callable[[str], Predictor], checkpoint
     for name, method in manifest.methods.items():
         predictor, ties = load(name), _near_ties(artifact, checkpoint, method, inputs)
         for number, view in enumerate(inputs):
-            found = predictor(view)
-            if not np.isfinite(found.logits).all():
+            actual = predictor(view)
+            if not np.isfinite(actual.logits).all():
                 raise GateError(f"{artifact.path.name}, method {name}: not written, its logits are not finite")
-            expected = _expected(found.logits, found.kept, ties[number])
+            expected = _expected(actual.logits, actual.kept, ties[number])
             best = tuple(top_classes(expected.logits, manifest.class_names))
             vectors.append(GoldenVector(name, f"{number}.png", pngs[number], pixels[number], expected, best))
     return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
@@ -160,8 +160,8 @@ def replay(golden: GoldenSet, predictor: Predictor, method: str = DEFAULT_METHOD
         DeviceError: the predictor fails.
     """
     vectors = golden.of(method)
-    found = [predictor(normalize(vector.pixels, golden.preprocessing)[None]) for vector in vectors]
-    return compare([vector.expected for vector in vectors], found, None, GATES[golden.precision])
+    actual = [predictor(normalize(vector.pixels, golden.preprocessing)[None]) for vector in vectors]
+    return compare([vector.expected for vector in vectors], actual, None, GATES[golden.precision])
 
 
 def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
@@ -286,7 +286,7 @@ def _expected(logits: npt.NDArray[np.float32], kept: Sequence[npt.ArrayLike], ne
 def _near_ties(
     artifact: Artifact, checkpoint: Checkpoint, method: Method, inputs: Sequence[npt.NDArray[np.float32]]
 ) -> list[bool]:
-    """Of each input: may another CPU rightly keep another token? Always false where the gates allow for that anyway."""
+    """Whether another CPU may rightly keep another token, per input. Always false if the gates allow for that anyway."""
     if not GATES[artifact.manifest.precision].skips_near_ties or method.token_counts is None:
         return [False] * len(inputs)
     from tofe_edge.evaluation.reference import load_reference

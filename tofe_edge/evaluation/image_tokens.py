@@ -28,16 +28,16 @@ class ImageTokens:
     location: Path
     best: RankedClass
     label: int | None
-    """The index of its class; ``None`` where it is not known."""
+    """The index of its class; ``None`` if it is not known."""
     patch_tokens: int
     kept: tuple[tuple[int, ...], ...]
-    """Positions of kept patches, a selection each, best first."""
+    """Positions of kept patches per selection, best first."""
     pixels: npt.NDArray[np.uint8] | None = None
-    """``(S, S, 3)`` as the net sees it, where it is to be drawn."""
+    """``(S, S, 3)`` as the net sees it, if it is to be drawn."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Kept patches, a selection each."""
+        """The number of kept patches per selection."""
         return tuple(map(len, self.kept))
 
     @property
@@ -64,17 +64,17 @@ class Traced:
 
 
 def image_tokens(
-    found: Predicted, names: Sequence[str], patch_tokens: int, draw_by: Preprocessing | None
+    predicted: Predicted, names: Sequence[str], patch_tokens: int, draw_by: Preprocessing | None
 ) -> ImageTokens:
-    """Of a prediction, with the pixels where the preprocessing is given that made its input."""
-    label = found.sample.label
+    """The tokens of a prediction, with pixels if the preprocessing that made its input is passed."""
+    label = predicted.sample.label
     return ImageTokens(
-        location=found.sample.location,
-        best=top_classes(found.prediction.logits, list(names), 1)[0],
+        location=predicted.sample.location,
+        best=top_classes(predicted.prediction.logits, list(names), 1)[0],
         label=None if label == UNLABELLED else label,
         patch_tokens=patch_tokens,
-        kept=tuple(tuple(positions.tolist()) for positions in found.prediction.kept),
-        pixels=None if draw_by is None else shown_pixels(found.pixels, draw_by),
+        kept=tuple(tuple(positions.tolist()) for positions in predicted.prediction.kept),
+        pixels=None if draw_by is None else shown_pixels(predicted.pixels, draw_by),
     )
 
 
@@ -96,19 +96,21 @@ def trace(
     Raises:
         InputError: none of the samples can be read.
     """
-    patch_tokens, wanted = reference.model.backbone.spec.patch_tokens, frozenset(drawn)
+    patch_tokens, with_pixels = reference.model.backbone.spec.patch_tokens, frozenset(drawn)
     images: list[ImageTokens] = []
     unreadable: list[Path] = []
-    for found in predict_samples(reference, source, samples, spec):
-        if isinstance(found, Predicted):
-            images.append(image_tokens(found, names, patch_tokens, spec if found.sample in wanted else None))
+    for predicted in predict_samples(reference, source, samples, spec):
+        if isinstance(predicted, Predicted):
+            images.append(
+                image_tokens(predicted, names, patch_tokens, spec if predicted.sample in with_pixels else None)
+            )
         else:
-            unreadable.append(found.sample.location)
+            unreadable.append(predicted.sample.location)
     return Traced(tuple(images), tuple(unreadable))
 
 
 class Extremes:
-    """Of a stream of images those with the fewest and with the most tokens (Fig. 10), ``number`` each, with pixels."""
+    """The images of a stream with the fewest and with the most tokens (Fig. 10), ``number`` each, with pixels."""
 
     def __init__(self, number: int, names: Sequence[str], patch_tokens: int, spec: Preprocessing) -> None:
         self.patch_tokens = patch_tokens
@@ -117,12 +119,12 @@ class Extremes:
         self._most: list[tuple[int, int, Predicted]] = []
         self._seen = 0
 
-    def see(self, found: Predicted) -> None:
+    def see(self, predicted: Predicted) -> None:
         """Take an image into account. Among equals the one seen first has the fewest, so that no image is at both ends."""
-        total = sum(len(positions) for positions in found.prediction.kept)
+        total = sum(len(positions) for positions in predicted.prediction.kept)
         self._seen += 1
         for heap, sign in ((self._fewest, -1), (self._most, 1)):
-            entry = (sign * total, sign * self._seen, found)
+            entry = (sign * total, sign * self._seen, predicted)
             if len(heap) < self._number:
                 heapq.heappush(heap, entry)
             elif entry > heap[0]:
@@ -138,4 +140,4 @@ class Extremes:
 
     def _images(self, heap: list[tuple[int, int, Predicted]], at_most: int) -> tuple[ImageTokens, ...]:
         ranked = sorted(heap, key=lambda entry: entry[:2], reverse=True)[:at_most]
-        return tuple(image_tokens(found, self._names, self.patch_tokens, self._spec) for *_, found in ranked)
+        return tuple(image_tokens(predicted, self._names, self.patch_tokens, self._spec) for *_, predicted in ranked)

@@ -1,4 +1,4 @@
-"""Does an artifact still predict what the reference predicts? Statistics as pure functions, gates as named constants."""
+"""The parity gates: an artifact against its reference, with thresholds as named constants. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.evaluation.prediction import Prediction, probabilities
 
 MIN_IMAGES_FOR_RATE = 100
 """Below this agreement is reported and not gated: a few borderline images would decide it. On 32 crops of two
@@ -36,7 +36,7 @@ class Gates:
 
 
 NEAR_TIE = 1e-5
-"""Of scores of order 1: fp32 in another order moves them by up to some 1e-6, and then either token is the right one. Of
+"""For scores of order 1: fp32 in another order moves them by up to some 1e-6, and then either token is the right one. Of
 64 validation images one has a gap of 2e-8 at a cut."""
 
 FP32_GATES = Gates(min_snr_db=60.0, min_top1_agreement=1.0, min_kept_overlap=1.0, skips_near_ties=True)
@@ -74,12 +74,12 @@ class Parity:
     images: int
     top1_agreement: float
     top1_reference: float | None
-    """Share of labels hit; ``None`` where the images have no labels."""
+    """Share of labels hit; ``None`` if the images have no labels."""
     top1_artifact: float | None
     decided_images: int
     """Images whose two likeliest classes the reference holds at least ``DECIDED_MARGIN`` apart."""
     decided_agreement: float
-    """Top-1 agreement among those; 1 where there are none."""
+    """Top-1 agreement among those; 1 if there are none."""
     snr_db: float
     """Power of the reference logits over that of the difference, all images together."""
     psnr_db: float
@@ -147,15 +147,15 @@ def compare(
     if gates.skips_near_ties and any(one.margin >= NEAR_TIE for one in reference):
         clear = [pair for pair in zip(reference, artifact) if pair[0].margin >= NEAR_TIE]
         reference, artifact = zip(*clear)
-    wanted = np.stack([prediction.logits for prediction in reference])
-    found = np.stack([prediction.logits for prediction in artifact])
-    same = wanted.argmax(1) == found.argmax(1)
-    decided = top2_margin(wanted) >= DECIDED_MARGIN
+    expected = np.stack([prediction.logits for prediction in reference])
+    actual = np.stack([prediction.logits for prediction in artifact])
+    same = expected.argmax(1) == actual.argmax(1)
+    decided = top2_margin(expected) >= DECIDED_MARGIN
     overlap = tuple(
         float(np.mean([kept_overlap(a.kept[stage], b.kept[stage]) for a, b in zip(reference, artifact)]))
         for stage in range(stages)
     )
-    snr, psnr = snr_db(wanted, found), psnr_db(wanted, found)
+    snr, psnr = snr_db(expected, actual), psnr_db(expected, actual)
     drop = None if accuracy[0] is None or accuracy[1] is None else 100 * (accuracy[0] - accuracy[1])
     return Parity(
         images=images,
@@ -178,18 +178,17 @@ def compare(
 
 def top2_margin(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Probability of the likeliest class less that of the second, for logits ``(images, classes)``: ``(images,)``."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    ranked = np.sort(shifted / shifted.sum(1, keepdims=True), axis=1)
+    ranked = np.sort(probabilities(logits), axis=1)
     margin: npt.NDArray[np.float64] = ranked[:, -1] - ranked[:, -2]
     return margin
 
 
-def snr_db(wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
-    """Signal-to-noise ratio in decibels; infinite where both are equal, minus infinite where ``found`` is not finite."""
-    if not np.isfinite(found).all():
+def snr_db(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> float:
+    """Signal-to-noise ratio in decibels; infinite if both are equal, minus infinite if ``actual`` is not finite."""
+    if not np.isfinite(actual).all():
         return -math.inf
-    noise = float(np.square(wanted.astype(np.float64) - found).sum())
-    return snr_of_powers(float(np.square(wanted.astype(np.float64)).sum()), noise)
+    noise = float(np.square(expected.astype(np.float64) - actual).sum())
+    return snr_of_powers(float(np.square(expected.astype(np.float64)).sum()), noise)
 
 
 def snr_of_powers(signal: float, noise: float) -> float:
@@ -199,16 +198,16 @@ def snr_of_powers(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def psnr_db(wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
-    """Peak signal-to-noise ratio in decibels, the peak being the largest magnitude in ``wanted``."""
-    power = float(np.square(wanted.astype(np.float64)).mean())
-    peak = float(np.abs(wanted).max(initial=0.0))
-    return snr_db(wanted, found) + (20 * math.log10(peak) - 10 * math.log10(power) if power else 0.0)
+def psnr_db(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> float:
+    """Peak signal-to-noise ratio in decibels, the peak being the largest magnitude in ``expected``."""
+    power = float(np.square(expected.astype(np.float64)).mean())
+    peak = float(np.abs(expected).max(initial=0.0))
+    return snr_db(expected, actual) + (20 * math.log10(peak) - 10 * math.log10(power) if power else 0.0)
 
 
-def kept_overlap(wanted: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> float:
-    """Share of the tokens in ``wanted`` that are in ``found`` too; both are sets of positions."""
-    return len(np.intersect1d(wanted, found)) / max(1, len(wanted))
+def kept_overlap(expected: npt.NDArray[np.int64], actual: npt.NDArray[np.int64]) -> float:
+    """Share of the tokens in ``expected`` that are in ``actual`` too; both are sets of positions."""
+    return len(np.intersect1d(expected, actual)) / max(1, len(expected))
 
 
 def _accuracy(logits: npt.NDArray[np.float32], labels: Sequence[int] | None) -> float | None:
@@ -219,19 +218,19 @@ def _rate_gates(same: npt.NDArray[np.bool_], decided: npt.NDArray[np.bool_], gat
     results = []
     for name, group in (("all images", same), ("decided images", same[decided])):
         if len(group) >= gates.min_images_for_rate:
-            rate, wanted = float(group.mean()), gates.min_top1_agreement
-            message = f"top-1 agreement on {name} {rate:.1%} {_side(rate >= wanted)} {100 * wanted:g}%"
-            results.append(GateResult(f"top-1 agreement on {name}", message, rate >= wanted))
+            rate, threshold = float(group.mean()), gates.min_top1_agreement
+            message = f"top-1 agreement on {name} {rate:.1%} {_side(rate >= threshold)} {100 * threshold:g}%"
+            results.append(GateResult(f"top-1 agreement on {name}", message, rate >= threshold))
     return results
 
 
 def _distance_gates(snr: float, psnr: float, overlap: Sequence[float], gates: Gates) -> list[GateResult]:
     results = []
-    for name, value, wanted in (("SNR", snr, gates.min_snr_db), ("PSNR", psnr, gates.min_psnr_db)):
-        if math.isfinite(wanted):
-            passed = value >= wanted
+    for name, value, threshold in (("SNR", snr, gates.min_snr_db), ("PSNR", psnr, gates.min_psnr_db)):
+        if math.isfinite(threshold):
+            passed = value >= threshold
             results.append(
-                GateResult(f"logits {name}", f"logits {name} {value:.1f} dB {_side(passed)} {wanted:.0f} dB", passed)
+                GateResult(f"logits {name}", f"logits {name} {value:.1f} dB {_side(passed)} {threshold:.0f} dB", passed)
             )
     for stage, value in enumerate(overlap, start=1):
         passed = value >= gates.min_kept_overlap - 1e-9

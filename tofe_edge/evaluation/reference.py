@@ -70,8 +70,8 @@ def load_reference(
     """Load a checkpoint as the reference.
 
     Args:
-        mode: default: batch-adaptive where the checkpoint has token counts, else dense.
-        device: ``auto`` (CUDA where there is one), ``cuda`` or ``cpu``.
+        mode: default: batch-adaptive if the checkpoint has token counts, else dense.
+        device: ``auto`` (CUDA if there is one), ``cuda`` or ``cpu``.
         counts: token counts in place of the checkpoint's, at the size below.
         image_size: side of the input in place of the checkpoint's.
 
@@ -111,7 +111,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def why_no_cuda() -> str | None:
-    """Why PyTorch can use no CUDA device here; ``None`` where it can."""
+    """Why PyTorch can use no CUDA device here; ``None`` if it can."""
     with warnings.catch_warnings(record=True) as said:
         # An old driver is told of in a warning, which is the reason and not a second message.
         warnings.simplefilter("always")

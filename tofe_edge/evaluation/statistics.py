@@ -1,8 +1,8 @@
-"""Does an artifact still predict what its reference predicts, and how sure may one be? Pure functions on arrays.
+"""Statistics of an artifact against its reference: intervals, paired tests, calibration. Pure functions on arrays.
 
 Rates are shares in [0, 1]; differences of accuracy are in points (hundredths), artifact less reference: a drop is
 negative. Logits are ``(images, classes)`` of any real type, labels ``(images,)`` integers. Every function raises
-``InputError`` where an argument is outside what its text says, there is no image, or logits are not finite.
+``InputError`` if an argument is outside what its text says, there is no image, or logits are not finite.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.parity import DECIDED_MARGIN, top2_margin
+from tofe_edge.evaluation.prediction import probabilities
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +41,7 @@ class Interval(_Result):
 
 @dataclass(frozen=True)
 class McNemar(_Result):
-    """Images that changed sides, and how likely so uneven a split is where both sides are equally accurate."""
+    """Images that changed sides, and how likely so uneven a split is if both sides are equally accurate."""
 
     images: int
     lost: int
@@ -66,12 +67,12 @@ class Calibration(_Result):
 
 @dataclass(frozen=True)
 class Agreement(_Result):
-    """How often two sides name the same classes; ``decided_top1`` is ``None`` where no image is decided."""
+    """How often two sides name the same classes; ``decided_top1`` is ``None`` if no image is decided."""
 
     images: int
     top1: Interval
     top5_overlap: float
-    """Mean share of the reference's five likeliest classes that are among the artifact's; of all where there are fewer."""
+    """Mean share of the reference's five likeliest classes that are among the artifact's; of all if there are fewer."""
     decided_margin: float
     decided_images: int
     """Images whose two likeliest classes the reference holds at least ``decided_margin`` of probability apart."""
@@ -120,8 +121,8 @@ def mcnemar(reference_right: Array, artifact_right: Array) -> McNemar:
     """Exact test of equal accuracy on the same images (McNemar 1947); both arguments are ``(images,)`` of bool.
 
     Given n = lost + gained, either count is Binomial(n, 1/2) if both sides are equally accurate. With k the smaller,
-    p = min(1, 2 P(X <= k)) and mid-p = p - P(X = k), or 1 - P(X = k) / 2 where lost = gained (Fagerland, Lydersen and
-    Laake 2013, BMC Medical Research Methodology 13:91). Where no image changed sides both are 1.
+    p = min(1, 2 P(X <= k)) and mid-p = p - P(X = k), or 1 - P(X = k) / 2 if lost = gained (Fagerland, Lydersen and
+    Laake 2013, BMC Medical Research Methodology 13:91). If no image changed sides both are 1.
     """
     images, lost, gained = _discordant(reference_right, artifact_right)
     trials, fewer = lost + gained, min(lost, gained)
@@ -141,7 +142,7 @@ def bootstrap_difference(
     """Difference of accuracy in points, with the percentile interval of the paired bootstrap (Efron and Tibshirani 1993).
 
     To resample n images is to draw from a multinomial how many fall in each cell of right and wrong: the difference is
-    100 (gained - lost) / n. Where no image changed sides the interval is a point, and proves little: a resample cannot
+    100 (gained - lost) / n. If no image changed sides the interval is a point, and proves little: a resample cannot
     hold what the sample does not.
     """
     images, lost, gained = _discordant(reference_right, artifact_right)
@@ -175,7 +176,7 @@ def calibration_error(logits: Array, labels: Array, bins: int = 15) -> Calibrati
     """
     right = top_k_hits(logits, labels)
     _require(bins >= 1, f"calibration needs at least 1 bin, not {bins}")
-    confidence = _probabilities(np.asarray(logits)).max(1)
+    confidence = probabilities(np.asarray(logits)).max(1)
     member = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1
     error = float(np.abs(np.bincount(member, weights=right - confidence)).sum() / len(right))
     return Calibration(len(right), float(right.mean()), float(confidence.mean()), error, bins)
@@ -185,12 +186,11 @@ def agreement(
     reference_logits: Array, artifact_logits: Array, decided_margin: float = DECIDED_MARGIN, confidence: float = 0.95
 ) -> Agreement:
     """How often two sides name the same top class and the same five likeliest, whatever the label."""
-    wanted, found = _pair(reference_logits, artifact_logits)
-    same = wanted.argmax(1) == found.argmax(1)
-    best = min(5, wanted.shape[1])
-    shared = (_among_best(wanted, best) & _among_best(found, best)).sum(1)
-    with np.errstate(over="ignore"):  # as in _probabilities
-        decided = top2_margin(wanted) >= decided_margin
+    expected, actual = _pair(reference_logits, artifact_logits)
+    same = expected.argmax(1) == actual.argmax(1)
+    best = min(5, expected.shape[1])
+    shared = (_among_best(expected, best) & _among_best(actual, best)).sum(1)
+    decided = top2_margin(expected) >= decided_margin
     clear = int(decided.sum())
     return Agreement(
         images=len(same),
@@ -206,7 +206,7 @@ def margin_at_cut(margins: Array) -> Margins:
     """Quantiles of score margins at the cut, ``(images,)`` as ``Prediction.margin`` has them: infinite is not known."""
     values = np.asarray(margins, np.float64)
     valid = values.ndim == 1 and not np.isnan(values).any() and not np.isneginf(values).any()
-    _require(valid, f"margins {values.shape} are not one number an image (infinite where not known)")
+    _require(valid, f"margins {values.shape} are not one number per image (infinite if not known)")
     known = values[np.isfinite(values)]
     _require(len(known) > 0, f"of {len(values)} images none has a known margin; has the net no token selectors?")
     quantiles = {f"p{percent}": float(np.percentile(known, percent)) for percent in (5, 25, 50, 75, 95)}
@@ -215,12 +215,12 @@ def margin_at_cut(margins: Array) -> Margins:
 
 def worst(reference_logits: Array, artifact_logits: Array, labels: Array | None, count: int = 10) -> tuple[Change, ...]:
     """The ``count >= 1`` images on which the reference's top class loses most probability, by index among equals."""
-    wanted, found = _pair(reference_logits, artifact_logits)
+    expected, actual = _pair(reference_logits, artifact_logits)
     _require(count >= 1, f"worst needs a count of at least 1, not {count}")
     if labels is not None:
-        _check_labels(np.asarray(labels), *wanted.shape)
-    before, after = _probabilities(wanted), _probabilities(found)
-    rows, named, now = np.arange(len(wanted)), wanted.argmax(1), found.argmax(1)
+        _check_labels(np.asarray(labels), *expected.shape)
+    before, after = probabilities(expected), probabilities(actual)
+    rows, named, now = np.arange(len(expected)), expected.argmax(1), actual.argmax(1)
     order = np.argsort(after[rows, named] - before[rows, named], kind="stable")[:count]
     columns = named, before[rows, named], after[rows, named], now, after[rows, now]
     known = [None] * len(order) if labels is None else np.asarray(labels)[order].tolist()
@@ -271,9 +271,11 @@ def _logits(logits: Array, whose: str = "the") -> Array:
 
 
 def _pair(reference_logits: Array, artifact_logits: Array) -> tuple[Array, Array]:
-    wanted, found = _logits(reference_logits, "the reference's"), _logits(artifact_logits, "the artifact's")
-    _require(wanted.shape == found.shape, f"reference and artifact are not of one shape: {wanted.shape}, {found.shape}")
-    return wanted, found
+    expected, actual = _logits(reference_logits, "the reference's"), _logits(artifact_logits, "the artifact's")
+    _require(
+        expected.shape == actual.shape, f"reference and artifact are not of one shape: {expected.shape}, {actual.shape}"
+    )
+    return expected, actual
 
 
 def _check_labels(labels: Array, images: int, classes: int) -> None:
@@ -290,10 +292,3 @@ def _among_best(logits: Array, k: int) -> npt.NDArray[np.bool_]:
     above, level = logits > least, logits == least
     mask: npt.NDArray[np.bool_] = above | (level & (level.cumsum(1) <= k - above.sum(1, keepdims=True)))
     return mask
-
-
-def _probabilities(logits: Array) -> npt.NDArray[np.float64]:
-    with np.errstate(over="ignore"):  # finite logits may lie further apart than the largest float: probability 0
-        shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    shares: npt.NDArray[np.float64] = shifted / shifted.sum(1, keepdims=True)
-    return shares

@@ -17,18 +17,18 @@ import numpy.typing as npt
 from tofe_edge.errors import InputError
 
 Mask = npt.NDArray[np.bool_]
-"""``(S, N)``: a row a selection, a column a patch."""
+"""``(S, N)``: one row per selection, one column per patch."""
 
 
 def kept_mask(kept: Sequence[npt.ArrayLike], patch_tokens: int) -> Mask:
     """Which patches each selection kept.
 
     Args:
-        kept: a selection each: positions of the patches it kept, in any order.
+        kept: per selection the positions of the patches it kept, in any order.
         patch_tokens: N.
 
     Raises:
-        InputError: a position is none of the N patches.
+        InputError: a position is not one of the N patches.
     """
     mask = np.zeros((len(kept), patch_tokens), np.bool_)
     for stage, positions in enumerate(kept):
@@ -69,12 +69,12 @@ class MeanUsage:
 
     @property
     def reused_share(self) -> tuple[float, ...]:
-        """Mean reused of mean kept patches, a selection each (the ratio of Table VII)."""
+        """Mean reused over mean kept patches per selection (the ratio of Table VII)."""
         return tuple(reused / kept if kept else 0.0 for kept, reused in zip(self.kept, self.reused))
 
     @property
     def stages_computed(self) -> float:
-        """In how many of the S + 1 stages a patch is computed."""
+        """The mean number of the S + 1 stages that compute a patch."""
         return 1 + sum(self.kept) / self.patch_tokens
 
 
@@ -89,7 +89,7 @@ class CountDistribution:
     std: float
     """Root of the mean squared difference from the mean."""
     percentiles: tuple[float, ...]
-    """At :data:`PERCENTILES`, interpolated linearly."""
+    """The counts at :data:`PERCENTILES`, interpolated linearly."""
     histogram: tuple[tuple[int, int], ...]
     """Token count and number of images, by count; counts of no image are left out."""
 

@@ -42,8 +42,8 @@ class ClassMap:
 
     def find(self, text: str) -> int | None:
         """A class id or, for nets whose ids are no numbers, an index; None: neither."""
-        found = self.by_id(text)
-        return self.by_index(text) if found is None and not self._has_numbers else found
+        position = self.by_id(text)
+        return self.by_index(text) if position is None and not self._has_numbers else position
 
     @property
     def expected(self) -> str:
@@ -194,10 +194,10 @@ def read_table(table: Path, classes: ClassMap) -> list[tuple[Path, int]]:
 
     Raises:
         InputError: no such columns, a label that is no class, a path that leaves the folder or stands twice, no image
-            at all, or it is no CSV in UTF-8. The message names the first such line.
+            at all, or it is not a CSV in UTF-8. The message names the first such line.
         OSError: it cannot be opened or read.
     """
-    found: dict[Path, tuple[int, int]] = {}
+    lines: dict[Path, tuple[int, int]] = {}
     with table.open(encoding=_UTF8, newline="") as handle:
         rows = csv.reader(_lines(handle, table), strict=True)
         try:
@@ -214,18 +214,18 @@ def read_table(table: Path, classes: ClassMap) -> list[tuple[Path, int]]:
                     raise InputError(
                         f"{where}: label {shown(row[columns.label])} is not {classes.expected}; correct it"
                     )
-                if path in found:
+                if path in lines:
                     raise InputError(
-                        f"{where}: {shown(row[columns.path])} is in line {found[path][1]} already; remove one of them"
+                        f"{where}: {shown(row[columns.path])} is in line {lines[path][1]} already; remove one of them"
                     )
-                found[path] = (label, rows.line_num)
+                lines[path] = (label, rows.line_num)
         except csv.Error as error:
-            raise InputError(f"{table}: line {rows.line_num} is no CSV ({error}); write it again") from error
+            raise InputError(f"{table}: line {rows.line_num} is not a CSV ({error}); write it again") from error
         except UnicodeDecodeError as error:
             raise InputError(f"{table}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
-    if not found:
+    if not lines:
         raise InputError(f"{table}: lists no image; give lines of path,label")
-    return [(path, label) for path, (label, _) in found.items()]
+    return [(path, label) for path, (label, _) in lines.items()]
 
 
 class _Columns(NamedTuple):
@@ -238,10 +238,10 @@ class _Columns(NamedTuple):
 
 def _columns(header: list[str], table: Path) -> _Columns:
     names = [name.strip() for name in header]
-    for wanted in _COLUMNS:
-        if names.count(wanted) != 1:
+    for column in _COLUMNS:
+        if names.count(column) != 1:
             raise InputError(
-                f"{table}: the first line must name the column {wanted!r} once, it is {shown(','.join(header))}; "
+                f"{table}: the first line must name the column {column!r} once, it is {shown(','.join(header))}; "
                 "begin the file with path,label"
             )
     return _Columns(len(names), *map(names.index, _COLUMNS))
@@ -260,12 +260,12 @@ def _inside(text: str, where: str) -> Path:
         else:
             outside = True
     if outside or not parts:
-        raise InputError(f"{where}: {shown(text)} is no path below the file's folder; give paths relative to it")
+        raise InputError(f"{where}: {shown(text)} is not a path below the file's folder; give paths relative to it")
     return Path(*parts)
 
 
 def _lines(handle: TextIO, table: Path) -> Iterator[str]:
-    """Lines of bounded length, whatever the file."""
+    """The lines of a table, none longer than ``_MAX_LINE``."""
     number = 0
     while line := handle.readline(_MAX_LINE + 1):
         number += 1
@@ -314,15 +314,15 @@ def read_shard(shard: Path, classes: ClassMap) -> list[tuple[Member, int]]:
         raise InputError(f"{shard}: holds no image; give a tar of <class id>/<image> or of KEY.jpg with KEY.cls")
     if not labels:
         return [(member, _label_of_folder(member, shard, classes)) for member in pictures.values()]
-    found = {key: _label_of_file(label, shard, classes) for key, label in labels.items()}
+    label_of = {key: _label_of_file(label, shard, classes) for key, label in labels.items()}
     for member in pictures.values():
-        if _key(member) not in found:
+        if _key(member) not in label_of:
             raise InputError(
                 f"{shard}: {shown(member.name)} has no {_LABEL_SUFFIX} file beside it; add its class's index"
             )
-    if unused := sorted(found.keys() - set(map(_key, pictures.values()))):
+    if unused := sorted(label_of.keys() - set(map(_key, pictures.values()))):
         raise InputError(f"{shard}: {shown(labels[unused[0]].name)} has no image beside it; add it")
-    return [(member, found[_key(member)]) for member in pictures.values()]
+    return [(member, label_of[_key(member)]) for member in pictures.values()]
 
 
 def read_shard_image(shard: Path, member: Member) -> Image.Image:
@@ -371,6 +371,6 @@ def _label_of_file(member: Member, shard: Path, classes: ClassMap) -> int:
     label = classes.by_index(text)
     if label is None:
         raise InputError(
-            f"{shard}: {shown(member.name)} holds {shown(text)}, which is no index of a class of this model"
+            f"{shard}: {shown(member.name)} holds {shown(text)}, which is not an index of a class of this model"
         )
     return label

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import AfterValidator, AllowInfNan, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, did_you_mean, shown
 
 T = TypeVar("T")
 
@@ -26,20 +25,25 @@ Number = Annotated[float, Strict(), AllowInfNan(False)]
 Text = Annotated[str, Strict()]
 Flag = Annotated[bool, Strict()]
 FORBID = ConfigDict(extra="forbid")
+FAULT = "fault"
+UNKNOWN = "unexpected_keyword_argument"
+"""The type of an error about a key that is not a field of a dataclass."""
 
 
 def one_of(words: Sequence[str]) -> AfterValidator:
     """Refuse a text that is none of these."""
 
     def check(value: str) -> str:
-        return value if value in words else fault(f"is not one of {', '.join(words)}")
+        if value not in words:
+            fault(f"{shown(value)} is not one of {', '.join(words)}{did_you_mean(value, words)}")
+        return value
 
     return AfterValidator(check)
 
 
 def fault(problem: str) -> NoReturn:
-    """In a validator: what is wrong with the value, to be read after its key."""
-    raise PydanticCustomError("fault", "{problem}", {"problem": problem})
+    """In a validator: what is wrong with the value, to be read after its key and a colon."""
+    raise PydanticCustomError(FAULT, "{problem}", {"problem": problem})
 
 
 def read_json(path: Path, advice: str) -> Any:
@@ -69,7 +73,7 @@ def validate(kind: type[T], content: Any, subject: str, advice: str = "") -> T:
         InputError: a key is missing, unknown, or has a value that it cannot have.
     """
     try:
-        return _adapter(kind).validate_python(content)
+        return adapter(kind).validate_python(content)
     except ValidationError as error:
         raise InputError(f"{subject} {describe_fault(first_fault(error))}{_then(advice)}") from error
 
@@ -78,18 +82,20 @@ def _then(advice: str) -> str:
     return f"; {advice}" if advice else ""
 
 
-@cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
+def adapter(kind: type[T]) -> TypeAdapter[T]:
+    """What checks documents of this kind; built once."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
 
 def first_fault(error: ValidationError) -> ErrorDetails:
-    """The fault to tell of: a missing or unknown key explains others."""
-    faults = error.errors(include_url=False)
-    return min(faults, key=lambda one: one["type"] not in ("missing", *_UNKNOWN))
-
-
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+    """The fault to tell of: an unknown or a missing key explains others."""
+    order = {UNKNOWN: 0, "missing": 1}
+    return min(error.errors(include_url=False), key=lambda one: order.get(one["type"], 2))
 
 
 def key_of(location: Sequence[int | str]) -> str:
@@ -104,10 +110,12 @@ def describe_fault(one: ErrorDetails) -> str:
     value = one["input"]
     if one["type"] == "missing":
         return f"{key} is missing"
-    if one["type"] in _UNKNOWN:
+    if one["type"] == UNKNOWN:
         return f"{key} is unknown"
     if one["type"].endswith("_type"):
         return f"{key} has the wrong type ({type(value).__name__})"
+    if one["type"] == FAULT:
+        return f"{key}: {one['msg']}"
     problem = re.sub(r"^\w+ should", "must", one["msg"]).replace("greater than or equal to", "at least")
     problem = problem.replace("less than or equal to", "at most").replace(" after validation", "")
     needs_value = problem.startswith("must") and ", not " not in problem

@@ -75,7 +75,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder. Raises :class:`InputError` where it cannot be read."""
+    """Bytes of a file, or of all files of a folder. Raises :class:`InputError` if it cannot be read."""
     if path.is_dir():
         return sum(size_of(file) for file in _files_in(path).values())
     try:
@@ -89,20 +89,20 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for parent, folders, files in os.walk(folder, onerror=_refuse_folder):
         for name in (*folders, *files):
             path = Path(parent) / name
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise InputError(f"{path}: is no plain file; a model's folder holds nothing else")
-        found.update(
+                raise InputError(f"{path}: is not a plain file; a model's folder holds nothing else")
+        paths.update(
             {
                 (Path(parent) / name).relative_to(folder).as_posix(): Path(parent) / name
                 for name in files
                 if not left_by_macos(name)
             }
         )
-    return found
+    return paths
 
 
 def _of_folder(files: Mapping[str, Fingerprint]) -> Fingerprint:

@@ -137,17 +137,17 @@ def list_images(folder: Path) -> list[Path]:
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise _refusal(folder, f"{what}; give a folder of images")
-        found = []
+        paths = []
         for root, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
             candidates = [Path(root, name) for name in names if not name.startswith(".")]
-            found += [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+            paths += [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     except (OSError, ValueError) as error:
         place = Path(getattr(error, "filename", None) or folder)
         raise _refusal(place, f"cannot be read ({_reason(error)}); change its permissions") from error
-    if not found:
+    if not paths:
         raise _refusal(folder, f"holds no image; give a folder with {_FORMAT_NAMES} files")
-    return sorted(found, key=lambda path: path.parts)
+    return sorted(paths, key=lambda path: path.parts)
 
 
 def _require_regular_file(path: Path) -> None:
@@ -185,7 +185,7 @@ def _decode(handle: BinaryIO, path: Path) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8 of a decoded image, 1 where it cannot be read.
+    """EXIF orientation 1..8 of a decoded image, 1 if it cannot be read.
 
     ``ImageOps.exif_transpose`` is not used: it writes the EXIF block anew and fails, after turning, on blocks
     with an odd entry elsewhere.

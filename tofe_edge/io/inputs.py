@@ -32,7 +32,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs ``(1, 3, H, W)`` float32, labels where known, and how many files could not be read."""
+    """Inputs ``(1, 3, H, W)`` float32, labels if known, and how many files could not be read."""
 
     pixels: tuple[npt.NDArray[np.float32], ...]
     labels: tuple[int, ...] | None
@@ -80,7 +80,7 @@ def load_unlabelled(
     """Read a seeded selection of at most ``limit`` images from anywhere under ``folder``, in random order, into memory.
 
     Args:
-        class_ids: where every image stands in a folder named after one of these, it is labelled with it; else, and
+        class_ids: if every image stands in a folder named after one of these, it is labelled with it; else, and
             without them, there are no labels.
 
     Raises:

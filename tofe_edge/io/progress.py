@@ -1,4 +1,4 @@
-"""Progress bars on stderr, silent where nobody watches."""
+"""Progress bars on stderr, silent if nobody watches."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Plain files in an uncompressed tar archive: where they are, and their bytes. Nothing is ever extracted to disk.
 
-The archive is walked here, not by ``tarfile``: that keeps an object for every member, allocates what a header's size
-claims, and ends in silence where an archive was cut between two members. Headers are parsed by ``tarfile``.
+``tarfile`` reads the headers. What it does not do is done here: it keeps an object for every member, allocates what a
+header's size claims, and ends in silence if an archive was cut between two members.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import BinaryIO
 from tofe_edge.errors import InputError, shown
 
 _BLOCK = tarfile.BLOCKSIZE
-_END = bytes(_BLOCK)
 _MAX_METADATA = 1 << 20
-"""Bytes of a long name or of pax records."""
+"""Bytes of headers, long names and pax records per member."""
 _MAX_PADDING = 1 << 20
 """After the end mark, this much is looked at for a second archive behind the first; GNU tar pads to 10 KiB."""
 
@@ -30,8 +29,6 @@ _COMPRESSED = {
     b"PK\x03\x04": ("zip", "unzip"),
 }
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-_METADATA = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a link",
@@ -67,41 +64,64 @@ def list_members(archive: Path) -> Iterator[Member]:
     with archive.open("rb") as handle:
         end = handle.seek(0, os.SEEK_END)
         _check_magic(_at(handle, 0, _BLOCK), archive)
-        position, last = 0, ""
-        long_name, records = "", dict[str, str]()
-        while (block := _at(handle, position, _BLOCK)) != _END:
-            if len(block) < _BLOCK:
-                raise InputError(f"{archive}: is cut off{_after(last)}; copy it again")
-            try:
-                header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except (tarfile.HeaderError, ValueError) as error:
-                what = f"has a damaged header{_after(last)}" if position else "is not a tar archive"
-                raise InputError(f"{archive}: {what}; write or copy it again") from error
-            position += _BLOCK
-            name = records.get("path") or long_name or header.name
-            size = _size(header, name, records, archive)
-            if position + size > end:
-                raise InputError(f"{archive}: is cut off, member {shown(name)} ends beyond it; copy it again")
-            if header.type in _METADATA:
-                content = _metadata(handle, position, header, archive)
-                if header.type == tarfile.GNUTYPE_LONGNAME:
-                    long_name = content.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-                elif header.type in _PAX:
-                    records = _pax_records(content, archive)
-            else:
-                sparse = any(key.startswith("GNU.sparse.") for key in records)
-                kind = tarfile.GNUTYPE_SPARSE if sparse else header.type
-                last, long_name, records = name, "", {}
-                if kind in _PLAIN:
-                    yield Member(_safe(name, archive), position, size)
-                elif kind != tarfile.DIRTYPE:
-                    raise InputError(
-                        f"{archive}: member {shown(name)} is {_KINDS.get(kind, 'of an unknown kind')}; "
-                        "write the archive anew with plain files (tar --dereference --hard-dereference)"
-                    )
-            position += -(-size // _BLOCK) * _BLOCK
-        if _at(handle, position, _MAX_PADDING).strip(b"\0"):
+        handle.seek(0)
+        headers, last = _Headers(handle, archive), ""
+        try:
+            tar = tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape")  # type: ignore[call-overload]  # noqa: SIM115
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # else it keeps every one of them
+                last = info.name
+                headers.left = _MAX_METADATA
+                member = _member(info, end, archive)
+                if member is not None:
+                    yield member
+        except (InputError, OSError):
+            raise
+        except Exception as error:
+            # Damaged headers make tarfile raise TarError, ValueError, RecursionError, ...
+            what = f"has a damaged header{_after(last)}" if last else "is not a tar archive"
+            raise InputError(f"{archive}: {what}; write or copy it again") from error
+        # tarfile ends in silence where it reads no header: there must be an end mark, and nothing behind it.
+        mark = _at(handle, tar.offset, _BLOCK)
+        if len(mark) < _BLOCK:
+            raise InputError(f"{archive}: is cut off{_after(last)}; copy it again")
+        if mark.strip(b"\0"):
+            raise InputError(f"{archive}: has a damaged header{_after(last)}; write or copy it again")
+        if _at(handle, tar.offset, _MAX_PADDING).strip(b"\0"):
             raise InputError(f"{archive}: goes on after its end mark; give archives that were joined one by one")
+
+
+class _Headers:
+    """The archive as tarfile reads its headers: so many bytes per member at most, whatever a header claims."""
+
+    def __init__(self, handle: BinaryIO, archive: Path) -> None:
+        self._handle, self._archive, self.left = handle, archive, _MAX_METADATA
+        self.tell, self.seek = handle.tell, handle.seek
+
+    def read(self, size: int) -> bytes:
+        self.left -= max(size, 1)
+        if size < 0 or self.left < 0:
+            raise InputError(f"{self._archive}: has a header of more than {_MAX_METADATA} bytes; write it anew")
+        return self._handle.read(size)
+
+
+def _member(info: tarfile.TarInfo, end: int, archive: Path) -> Member | None:
+    """A plain file, or ``None`` for a folder. Raises :class:`InputError` for anything else."""
+    sparse = info.issparse() or any(key.startswith("GNU.sparse.") for key in info.pax_headers)
+    kind = tarfile.GNUTYPE_SPARSE if sparse else info.type
+    if kind not in (*_PLAIN, tarfile.DIRTYPE):
+        raise InputError(
+            f"{archive}: member {shown(info.name)} is {_KINDS.get(kind, 'of an unknown kind')}; "
+            "write the archive anew with plain files (tar --dereference --hard-dereference)"
+        )
+    # tarfile takes a size in pax records that is not a number for 0.
+    if info.size < 0 or not info.pax_headers.get("size", "0").isdecimal():
+        raise InputError(f"{archive}: member {shown(info.name)} has no valid size; write the archive anew")
+    if kind == tarfile.DIRTYPE:
+        return None
+    if info.offset_data + info.size > end:
+        raise InputError(f"{archive}: is cut off, member {shown(info.name)} ends beyond it; copy it again")
+    return Member(_safe(info.name, archive), info.offset_data, info.size)
 
 
 def read_member(archive: Path, member: Member, limit: int) -> bytes:
@@ -131,41 +151,8 @@ def _check_magic(block: bytes, archive: Path) -> None:
     for magic, (name, program) in _COMPRESSED.items():
         if block.startswith(magic):
             raise InputError(f"{archive}: is compressed ({name}); unpack it to a plain .tar with {program}")
-
-
-def _size(header: tarfile.TarInfo, name: str, records: dict[str, str], archive: Path) -> int:
-    """Bytes that follow a header, without padding."""
-    if header.type not in (*_PLAIN, *_METADATA):
-        return 0
-    try:
-        size = header.size if header.type in _METADATA else int(records.get("size", header.size))
-    except ValueError:
-        size = -1
-    if size < 0:
-        raise InputError(f"{archive}: member {shown(name)} has no valid size; write the archive anew")
-    return size
-
-
-def _metadata(handle: BinaryIO, position: int, header: tarfile.TarInfo, archive: Path) -> bytes:
-    if header.size > _MAX_METADATA:
-        raise InputError(
-            f"{archive}: has a header of {header.size} bytes at {position}, more than {_MAX_METADATA}; write it anew"
-        )
-    return _at(handle, position, header.size)
-
-
-def _pax_records(content: bytes, archive: Path) -> dict[str, str]:
-    """``LENGTH KEY=VALUE newline``, over and over; LENGTH counts the whole record."""
-    records, start, end = {}, 0, len(content.rstrip(b"\0"))
-    while start < end:
-        digits = content[start : start + 20].partition(b" ")[0]
-        stop = start + (int(digits) if digits.isdigit() else 0)
-        key, equals, value = content[start + len(digits) + 1 : stop].partition(b"=")
-        if not equals or not value.endswith(b"\n") or stop > end:
-            raise InputError(f"{archive}: has a damaged pax header; write or copy it again")
-        records[key.decode("utf-8", "surrogateescape")] = value[:-1].decode("utf-8", "surrogateescape")
-        start = stop
-    return records
+    if len(block) < _BLOCK:
+        raise InputError(f"{archive}: is cut off; copy it again")
 
 
 def _safe(name: str, archive: Path) -> str:

@@ -41,7 +41,7 @@ def _read_pickled_tensors(path: Path) -> dict[str, Tensor]:
             f"{path}: holds more than plain tensors, which is never unpickled; save its state dict alone, best as .safetensors"
         ) from error
     except Exception as error:  # torch.load raises anything from EOFError to RuntimeError on damaged files
-        raise InputError(f"{path}: is damaged or no PyTorch file ({type(error).__name__})") from error
+        raise InputError(f"{path}: is damaged or not a PyTorch file ({type(error).__name__})") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -51,7 +51,7 @@ def _read_pickled_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a ``.safetensors`` file; empty where it has none.
+    """The metadata of a ``.safetensors`` file; empty if it has none.
 
     Raises:
         InputError: the file is missing, damaged, or something else.
@@ -66,11 +66,11 @@ def read_metadata(path: Path) -> dict[str, str]:
             start = handle.read(2)
         if start == b"PK" or start[:1] == b"\x80":
             raise InputError(f"{path}: {_PICKLE_HINT}") from error
-        raise InputError(f"{path}: is damaged or cut short, or no safetensors file ({error})") from error
+        raise InputError(f"{path}: is damaged or cut short, or not a safetensors file ({error})") from error
 
 
 def must_be_a_file(path: Path) -> None:
-    """Raise :class:`InputError` where there is no such file, or none that can be read."""
+    """Raise :class:`InputError` if there is no such file, or none that can be read."""
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint; `tofe-edge checkpoints` lists the shipped ones")
     if not path.is_file():

@@ -62,7 +62,7 @@ class Checkpoint:
 
     @property
     def top1(self) -> float:
-        """Measured top-1 in percent; -1 where it was never measured, so that it loses every comparison."""
+        """Measured top-1 in percent; -1 if it was never measured, so that it loses every comparison."""
         return float(self.accuracy["top1"]) if self.accuracy else -1.0
 
     def sha256(self) -> str:
@@ -97,7 +97,7 @@ def describe(
 
 
 def host_of(checkpoint: Checkpoint) -> Host:
-    """The checkpoint's backbone, with random weights. Raises :class:`InputError` where there is none such."""
+    """The checkpoint's backbone, with random weights. Raises :class:`InputError` if there is none such."""
     return create_host(checkpoint.backbone_name, checkpoint.overrides, stages=checkpoint.stages)
 
 
@@ -173,7 +173,7 @@ def read_header(path: Path) -> Checkpoint:
     """Read and check a checkpoint's header without loading its weights.
 
     Raises:
-        InputError: the file is missing, truncated, no safetensors file, or its header is not ours.
+        InputError: the file is missing, truncated, not a safetensors file, or its header is not ours.
     """
     metadata = read_metadata(path)
     if _HEADER_KEY not in metadata:
@@ -218,7 +218,7 @@ def describe_dense(path: Path, backbone_name: str) -> Checkpoint:
 
 
 def default_classes(count: int) -> Classes:
-    """ImageNet's classes where there are 1000, else plain numbers."""
+    """ImageNet's classes if there are 1000, else plain numbers."""
     if count == IMAGENET_CLASSES:
         from tofe_edge.model.backbones.timm_vit import imagenet_classes
 

@@ -42,9 +42,8 @@ def approximator_macs(tokens: Number, dim: int) -> Number:
 
 def head_macs(backbone: Backbone, patch_tokens: Number) -> Number:
     """The classifier on CLS (and on the distillation token), and LV-ViT's auxiliary head on the patch tokens."""
-    heads = 2 if "distilled" in backbone.name else 1
     aux = patch_tokens * backbone.dim * backbone.classes if backbone.aux_head else 0
-    return heads * backbone.dim * backbone.classes + aux
+    return backbone.classifiers * backbone.dim * backbone.classes + aux
 
 
 def dense_macs(backbone: Backbone) -> int:

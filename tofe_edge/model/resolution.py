@@ -24,7 +24,7 @@ class Resized:
     model: ToFe
     """In eval mode; shares no tensor with the net it was made from."""
     counts: TokenCounts | None
-    """Patch tokens kept a stage, the same share of all; ``None`` for a dense backbone."""
+    """Patch tokens kept per stage, the same share of all; ``None`` for a dense backbone."""
     preprocessing: Preprocessing
 
 
@@ -36,7 +36,7 @@ def at_image_size(model: ToFe, counts: TokenCounts | None, preprocessing: Prepro
     :func:`scale_counts`. At the size it has already, the net is a plain copy.
 
     Args:
-        counts: patch tokens kept a stage at the present size; ``None`` for a dense backbone.
+        counts: patch tokens kept per stage at the present size; ``None`` for a dense backbone.
         preprocessing: of the present size; nothing but its size changes.
         image_size: side of the square input in pixels.
 
@@ -63,7 +63,7 @@ def check_image_size(backbone: Backbone, image_size: int) -> None:
     """Refuse an input size that the backbone cannot be built for.
 
     Raises:
-        InputError: no multiple of the patch size, fewer than 2 patches a side, or more than 1024 pixels.
+        InputError: not a multiple of the patch size, fewer than 2 patches per side, or more than 1024 pixels.
     """
     patch = patch_size(backbone)
     smallest, largest = MIN_SIDE * patch, MAX_IMAGE_SIZE // patch * patch
@@ -86,7 +86,7 @@ def scale_counts(counts: TokenCounts, patch_tokens: int, new_patch_tokens: int) 
     """The same share of another number of patch tokens: ``max(1, floor(N^s N' / N + 1/2))``.
 
     Args:
-        counts: patch tokens kept a stage, none above ``patch_tokens``; so no result is above ``new_patch_tokens``.
+        counts: patch tokens kept per stage, none above ``patch_tokens``; so no result is above ``new_patch_tokens``.
         patch_tokens: N, all patch tokens that the counts are of.
         new_patch_tokens: N', all patch tokens of the other size.
     """

@@ -79,7 +79,7 @@ class TrainingOutput:
     logits: Tensor
     """``(B, classes)``"""
     masks: tuple[Tensor, ...]
-    """S masks ``(B, N)``, 1 = kept; differentiable where they were drawn by a sampler."""
+    """S masks ``(B, N)``, 1 = kept; differentiable if they were drawn by a sampler."""
     rearranged: tuple[Tensor, ...]
     """S - 1 patch token tensors ``(B, N, D)`` at the input of blocks l_2 … l_S, frozen ones approximated."""
     scores: tuple[Tensor, ...]
@@ -95,7 +95,7 @@ class Inference:
     kept: tuple[Tensor, ...]
     """S index tensors ``(B, N^s)``: positions of kept patch tokens, best first."""
     margins: tuple[Tensor, ...]
-    """S tensors ``(B,)``: score of the last kept token less that of the first frozen one (inf where none is)."""
+    """S tensors ``(B,)``: score of the last kept token less that of the first frozen one (inf if none is)."""
 
 
 class ToFe(nn.Module):
@@ -109,7 +109,7 @@ class ToFe(nn.Module):
         self.approximators = nn.ModuleList(TokenApproximator(dim) for _ in backbone.spec.stages[1:])
 
     def run_blocks(self, stage: int, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Run the blocks of ``stage`` (0 = before the first selection), masked where ``keep`` is given."""
+        """Run the blocks of ``stage`` (0 = before the first selection), masked if there is a ``keep``."""
         edges = (0, *self.backbone.spec.stages, self.backbone.spec.depth)
         for index in range(edges[stage], edges[stage + 1]):
             tokens = (
@@ -143,7 +143,7 @@ class ToFe(nn.Module):
         Args:
             images: ``(B, 3, H, W)``.
             gumbel: draws the masks; ``None`` keeps tokens with p_keep > 0.5, without noise or gradient.
-            masks: S given masks ``(B, N)`` in place of the selectors' own.
+            masks: S masks ``(B, N)`` in place of the selectors' own.
         """
         return self.masked_from(self.stem(images), gumbel, masks)
 
@@ -270,5 +270,5 @@ def _margin(scores: Tensor, order: Tensor, number: int) -> Tensor:
 
 
 def masks_of(inference: Inference, patch_tokens: int) -> tuple[Tensor, ...]:
-    """The 0/1 masks ``(B, N)`` of an inference, one a stage."""
+    """The 0/1 masks ``(B, N)`` of an inference, one per stage."""
     return tuple(mask_of(index, patch_tokens) for index in inference.kept)

@@ -45,7 +45,7 @@ class Host(nn.Module, ABC):
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """Class scores ``(B, classes)`` of the last block's tokens.
 
-        ``keep`` ``(B, n)`` marks the patch tokens that count where some are only masked; ``None``: all.
+        ``keep`` ``(B, n)`` marks the patch tokens that count if some are only masked; ``None``: all.
         """
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Host(nn.Module, ABC):
     def resized(self, image_size: int) -> Host:
         """The same net with the same weights for inputs ``(B, 3, image_size, image_size)``, in eval mode.
 
-        The position embedding of the patch tokens is interpolated; that of the prefix, where it has one, is
+        The position embedding of the patch tokens is interpolated; that of the prefix, if it has one, is
         copied. Tensors are new, in fp32 on the CPU. ``image_size`` is a multiple of the patch size.
 
         Raises:

@@ -45,6 +45,8 @@ class Backbone:
     stem: tuple[Conv, ...]
     stages: tuple[int, ...]
     aux_head: bool = False
+    classifiers: int = 1
+    """Linear heads on prefix tokens; the net averages them."""
     overrides: dict[str, int] = field(default_factory=dict, hash=False)
 
     def stage_lengths(self) -> tuple[int, ...]:
@@ -76,7 +78,7 @@ class TokenCounts:
             raise InputError(f"token counts {text!r}: expected whole numbers such as 96,49,27") from error
 
     def check(self, backbone: Backbone) -> TokenCounts:
-        """Return self if the counts fit ``backbone``; raise :class:`InputError` where they do not."""
+        """Return self if the counts fit ``backbone``; raise :class:`InputError` if they do not."""
         if len(self.kept) != len(backbone.stages):
             raise InputError(
                 f"token counts {self}: {backbone.name} has {len(backbone.stages)} stages, not {len(self.kept)}"
@@ -96,7 +98,7 @@ def backbone_to_json(backbone: Backbone) -> dict[str, Any]:
 
 def _shape(backbone: Backbone) -> dict[str, Any]:
     fields = asdict(backbone)
-    for redundant in ("name", "overrides", "stem"):
+    for redundant in ("name", "overrides", "stem", "classifiers"):
         fields.pop(redundant)
     return fields
 
@@ -130,7 +132,7 @@ def check_stages(stages: Sequence[int], depth: int) -> tuple[int, ...]:
 
 
 def parse_stages(text: str) -> tuple[int, ...]:
-    """Read ``"1,4,8"``. Raises :class:`InputError` where it is no list of whole numbers."""
+    """Read ``"1,4,8"``. Raises :class:`InputError` if it is not a list of whole numbers."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:

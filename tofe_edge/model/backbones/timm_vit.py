@@ -24,7 +24,7 @@ _TORCHVISION_OPERATORS: list[torch.library.Library] = []
 
 
 def _make_torchvision_importable() -> None:
-    """Let timm import torchvision where its compiled operators do not load.
+    """Let timm import torchvision if its compiled operators do not load.
 
     torchvision's PyPI wheel for x86-64 Linux is a CUDA build; beside a CPU torch its import fails with
     ``operator torchvision::nms does not exist``. Declaring the two operators that its import looks up is
@@ -218,6 +218,7 @@ def _describe(name: str, vit: Any, overrides: Mapping[str, int]) -> Backbone:
         classes=vit.num_classes,
         stem=(Conv(patch, 3, vit.embed_dim, patch),),
         stages=default_stages(len(vit.blocks)),
+        classifiers=1 if getattr(vit, "head_dist", None) is None else 2,
         overrides=dict(overrides),
     )
 
