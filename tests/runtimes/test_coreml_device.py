@@ -106,7 +106,8 @@ def test_predictions_are_timed_on_one_image(artifact: Artifact) -> None:
     # A tensor package gets a tensor, and one with one budget no function name.
     artifact = replace(artifact, manifest=replace(artifact.manifest, io="tensor", further_methods=[]))
     time_on_device(artifact, "forward", "all", runs=1)
-    assert (Model.given[0].shape, str(Model.given[0].dtype)) == ((1, 3, 64, 64), "float32")
+    tensor: Any = Model.given[0]
+    assert (tensor.shape, str(tensor.dtype)) == ((1, 3, 64, 64), "float32")
     assert Model.made["function_name"] is None
 
 
