@@ -20,7 +20,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _COMMAND = re.compile(r"(?:\$ )?(?:tofe-edge|python3? -m tofe_edge) (.+)")
 _ASSIGNMENT = re.compile(r'(\w+)="([^"]*)"$')
 _INLINE = re.compile(r"`(?:tofe-edge|python3? -m tofe_edge) ([^`]+)`")
-_OMITTED = "…"
+_OMITTED = {"…", "..."}
 
 NOT_RUN = {"coremltools.models.compute_plan": "needs macOS"}
 """Text in a Python example -> why no test runs it."""
@@ -80,10 +80,8 @@ def commands(text: str) -> list[list[str]]:
             variables[assigned[1]] = _expanded(assigned[2], variables)
         elif command:
             words = _words(_expanded(command[1], variables))
-            if _OMITTED in words:
-                place = words.index(_OMITTED)
-                words[place : place + 1] = next((call[1:] for call in calls if call[0] == words[0]), [])
-            calls.append(words)
+            options = next((call[1:] for call in calls if call[0] == words[0]), [])
+            calls.append([part for word in words for part in (options if word in _OMITTED else [word])])
     return calls
 
 
@@ -92,7 +90,7 @@ INLINE = {
     f"{path.name}: {call}": _words(call)
     for path in DOCUMENTS
     for call in _INLINE.findall(path.read_text())
-    if _OMITTED not in call
+    if not _OMITTED & set(call.split())
 }
 
 

@@ -83,14 +83,17 @@ def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
 # Reduction and order; without axes all axes are reduced
 
 
-def _reduction(function: Callable[[Tensor, Sequence[int], bool], Tensor]) -> Callable[..., Tensor]:
+_Axes = tuple[int, ...] | list[int]
+
+
+def _reduction(function: Callable[[Tensor, _Axes, bool], Tensor]) -> Callable[..., Tensor]:
     def operator(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
         return function(x, list(range(x.dim())) if axes is None else axes, keep_dims)
 
     return operator
 
 
-def _mean(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
+def _mean(x: Tensor, axes: _Axes, keep: bool) -> Tensor:
     return (x if x.is_floating_point() else x.float()).mean(axes, keepdim=keep)
 
 

@@ -16,7 +16,7 @@ import torch
 from conftest import manifest_for
 from safetensors.torch import load_file, save_file
 
-import tofe_edge.workflows.parity
+import tofe_edge.workflows.convert
 from tofe_edge import profiles
 from tofe_edge.cli import main
 from tofe_edge.converters import pipeline
@@ -257,6 +257,6 @@ def test_a_failed_parity_gate_is_exit_code_1_and_writes_nothing(bench: Bench, mo
     gate = GateResult("logits SNR", "logits SNR 3.0 dB is under 60 dB", False)
     failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, 20.0, (1.0, 1.0, 1.0), (gate,))
     checked = Checked(failed, (), None, (), (), "cpu")
-    monkeypatch.setattr(tofe_edge.workflows.parity, "check", lambda *arguments, **options: checked)
+    monkeypatch.setattr(tofe_edge.workflows.convert, "check", lambda *arguments, **options: checked)
     line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32", code=1)
     assert "not written, it differs from the reference: logits SNR 3.0 dB is under 60 dB" in line

@@ -87,7 +87,7 @@ def test_all_images_are_counted_and_some_drawn(
     out = tokens(program, tiny_checkpoint, "--data", image_folder, "--limit", 5, "--draw", 2, "--html", page)
     assert out.endswith(f"wrote  {page}\n")
     content = page.read_text(encoding="utf-8")
-    assert content.count('<div class="maps">') == 2 and "3 images more are counted and not drawn" in content
+    assert content.count('<div class="maps">') == 2 and "3 more images, counted but not drawn" in content
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,16 @@ def test_an_unpacked_bundle_is_checked_too(bundle: Path, tmp_path: Path) -> None
     assert failure == "tofe_runner is not executable, unlike when it was packaged"
 
 
+def test_a_provenance_of_another_model_is_found(bundle: Path, tmp_path: Path) -> None:
+    with tarfile.open(bundle) as archive:
+        archive.extractall(tmp_path, filter="data")
+    path = tmp_path / FOLDER / PROVENANCE
+    document = json.loads(path.read_text())
+    document["manifest"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(document))
+    assert check_bundle(tmp_path / FOLDER, runs).failures == (f"{PROVENANCE} is of another model than the manifest",)
+
+
 def never(runner: Path, artifact: Artifact, arch: str) -> Mapping[str, Parity]:
     raise AssertionError("this program must not be run")
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from native_builds import SOURCES, compiled, sources
+from native_builds import compiled, sources
 
 from tofe_edge.errors import InputError
 from tofe_edge.runtimes.deadline import DWELL, MIN_SAMPLES, SETTLE, DeadlinePolicy
+from tofe_edge.runtimes.native_build import SOURCES
 
 COST = {"60_36_22": 1.5, "97_67_26": 2.0, "118_83_58": 2.6, "137_96_67": 3.4, "forward": 4.6}
 SMALLEST, SECOND, MIDDLE, FOURTH, LARGEST = COST

@@ -29,6 +29,7 @@ from tofe_edge.converters.static_graph import build_static_graph
 from tofe_edge.evaluation.parity import FP32_GATES, INT8_GATES, kept_overlap, snr_db
 from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.io.inputs import load_photographs
+from tofe_edge.io.targets import find_target
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.zoo import shipped_checkpoints
 from tofe_edge.runtimes.native_runner import NativeResult, run
@@ -162,7 +163,7 @@ def test_the_shipped_net(host: Built, tmp_path: Path, mode: str) -> None:
     """Dynamic int8 agrees, reproducible static int8 is the same to the byte."""
     checkpoint = next(one for one in shipped_checkpoints() if one.name == "tofe_deit_tiny_063")
     photographs = load_photographs(checkpoint.preprocessing).pixels
-    request = ConvertRequest(checkpoint, "executorch", "int8", None, "shipped.pte", int8_mode="dynamic")
+    request = ConvertRequest(checkpoint, find_target("executorch"), "int8", None, "shipped.pte")
     if mode == "static":
         calibration = Calibration(tuple(torch.from_numpy(one.copy()) for one in photographs[1::2]), None)
         request = replace(request, int8_mode="static", calibration=calibration, reproducible=True)

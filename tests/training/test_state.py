@@ -98,7 +98,7 @@ def test_a_state_of_another_net_or_origin_is_refused(saved: Saved, tiny_tofe: Ca
         Saved(saved.path, tiny_tofe(dim=24)).load()
     for what in ORIGIN:
         with pytest.raises(InputError, match=f"belongs to a run with other {what}; use another --out"):
-            saved.load(**{what: "another"})
+            saved.load(SHORT, **{what: "another"})
 
 
 @pytest.mark.parametrize("damage", ["cut", b"", b"hello", [1, 2]], ids=str)

@@ -211,7 +211,7 @@ def _batch_norm(rng: Rng) -> Case:
     count, channels = x.shape[1], (1, -1, *[1] * (x.ndim - 2))
     mean, variance = floats(rng, count), floats(rng, count, low=0.1, high=2)
     expected = (x - mean.reshape(channels)) / np.sqrt(variance.reshape(channels).astype(np.float64) + 1e-3)
-    scale = {"gamma": floats(rng, count), "beta": floats(rng, count)} if _flip(rng) else {}
+    scale: dict[str, Any] = {"gamma": floats(rng, count), "beta": floats(rng, count)} if _flip(rng) else {}
     if scale:
         expected = expected * scale["gamma"].reshape(channels) + scale["beta"].reshape(channels)
     return case("batch_norm", {"x": x}, expected, mean=mean, variance=variance, epsilon=np.float32(1e-3), **scale)
@@ -223,7 +223,7 @@ def _layer_norm(rng: Rng) -> Case:
     shape, spread = [x.shape[axis] for axis in over], [x.shape[axis] if axis in over else 1 for axis in range(4)]
     centred = x.astype(np.float64) - x.astype(np.float64).mean(over, keepdims=True)
     expected = centred / np.sqrt((centred**2).mean(over, keepdims=True) + 1e-3)
-    scale = {"gamma": floats(rng, *shape), "beta": floats(rng, *shape)} if _flip(rng) else {}
+    scale: dict[str, Any] = {"gamma": floats(rng, *shape), "beta": floats(rng, *shape)} if _flip(rng) else {}
     if scale:
         expected = expected * scale["gamma"].reshape(spread) + scale["beta"].reshape(spread)
     return case("layer_norm", {"x": x}, expected, axes=axes, epsilon=np.float32(1e-3), **scale)
@@ -282,7 +282,7 @@ def _slice_by_index(rng: Rng) -> Case:
         stride.append(step)
         masks.append((from_start, to_end, single))
         slices.append(first if single else slice(None if from_start else first, None if to_end else last, step))
-    names = dict(zip(("begin_mask", "end_mask", "squeeze_mask"), zip(*masks)))
+    names: dict[str, Any] = dict(zip(("begin_mask", "end_mask", "squeeze_mask"), zip(*masks)))
     return case("slice_by_index", {"x": x}, x[tuple(slices)], begin=begin, end=end, stride=stride, **names)
 
 
