@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
 from made_once import made_once, share_in
 from PIL import Image
 from torch import nn
@@ -33,6 +34,13 @@ TINY = {"image_size": 64, "depth": 4, "dim": 48, "heads": 3, "classes": 10}
 """Overrides of a net with 16 patch tokens and one block a stage."""
 
 TINY_COUNTS = TokenCounts((9, 5, 3))
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+"""Any JSON value, also of the wrong type for its key."""
 
 Program = Callable[..., tuple[int, str, str]]
 """``program(*arguments)``: exit code, stdout and stderr."""

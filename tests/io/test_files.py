@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -91,18 +91,14 @@ def test_permissions_follow_the_umask_also_when_replacing(tmp_path: Path, mask: 
         assert os.umask(mask) == mask, "the umask itself must be left as it was"
 
 
-def test_a_file_where_a_folder_is_needed_is_an_input_error(tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    path = tmp_path / "file" / "new.bin"
-    assert "cannot be written" in refused(path, lambda: write_bytes(path, b"x"))
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "new.bin", tmp_path / "folder"):
+        assert "cannot be written" in refused(path, lambda: write_bytes(path, b"x"))  # noqa: B023  (called at once)
     folder = tmp_path / "file" / "folder"
     assert "cannot be written to" in refused(folder, lambda: staging_dir(folder).__enter__())
-
-
-def test_a_folder_in_the_place_of_the_file_is_an_input_error(tmp_path: Path) -> None:
-    (tmp_path / "file.bin").mkdir()
-    assert "cannot be written" in refused(tmp_path / "file.bin", lambda: write_bytes(tmp_path / "file.bin", b"x"))
-    assert names(tmp_path) == ["file.bin"]
+    assert names(tmp_path) == ["file", "folder"]
 
 
 @pytest.mark.parametrize("call", ["pathlib.Path.write_bytes", "os.fsync", "tempfile.mkstemp"])
@@ -111,10 +107,6 @@ def test_a_full_disk_is_an_input_error_and_keeps_the_old_file(
 ) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patched:
         patched.setattr(call, full)
         message = refused(path, lambda: write_bytes(path, b"new"))
@@ -135,20 +127,13 @@ def test_json_has_a_stable_order_and_comes_back(tmp_path: Path) -> None:
 def test_the_workshop_is_gone_whatever_happened(tmp_path: Path, error: BaseException | None) -> None:
     seen: list[Path] = []
 
-    def work() -> None:
-        with staging_dir(tmp_path) as place:
-            seen.append(place)
-            (place / "sub").mkdir()
-            (place / "sub" / "big.bin").write_bytes(b"x")
-            assert place.parent == tmp_path
-            if error:
-                raise error
-
-    if error:
-        with pytest.raises(type(error)):
-            work()
-    else:
-        work()
+    with pytest.raises(type(error)) if error else nullcontext(), staging_dir(tmp_path) as place:
+        seen.append(place)
+        (place / "sub").mkdir()
+        (place / "sub" / "big.bin").write_bytes(b"x")
+        assert place.parent == tmp_path
+        if error:
+            raise error
     assert not seen[0].exists()
     assert names(tmp_path) == []
 
@@ -163,29 +148,25 @@ def test_the_workshop_removes_the_folder_it_made_only_when_nothing_came_of_it(tm
     assert names(tmp_path / "used") == ["model"]
 
 
-def test_a_full_disk_inside_the_workshop_is_an_input_error(tmp_path: Path) -> None:
-    def work() -> None:
-        with staging_dir(tmp_path):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    assert "No space left on device" in refused(tmp_path, work)
-    assert names(tmp_path) == []
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_folder_where_the_result_should_go_is_an_input_error(tmp_path: Path) -> None:
-    def work() -> None:
+def test_what_goes_wrong_inside_the_workshop_is_an_input_error_if_it_is_about_writing(tmp_path: Path) -> None:
+    def work(action: Callable[[Path], object]) -> None:
         with staging_dir(tmp_path) as place:
             (place / "model").write_bytes(b"x")
-            (place / "model").replace(tmp_path / "model")
+            action(place)
+
+    def no_reader(_: Path) -> None:
+        raise BrokenPipeError(errno.EPIPE, "no reader")
 
     (tmp_path / "model").mkdir()
-    assert "model" in refused(tmp_path, work)
+    assert "No space left on device" in refused(tmp_path, lambda: work(full))
+    assert "model" in refused(tmp_path, lambda: work(lambda place: (place / "model").replace(tmp_path / "model")))
+    with pytest.raises(BrokenPipeError):
+        work(no_reader)
     assert names(tmp_path) == ["model"]
-
-
-def test_an_error_that_is_not_about_writing_passes_through_the_workshop(tmp_path: Path) -> None:
-    with pytest.raises(BrokenPipeError), staging_dir(tmp_path):
-        raise BrokenPipeError(errno.EPIPE, "no reader")
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
@@ -215,21 +196,32 @@ def test_a_folders_fingerprint_tells_names_contents_and_places_apart() -> None:
     assert fingerprint({"a": b"1", "b": b"2"}) == fingerprint({"b": b"2", "a": b"1"})
 
 
-@pytest.mark.parametrize("there", ["nothing", "a file", "a folder"])
-def test_a_finished_folder_takes_the_place_of_what_was_there(tmp_path: Path, there: str) -> None:
+@pytest.mark.parametrize("there", [None, {"old": b"1", "deep/old": b"2"}])
+def test_a_finished_folder_takes_the_place_of_what_was_there(tmp_path: Path, there: Content | None) -> None:
     draft, path = tmp_path / "draft", tmp_path / "model"
     write_content(draft, {"new": b"1"})
-    if there == "a folder":
-        write_content(path, {"old": b"1", "deep/old": b"2"})
-    elif there == "a file":
-        path.write_bytes(b"old")
-    if there == "a file":
-        assert "is a file where a folder should go" in refused(path, lambda: put_in_place(draft, path))
-        assert path.read_bytes() == b"old"
-    else:
-        put_in_place(draft, path)
-        assert names(path) == ["new"]
-        assert names(tmp_path) == ["model"]
+    if there:
+        write_content(path, there)
+    put_in_place(draft, path)
+    assert names(path) == ["new"]
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("new", "there", "message"),
+    [
+        ({"new": b"1"}, b"old", "is a file where a folder should go"),
+        (b"{}", {"precious": b"1"}, "is a folder where a file should go"),
+    ],
+)
+def test_a_file_and_a_folder_never_take_each_others_place(
+    tmp_path: Path, new: Content, there: Content, message: str
+) -> None:
+    draft, path = tmp_path / "draft", tmp_path / "model"
+    write_content(draft, new)
+    write_content(path, there)
+    assert message in refused(path, lambda: put_in_place(draft, path))
+    assert fingerprint_of(path) == fingerprint(there)
 
 
 def test_a_folder_with_a_link_has_no_fingerprint(tmp_path: Path) -> None:
@@ -237,14 +229,6 @@ def test_a_folder_with_a_link_has_no_fingerprint(tmp_path: Path) -> None:
     link = tmp_path / "model" / "link"
     link.symlink_to("/etc/passwd")
     assert "is not a plain file" in refused(link, lambda: fingerprint_of(tmp_path / "model"))
-
-
-def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
-    draft, path = tmp_path / "draft", tmp_path / "model.json"
-    write_content(draft, b"{}")
-    write_content(path, {"precious": b"1"})
-    assert "is a folder where a file should go" in refused(path, lambda: put_in_place(draft, path))
-    assert names(path) == ["precious"]
 
 
 def test_the_old_folder_comes_back_where_the_new_one_cannot_be_put(
