@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -88,18 +88,14 @@ def test_fold_norm_of_a_norm_without_affine_part_is_the_layer_itself() -> None:
 
 
 @random_layers
-@given(inputs=WIDTHS, outputs=WIDTHS, seed=SEEDS, bias=st.booleans(), factor=st.floats(-4, 4))
-def test_scale_output_by_a_number(inputs: int, outputs: int, seed: int, bias: bool, factor: float) -> None:
+@given(inputs=WIDTHS, outputs=WIDTHS, seed=SEEDS, bias=st.booleans(), factor=st.none() | st.floats(-4, 4))
+def test_scale_output_by_a_number_or_by_one_an_output(
+    inputs: int, outputs: int, seed: int, bias: bool, factor: float | None
+) -> None:
     layer, x = linear(inputs, outputs, seed, bias), rows(inputs, seed)
-    assert_close(run_in_float64(scale_output(layer, factor), x), factor * run_in_float64(layer, x))
-
-
-@random_layers
-@given(inputs=WIDTHS, outputs=WIDTHS, seed=SEEDS)
-def test_scale_output_by_one_number_an_output(inputs: int, outputs: int, seed: int) -> None:
-    layer, x = linear(inputs, outputs, seed), rows(inputs, seed)
-    gamma = torch.randn(outputs, generator=seeded(seed + 3))
-    assert_close(run_in_float64(scale_output(layer, gamma), x), gamma.double() * run_in_float64(layer, x))
+    gamma = torch.randn(outputs, generator=seeded(seed + 3)) if factor is None else factor
+    wanted = (gamma.double() if isinstance(gamma, Tensor) else gamma) * run_in_float64(layer, x)
+    assert_close(run_in_float64(scale_output(layer, gamma), x), wanted)
 
 
 def less_its_mean(x: Tensor, axis: int) -> Tensor:
@@ -225,7 +221,17 @@ def test_make_linear_keeps_the_numbers() -> None:
     assert not layer.weight.requires_grad
 
 
-FOLDINGS = ["norm", "scale", "scale each", "centre", "centre convolution", "linear", "difference", "batch norm"]
+FOLDINGS: dict[str, Callable[[nn.Linear, nn.LayerNorm, nn.Conv2d, nn.BatchNorm2d, Tensor], Tensor | nn.Module]] = {
+    "norm": lambda layer, norm, conv, batch_norm, factors: fold_norm(norm, layer),
+    "scale": lambda layer, norm, conv, batch_norm, factors: scale_output(layer, 2.0),
+    "scale each": lambda layer, norm, conv, batch_norm, factors: scale_output(layer, factors),
+    "centre": lambda layer, norm, conv, batch_norm, factors: centre_output(layer),
+    "centre convolution": lambda layer, norm, conv, batch_norm, factors: centre_convolution(conv),
+    "centre rows": lambda layer, norm, conv, batch_norm, factors: centre_rows(factors),
+    "linear": lambda layer, norm, conv, batch_norm, factors: convolution_as_linear(conv),
+    "difference": lambda layer, norm, conv, batch_norm, factors: difference_of_outputs(layer, 0, 1),
+    "batch norm": lambda layer, norm, conv, batch_norm, factors: fold_batch_norm(conv, batch_norm),
+}
 
 
 @pytest.mark.parametrize("fold", FOLDINGS)
@@ -237,26 +243,8 @@ def test_foldings_leave_their_arguments_alone(fold: str) -> None:
     factors = torch.randn(4, generator=seeded(2))
     factors_before = factors.clone()
     before = {key: value.clone() for key, value in modules.state_dict().items()}
-    foldings: dict[str, Callable[[], Sequence[nn.Module]]] = {
-        "norm": lambda: [fold_norm(norm, layer)],
-        "scale": lambda: [scale_output(layer, 2.0)],
-        "scale each": lambda: [scale_output(layer, factors)],
-        "centre": lambda: [centre_output(layer)],
-        "centre convolution": lambda: [centre_convolution(conv)],
-        "linear": lambda: [convolution_as_linear(conv)],
-        "difference": lambda: [difference_of_outputs(layer, 0, 1)],
-        "batch norm": lambda: [fold_batch_norm(conv, batch_norm)],
-    }
-    folded = foldings[fold]()
-    for module in folded:
-        for parameter in module.parameters():
-            parameter.data.fill_(7)
+    folded = FOLDINGS[fold](layer, norm, conv, batch_norm, factors)
+    for tensor in (folded,) if isinstance(folded, Tensor) else folded.parameters():
+        tensor.data.fill_(7)
     assert all(torch.equal(value, before[key]) for key, value in modules.state_dict().items())
     assert torch.equal(factors, factors_before)
-
-
-def test_centre_rows_leaves_its_argument_alone() -> None:
-    tokens = torch.randn(1, 3, 5, generator=seeded(0))
-    before = tokens.clone()
-    centre_rows(tokens).fill_(7)
-    assert torch.equal(tokens, before)

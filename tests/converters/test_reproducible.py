@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -30,7 +31,6 @@ from tofe_edge.converters.request import ConvertRequest
 from tofe_edge.converters.selection import select_by_rank, select_by_topk
 from tofe_edge.converters.smoothing import loudest_normalised, smooth_residual
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
-from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Manifest, open_artifact
 from tofe_edge.io.targets import find_target
 from tofe_edge.model.checkpoint import Checkpoint
@@ -190,20 +190,12 @@ def test_fp32_and_static_int8_may_be_reproducible(tiny_checkpoint: Checkpoint) -
         assert wanted.check() is wanted
 
 
-def test_dynamic_int8_and_core_ml_may_not(tiny_checkpoint: Checkpoint) -> None:
-    coreml = find_target("coreml")
-    with pytest.raises(InputError, match=r"--reproducible: .*dynamic int8.*; use --int8-mode static"):
-        asked(tiny_checkpoint, "int8").check()
-    with pytest.raises(InputError, match=r"--reproducible: Core ML .*; use XNNPACK"):
-        replace(asked(tiny_checkpoint, "fp32"), target=coreml, options=coreml.options_from({})).check()
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ([], "static int8 needs calibration images; give a folder with --calibration"),
-        (["--int8-mode", "dynamic"], "use --int8-mode static"),
-        (["--target", "coreml"], "use XNNPACK"),
+        (["--int8-mode", "dynamic"], r"--reproducible: .*dynamic int8.*; use --int8-mode static"),
+        (["--target", "coreml"], r"--reproducible: Core ML .*; use XNNPACK"),
     ],
 )
 def test_a_wrong_call_says_what_to_do(
@@ -212,7 +204,7 @@ def test_a_wrong_call_says_what_to_do(
     call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--reproducible", *options, "--out", str(tmp_path)]
     assert main(call) == 2
     message = capsys.readouterr().err
-    assert said in message and message.count("\n") == 1
+    assert re.search(said, message) and message.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -244,9 +236,3 @@ def test_a_manifest_has_the_key_where_it_is_true(tiny_checkpoint: Checkpoint) ->
     assert "reproducible" not in plain.to_json() and edited(tiny_checkpoint, lambda document: None) == plain
     marked = edited(tiny_checkpoint, lambda document: document.update(reproducible=True))
     assert marked == replace(plain, reproducible=True) and marked.to_json()["reproducible"] is True
-
-
-@pytest.mark.parametrize("value", [None, 1, "yes", []], ids=str)
-def test_anything_but_true_or_false_is_refused(tiny_checkpoint: Checkpoint, value: object) -> None:
-    with pytest.raises(InputError, match="manifest key 'reproducible' has the wrong type"):
-        edited(tiny_checkpoint, lambda document: document.update(reproducible=value))

@@ -72,13 +72,11 @@ def test_without_counts_the_graph_is_the_dense_backbone(
     tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]
 ) -> None:
     model = tiny_tofe(name, **overrides)
-    graph = build_static_graph(model, None)
-    images = images_for(model, 3)
+    graph, images = build_static_graph(model, None), images_for(model, 3)
     with torch.no_grad():
-        wanted = model.forward_dense(images)
-        for number, image in enumerate(images):
-            (logits,) = graph(image[None])
-            torch.testing.assert_close(logits[0], wanted[number], atol=1e-5, rtol=1e-5)
+        for batch in (images, *images.split(1)):
+            (logits,) = graph(batch)
+            torch.testing.assert_close(logits, model.forward_dense(batch), atol=1e-5, rtol=1e-5)
 
 
 def test_the_reference_keeps_different_tokens_for_different_images(tiny_tofe: TinyToFe) -> None:
@@ -138,24 +136,32 @@ def test_a_backbone_with_a_norm_before_its_blocks_is_refused(tiny_tofe: TinyToFe
         build_static_graph(model, counts)
 
 
-def test_a_backbone_with_normalised_queries_and_keys_is_refused(tiny_tofe: TinyToFe) -> None:
-    model = tiny_tofe()
+def normalised_queries(model: ToFe) -> None:
     attention = model.backbone.vit.blocks[0].attn  # type: ignore[union-attr, index]
     attention.q_norm = attention.k_norm = nn.LayerNorm(16)  # type: ignore[union-attr]
-    with pytest.raises(InputError, match="normalised queries and keys have no static form"):
-        build_static_graph(model, None)
 
 
-def test_a_backbone_of_an_unknown_kind_is_refused(tiny_tofe: TinyToFe) -> None:
-    model = tiny_tofe()
-    wrapped = model.backbone
-
+def unknown_kind(model: ToFe) -> None:
     class Other(Host):
-        spec, preprocessing = wrapped.spec, wrapped.preprocessing
+        spec, preprocessing = model.backbone.spec, model.backbone.preprocessing
         embed = block = attention_received = masked_block = logits = load_dense = None  # type: ignore[assignment]
 
     model.backbone = Other()
-    with pytest.raises(InputError, match="Other: this kind of backbone cannot be exported"):
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (normalised_queries, "normalised queries and keys have no static form"),
+        (unknown_kind, "Other: this kind of backbone cannot be exported"),
+    ],
+)
+def test_a_backbone_without_a_static_form_is_refused(
+    tiny_tofe: TinyToFe, change: Callable[[ToFe], None], message: str
+) -> None:
+    model = tiny_tofe()
+    change(model)
+    with pytest.raises(InputError, match=message):
         build_static_graph(model, None)
 
 
@@ -227,15 +233,6 @@ def test_a_batch_is_classified_image_by_image(tiny_tofe: TinyToFe, name: str, ba
                 assert torch.equal(found[number], order.view(-1))
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_dense_batch_is_classified_image_by_image(tiny_tofe: TinyToFe, batch: int) -> None:
-    model = tiny_tofe()
-    images = images_for(model, batch)
-    with torch.no_grad():
-        (logits,) = build_static_graph(model, None)(images)
-        torch.testing.assert_close(logits, model.forward_dense(images), atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
 def test_selection_by_rank_is_selection_by_topk(tiny_tofe: TinyToFe, name: str) -> None:
     model = tiny_tofe(name)
@@ -248,20 +245,16 @@ def test_selection_by_rank_is_selection_by_topk(tiny_tofe: TinyToFe, name: str) 
                 assert torch.equal(found.view(-1), wanted.view(-1).to(found.dtype))
 
 
-@pytest.mark.parametrize("counts", [(9, 5, 3), (16, 5, 3), (9, 16, 3), (16, 16, 16)], ids=str)
-def test_its_own_selections_forced_change_nothing(tiny_tofe: TinyToFe, counts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("counts", "select"),
+    [
+        *((counts, select_by_topk) for counts in [(9, 5, 3), (16, 5, 3), (9, 16, 3), (16, 16, 16)]),
+        ((9, 5, 3), select_by_rank),  # as rows of float32
+    ],
+)
+def test_its_own_selections_forced_change_nothing(tiny_tofe: TinyToFe, counts: tuple[int, ...], select: Select) -> None:
     model = tiny_tofe()
-    graph, image = build_static_graph(model, TokenCounts(counts)), images_for(model, 1)
-    with torch.no_grad():
-        free = graph(image)
-        forced = graph(image, free[1:])
-    assert all(torch.equal(a, b) for a, b in zip(free, forced, strict=True))
-
-
-def test_selections_by_rank_can_be_forced_too(tiny_tofe: TinyToFe) -> None:
-    """They come as rows of float32."""
-    model = tiny_tofe()
-    graph, image = build_static_graph(model, TokenCounts((9, 5, 3)), select_by_rank), images_for(model, 1)
+    graph, image = build_static_graph(model, TokenCounts(counts), select), images_for(model, 1)
     with torch.no_grad():
         free = graph(image)
         forced = graph(image, free[1:])
