@@ -54,6 +54,10 @@ class Export:
     """Of all methods, in the order in which they were partitioned."""
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def images(count: int, seed: int, size: int = SIZE) -> list[Tensor]:
     """Seeded noise, ``(1, 3, size, size)`` each."""
     generator = torch.Generator().manual_seed(seed)

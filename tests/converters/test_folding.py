@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_exports import seeded
 from torch import Tensor, nn
 
 from tofe_edge.converters.folding import (
@@ -29,10 +30,6 @@ BATCH = 4
 """Rows that each layer is tried on."""
 
 random_layers = settings(max_examples=40, deadline=None)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:

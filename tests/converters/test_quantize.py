@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_exports import images, tiny_graph, tiny_net
+from tiny_exports import images, seeded, tiny_graph, tiny_net
 from torch import Tensor, nn
 
 from tofe_edge.converters.quantize import (
@@ -185,10 +185,6 @@ def test_static_int8_leaves_out_layers_that_no_image_reaches(tiny_tofe: Callable
 
 SEEDS = st.integers(0, 2**16)
 MAGNITUDES = st.sampled_from([1e-3, 1.0, 1e3])
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @given(

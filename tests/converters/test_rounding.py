@@ -8,16 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_exports import seeded
 from torch import Tensor, nn
 
 from tofe_edge.converters.quantize import Int8Plan, Int8Weights, PaletteWeights, Statistics, int8_layer
 from tofe_edge.converters.rounding import LIMIT, round_to_nearest, round_with_gram, to_palette
 
 SEEDS = st.integers(0, 2**16)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def weights(outputs: int, inputs: int, seed: int) -> Tensor:
@@ -153,13 +150,9 @@ def test_rounding_is_deterministic_and_leaves_its_arguments_alone() -> None:
     assert torch.equal(weight, before[0]) and torch.equal(gram, before[1])
 
 
-def random_weights(seed: int, rows: int = 24, columns: int = 32) -> Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
-
-
 @given(st.integers(1, 6), st.integers(0, 1000))
 def test_a_palette_has_at_most_as_many_values_and_half_precision_holds_them(bits: int, seed: int) -> None:
-    weight = random_weights(seed)
+    weight = weights(24, 32, seed)
     found = to_palette(weight, bits)
     assert len(found.unique()) <= 2**bits
     assert torch.equal(found, found.half().float())
@@ -168,7 +161,7 @@ def test_a_palette_has_at_most_as_many_values_and_half_precision_holds_them(bits
 
 @given(st.integers(1, 5), st.integers(0, 1000))
 def test_without_inputs_each_weight_goes_to_the_nearest_value(bits: int, seed: int) -> None:
-    weight = random_weights(seed)
+    weight = weights(24, 32, seed)
     found = to_palette(weight, bits)
     palette = found.unique()
     nearest = (weight.flatten()[:, None] - palette).abs().amin(1)
@@ -176,16 +169,12 @@ def test_without_inputs_each_weight_goes_to_the_nearest_value(bits: int, seed: i
 
 
 def test_weights_that_are_a_palette_already_stay() -> None:
-    weight = torch.tensor([[-1.0, 0.5], [0.5, 2.0], [2.0, -1.0]])
-    assert torch.equal(to_palette(weight, 2), weight)
-
-
-def test_a_constant_weight_stays() -> None:
-    assert torch.equal(to_palette(torch.full((4, 5), 0.25), 4), torch.full((4, 5), 0.25))
+    weight, constant = torch.tensor([[-1.0, 0.5], [0.5, 2.0], [2.0, -1.0]]), torch.full((4, 5), 0.25)
+    assert torch.equal(to_palette(weight, 2), weight) and torch.equal(to_palette(constant, 4), constant)
 
 
 def test_one_more_bit_halves_the_error_at_least() -> None:
-    weight = random_weights(3, 64, 64)
+    weight = weights(64, 64, 3)
     errors = [float((weight - to_palette(weight, bits)).square().mean().sqrt()) for bits in range(2, 7)]
     assert all(after < 0.65 * before for before, after in pairwise(errors))
 
@@ -193,7 +182,7 @@ def test_one_more_bit_halves_the_error_at_least() -> None:
 def test_knowing_the_inputs_makes_the_outputs_better() -> None:
     layer = nn.Linear(32, 24)
     generator = torch.Generator().manual_seed(0)
-    layer.weight = nn.Parameter(random_weights(5))
+    layer.weight = nn.Parameter(weights(24, 32, 5))
     mixing = torch.randn(32, 32, generator=generator)
     x = torch.randn(4096, 32, generator=generator) @ mixing
     gram = x.double().T @ x.double()

@@ -219,19 +219,10 @@ def test_scaled_counts_stay_in_range_and_in_order(case: tuple[int, list[int], li
     assert scale_counts(TokenCounts((tokens,)), tokens, more).kept == (more,)
 
 
-@pytest.mark.parametrize(
-    ("size", "near"),
-    [
-        (300, "288 or 304"),
-        (16, "32"),
-        (0, "32"),
-        (-16, "32"),
-        (15, "32"),
-        (1040, "1024"),
-        (2048, "1024"),
-        (47, "32 or 48"),
-    ],
-)
+NEAR = {300: "288 or 304", 16: "32", 0: "32", -16: "32", 15: "32", 1040: "1024", 2048: "1024", 47: "32 or 48"}
+
+
+@pytest.mark.parametrize(("size", "near"), NEAR.items())
 def test_sizes_that_do_not_fit_are_refused_with_near_ones_that_do(deit: ToFe, size: int, near: str) -> None:
     with pytest.raises(InputError) as caught:
         at_image_size(deit, TINY_COUNTS, deit.backbone.preprocessing, size)
