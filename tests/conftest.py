@@ -5,11 +5,15 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import json
 import os
+import re
+import resource
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,15 +122,25 @@ def program(capsys: pytest.CaptureFixture[str]) -> Program:
         capsys.readouterr()  # what an earlier conversion said
         code = main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        # What the native library says of itself goes another way in a process of its own.
+        own = [line for line in captured.err.splitlines(keepends=True) if not re.match(r"\[\w+\.cpp:\d+\] ", line)]
+        return code, captured.out, "".join(own)
 
     return run
 
 
-def refusal(program: Program, *arguments: object) -> str:
-    """The one line on stderr of a call that is exit code 2."""
-    code, out, err = program(*arguments)
-    assert (code, out) == (2, "") and err.count("\n") == 1
+def document_of(program: Program, *arguments: object, code: int = 0) -> Any:
+    """The JSON document of a call, which says nothing else."""
+    found, out, err = program(*arguments, "--json")
+    assert (found, err) == (code, "")
+    return json.loads(out)
+
+
+def refusal(program: Program, *arguments: object, code: int = 2) -> str:
+    """The one line on stderr of a call that fails, without its prefix."""
+    found, out, err = program(*arguments)
+    assert (found, out) == (code, "")
+    assert err.startswith("tofe-edge: error: ") and err.count("\n") == 1 and err.endswith("\n")
     return err.removeprefix("tofe-edge: error: ").rstrip()
 
 
@@ -143,6 +157,17 @@ def fine_or_refused(action: Callable[[], object], *paths: Path) -> None:
         action()
     except InputError as error:
         _one_line(error, *paths)
+
+
+@contextmanager
+def nearly_full_disk(bytes_left: int) -> Iterator[None]:
+    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _one_line(error: InputError, *paths: Path) -> str:

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import Program, TinyModel
+from conftest import Program, TinyModel, document_of
 from safetensors.torch import save_file
 
 from tofe_edge.cli import COMMANDS, main
@@ -74,13 +73,6 @@ def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Ch
     folder.mkdir()
     shutil.copy(tiny_checkpoint.path, folder / "tiny.safetensors")
     monkeypatch.setattr(zoo, "_FOLDER", folder)
-
-
-def document_of(program: Program, *arguments: object) -> Any:
-    """The JSON document of a call; nothing else is said, but for what a native library writes when it is in this process."""
-    code, out, err = program(*arguments, "--json")
-    assert code == 0 and "tofe-edge" not in err, err
-    return json.loads(out)
 
 
 @pytest.mark.parametrize("call", JSON_KEYS)

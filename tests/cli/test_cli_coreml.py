@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import TinyModel
+from conftest import Program, TinyModel, document_of, refusal
 
 from tofe_edge.cli import main
 from tofe_edge.io.artifact import open_artifact
@@ -16,22 +15,15 @@ from tofe_edge.io.files import fingerprint_of
 from tofe_edge.model.checkpoint import Checkpoint
 
 
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
-    code = main([*map(str, arguments), "--json"])
-    captured = capsys.readouterr()
-    assert code == 0, captured.err
-    return json.loads(captured.out)
-
-
 def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> list[object]:
     return ["convert", "--checkpoint", checkpoint.path, "--target", "coreml", "--out", out, *arguments]
 
 
 def test_convert_run_and_parity_of_a_package(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path, program: Program
 ) -> None:
     out = tmp_path / "out"
-    made = run_json(capsys, *convert(tiny_checkpoint, out, "--precision", "fp32", "--option", "author=A. Author"))
+    made = document_of(program, *convert(tiny_checkpoint, out, "--precision", "fp32", "--option", "author=A. Author"))
     path = Path(made["artifact"])
     assert path == out / "tiny-fp32-coreml.mlpackage"
     names = ["tiny-fp32-coreml.golden", "tiny-fp32-coreml.json", "tiny-fp32-coreml.mlpackage"]
@@ -50,33 +42,33 @@ def test_convert_run_and_parity_of_a_package(
     assert notes["tofe_edge.kept_tokens.main"] == "9,5,3"
 
     image = image_folder / "0" / "0.png"
-    (ranked,) = run_json(capsys, "run", path, image)
+    (ranked,) = document_of(program, "run", path, image)
     assert len(ranked["top5"]) == 5 and ranked["kept"] == [9, 5, 3]
-    checked = run_json(
-        capsys, "parity", path, "--data", image_folder, "--checkpoint", tiny_checkpoint.path, "--device", "cpu"
+    checked = document_of(
+        program, "parity", path, "--data", image_folder, "--checkpoint", tiny_checkpoint.path, "--device", "cpu"
     )
     assert checked["images"] == 6 and checked["top1_agreement"] == 1.0
 
 
 def test_converting_again_replaces_the_package(
-    tiny_checkpoint: Checkpoint, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Checkpoint, tiny_model: TinyModel, tmp_path: Path, program: Program
 ) -> None:
     first = tiny_model("--target", "coreml", "--option", "io=tensor", "--selection", "topk")
     path = Path(shutil.copytree(first.parent, tmp_path / "out")) / first.name
     leftover = path / "Data" / "leftover"
     leftover.write_text("of an older version")
     again = convert(tiny_checkpoint, path.parent, "--precision", "fp32", "--option", "io=tensor", "--selection", "topk")
-    assert run_json(capsys, *again)["artifact"] == str(path)
+    assert document_of(program, *again)["artifact"] == str(path)
     assert not leftover.exists()
     assert open_artifact(path).manifest.io == "tensor"
     assert fingerprint_of(path.parent) == fingerprint_of(first.parent)
 
 
 def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
 ) -> None:
-    made = run_json(
-        capsys, "convert", "--profile", "iphone_16", "--checkpoint", tiny_checkpoint.path, "--out", tmp_path,
+    made = document_of(
+        program, "convert", "--profile", "iphone_16", "--checkpoint", tiny_checkpoint.path, "--out", tmp_path,
         "--precision", "fp16", "--elastic", "0.0016", "--option", "float32_selectors=true",
     )  # fmt: skip
     manifest = open_artifact(Path(made["artifact"])).manifest
@@ -86,10 +78,10 @@ def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(
 
 @pytest.mark.parametrize("removed", [["--layout", "channels_first"], ["--backend", "coreml"], ["--backend"]])
 def test_a_removed_option_names_the_changelog(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], removed: list[str]
+    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, removed: list[str]
 ) -> None:
-    assert main([str(word) for word in convert(tiny_checkpoint, tmp_path, *removed)]) == 2
-    assert capsys.readouterr().err == f"tofe-edge: error: {removed[0]} was removed, see CHANGELOG.md; leave it out\n"
+    line = refusal(program, *convert(tiny_checkpoint, tmp_path, *removed))
+    assert line == f"{removed[0]} was removed, see CHANGELOG.md; leave it out"
 
 
 @pytest.mark.parametrize(
@@ -129,16 +121,15 @@ def test_the_help_of_a_target_shows_every_option_and_its_own(capsys: pytest.Capt
 
 
 def test_more_tokens_than_float16_counts_are_refused_before_any_work(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
 ) -> None:
-    call = convert(tiny_checkpoint, tmp_path, "--precision", "fp16", "--image-size", "768")
-    assert main([str(word) for word in call]) == 2
-    assert "2304 tokens cannot be ranked: float16 counts to 2048; use --selection topk" in capsys.readouterr().err
+    line = refusal(program, *convert(tiny_checkpoint, tmp_path, "--precision", "fp16", "--image-size", "768"))
+    assert "2304 tokens cannot be ranked: float16 counts to 2048; use --selection topk" in line
 
 
 @pytest.mark.parametrize("suffix", [".mlpackage", ".json", ".golden"])
 def test_what_is_in_the_way_is_found_first_and_left_alone(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, suffix: str
 ) -> None:
     place = tmp_path / f"tiny-fp16-coreml{suffix}"
     if suffix == ".json":
@@ -146,7 +137,6 @@ def test_what_is_in_the_way_is_found_first_and_left_alone(
         (place / "precious").write_text("mine")
     else:
         place.write_text("mine")
-    assert main([str(word) for word in convert(tiny_checkpoint, tmp_path, "--precision", "fp16")]) == 2
-    assert f"{place}: is a f" in capsys.readouterr().err
+    assert f"{place}: is a f" in refusal(program, *convert(tiny_checkpoint, tmp_path, "--precision", "fp16"))
     assert (place / "precious" if suffix == ".json" else place).read_text() == "mine"
     assert list(tmp_path.iterdir()) == [place]

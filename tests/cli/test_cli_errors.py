@@ -5,20 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import manifest_for
+from conftest import Program, manifest_for, nearly_full_disk, refusal
 from safetensors.torch import load_file, save_file
 
 import tofe_edge.workflows.convert
 from tofe_edge import profiles
-from tofe_edge.cli import main
 from tofe_edge.converters import pipeline
 from tofe_edge.converters.request import ConvertRequest
 from tofe_edge.evaluation.parity import GateResult, Parity
@@ -33,8 +30,8 @@ PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(300_000)
 class Bench:
     """A folder with good and bad files, an output folder that must stay as it is, and the program."""
 
-    def __init__(self, folder: Path, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.checkpoint, self.capsys = folder, checkpoint, capsys
+    def __init__(self, folder: Path, checkpoint: Checkpoint, program: Program) -> None:
+        self.folder, self.checkpoint, self.program = folder, checkpoint, program
         self.out = folder / "out"
 
     def file(self, name: str, content: bytes | str) -> Path:
@@ -48,19 +45,12 @@ class Bench:
         return line
 
     def fails(self, *arguments: object, code: int = 2) -> str:
-        """The one line on stderr, without its prefix."""
-        found = main([str(argument) for argument in arguments])
-        captured = self.capsys.readouterr()
-        assert found == code
-        assert captured.out == ""
-        assert captured.err.startswith("tofe-edge: error: ")
-        assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
-        return captured.err.removeprefix("tofe-edge: error: ").rstrip()
+        return refusal(self.program, *arguments, code=code)
 
 
 @pytest.fixture
-def bench(tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> Bench:
-    return Bench(tmp_path, tiny_checkpoint, capsys)
+def bench(tmp_path: Path, tiny_checkpoint: Checkpoint, program: Program) -> Bench:
+    return Bench(tmp_path, tiny_checkpoint, program)
 
 
 @pytest.fixture
@@ -95,45 +85,39 @@ def test_a_broken_profile_names_file_line_and_key(bench: Bench) -> None:
     assert str(path) in line and "defaults.threads" in line and str(number) in line
 
 
-def bad_checkpoints() -> dict[str, tuple[Callable[[Bench], Path], str]]:
-    def pickled(bench: Bench, name: str) -> Path:
-        torch.save({"weight": torch.zeros(2)}, bench.folder / name)
-        return bench.folder / name
-
-    def plain(bench: Bench) -> Path:
-        save_file({"weight": torch.zeros(2)}, bench.folder / "plain.safetensors")
-        return bench.folder / "plain.safetensors"
-
-    def good(bench: Bench) -> bytes:
-        return bench.checkpoint.path.read_bytes()
-
-    return {
-        "missing": (lambda b: b.folder / "none.safetensors", r"none\.safetensors: no such checkpoint"),
-        "folder": (lambda b: b.folder, "is not a file|neither a shipped one"),
-        "empty": (lambda b: b.file("a.safetensors", b""), r"a\.safetensors: is damaged or cut short"),
-        "cut in its weights": (lambda b: b.file("a.safetensors", good(b)[:-100]), "is damaged or cut short"),
-        "cut in its header": (lambda b: b.file("a.safetensors", good(b)[:60]), "is damaged or cut short"),
-        "text": (lambda b: b.file("a.safetensors", "hello world, not weights"), "is damaged or cut short"),
-        "pickle": (lambda b: pickled(b, "a.pth"), r"a\.pth: it is a PyTorch pickle"),
-        "pickle under a false name": (lambda b: pickled(b, "a.safetensors"), "it is a PyTorch pickle"),
-        "old pickle": (lambda b: b.file("a.pth", b"\x80\x02}q\x00."), "it is a PyTorch pickle"),
-        "plain weights": (plain, "name their net with --backbone"),
-        "unknown name": (lambda b: Path("tinny"), "checkpoint 'tinny': neither a shipped one"),
-    }
+def pickled(bench: Bench, name: str) -> Path:
+    torch.save({"weight": torch.zeros(2)}, bench.folder / name)
+    return bench.folder / name
 
 
-@pytest.mark.parametrize("kind", bad_checkpoints())
+def plain(bench: Bench) -> Path:
+    save_file({"weight": torch.zeros(2)}, bench.folder / "plain.safetensors")
+    return bench.folder / "plain.safetensors"
+
+
+BAD_CHECKPOINTS: dict[str, tuple[Callable[[Bench], Path], str]] = {
+    "missing": (lambda b: b.folder / "none.safetensors", r"none\.safetensors: no such checkpoint"),
+    "folder": (lambda b: b.folder, "is not a file|neither a shipped one"),
+    "text": (lambda b: b.file("a.safetensors", "hello world, not weights"), r"a\.safetensors: is damaged or cut short"),
+    "pickle": (lambda b: pickled(b, "a.pth"), r"a\.pth: it is a PyTorch pickle"),
+    "pickle under a false name": (lambda b: pickled(b, "a.safetensors"), "it is a PyTorch pickle"),
+    "old pickle": (lambda b: b.file("a.pth", b"\x80\x02}q\x00."), "it is a PyTorch pickle"),
+    "plain weights": (plain, "name their net with --backbone"),
+    "unknown name": (lambda b: Path("tinny"), "checkpoint 'tinny': neither a shipped one"),
+}
+"""Files that are cut short anywhere are refused in tests/model/test_checkpoint.py."""
+
+
+@pytest.mark.parametrize("kind", BAD_CHECKPOINTS)
 @pytest.mark.parametrize("command", ["convert", "evaluate", "checkpoints"])
 @pytest.mark.usefixtures("shipped")
 def test_a_bad_checkpoint_is_refused(bench: Bench, command: str, kind: str, image_folder: Path) -> None:
-    make, message = bad_checkpoints()[kind]
+    make, message = BAD_CHECKPOINTS[kind]
     path = make(bench)
     if command == "convert":
         line = bench.convert("--checkpoint", path, "--precision", "fp32")
-    elif command == "evaluate":
-        line = bench.fails("evaluate", path, "--data", image_folder)
     else:
-        line = bench.fails("checkpoints", path)
+        line = bench.fails(command, path, *(["--data", image_folder] if command == "evaluate" else []))
     assert re.search(message, line), line
 
 
@@ -156,46 +140,37 @@ def test_an_unknown_backbone_offers_near_names(bench: Bench) -> None:
     ("arguments", "message"),
     [
         (
-            ["--precision", "fp16"],
+            "--precision fp16",
             "precision 'fp16' for executorch: XNNPACK computes GELU in fp32 alone; use one of fp32, int8",
         ),
-        (["--int8-mode", "weights"], "--int8-mode weights for executorch: use one of dynamic, static"),
-        (["--option", "io=image"], "--option io is not an option of target executorch; it is for --target coreml"),
+        ("--int8-mode weights", "--int8-mode weights for executorch: use one of dynamic, static"),
+        ("--option io=image", "--option io is not an option of target executorch; it is for --target coreml"),
+        ("--target coreml --option fps=3", "--option fps is not an option of target coreml; it has io, depl"),
+        ("--target coreml --option io=video", "--option io=video: io is one of image, tensor"),
         (
-            ["--target", "coreml", "--option", "fps=3"],
-            "--option fps is not an option of target coreml; it has io, depl",
-        ),
-        (["--target", "coreml", "--option", "io=video"], "--option io=video: io is one of image, tensor"),
-        (
-            ["--target", "coreml", "--precision", "fp32", "--option", "float32_selectors=true"],
+            "--target coreml --precision fp32 --option float32_selectors=true",
             "--option float32_selectors: at --precision fp32 everything is; leave it out",
         ),
+        ("--target coreml --int8-mode dynamic", "--int8-mode dynamic for coreml: use one of weights, static"),
+        ("--target coreml --batch 2", "a Core ML package takes one image per run"),
         (
-            ["--target", "coreml", "--int8-mode", "dynamic"],
-            "--int8-mode dynamic for coreml: use one of weights, static",
-        ),
-        (["--target", "coreml", "--batch", "2"], "a Core ML package takes one image per run"),
-        (
-            ["--target", "coreml", "--option", "deployment_target=iOS7"],
+            "--target coreml --option deployment_target=iOS7",
             "--option deployment_target=iOS7: is not one of iOS16, iOS17, iOS18, iOS26",
         ),
         (
-            ["--target", "coreml", "--elastic", "0.001"],
+            "--target coreml --elastic 0.001",
             "several budgets in one package need iOS18, not iOS17; add --option deployment_target=iOS18",
         ),
         (
-            ["--target", "coreml", "--option", "deployment_target=iOS16"],
+            "--target coreml --option deployment_target=iOS16",
             "int8 weights need iOS17, not iOS16; add --option deployment_target=iOS17",
         ),
-        (
-            ["--precision", "fp32", "--calibration", "."],
-            "--calibration serves int8 and palettes; leave it out for fp32",
-        ),
-        (["--calibration", "no/such/folder"], "no/such/folder: does not exist; give a folder of images"),
+        ("--precision fp32 --calibration .", "--calibration serves int8 and palettes; leave it out for fp32"),
+        ("--calibration no/such/folder", "no/such/folder: does not exist; give a folder of images"),
     ],
 )
-def test_what_convert_cannot_do_is_refused(bench: Bench, arguments: list[str], message: str) -> None:
-    assert message in bench.convert("--checkpoint", bench.checkpoint.path, *arguments)
+def test_what_convert_cannot_do_is_refused(bench: Bench, arguments: str, message: str) -> None:
+    assert message in bench.convert("--checkpoint", bench.checkpoint.path, *arguments.split())
 
 
 def test_convert_without_checkpoint_or_budget_says_what_to_give(bench: Bench) -> None:
@@ -232,17 +207,6 @@ def test_a_read_only_file_system_is_refused(bench: Bench, monkeypatch: pytest.Mo
     monkeypatch.setattr("tofe_edge.io.files.tempfile.TemporaryDirectory", refuse)
     line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32")
     assert "cannot be written to (Read-only file system)" in line
-
-
-@contextmanager
-def nearly_full_disk(bytes_left: int) -> Iterator[None]:
-    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.usefixtures("instant_conversion")

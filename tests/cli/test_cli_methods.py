@@ -3,71 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TinyModel, manifest_for
+from conftest import Program, TinyModel, document_of, refusal
 from PIL import Image
 
 from tofe_edge.cli import main
 from tofe_edge.converters import pipeline
 from tofe_edge.converters.request import ConvertRequest
 from tofe_edge.evaluation.golden import golden_path_of
-from tofe_edge.io.artifact import manifest_path_of, write_manifest
+from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.model.checkpoint import Checkpoint
-
-PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(4096)
-"""Has ExecuTorch's magic and is no program."""
 
 CONVERT_KEYS = {
     "artifact", "manifest", "checkpoint", "token_counts", "gmacs", "size_bytes", "delegates", "fallback_ops", "target",
     "precision", "int8_mode", "fp32_layers", "profile", "reason", "parity", "methods", "batch", "selection", "quantization",
     "predicted_ms", "latency", "reproducible",
 }  # fmt: skip
-
-_NATIVE = re.compile(r"\[\w+\.cpp:\d+\] ")
-
-Json = Callable[..., Any]
-Fails = Callable[..., str]
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    """Both outputs. What the native library says of itself goes another way in a process of its own."""
-    captured = capsys.readouterr()
-    own = [line for line in captured.err.splitlines(keepends=True) if not _NATIVE.match(line)]
-    return captured.out, "".join(own)
-
-
-@pytest.fixture
-def answer(capsys: pytest.CaptureFixture[str]) -> Json:
-    """Run the program with ``--json`` and return its document."""
-
-    def run(*arguments: object, code: int = 0) -> Any:
-        found = main([*map(str, arguments), "--json"])
-        out, err = said(capsys)
-        assert (found, err) == (code, "")
-        return json.loads(out)
-
-    return run
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Run the program and return its one line on stderr, without the prefix."""
-
-    def run(*arguments: object, code: int = 2) -> str:
-        found = main([str(argument) for argument in arguments])
-        out, err = said(capsys)
-        assert (found, out) == (code, "")
-        assert err.startswith("tofe-edge: error: ") and err.count("\n") == 1
-        return err.removeprefix("tofe-edge: error: ").rstrip()
-
-    return run
 
 
 def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> Path:
@@ -112,39 +68,42 @@ def test_elastic_writes_further_methods(elastic: Path) -> None:
     assert document["parity"]["passed"] is True
 
 
-def test_run_takes_the_method_it_is_told_to(elastic: Path, image: Path, answer: Json) -> None:
+def test_run_takes_the_method_it_is_told_to(elastic: Path, image: Path, program: Program) -> None:
     (further,) = manifest(elastic)["further_methods"]
-    ((default,), (smaller,)) = answer("run", elastic, image), answer("run", elastic, image, "--method", further["name"])
+    ((default,), (smaller,)) = (
+        document_of(program, "run", elastic, image),
+        document_of(program, "run", elastic, image, "--method", further["name"]),
+    )
     assert default["kept"] == [9, 5, 3] and smaller["kept"] == further["token_counts"]
     assert default["top5"] != smaller["top5"]
-    assert answer("run", elastic, image, "--method", "forward") == [default]
+    assert document_of(program, "run", elastic, image, "--method", "forward") == [default]
 
 
-def test_a_deadline_chooses_the_method(elastic: Path, image: Path, answer: Json) -> None:
+def test_a_deadline_chooses_the_method(elastic: Path, image: Path, program: Program) -> None:
     (further,) = manifest(elastic)["further_methods"]
-    missed = answer("run", elastic, *([image] * 15), "--deadline-ms", 1e-6)
+    missed = document_of(program, "run", elastic, *([image] * 15), "--deadline-ms", 1e-6)
     assert [entry["kept"] for entry in missed] == [further["token_counts"]] * 15
-    easy = answer("run", elastic, *([image] * 60), "--deadline-ms", 1e6)
+    easy = document_of(program, "run", elastic, *([image] * 60), "--deadline-ms", 1e6)
     assert easy[0]["kept"] == further["token_counts"] and easy[-1]["kept"] == [9, 5, 3]
 
 
 def test_profile_and_parity_take_the_method_they_are_told_to(
-    elastic: Path, tiny_checkpoint: Checkpoint, answer: Json
+    elastic: Path, tiny_checkpoint: Checkpoint, program: Program
 ) -> None:
     (further,) = manifest(elastic)["further_methods"]
-    document = answer("profile", elastic, "--runs", 2, "--method", further["name"])
+    document = document_of(program, "profile", elastic, "--runs", 2, "--method", further["name"])
     assert (document["method"], document["batch"], document["gmacs"]) == (further["name"], 2, further["gmacs"])
     assert document["planned_memory_bytes"] == further["planned_memory_bytes"]
     assert [stage["name"] for stage in document["stages"] if stage["name"].startswith("selection")] == [
         "selection 1", "selection 2", "selection 3",
     ]  # fmt: skip
     against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
-    document = answer("parity", elastic, "--method", further["name"], *against)
+    document = document_of(program, "parity", elastic, "--method", further["name"], *against)
     assert document["passed"] is True and document["kept_overlap"] == [1, 1, 1]
 
 
 def test_parity_of_a_method_is_against_that_methods_counts(
-    elastic: Path, tiny_checkpoint: Checkpoint, tmp_path: Path, answer: Json
+    elastic: Path, tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
 ) -> None:
     """A manifest that is wrong about a method fails the gate of that method, and of no other."""
     model = tmp_path / elastic.name
@@ -154,28 +113,26 @@ def test_parity_of_a_method_is_against_that_methods_counts(
     further["token_counts"] = [count + 1 for count in further["token_counts"]]
     manifest_path_of(model).write_text(json.dumps(document))
     against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
-    assert answer("parity", model, *against)["passed"] is True
-    assert answer("parity", model, "--method", further["name"], *against, code=1)["passed"] is False
+    assert document_of(program, "parity", model, *against)["passed"] is True
+    assert document_of(program, "parity", model, "--method", further["name"], *against, code=1)["passed"] is False
 
 
 @pytest.mark.parametrize("command", ["run", "profile", "parity"])
 def test_an_unknown_method_is_refused_with_the_names_there_are(
-    command: str, elastic: Path, image: Path, tiny_checkpoint: Checkpoint, fails: Fails
+    command: str, elastic: Path, image: Path, tiny_checkpoint: Checkpoint, program: Program
 ) -> None:
     rest: dict[str, list[object]] = {"run": [image], "parity": ["--checkpoint", tiny_checkpoint.path]}
-    line = fails(command, elastic, *rest.get(command, []), "--method", "forward_1")
+    line = refusal(program, command, elastic, *rest.get(command, []), "--method", "forward_1")
     (further,) = manifest(elastic)["further_methods"]
     assert f"has no method 'forward_1'; it has forward, {further['name']}" in line and elastic.name in line
 
 
-def test_a_deadline_leaves_no_choice_of_the_method(elastic: Path, image: Path, fails: Fails) -> None:
-    (further,) = manifest(elastic)["further_methods"]
-    line = fails("run", elastic, image, "--deadline-ms", 30, "--method", further["name"])
-    assert line == "--deadline-ms chooses the method itself; leave --method out"
-
-
 def test_a_method_that_fails_its_gates_keeps_all_from_being_written(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, fails: Fails, monkeypatch: pytest.MonkeyPatch, elastic_artifact: Any
+    tmp_path: Path,
+    tiny_checkpoint: Checkpoint,
+    program: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    elastic_artifact: Any,
 ) -> None:
     """The exporter is given away: it hands out a good program whose manifest is wrong about one further method."""
     *_, last = elastic_artifact.manifest.further_methods
@@ -188,7 +145,9 @@ def test_a_method_that_fails_its_gates_keeps_all_from_being_written(
 
     monkeypatch.setattr(pipeline, "convert", fake)
     out = tmp_path / "out"
-    line = fails("convert", "--checkpoint", tiny_checkpoint.path, "--precision", "fp32", "--out", out, code=1)
+    line = refusal(
+        program, "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "fp32", "--out", out, code=1
+    )
     assert f", method {last.name}: not written, it differs from the reference: " in line
     assert not out.exists() or list(out.iterdir()) == []
 
@@ -204,16 +163,16 @@ def test_another_size_and_selection_by_rank(resized: Path, tiny_checkpoint: Chec
 
 
 def test_the_commands_run_what_was_resized(
-    resized: Path, image_folder: Path, tiny_checkpoint: Checkpoint, answer: Json
+    resized: Path, image_folder: Path, tiny_checkpoint: Checkpoint, program: Program
 ) -> None:
     images = sorted(image_folder.rglob("*.png"))[:3]
-    together = answer("run", resized, *images)
+    together = document_of(program, "run", resized, *images)
     assert [entry["kept"] for entry in together] == [[5, 3, 2]] * 3
-    assert together == [entry for path in images for entry in answer("run", resized, path)]
-    profile = answer("profile", resized, "--runs", 2)
+    assert together == [entry for path in images for entry in document_of(program, "run", resized, path)]
+    profile = document_of(program, "profile", resized, "--runs", 2)
     assert profile["batch"] == 1 and [stage["name"] for stage in profile["stages"]] == ["the whole net"]
     against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
-    assert answer("parity", resized, *against)["passed"] is True
+    assert document_of(program, "parity", resized, *against)["passed"] is True
 
 
 @pytest.fixture(scope="module")
@@ -230,10 +189,10 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_int8_with_calibration_images_reports_what_it_cost(
-    tiny_checkpoint: Checkpoint, calibration: Path, tmp_path: Path, answer: Json
+    tiny_checkpoint: Checkpoint, calibration: Path, tmp_path: Path, program: Program
 ) -> None:
-    document = answer(
-        "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "int8", "--calibration", calibration,
+    document = document_of(
+        program, "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "int8", "--calibration", calibration,
         "--calibration-images", 4, "--max-accuracy-drop", 50, "--out", tmp_path,
     )  # fmt: skip
     assert document.keys() == CONVERT_KEYS
@@ -248,11 +207,11 @@ def test_int8_with_calibration_images_reports_what_it_cost(
 
 
 def test_an_accuracy_drop_needs_labels(
-    tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, fails: Fails
+    tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, program: Program
 ) -> None:
     (image_folder / "1").rename(image_folder / "cats")
     options = ["--precision", "int8", "--max-accuracy-drop", 1, "--calibration", image_folder]
-    line = fails("convert", "--checkpoint", tiny_checkpoint.path, *options, "--out", tmp_path / "out")
+    line = refusal(program, "convert", "--checkpoint", tiny_checkpoint.path, *options, "--out", tmp_path / "out")
     assert line == f"{image_folder}: --max-accuracy-drop needs labelled images, DIR/<class id>/<image>"
 
 
@@ -269,15 +228,19 @@ def test_an_accuracy_drop_needs_labels(
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, fails: Fails, arguments: list[object], message: str
+    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, arguments: list[object], message: str
 ) -> None:
     out = tmp_path / "out"
-    assert message in fails("convert", "--checkpoint", tiny_checkpoint.path, *arguments, "--out", out)
+    assert message in refusal(program, "convert", "--checkpoint", tiny_checkpoint.path, *arguments, "--out", out)
     assert not out.exists() or list(out.iterdir()) == []
 
 
-def test_a_dense_model_has_no_further_budgets(tiny_dense_checkpoint: Checkpoint, tmp_path: Path, fails: Fails) -> None:
-    line = fails("convert", "--checkpoint", tiny_dense_checkpoint.path, "--elastic", 0.001, "--out", tmp_path / "out")
+def test_a_dense_model_has_no_further_budgets(
+    tiny_dense_checkpoint: Checkpoint, tmp_path: Path, program: Program
+) -> None:
+    line = refusal(
+        program, "convert", "--checkpoint", tiny_dense_checkpoint.path, "--elastic", 0.001, "--out", tmp_path / "out"
+    )
     assert line == "tiny-dense: a dense model has one budget; leave --elastic out"
 
 
@@ -313,15 +276,3 @@ def test_a_deadline_that_is_none_is_refused(value: str, capsys: pytest.CaptureFi
         main(["run", "model.pte", "a.png", "--deadline-ms", value])
     assert ended.value.code == 2
     assert f"argument --deadline-ms: {value} is not a number greater than 0" in capsys.readouterr().err
-
-
-def test_a_malformed_further_method_is_refused(tmp_path: Path, tiny_checkpoint: Checkpoint, fails: Fails) -> None:
-    model = tmp_path / "model.pte"
-    model.write_bytes(PROGRAM_BYTES)
-    write_manifest(model, manifest_for(tiny_checkpoint, model.name, PROGRAM_BYTES))
-    document = {**manifest(model), "further_methods": [{"name": "forward_1"}]}
-    manifest_path_of(model).write_text(json.dumps(document))
-    line = fails("profile", model)
-    assert line.endswith(
-        "model.json: manifest key 'further_methods[0].token_counts' is missing; convert the model again"
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, TinyModel, refusal
+from conftest import Program, TinyModel, document_of, refusal
 from golden_files import edit, spoilt_weight
 
 from tofe_edge.evaluation.golden import DOCUMENT, golden_path_of
@@ -29,9 +29,7 @@ def model(tiny_model: TinyModel, tmp_path: Path) -> Path:
 
 
 def self_test(program: Program, model: Path, *options: object, code: int = 0) -> Any:
-    found, out, _ = program("run", model, "--self-test", *options, "--json")
-    assert found == code
-    return json.loads(out)
+    return document_of(program, "run", model, "--self-test", *options, code=code)
 
 
 def test_a_copy_passes_with_the_parity_of_each_method(model: Path, program: Program) -> None:

@@ -145,10 +145,7 @@ def test_fitted_counts_meet_a_target_in_milliseconds() -> None:
         (["--target-ms", 2.7], "--target-ms is held by a device's latency table; say which with --profile"),
         (["--target-gmacs", 0.002, "--profile", "jetson_orin"], "--profile says where --target-ms is held"),
         (["--target-gmacs", 0.002, "--set", "precision=int8"], "precision is that of the latency table of --target-ms"),
-        (
-            ["--target-gmacs", 0.002, "--set", "start_share=0.5"],
-            "start_share is a share of the way to --start; say which",
-        ),
+        (["--target-gmacs", 0.002, "--set", "start_share=0.5"], "start_share is a share of the way to --start; say"),
         (["--target-gmacs", 9], "--target-gmacs 9: deit_tiny_patch16_224 takes 0.00"),
         (["--target-gmacs", 0.0001], "--target-gmacs 0.0001: deit_tiny_patch16_224 takes 0.00"),
     ],
@@ -164,16 +161,8 @@ def test_a_target_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("tables", "target", "said"),
     [
-        (
-            [],
-            2.7,
-            "profile my_board has no latency table of deit_tiny_patch16_224 in int8 or fp32 (it has: none at all)",
-        ),
-        (
-            [table_for(NET)],
-            2.7,
-            "in int8 or fp32 (it has: a_net in int8); run `tofe-edge calibrate --profile my_board`",
-        ),
+        ([], 2.7, "my_board has no latency table of deit_tiny_patch16_224 in int8 or fp32 (it has: none at all)"),
+        ([table_for(NET)], 2.7, "(it has: a_net in int8); run `tofe-edge calibrate --profile my_board`"),
         ([tiny_table()], 0.2, "--target-ms 0.2: deit_tiny_patch16_224 takes "),
         ([tiny_table()], 90.0, " ms (dense) on my_board in int8; choose a target between them"),
         ([tiny_table("fp32")], 0.2, " ms (dense) on my_board in fp32; choose a target between them"),

@@ -15,7 +15,8 @@ from typing import Any
 import killed_run
 import pytest
 import torch
-from tiny_run import assert_same_weights, nearly_full_disk, striped_images
+from conftest import nearly_full_disk
+from tiny_run import assert_same_weights, striped_images
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError

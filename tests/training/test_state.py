@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
-from tiny_run import nearly_full_disk
+from conftest import TINY, nearly_full_disk
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError

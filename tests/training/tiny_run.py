@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,17 +82,6 @@ def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
         recipe=RECIPE,
         device="cpu",
     )
-
-
-@contextmanager
-def nearly_full_disk(bytes_left: int) -> Iterator[None]:
-    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def records(out: Path) -> list[dict[str, Any]]:
