@@ -13,7 +13,7 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one contender with the fp32 reference over some images."""
+    """The agreement of one contender with the fp32 reference over some images."""
 
     snr_db: float
     """Mean over images of ``10 log10(sum r^2 / sum (x - r)^2)``; inf where all are equal."""

@@ -35,7 +35,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def version(package: str) -> str | None:
-    """Installed version of a package; ``None`` where it is not installed."""
+    """Installed version of a package; ``None`` if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -68,7 +68,7 @@ def draw(backbone: Backbone, own: TokenCounts, seed: int, number: int = TRIPLES)
 
 
 def lower(folder: Path, checkpoint: Checkpoint, parts: Sequence[Part], precision: str) -> dict[Part, Path]:
-    """Every part's program in ``folder``, one file a part group; those that are there already are taken as they are."""
+    """Every part's program in ``folder``, one file per part group; those that are there already are taken as they are."""
     index = folder / f"{checkpoint.name}-{precision}.yaml"
     if index.is_file():
         places = yaml.safe_load(index.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def predict_and_measure(
     precision: str,
     arguments: argparse.Namespace,
 ) -> dict[str, Any] | None:
-    """Everything in one precision; ``None`` where programs are all that is wanted."""
+    """Everything in one precision; ``None`` if programs are all that is wanted."""
     parts = parts_of(backbone, checkpoint.token_counts)
     whole = [Part("tofe", counts.kept) for counts in unseen]
     programs = lower(arguments.programs, checkpoint, [*parts, *whole], precision)

@@ -41,7 +41,7 @@ _PACKAGES = ("torch", "timm", "executorch", "torchao")
 
 @dataclass(frozen=True)
 class Figures:
-    """One program's figures. Times are milliseconds a run, wall clock unless said."""
+    """One program's figures. Times are milliseconds per run, wall clock unless said."""
 
     gmacs: float
     p50_ms: float
@@ -52,7 +52,7 @@ class Figures:
     size_mb: float
     """1e6 bytes."""
     snr_db: float
-    """Of the logits against eager fp32 at this size."""
+    """SNR of the logits against eager fp32 at this size."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Row:
     image_size: int
     patch_tokens: int
     tokens: str
-    """Patch tokens that ToFe keeps a stage."""
+    """Patch tokens that ToFe keeps per stage."""
     dense: Figures
     tofe: Figures
     latency_ratio: float

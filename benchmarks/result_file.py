@@ -24,7 +24,7 @@ Figure = Annotated[float, AfterValidator(_is_number)]
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's figures. Times are milliseconds a run, wall clock unless said."""
+    """One contender's figures. Times are milliseconds per run, wall clock unless said."""
 
     name: str
     group: str
@@ -41,7 +41,7 @@ class Row:
     """1e6 bytes."""
     delegates: int | None
     snr_db: Figure
-    """Of the logits against eager fp32; inf where they are equal."""
+    """SNR of the logits against eager fp32; inf where they are equal."""
     cosine: Figure
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

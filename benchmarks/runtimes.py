@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     threads = host.thread_count(arguments.threads)
     if arguments.backbone is not None:
         if arguments.counts is None:
-            raise InputError("--backbone needs --counts, the patch tokens kept a stage, such as --counts 96,49,27")
+            raise InputError("--backbone needs --counts, the patch tokens kept per stage, such as --counts 96,49,27")
         nets = subjects.from_backbone(arguments.backbone, TokenCounts.parse(arguments.counts), arguments.dense)
     else:
         if arguments.counts is not None:
@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     net = parser.add_mutually_exclusive_group()
     net.add_argument("--checkpoint", default="tofe_deit_tiny_063", metavar="NAME", help="ToFe checkpoint (%(default)s)")
     net.add_argument("--backbone", metavar="NAME", help="a backbone with random weights: deit_small, lvvit_s, …")
-    parser.add_argument("--counts", metavar="A,B,C", help="patch tokens kept a stage, with --backbone")
+    parser.add_argument("--counts", metavar="A,B,C", help="patch tokens kept per stage, with --backbone")
     parser.add_argument("--dense", type=Path, metavar="FILE", help="weights of the dense backbone (default: random)")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="images (default: crops of sample photographs)")
     parser.add_argument("--only", metavar="TEXT[,TEXT]", help="contenders whose name contains one of these")

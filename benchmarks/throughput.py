@@ -1,4 +1,4 @@
-"""Images a second of the reference, eager PyTorch: dense against ToFe with batch-adaptive counts, by batch size.
+"""Images per second of the reference, eager PyTorch: dense against ToFe with batch-adaptive counts, by batch size.
 
     python -m benchmarks.throughput
     python -m benchmarks.throughput --nets deit_small_2.0 lvvit_s:96,48,24 --precision fp16
@@ -22,8 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks import host
-from benchmarks.memory import is_out_of_memory, shortage
-from benchmarks.throughput_nets import NAMED, Entry, open_net
+from benchmarks.subjects import NAMED, Entry, open_net
 from benchmarks.throughput_results import Results, Row, check_free, render, row_of, write_results
 from benchmarks.turns import Plan, take_turns
 from tofe_edge.errors import InputError
@@ -39,7 +38,7 @@ _PACKAGES = ("torch", "timm")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and how nets are measured."""
+    """What nets are measured on, and how."""
 
     device: torch.device
     precision: str = "fp32"
@@ -77,27 +76,25 @@ def measure(entry: Entry, batch: int, conditions: Conditions) -> Row:
     """Time both nets, which are on the device, with one batch; a row with a note where it does not fit the memory."""
     nets, device, lower = entry.nets, conditions.device, PRECISIONS[conditions.precision]
     spec = nets.dense.backbone.spec
-    note = shortage(spec, batch, device)
-    if note is None:
-        try:
-            # One scope around all calls, and no inference mode, in which autocast would round all weights in each.
-            with torch.no_grad(), torch.autocast(device.type, dtype=lower, enabled=lower is not None):
-                images = torch.randn(batch, 3, spec.image_size, spec.image_size, device=device)
-                turns = take_turns(
-                    lambda: nets.dense.forward_dense(images),
-                    lambda: nets.tofe.forward_batch(images, nets.counts),
-                    conditions.plan,
-                    torch.cuda.synchronize if device.type == "cuda" else lambda: None,
-                    CLOCKS[conditions.clock],
-                )
-            return row_of(entry.name, batch, turns)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            note = "out of memory"
+    try:
+        # One scope around all calls, and no inference mode, in which autocast would round all weights in each.
+        with torch.no_grad(), torch.autocast(device.type, dtype=lower, enabled=lower is not None):
+            images = torch.randn(batch, 3, spec.image_size, spec.image_size, device=device)
+            turns = take_turns(
+                lambda: nets.dense.forward_dense(images),
+                lambda: nets.tofe.forward_batch(images, nets.counts),
+                conditions.plan,
+                torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+                CLOCKS[conditions.clock],
+            )
+        return row_of(entry.name, batch, turns)
+    except RuntimeError as error:
+        # Of a GPU, or of the machine.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return Row(entry.name, batch, note=note)
+    return Row(entry.name, batch, note="out of memory")
 
 
 def device_facts(device: torch.device, asked: str) -> dict[str, Any]:
@@ -171,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NET",
         help=f"checkpoints, names ({', '.join(NAMED)}) and BACKBONE:A,B,C with random weights (default: {' '.join(NETS)})",
     )
-    parser.add_argument("--batches", default=BATCHES, metavar="N[,N]", help="images a batch (%(default)s)")
+    parser.add_argument("--batches", default=BATCHES, metavar="N[,N]", help="images per batch (%(default)s)")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="(%(default)s)")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="autocast to it (%(default)s)")
     parser.add_argument("--threads", default="1", metavar="N", help="of the CPU, or 'all' (%(default)s)")

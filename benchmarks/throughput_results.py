@@ -29,7 +29,7 @@ class Row:
     ratio_interval: tuple[float, float] | None = None
     """That holds the median with 95 %."""
     ratio_quartiles: tuple[float, float] | None = None
-    """Of the rounds' ratios."""
+    """Quartiles of the rounds' ratios."""
     rounds: int = 0
     note: str | None = None
 
@@ -63,7 +63,7 @@ def _rate(images_per_s: float) -> float:
 
 
 def check_free(path: Path, command: str) -> None:
-    """Raise :class:`InputError` where there is a file already, unless it holds the results of the same command."""
+    """Raise :class:`InputError` if there is a file already, unless it holds the results of the same command."""
     if not path.exists():
         return
     try:
@@ -86,7 +86,7 @@ def _plain(value: object) -> object:
 
 
 def render(results: Results) -> str:
-    """Where it ran, and a Markdown table."""
+    """A line that says what it ran on, and a Markdown table."""
     lines = [_caption(results.conditions), ""]
     lines.append("| net | GMACs, dense / ToFe | batch | dense, images/s | ToFe, images/s | ratio | 95 % interval |")
     lines.append("|---|---|---:|---:|---:|---:|---|")

@@ -14,7 +14,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.runtimes.latency import Estimate, median_of
 
 MIN_ROUNDS = 6
-"""Of fewer no two hold the median between them with 95 %."""
+"""The fewest rounds of which two hold the median between them with 95 %."""
 
 _MAX_CALLS = 1000
 
@@ -44,14 +44,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Turns:
-    """Seconds a call in each round, the mean of two turns."""
+    """Seconds per call in each round, the mean of two turns."""
 
     a_s: tuple[float, ...]
     b_s: tuple[float, ...]
 
     @property
     def medians_s(self) -> tuple[float, float]:
-        """Of A and B over all rounds."""
+        """The medians of A and B over all rounds."""
         return median(self.a_s), median(self.b_s)
 
     @property
@@ -61,7 +61,7 @@ class Turns:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Of the rounds' ratios: how much one round differs from another."""
+        """Quartiles of the rounds' ratios: how much one round differs from another."""
         low, high = np.quantile(self._ratios(), [0.25, 0.75])
         return float(low), float(high)
 

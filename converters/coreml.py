@@ -70,9 +70,11 @@ def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...], option
 def _convert(graph: nn.Module, input_shape: tuple[int, ...], options: CoreMlOptions) -> Any:
     import coremltools as ct
 
+    # 1. Trace the graph.
     example = (torch.zeros(*input_shape),)
     with torch.no_grad():
         program = torch.export.export(_Interface(graph, options.labels is not None), example).run_decompositions({})
+    # 2. Name what goes in and what comes out.
     selections = len(program.graph.output_node().args[0]) - (2 if options.labels else 1)
     names = [*([_PROBABILITIES] if options.labels else []), LOGITS, *map(token_order, range(1, selections + 1))]
     if options.labels is not None:
@@ -80,6 +82,7 @@ def _convert(graph: nn.Module, input_shape: tuple[int, ...], options: CoreMlOpti
     else:
         image = ct.TensorType(name=IMAGE, shape=input_shape, dtype=np.float32)
     outputs = [ct.TensorType(name=name) for name in names]
+    # 3. Convert to operators of Core ML, then to a specification.
     target = getattr(ct.target, options.deployment_target)
     built = ct.convert(
         program,

@@ -111,14 +111,16 @@ def native_graph(graph: StaticToFe, select: Select, pixels: Preprocessing | None
     """
     native = copy.deepcopy(graph)
     native.select = select
+    # 1. Attention, stem and head.
     for name, module in list(native.named_modules()):
         replacement = _replacement(module)
         if replacement is not None:
             native.set_submodule(name, replacement)
-    # Norms last: what was replaced above holds them.
+    # 2. Norms: what was replaced above holds them.
     for name, module in list(native.named_modules()):
         if isinstance(module, RmsNorm):
             native.set_submodule(name, _layer_norm(module))
+    # 3. Normalisation of pixels, if the graph is to do it.
     if pixels is not None:
         stem = native.stem
         assert isinstance(stem, ConvolutionStem)

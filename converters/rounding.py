@@ -51,14 +51,16 @@ def round_compensated(weight: Tensor, gram: Tensor, nearest: Callable[[Tensor], 
 
     What rounding a column leaves over goes to the columns that are still to be rounded.
     """
+    # 1. Put columns with the loudest inputs first: what they leave over still finds columns to go to.
     weight, gram = weight.detach().double().clone(), gram.double().clone()
     gram.diagonal().copy_(_loudness(gram))
-    # Columns with the loudest inputs first: what they leave over still finds columns to go to.
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     weight, gram = weight[:, order], gram[order][:, order]
+    # 2. How an error of a column spreads to those behind it.
     gram = gram + torch.eye(len(gram), dtype=gram.dtype) * (_DAMPING * gram.diagonal().mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     spread = torch.linalg.cholesky(inverse, upper=True)
+    # 3. Round column by column.
     rounded = torch.zeros_like(weight)
     columns = weight.shape[1]
     for start in range(0, columns, _BLOCK):

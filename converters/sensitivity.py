@@ -90,6 +90,7 @@ def choose_layers(
         labels: their classes, if known; without them the cost is measured and no layer is returned.
         max_drop: in points.
     """
+    # 1. What fp32 computes, and what it costs to quantize everything.
     reference = _run(graph, images)
 
     def cost_of(candidate: Int8Plan) -> Int8Cost:
@@ -97,6 +98,7 @@ def choose_layers(
 
     all_int8 = cost = cost_of(plan)
     reasons: dict[str, str] = {}
+    # 2. If that is too much: return layers, the noisiest for their work first.
     if _over(cost, max_drop):
         noise = layer_noise(graph, plan, statistics, images[:_RANKING_IMAGES], reference.selections)
         ranking = sorted(noise, key=lambda name: noise[name] / _work(graph, name), reverse=True)

@@ -87,9 +87,11 @@ class StaticToFe(nn.Module):
         frozen: Tensor | None = None
         selections: list[Tensor] = []
         for stage, kept in enumerate(self.kept):
+            # 1. All patch tokens: kept ones, and frozen ones approximated.
             prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
             if frozen is not None:
                 patches = torch.cat((patches, self.approximators[stage - 1](frozen)), dim=1)
+            # 2. Their order, best first.
             total, last = patches.shape[1], stage + 1 == len(self.kept)
             if forced:
                 order, sorted_patches = forced[stage], patches[:, forced[stage].view(-1).long()]
@@ -97,6 +99,7 @@ class StaticToFe(nn.Module):
                 scores = self.selectors[stage](patches).view(patches.shape[:2])
                 order, sorted_patches = self.select(scores, patches, kept if last else total)
             selections.append(order)
+            # 3. The best go on, the others are frozen.
             all_stay = last or kept == total
             staying = sorted_patches if all_stay else sorted_patches[:, :kept]
             tokens = torch.cat((prefix, staying), dim=1)

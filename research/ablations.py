@@ -41,14 +41,14 @@ class LocalGlobalToFe(Freezing):
 
 
 class ClassAttentionToFe(Freezing):
-    """CLS attention as the selector; counts fall by the same factor a stage."""
+    """CLS attention as the selector; counts fall by the same factor per stage."""
 
     paper = "ToFe, Table III"
     selector = ClassAttentionSelector
 
 
 class RandomToFe(Freezing):
-    """Random tokens, with ToFe's reuse and approximators; counts fall by the same factor a stage."""
+    """Random tokens, with ToFe's reuse and approximators; counts fall by the same factor per stage."""
 
     paper = "random selection"
     selector = RandomSelector
@@ -66,7 +66,7 @@ class EqualToFe(Freezing):
 
 
 class GeometricToFe(Freezing):
-    """Counts that fall by the same factor a stage, held by DynamicViT's loss."""
+    """Counts that fall by the same factor per stage, held by DynamicViT's loss."""
 
     paper = "ToFe, Table V"
     learns_counts = False

@@ -83,7 +83,7 @@ def class_attention(host: TimmVit, index: int, tokens: Tensor) -> Tensor:
 
 
 def class_attention_macs(spec: Backbone) -> int:
-    """Of :func:`class_attention` over all tokens: one query, all keys, their products."""
+    """Cost of :func:`class_attention` over all tokens: one query, all keys, their products."""
     tokens = spec.patch_tokens + spec.prefix_tokens
     return (1 + tokens) * spec.dim**2 + tokens * spec.dim
 

@@ -36,10 +36,14 @@ from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import read_recipe
 from tofe_edge.training.views import Views, prepare_views, view_recipe
 
 _PACKAGES = ("torch", "timm", "numpy")
 _SHA256_DIGITS = 16
+_RECIPE = (
+    "learning_rate=1e-3", "backbone_learning_rate=5e-5", "cls_weight=0", "distillation_weight=3", "budget_weight=67", "guidance_weight=1",
+)  # fmt: skip
 
 
 def run(arguments: argparse.Namespace, command: str) -> Path:
@@ -100,7 +104,7 @@ def _check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
         raise InputError("--methods: names no method, and there is no --checkpoint; nothing to compare")
     if not 0 <= arguments.selecting_share < 1:
         raise InputError(f"--selecting-share {arguments.selecting_share:g}: is in [0, 1)")
-    for name in ("steps", "batch_size", "view_count", "first_views", "limit"):
+    for name in ("steps", "view_count", "first_views", "limit"):
         number = getattr(arguments, name)
         if number is not None and number < 1:
             raise InputError(f"--{name.replace('_', '-')} {number}: is at least 1")
@@ -120,22 +124,8 @@ def _first(views: Views, number: int | None) -> Views:
 
 
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
-    return TrainingConfig(
-        target_gmacs=arguments.target_gmacs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        backbone_learning_rate=arguments.backbone_learning_rate,
-        cls_weight=arguments.cls_weight,
-        budget_weight=arguments.budget_weight,
-        distillation_weight=arguments.distillation_weight,
-        guidance_weight=arguments.guidance_weight,
-        noise_decay_start=arguments.noise_decay_start,
-        views=arguments.view_count,
-        crop_scale=arguments.crop_scale,
-        cutmix=arguments.cutmix,
-        seed=arguments.seed,
-        held_out=arguments.held_out,
-    )
+    recipe = read_recipe(None, [*_RECIPE, *arguments.settings, f"views={arguments.view_count}"])
+    return TrainingConfig(**recipe.hyper_parameters(), target_gmacs=arguments.target_gmacs)
 
 
 def _settings(
@@ -185,9 +175,6 @@ def parser() -> argparse.ArgumentParser:
     add("--views", type=Path, required=True, metavar="DIR", help="prepared views; missing ones are made")
     add("--view-count", type=int, default=16000, metavar="N", help="of which there are so many (%(default)s)")
     add("--first-views", type=int, metavar="N", help="draw from the first N alone")
-    add("--held-out", type=int, default=256, metavar="N", help="images left out of the views (%(default)s)")
-    add("--crop-scale", type=float, default=0.35, metavar="X", help="of the views (%(default)s)")
-    add("--cutmix", type=float, default=0.0, metavar="X", help="of the views (%(default)s)")
     add("--validation", type=Path, required=True, metavar="DATA", help="labelled images to test on")
     add("--validation-resize", choices=("short_side", "none"), default="short_side", help="as `evaluate --resize`")
     add("--limit", type=int, metavar="N", help="test on N of them, evenly over classes (default: all)")
@@ -199,15 +186,14 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--selecting-share", type=float, default=0.2, metavar="X", help="of them in which selectors learn (%(default)s)"
     )
-    add("--batch-size", type=int, default=32, metavar="N", help="(%(default)s)")
-    add("--learning-rate", type=float, default=1e-3, metavar="X", help="of selectors and approximators (%(default)s)")
-    add("--backbone-learning-rate", type=float, default=5e-5, metavar="X", help="of all else (%(default)s)")
-    add("--cls-weight", type=float, default=0.0, metavar="X", help="of the labels (%(default)s)")
-    add("--distillation-weight", type=float, default=3.0, metavar="X", help="of the dense net's logits (%(default)s)")
-    add("--budget-weight", type=float, default=67.0, metavar="X", help="where counts are learned (%(default)s)")
-    add("--guidance-weight", type=float, default=1.0, metavar="X", help="of learned selectors (%(default)s)")
-    add("--noise-decay-start", type=float, default=1.0, metavar="X", help="as `tofe-edge train` (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
+    add(
+        "--set",
+        action="append",
+        dest="settings",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"a hyper-parameter as of `tofe-edge train --set` (here: {', '.join(_RECIPE)})",
+    )
     add("--threads", default="all", metavar="N", help="of the CPU (%(default)s)")
     add("--out", type=Path, required=True, metavar="FILE", help="the result file; rows in it are kept")
     return parser

@@ -46,7 +46,7 @@ class Freezing(Counted):
     selector: ClassVar[type[Selector]] = MlpSelector
     approximator: ClassVar[type[Approximator]] = Bottleneck
     learns_counts: ClassVar[bool] = True
-    """Where its selectors are learned."""
+    """Whether counts are learned with the selectors."""
 
     def __init__(self, host: Host, target_gmacs: float) -> None:
         super().__init__(host)

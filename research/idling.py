@@ -1,4 +1,4 @@
-"""IdleViT, selecting once a stage: tokens that a stage leaves out come back as they were."""
+"""IdleViT, selecting once per stage: tokens that a stage leaves out come back as they were."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CUT_WEIGHT = 0.1
 
 
 class IdleViT(Counted):
-    """IdleViT, selecting once a stage; the published one selects anew in every block, by CLS attention as here.
+    """IdleViT, selecting once per stage; the published one selects anew in every block, by CLS attention as here.
 
     The first block of a stage attends over all tokens, and CLS attention there picks those that go on.
 
@@ -35,7 +35,7 @@ class IdleViT(Counted):
     between kept and idle tokens. Its weight is ours.
     """
 
-    paper = "Xu et al. 2023, IdleViT, selecting once a stage"
+    paper = "Xu et al. 2023, IdleViT, selecting once per stage"
 
     def __init__(self, host: Host, target_gmacs: float) -> None:
         super().__init__(host)

@@ -1,4 +1,4 @@
-"""Where methods are compared: what they are made of, taught with and tested on."""
+"""The comparison of methods: what they are made of, taught with and tested on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Lab:
     recipe: ViewRecipe
     views: Views
     folder: Path
-    """Of the views."""
+    """The folder of the views."""
     validation: Validation
     course: Course
     target: float

@@ -42,7 +42,7 @@ class Method(nn.Module, ABC):
     """
 
     paper: ClassVar[str] = ""
-    """Where it is from."""
+    """The publication it is from."""
     trained: ClassVar[bool] = True
     """Whether it is meant to be trained; else it is used with the dense net's weights."""
     pretrained: ClassVar[tuple[str, ...]] = ("backbone.",)
@@ -64,7 +64,7 @@ class Method(nn.Module, ABC):
 
     @property
     def spec(self) -> Backbone:
-        """Of the backbone."""
+        """The backbone's shape."""
         return self.backbone.spec
 
     @property
@@ -108,7 +108,7 @@ class Method(nn.Module, ABC):
         """Fix what was learned on masked tokens, before tokens are gathered. Nothing where nothing was learned."""
 
     def gmacs(self) -> float:
-        """Of the whole net for one image."""
+        """The cost of the whole net for one image."""
         return gmacs(self.macs())
 
 

@@ -32,7 +32,7 @@ class Pruned(NamedTuple):
     tokens: tuple[Tensor, ...]
     """Patch tokens ``(B, N^s, D)`` at the end of each stage."""
     scores: tuple[Tensor, ...]
-    """Of the patch tokens that were left, a stage each."""
+    """Scores of the patch tokens that were left, a stage each."""
     scored: tuple[Tensor, ...]
     """Their positions among all patches."""
 

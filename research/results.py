@@ -44,7 +44,7 @@ class Row:
     mid_p: float
     """McNemar's, of equal accuracy."""
     hits: str
-    """A bit an image, in their order: whether it is right; see :func:`packed`."""
+    """A bit per image, in their order: whether it is right; see :func:`packed`."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Results:
         return max(found, key=lambda name: float(self.rows[name]["top1"]), default=None)
 
     def differences_to(self, name: str) -> dict[str, dict[str, Any]]:
-        """Of each other method whose hits are known to method ``name``, on the same images."""
+        """Differences of each other method whose hits are known to method ``name``, on the same images."""
         images = int(self.settings["validation_images"])
         before = unpacked(self._hits(name), images)
         found = {}
@@ -165,7 +165,7 @@ def open_results(path: Path, settings: dict[str, Any], call: dict[str, Any]) -> 
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); use another --out") from error
     kinds = {"settings": dict, "calls": list, "methods": dict, "tables": dict}
     if not isinstance(document, dict) or not all(isinstance(document.get(key), kind) for key, kind in kinds.items()):
-        raise InputError(f"{path}: is no result of research.compare_methods; use another --out")
+        raise InputError(f"{path}: is not a result of research.compare_methods; use another --out")
     old = document["settings"]
     changed = sorted(key for key in settings.keys() | old.keys() if settings.get(key) != old.get(key))
     if changed:

@@ -65,7 +65,7 @@ class ReuseRow:
 
     @property
     def share(self) -> float:
-        """Of the kept tokens."""
+        """Reused tokens as a share of the kept ones."""
         return self.reused / self.kept
 
 

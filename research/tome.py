@@ -25,7 +25,7 @@ class ToMe(Method):
 
     paper = "Bolya et al. 2023, ToMe"
     first_block: ClassVar[int | None] = None
-    """Where merging starts; ``None``: at block l_1."""
+    """The block that merging starts at; ``None``: l_1."""
 
     def __init__(self, host: Host, target_gmacs: float) -> None:
         super().__init__(host)

@@ -32,7 +32,7 @@ class Course:
     config: TrainingConfig
     steps: int
     selecting_share: float
-    """Of the steps, those in which selectors learn on masked tokens, for methods that have any to learn."""
+    """The share of the steps in which selectors learn on masked tokens, for methods that have any to learn."""
 
     @property
     def selecting(self) -> int:

@@ -32,7 +32,7 @@ class Bench(Protocol):
 
         Raises:
             InputError: the request or the program is wrong.
-            DeviceError: the device or the runtime fails; there is no half of a result.
+            DeviceError: the device or the runtime fails; there is never half a result.
         """
         ...
 
@@ -47,8 +47,8 @@ class HostBench:
         with bound_to(request.cpus):
             set_threads(request.threads)
             method, load_ms = _load(model, request.method)
-            given = method.metadata.input_tensor_meta(0)
-            values = torch.rand(tuple(given.sizes()), generator=torch.Generator().manual_seed(0))
+            shape = method.metadata.input_tensor_meta(0).sizes()
+            values = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
             watch = telemetry.Watch()
             try:
                 latency = measure(

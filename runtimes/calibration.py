@@ -65,7 +65,7 @@ def time_parts(bench: Bench, programs: Mapping[Part, Path], plan: Plan, bar: Any
         bar: a progress bar with one unit for each of :func:`turns` and round.
 
     Raises:
-        InputError, DeviceError: as :meth:`Bench.time`; there is no half of a result.
+        InputError, DeviceError: as :meth:`Bench.time`; there is never half a result.
     """
     samples: dict[Part, list[float]] = {part: [] for part in programs}
     machine: Machine | None = None

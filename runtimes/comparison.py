@@ -15,7 +15,7 @@ ROUNDS = 10
 """Turns that each model gets: enough for the interval of a median."""
 
 _WARM_UP_RUNS = 3
-"""In each turn: the caches and the clock are another model's."""
+"""Per turn: the caches and the clock are another model's."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rival:
     model: Path
     method: str
     gmacs: float
-    """Of one image."""
+    """Per image."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Comparison:
 
     @property
     def pays(self) -> bool | None:
-        """Whether the model is the faster one; ``None`` where the turns do not agree enough to say."""
+        """Whether the model is the faster one; ``None`` if the turns do not agree enough to say."""
         if self.ratio.high < 1:
             return True
         return False if self.ratio.low > 1 else None
@@ -61,7 +61,7 @@ class Comparison:
     def break_even(self) -> Estimate | None:
         """The share of the other model's GMACs below which reduction pays, were the overhead the same at any share.
 
-        ``None`` where the model does not compute less, or where the turns do not say which is the faster one.
+        ``None`` if the model does not compute less, or if the turns do not say which is the faster one.
         """
         if self.pays is None or self.gmacs >= self.against_gmacs:
             return None
@@ -78,7 +78,7 @@ def compare(
         request: how to time; its runs are spread over the rounds, its method is not read.
 
     Returns:
-        The comparison, and the model's own timings, a round each.
+        The comparison, and the model's own timings, one per round.
 
     Raises:
         InputError, DeviceError: as :meth:`Bench.time`.

@@ -46,7 +46,7 @@ class Share:
 
 
 def costs(operations: Sequence[Operation], inputs: Iterable[Feature] = ()) -> list[Cost]:
-    """What each operation needs, constants left out, in the order of the program.
+    """Return what each operation needs, constants left out, in the order of the program.
 
     Args:
         operations: of one function, :attr:`tofe_edge.runtimes.mil.Program.operations`.
@@ -66,27 +66,27 @@ def costs(operations: Sequence[Operation], inputs: Iterable[Feature] = ()) -> li
     ]
 
 
-def by_operator(found: Sequence[Cost]) -> list[Share]:
-    """Sums by type of operator, most MACs first, then by number."""
+def by_operator(counted: Sequence[Cost]) -> list[Share]:
+    """Return sums by type of operator, most MACs first, then by number."""
     kinds: dict[str, list[Cost]] = {}
-    for cost in found:
+    for cost in counted:
         kinds.setdefault(cost.operation.type, []).append(cost)
     shares = [_share(kind, those) for kind, those in kinds.items()]
     return sorted(shares, key=lambda share: (-share.macs, -share.count, share.name))
 
 
-def by_stage(found: Sequence[Cost], names: Sequence[str]) -> list[Share]:
-    """Sums by stage. Scoring and putting in order count for the stage before a selection, moving tokens for the next.
+def by_stage(counted: Sequence[Cost], names: Sequence[str]) -> list[Share]:
+    """Return sums by stage. Scoring and putting in order count for the stage before a selection, moving tokens for the next.
 
     Args:
         names: of the stages, such as :func:`tofe_edge.runtimes.etdump.stage_names` gives.
     """
-    return [_share(name, [cost for cost in found if cost.stage == stage]) for stage, name in enumerate(names)]
+    return [_share(name, [cost for cost in counted if cost.stage == stage]) for stage, name in enumerate(names)]
 
 
-def in_total(found: Sequence[Cost]) -> Share:
-    """The sum of all."""
-    return _share("total", found)
+def in_total(counted: Sequence[Cost]) -> Share:
+    """Return the sum of all."""
+    return _share("total", counted)
 
 
 def macs_of(operation: Operation, shapes: Shapes) -> int:
@@ -96,7 +96,7 @@ def macs_of(operation: Operation, shapes: Shapes) -> int:
         InputError: they depend on a shape that is open or not written down.
     """
 
-    def given(parameter: str, index: int = 0) -> tuple[int, ...]:
+    def shape_of(parameter: str, index: int = 0) -> tuple[int, ...]:
         names = operation.inputs.get(parameter, ())
         return _fixed(shapes.get(names[index]) if index < len(names) else None, operation, parameter)
 
@@ -105,21 +105,23 @@ def macs_of(operation: Operation, shapes: Shapes) -> int:
 
     match operation.type:
         case "linear":
-            return math.prod(result()) * given("x")[-1]
+            return math.prod(result()) * shape_of("x")[-1]
         case "conv":  # weights are (out, in / groups, kernel...)
-            return math.prod(result()) * math.prod(given("weight")[1:])
+            return math.prod(result()) * math.prod(shape_of("weight")[1:])
         case "matmul":
-            left = given("x")
+            left = shape_of("x")
             transposed = bool(operation.parameters.get("transpose_x", False)) and len(left) > 1
             return math.prod(result()) * left[-2 if transposed else -1]
         case "einsum":  # every letter is a loop
             words = str(operation.parameters["equation"]).replace(" ", "").split("->")[0].split(",")
             sizes = {
-                letter: size for place, word in enumerate(words) for letter, size in zip(word, given("values", place))
+                letter: size
+                for place, word in enumerate(words)
+                for letter, size in zip(word, shape_of("values", place))
             }
             return math.prod(sizes.values())
         case "scaled_dot_product_attention":  # query (..., L, E), key (..., S, E), result (..., L, V): two products
-            keys, width = given("key")[-2:]
+            keys, width = shape_of("key")[-2:]
             return math.prod(result()[:-1]) * keys * (width + result()[-1])
     return 0
 
@@ -132,8 +134,8 @@ def _fixed(shape: tuple[int, ...] | None, operation: Operation, what: str) -> tu
     return shape
 
 
-def _share(name: str, found: Sequence[Cost]) -> Share:
-    return Share(name, len(found), sum(cost.macs for cost in found), sum(cost.weight_bytes for cost in found))
+def _share(name: str, counted: Sequence[Cost]) -> Share:
+    return Share(name, len(counted), sum(cost.macs for cost in counted), sum(cost.weight_bytes for cost in counted))
 
 
 def _first_uses(operations: Sequence[Operation]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Core ML on this Mac: how long a package takes, and where Core ML means to run each of its operators.
 
-Calls coremltools' documented interface alone, because it is tested against a stub of it: no test machine is a Mac.
+Calls coremltools' documented interface alone, because it is tested against a stub of it: none of the test machines is a Mac.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONSTANTS = "const"
 """``const`` and ``constexpr_*`` are not run."""
 
 UNKNOWN = "unknown"
-"""Where Core ML does not say."""
+"""Core ML does not say where."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class OnDevice:
 
 
 def time_on_device(artifact: Artifact, method: str, compute_units: ComputeUnits, runs: int) -> OnDevice:
-    """Load one method of a checked package and time predictions, one image each.
+    """Load one method of a checked package and time predictions, one image per run.
 
     Raises:
-        InputError: the artifact is no Core ML package, or has no such method.
-        DeviceError: this is no Mac, or Core ML cannot load or run it.
+        InputError: the artifact is not a Core ML package, or has no such method.
+        DeviceError: this is not a Mac, or Core ML cannot load or run it.
     """
     if artifact.manifest.target != "coreml":
         raise InputError(f"{artifact.path}: is a model for {artifact.manifest.target}, not a Core ML package")
@@ -93,11 +93,11 @@ def time_on_device(artifact: Artifact, method: str, compute_units: ComputeUnits,
 
 
 def _prediction(artifact: Artifact, model: Any) -> Callable[[], None]:
-    given = {IMAGE: _noise(artifact)}
+    inputs = {IMAGE: _noise(artifact)}
 
     def run() -> None:
         try:
-            model.predict(given)
+            model.predict(inputs)
         except Exception as error:
             raise DeviceError(f"{artifact.path}: Core ML failed to run it ({error})") from error
 
@@ -139,8 +139,8 @@ def _placement(compiled: str, compute_units: ComputeUnits, function: str) -> tup
             f"Core ML's compute plan says nothing of function {function!r}; coremltools asks for the default one alone, "
             "docs/coreml.md shows how to ask for others"
         )
-    found = [Placement(kind, device, counts[kind, device], shares[kind, device]) for kind, device in counts]
-    return tuple(sorted(found, key=lambda part: (-part.share, part.operator, part.device)))
+    placements = [Placement(kind, device, counts[kind, device], shares[kind, device]) for kind, device in counts]
+    return tuple(sorted(placements, key=lambda part: (-part.share, part.operator, part.device)))
 
 
 def _device_name(device: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where the time goes inside an ExecuTorch artifact: per operator and per ToFe stage, from ETDump."""
+"""Time spent inside an ExecuTorch artifact: per operator and per ToFe stage, from ETDump."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def break_down(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, r
     """Run one method of a checked artifact with tracing and sum its events by stage and by kind of operator.
 
     Raises:
-        InputError: the file is no ExecuTorch program, or it has no such method.
+        InputError: the file is not an ExecuTorch program, or it has no such method.
         DeviceError: ExecuTorch fails, or the trace does not have the shape the manifest promises.
     """
     artifact.manifest.method(method)

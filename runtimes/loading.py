@@ -44,7 +44,3 @@ def open_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -
     """
     model: Model = target_of(artifact.manifest).open(artifact, threads, method)
     return model
-
-
-load_model = open_model
-"""The name until its callers have moved."""

@@ -13,10 +13,10 @@ NOTICEABLE = 1.05
 """Slower by less than this is called steady: a governor's steps and other programs make as much."""
 
 EXCLUDED = 1.15
-"""A device is said to keep its speed only where the interval rules out a slowdown larger than this."""
+"""A device is said to keep its speed only if the interval rules out a slowdown larger than this."""
 
 LEAST_RUNS = 24
-"""Six a quarter: with fewer a median has no interval."""
+"""Six per quarter: with fewer a median has no interval."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sustained:
     """The least that the intervals (95 % each) of both medians allow."""
     slowdown_high: float
     throttles: bool | None
-    """It is slower at the end by more than ``NOTICEABLE``, and that is no chance; ``None`` where the runs differ too much to
+    """It is slower at the end by more than ``NOTICEABLE``, and that is not chance; ``None`` if the runs differ too much to
     say. What happens within the first quarter is not seen."""
     celsius: Mapping[str, Course]
     khz: Mapping[str, Course]

@@ -1,4 +1,4 @@
-"""Clocks and temperatures of this machine while something runs on it, where Linux tells them."""
+"""Clocks and temperatures of this machine while something runs on it, if Linux tells them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Watch:
 
     @property
     def seen(self) -> tuple[Telemetry, ...]:
-        """What was noted; empty where the machine tells nothing."""
+        """What was noted; empty if the machine tells nothing."""
         return tuple(self._seen)
 
     def look(self, at_s: float) -> None:
@@ -37,25 +37,25 @@ class Watch:
 
 def clocks(root: Path = _SYS) -> dict[str, int]:
     """The clock of each core in kHz, by its name (``cpu0``)."""
-    found = {}
+    khz = {}
     for path in sorted(root.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")):
         if (value := _number(path)) is not None:
-            found[path.parts[-3]] = value
-    return found
+            khz[path.parts[-3]] = value
+    return khz
 
 
 def temperatures(root: Path = _SYS) -> dict[str, float]:
     """Degrees Celsius by the name of their thermal zone; zones of one name are numbered."""
-    found: dict[str, float] = {}
+    celsius: dict[str, float] = {}
     for path in sorted(root.glob("class/thermal/thermal_zone[0-9]*/temp")):
         value, name = _number(path), _line(path.parent / "type") or path.parent.name
         if value is not None:
-            found[name if name not in found else f"{name} {path.parent.name}"] = value / 1000
-    return found
+            celsius[name if name not in celsius else f"{name} {path.parent.name}"] = value / 1000
+    return celsius
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name; empty where the system does not say."""
+    """The processor's name; empty if the system does not say."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -20,7 +20,7 @@ class TimingRequest:
     method: str = DEFAULT_METHOD
     runs: int = DEFAULT_RUNS
     duration_s: float | None = None
-    """Where set, runs are repeated for so long, however many that is."""
+    """If set, runs are repeated for so long, however many that is."""
     warm_up: int = WARM_UP_RUNS
     """Runs before those that count."""
     threads: int = 1
@@ -50,13 +50,13 @@ class Telemetry:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it ran."""
+    """The machine that it ran on."""
 
     arch: str
     """As ``uname -m`` says: ``aarch64``, ``x86_64``."""
     cores: int
     cpu_model: str
-    """Empty where the system does not say."""
+    """Empty if the system does not say."""
     model: str = ""
     """The board's or product's name, likewise."""
 
@@ -73,7 +73,7 @@ class Timing:
     planned_bytes: int | None
     """Memory for activations outside the delegates."""
     peak_rss_bytes: int | None
-    """Resident memory of the process at its peak; not known where it is not a process of its own."""
+    """Resident memory of the process at its peak; not known if it is not a process of its own."""
     telemetry: tuple[Telemetry, ...] = ()
     machine: Machine | None = None
 

@@ -24,22 +24,26 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tofe_edge.errors import DeviceError, GateError, InputError, TofeEdgeError
     from tofe_edge.profiles import DeviceProfile, load_profile
-    from tofe_edge.workflows.api import convert
+    from tofe_edge.workflows.api import convert, package
     from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
+    from tofe_edge.workflows.package import Packaged
     from tofe_edge.workflows.parity import ParityReport, parity
     from tofe_edge.workflows.profile import LatencyReport, PackageReport, profile
     from tofe_edge.workflows.run import Classification, Model, SelfTest, load
     from tofe_edge.workflows.select import Selected, select
+    from tofe_edge.workflows.train import train
 
 _WHERE = {
     "errors": ("DeviceError", "GateError", "InputError", "TofeEdgeError"),
     "profiles": ("DeviceProfile", "load_profile"),
-    "workflows.api": ("convert",),
+    "workflows.api": ("convert", "package"),
     "workflows.evaluate": ("EvaluationReport", "evaluate"),
+    "workflows.package": ("Packaged",),
     "workflows.parity": ("ParityReport", "parity"),
     "workflows.profile": ("LatencyReport", "PackageReport", "profile"),
     "workflows.run": ("Classification", "Model", "SelfTest", "load"),
     "workflows.select": ("Selected", "select"),
+    "workflows.train": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -53,6 +57,7 @@ __all__ = [
     "LatencyReport",
     "Model",
     "PackageReport",
+    "Packaged",
     "ParityReport",
     "Selected",
     "SelfTest",
@@ -61,9 +66,11 @@ __all__ = [
     "evaluate",
     "load",
     "load_profile",
+    "package",
     "parity",
     "profile",
     "select",
+    "train",
 ]
 
 

@@ -1,4 +1,4 @@
-"""One module a runtime. Each lists its recipes; its library is imported only where one is built."""
+"""One module per runtime. Each lists its recipes; its library is imported only where one is built."""
 
 from __future__ import annotations
 

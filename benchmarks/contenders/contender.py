@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from tofe_edge.converters.pipeline import export
 from tofe_edge.converters.request import Build, Calibration, ConvertRequest
 from tofe_edge.converters.selection import select_by_topk
 from tofe_edge.converters.static_graph import StaticToFe
+from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.targets import Lowered, Target
 from tofe_edge.model.backbones import TokenCounts
@@ -106,7 +107,7 @@ class Subject:
     """``"dense"`` or ``"ToFe"``."""
     model: ToFe
     counts: TokenCounts | None
-    """Patch tokens kept a stage; ``None`` runs the dense backbone."""
+    """Patch tokens kept per stage; ``None`` runs the dense backbone."""
     calibration: tuple[Pixels, ...]
     threads: int
     pinned: bool
@@ -148,9 +149,9 @@ class Contender:
     precision: str
     run: Run
     size_bytes: int
-    """Of the model file; of the parameters where a runtime has no file."""
+    """Bytes of the model file; of the parameters if a runtime has no file."""
     delegates: int | None = None
-    """Subgraphs handed to XNNPACK; ``None`` where the runtime knows no delegates."""
+    """Subgraphs handed to XNNPACK; ``None`` if the runtime knows no delegates."""
 
 
 @dataclass(frozen=True)
@@ -195,3 +196,8 @@ class Recipe:
             built.size_bytes,
             built.delegates,
         )
+
+
+def timed_side_by_side(_artifact: object, _threads: int, _method: str, _runs: int) -> NoReturn:
+    """The ``time`` of a peer's target: rivals are timed in turns, not alone."""
+    raise InputError("peers are timed beside each other: python -m benchmarks.runtimes")

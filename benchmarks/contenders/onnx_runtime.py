@@ -21,7 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.contenders.contender import Built, Pixels, PlainToFe, Recipe, Run, Subject, exported, plain_graph
+from benchmarks.contenders.contender import (
+    Built,
+    Pixels,
+    PlainToFe,
+    Recipe,
+    Run,
+    Subject,
+    exported,
+    plain_graph,
+    timed_side_by_side,
+)
 from tofe_edge.converters.request import Build
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.quiet import quiet
@@ -81,7 +91,7 @@ def _lower(methods: Mapping[str, nn.Module], build: Build) -> Lowered:
         return Lowered(path.read_bytes(), {DEFAULT_METHOD: LoweredMethod(1, {}, None)})
 
 
-def _open(_artifact: Any, _threads: int, _method: str) -> Any:
+def _open(*_: Any) -> Any:
     raise NotImplementedError("a contender is run from memory")
 
 
@@ -181,7 +191,7 @@ TARGET = Target(
     rewrite=_rewrite,
     lower=_lower,
     open=_open,
-    time=_open,
+    time=timed_side_by_side,
 )
 RECIPES = tuple(
     Recipe(TARGET.title, precision, partial(_make, precision=precision), TARGET.libraries)

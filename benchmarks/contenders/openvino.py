@@ -12,7 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.contender import Built, Pixels, Recipe, Run, Subject, exported, plain_graph
+from benchmarks.contenders.contender import (
+    Built,
+    Pixels,
+    Recipe,
+    Run,
+    Subject,
+    exported,
+    plain_graph,
+    timed_side_by_side,
+)
 from tofe_edge.converters.request import Build
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.quiet import quiet
@@ -59,7 +68,7 @@ def _quantize(model: Any, build: Build) -> Any:
     )
 
 
-def _open(_artifact: Any, _threads: int, _method: str) -> Any:
+def _open(*_: Any) -> Any:
     raise NotImplementedError("a contender is run from memory")
 
 
@@ -98,7 +107,7 @@ TARGET = Target(
     rewrite=plain_graph,
     lower=_lower,
     open=_open,
-    time=_open,
+    time=timed_side_by_side,
 )
 RECIPES = (
     Recipe(TARGET.title, "fp32", partial(_make, precision="fp32"), ("openvino",)),

@@ -83,14 +83,17 @@ def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
 # Reduction and order; without axes all axes are reduced
 
 
-def _reduction(function: Callable[[Tensor, Sequence[int], bool], Tensor]) -> Callable[..., Tensor]:
+_Axes = tuple[int, ...] | list[int]
+
+
+def _reduction(function: Callable[[Tensor, _Axes, bool], Tensor]) -> Callable[..., Tensor]:
     def operator(x: Tensor, axes: tuple[int, ...] | None = None, keep_dims: bool = False) -> Tensor:
         return function(x, list(range(x.dim())) if axes is None else axes, keep_dims)
 
     return operator
 
 
-def _mean(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
+def _mean(x: Tensor, axes: _Axes, keep: bool) -> Tensor:
     return (x if x.is_floating_point() else x.float()).mean(axes, keepdim=keep)
 
 
@@ -261,10 +264,11 @@ def _scaled(x: Tensor, gamma: Tensor | None, beta: Tensor | None, shape: Sequenc
 
 
 def concat(values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
-    """Join along an axis."""
-    if interleave:
-        raise ValueError("interleave is not supported")
-    return torch.cat(values, axis)
+    """Join along an axis, one after the other or in turns."""
+    if not interleave:
+        return torch.cat(values, axis)
+    axis %= values[0].dim()
+    return torch.stack(values, axis + 1).flatten(axis, axis + 1)
 
 
 def expand_dims(x: Tensor, axes: tuple[int, ...]) -> Tensor:

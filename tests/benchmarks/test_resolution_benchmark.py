@@ -11,9 +11,8 @@ import torch
 import yaml
 
 from benchmarks import resolution
-from benchmarks.contenders import Contender, Subject, ours
+from benchmarks.contenders import Contender, Subject
 from benchmarks.contenders.contender import Pixels
-from tofe_edge.errors import InputError
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.latency import Latency
 
@@ -114,13 +113,3 @@ def test_wrong_arguments_are_refused_in_one_line_before_anything_is_built(
     assert resolution.main(["--checkpoint", str(tiny_checkpoint.path), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and reason in line
-
-
-def test_a_dense_checkpoint_is_refused(tiny_dense_checkpoint: Checkpoint) -> None:
-    arguments = resolution.parser().parse_args(["--checkpoint", str(tiny_dense_checkpoint.path)])
-    with pytest.raises(InputError, match="has no token counts"):
-        resolution.run(arguments, "")
-
-
-def test_one_of_our_recipes_makes_what_is_measured() -> None:
-    assert [recipe.precision for recipe in ours.RECIPES].count(resolution.PRECISION) == 1

@@ -11,13 +11,10 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import memory, throughput
-from benchmarks.throughput_nets import NAMED, open_net
+from benchmarks import throughput
 from benchmarks.throughput_results import row_of
 from benchmarks.turns import MIN_ROUNDS, Plan, Turns, take_turns
-from tofe_edge.model.backbones import create_host
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 
 Measure = Callable[..., tuple[dict[str, Any], str]]
@@ -96,20 +93,6 @@ def test_the_clock_that_is_asked_for_times_the_nets(measure: Measure, monkeypatc
     assert document["clock"] == "cpu" and "by the process's CPU time" in out
 
 
-def test_figures_go_to_the_net_and_batch_that_took_them(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made_up(dense: Callable[[], Any], tofe: Callable[[], Any], *how: object) -> Turns:
-        batch, kept = len(dense()), tofe().kept  # the dense forward gives logits alone
-        assert [len(index) for index in kept] == [batch] * 3
-        return Turns((0.5 * batch,) * 6, (0.2 * batch,) * 6)
-
-    monkeypatch.setattr(throughput, "take_turns", made_up)
-    document, out = measure("--batches", "1,4", "--device", "cpu")
-    assert [row["batch"] for row in document["results"]] == [1, 4]
-    for row in document["results"]:
-        assert (row["dense_images_per_s"], row["tofe_images_per_s"], row["ratio"]) == (2.0, 5.0, 2.5)
-    assert "| 4 | 2 | 5 | 2.50x | 2.50 to 2.50 |" in out
-
-
 def test_results_of_another_call_are_not_overwritten(
     tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,23 +145,6 @@ def test_a_batch_that_does_not_fit_is_noted_and_larger_ones_are_not_tried(
     assert "| 3 | – | – | – | out of memory |" in out
 
 
-def test_a_batch_larger_than_the_memory_is_not_begun(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000)
-    monkeypatch.setattr(throughput, "take_turns", lambda *arguments: pytest.fail("begun"))
-    document, _ = measure("--batches", "1024", "--device", "cpu")
-    (row,) = document["results"]
-    assert row["note"].startswith("needs about ") and row["note"].endswith("0.0 GB are free")
-
-
-def test_another_error_is_none_of_memory(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: ToFe, images: torch.Tensor) -> None:
-        raise RuntimeError("shapes differ")
-
-    monkeypatch.setattr(ToFe, "forward_dense", broken)
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        throughput.measure_all(open_net(str(tiny_checkpoint.path)), [1], throughput.Conditions(CPU))
-
-
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -205,14 +171,6 @@ def test_wrong_arguments_are_one_line_before_anything_is_measured(
     assert throughput.main(["--seconds", "1", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and reason in line
-
-
-def test_the_papers_net_has_its_gmacs() -> None:
-    named = NAMED["deit_small_2.0"]
-    with torch.device("meta"):
-        spec = create_host(f"{named.backbone}_patch16_224").spec
-    assert gmacs(tofe_macs(spec, named.counts.kept)) == pytest.approx(2.0, rel=0.005)
-    assert gmacs(dense_macs(spec)) == pytest.approx(4.6, rel=0.005)
 
 
 class Machine:
@@ -252,22 +210,3 @@ def test_no_round_begins_after_the_seconds_but_an_interval_there_is() -> None:
     turns = Machine(0.0).turns(Plan(rounds=50, seconds=1.0, turn_s=1.0, warm_up_s=0.0))
     assert len(turns.a_s) == MIN_ROUNDS
     assert row_of("net", 1, turns).ratio_interval == (3.0, 3.0)
-
-
-def test_memory_is_read_where_the_system_tells(tmp_path: Path) -> None:
-    file = tmp_path / "meminfo"
-    assert memory.available_bytes(file) is None
-    file.write_text("MemTotal:       24000000 kB\nMemFree: 5 kB\nMemAvailable:   16000000 kB\n")
-    assert memory.available_bytes(file) == 16_000_000 * 1024
-    file.write_text("MemTotal:       24000000 kB\n")
-    assert memory.available_bytes(file) is None
-
-
-def test_a_gpu_is_not_asked_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
-    with torch.device("meta"):
-        spec = create_host("deit_small_patch16_224").spec
-    assert memory.shortage(spec, 256, torch.device("cuda")) is None
-    assert memory.shortage(spec, 256, CPU) is not None
-    # By this much a process grew with 32 images.
-    assert memory.activation_bytes(spec, 32) == pytest.approx(217e6, rel=0.1)

@@ -28,7 +28,7 @@ from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.preprocessing import normalize, resize_and_crop
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 
 COUNTS = {"forward": [9, 5, 3], "forward_5_3_2": [5, 3, 2]}
 """Kept tokens of the artifact below, which is never run."""
@@ -292,9 +292,9 @@ def copy_of(artifact: Artifact, folder: Path, content: bytes) -> Artifact:
 def test_a_real_program_replays_to_the_bit_and_one_wrong_weight_fails(
     elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    golden = make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
     for name in elastic_artifact.manifest.methods:
-        assert replay(golden, load_model(elastic_artifact, 1, name), name).snr_db == np.inf
+        assert replay(golden, open_model(elastic_artifact, 1, name), name).snr_db == np.inf
 
     write_content(tmp_path / "golden", golden.content())
     faulty = copy_of(elastic_artifact, tmp_path, spoilt_weight(elastic_artifact.path.read_bytes()))
@@ -305,14 +305,14 @@ def test_a_real_program_replays_to_the_bit_and_one_wrong_weight_fails(
     edit(tmp_path / "golden", lambda document: document.update(artifact_sha256=faulty.manifest.sha256))
     vouched = read_golden(tmp_path / "golden", faulty)
     for name in faulty.manifest.methods:
-        assert not replay(vouched, load_model(faulty, 1, name), name).passed
+        assert not replay(vouched, open_model(faulty, 1, name), name).passed
 
 
 def test_swapped_pictures_with_their_checksums_fail_by_their_numbers(
     elastic_artifact: Artifact, tiny_checkpoint: Checkpoint
 ) -> None:
-    model = load_model(elastic_artifact, 1)
-    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    model = open_model(elastic_artifact, 1)
+    golden = make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
     first, second, *others = golden.of("forward")
     swapped = (replace(first, pixels=second.pixels), replace(second, pixels=first.pixels), *others)
     assert not replay(replace(golden, vectors=swapped), model).passed

@@ -117,20 +117,3 @@ def test_any_file_is_fine_or_refused(
 ) -> None:
     table = tmp_path_factory.getbasetemp() / "any.csv"
     fine_or_refused(lambda: read(table, b"path,label\n" * with_header + content), table)
-
-
-@settings(max_examples=100)
-@given(
-    rows=st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/"), min_size=1, max_size=9).filter(
-            lambda name: name not in (".", "..")
-        ),
-        st.integers(0, 2),
-        min_size=1,
-    )
-)
-def test_what_is_written_is_read(rows: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> None:
-    table = tmp_path_factory.getbasetemp() / "written.csv"
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("path", "label"), *rows.items()])
-    assert read(table, text.getvalue()) == list(rows.items())

@@ -19,7 +19,6 @@ from tofe_edge.model.macs import (
     approximator_macs,
     block_macs,
     dense_macs,
-    floor_macs,
     gmacs,
     head_macs,
     selector_macs,
@@ -47,17 +46,6 @@ def spec_of(name: str) -> Backbone:
 @pytest.mark.parametrize(("name", "figure"), zip(FIVE, ["1.254", "4.599", "17.564", "6.551", "12.678"]))
 def test_dense_gmacs_are_the_published_ones(name: str, figure: str) -> None:
     assert f"{gmacs(dense_macs(spec_of(name))):.3f}" == figure
-
-
-@pytest.mark.parametrize(("name", "figure"), zip(FIVE, ["0.367", "1.321", "4.990", "2.763", "4.474"]))
-def test_floor_gmacs(name: str, figure: str) -> None:
-    assert f"{gmacs(floor_macs(spec_of(name))):.3f}" == figure
-
-
-@pytest.mark.parametrize(("name", "figure"), zip(FIVE, ["5.7", "22.1", "86.6", "26.15", "55.83"]))
-def test_parameters_in_millions(name: str, figure: str) -> None:
-    millions = sum(parameter.numel() for parameter in full_size(name).parameters()) / 1e6
-    assert f"{millions:.{len(figure.split('.')[1])}f}" == figure
 
 
 def deit_small_blocks(prefix: int) -> float:
@@ -160,7 +148,7 @@ def test_keeping_more_tokens_in_any_stage_costs_more(
 def test_macs_lie_between_the_floor_and_all_tokens(name: str, counts: tuple[int, ...]) -> None:
     spec = spec_of(name)
     selectors = 3 * selector_macs(196, spec.dim)
-    assert floor_macs(spec) <= tofe_macs(spec, counts) <= dense_macs(spec) + selectors
+    assert tofe_macs(spec, [0] * 3) <= tofe_macs(spec, counts) <= dense_macs(spec) + selectors
     assert tofe_macs(spec, [196] * 3) == dense_macs(spec) + selectors
 
 

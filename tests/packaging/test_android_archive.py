@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from packaged_models import need, need_file, need_kotlinc, packaged, pretend_model
 
-from tofe_edge.errors import InputError
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.android import PLATFORM as ANDROID
 from tofe_edge.packaging.archive import Unpacked, read_zip
-from tofe_edge.packaging.bundle import Bundle, BundleFile
+from tofe_edge.packaging.bundle import Bundle
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.place import place
 from tofe_edge.packaging.platform import Options
@@ -84,20 +83,8 @@ def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(
     framework = need_file("/usr/share/android-framework-res/framework-res.apk", INSTALL)
     folder = unpacked(aar, tmp_path / "aar")
     apk = tmp_path / "app.apk"
-    run(
-        aapt,
-        "package",
-        "-F",
-        apk,
-        "-M",
-        folder / "AndroidManifest.xml",
-        "-A",
-        folder / "assets",
-        "-I",
-        framework,
-        "-0",
-        "pte",
-    )
+    inputs = ("-M", folder / "AndroidManifest.xml", "-A", folder / "assets", "-I", framework)
+    run(aapt, "package", "-F", apk, *inputs, "-0", "pte")
     badging = run(aapt, "dump", "badging", apk)
     assert "package: name='com.example.tiny'" in badging and "sdkVersion:'23'" in badging
     assert "com.example.tiny" in run(aapt, "dump", "xmltree", apk, "AndroidManifest.xml")
@@ -122,63 +109,15 @@ def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_
     samples = [tmp_path / "MainActivity.kt", tmp_path / "Photograph.kt"]
     for sample in samples:
         sample.write_bytes(bundle.files[f"sample/{sample.name}"].data)
-    call = (
-        "-d",
-        tmp_path / "classes",
-        "-cp",
-        folder / "classes.jar",
-        "-jvm-target",
-        "1.8",
-        *samples,
-        STUBS,
-        TEMPLATES / "android" / "stubs",
-    )
-    run("bash", need_kotlinc(), "-J-XX:TieredStopAtLevel=1", *call)
+    call = ("-d", tmp_path / "classes", "-cp", folder / "classes.jar", "-jvm-target", "1.8")
+    sources = (*samples, STUBS, TEMPLATES / "android" / "stubs")
+    run("bash", need_kotlinc(), "-J-XX:TieredStopAtLevel=1", *call, *sources)
     for sample in samples:
         assert (tmp_path / "classes/com/example/classify" / sample.name).with_suffix(".class").is_file()
 
 
-@pytest.mark.parametrize("lost", ["classes.jar", "AndroidManifest.xml", "R.txt", "proguard.txt"])
-def test_an_aar_that_lacks_something_is_found(bundle: Bundle, model: PackagedModel, lost: str) -> None:
-    """Even where its sums are those of what is there."""
-    name = next(name for name in bundle.files if name.endswith(".aar"))
-    files = {
-        one: file for one, file in read_zip(bundle.files[name].data, name).items() if one not in (lost, PROVENANCE)
-    }
-    files[PROVENANCE] = provenance_file("android", "aar file", model, [], files)
-    provenance = read_provenance(files[PROVENANCE], PROVENANCE)
-    assert ANDROID.problems(Unpacked("zip", files), provenance) == [f"{lost} is missing"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("AndroidManifest.xml", b"<manifest package='com.example.tiny'/>", "does not ask for API 23"),
-        ("AndroidManifest.xml", b"<!DOCTYPE x [<!ENTITY a 'b'>]><manifest/>", "declares a document type"),
-        ("AndroidManifest.xml", b"<manifest", "cannot be read as XML"),
-        ("classes.jar", b"PK", "classes.jar: cannot be read as zip"),
-    ],
-)
-def test_an_aar_with_wrong_metadata_is_found(
-    bundle: Bundle, model: PackagedModel, name: str, content: bytes, message: str
-) -> None:
+def test_a_folder_with_another_models_aar_is_found(bundle: Bundle, model: PackagedModel) -> None:
     aar = next(one for one in bundle.files if one.endswith(".aar"))
-    files = {**read_zip(bundle.files[aar].data, aar), name: BundleFile(content)}
-    provenance = read_provenance(files[PROVENANCE], PROVENANCE)
-    try:
-        lines = ANDROID.problems(Unpacked("zip", files), provenance)
-    except InputError as error:
-        lines = [str(error)]
-    assert any(message in line for line in lines)
-
-
-def test_a_folder_with_another_models_aar_or_no_pom_is_found(bundle: Bundle, model: PackagedModel) -> None:
-    aar, pom = (next(one for one in bundle.files if one.endswith(suffix)) for suffix in (".aar", ".pom"))
-    provenance = read_provenance(bundle.files[PROVENANCE], PROVENANCE)
-    without = {name: file for name, file in bundle.files.items() if name != pom}
-    assert ANDROID.problems(Unpacked("folder", without), provenance) == ["the POM beside the AAR is missing"]
-    free = {**bundle.files, pom: BundleFile(b"<project/>")}
-    assert ANDROID.problems(Unpacked("folder", free), provenance) == ["the POM does not depend on executorch-android"]
     other = read_provenance(
         provenance_file("android", "aar", replace(model, name="other"), [], dict(bundle.files)), PROVENANCE
     )

@@ -44,14 +44,8 @@ def test_a_source_bundle_is_a_gradle_module_with_everything_in_it(model: Package
     assert (bundle.name, bundle.form) == ("Tiny-model.1-android-source", "folder")
     assets = f"src/main/assets/tofe/tiny_model_1_{model.manifest.sha256[:12]}/"
     wanted = {
-        *(
-            "build.gradle.kts",
-            "consumer-rules.pro",
-            "src/main/AndroidManifest.xml",
-            "README.md",
-            "sample/MainActivity.kt",
-            "sample/Photograph.kt",
-        ),
+        *("build.gradle.kts", "consumer-rules.pro", "src/main/AndroidManifest.xml"),
+        *("README.md", "sample/MainActivity.kt", "sample/Photograph.kt"),
         *("LICENSE", "LICENSE-pillow", "LICENSE-executorch", "NOTICE", "provenance.json"),
         *(f"{assets}{name}" for name in ("Tiny-model.1.pte", "Tiny-model.1.json", "labels.txt", "preprocessing.json")),
         *(f"{assets}Tiny-model.1.golden/{name}" for name in ("golden.json", "0.png", "1.png", "2.png", "3.png")),
@@ -104,21 +98,12 @@ def test_two_processes_make_the_same_bytes(model: PackagedModel, tmp_path: Path,
     for seed in ("1", "2"):
         command = [
             sys.executable,
-            "-m",
-            "tofe_edge",
-            "package",
+            *["-m", "tofe_edge", "package", "--platform", "android", "--source"],
             str(artifact.path),
-            "--platform",
-            "android",
-            "--source",
         ]
-        done = subprocess.run(
-            [*command, "--out", str(tmp_path / seed)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command += ["--out", str(tmp_path / seed)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         sums.add(next(line for line in done.stdout.splitlines() if line.startswith("sha256")))
     assert len(sums) == 1

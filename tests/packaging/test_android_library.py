@@ -23,18 +23,8 @@ from tofe_edge.io.preprocessing import preprocess, resize_and_crop
 pytestmark = pytest.mark.toolchain
 
 SIZES = (
-    (640, 427),
-    (427, 640),
-    (300, 300),
-    (97, 211),
-    (211, 97),
-    (375, 500),
-    (64, 64),
-    (71, 71),
-    (33, 40),
-    (71, 900),
-    (1, 7),
-    (2048, 1361),
+    *((640, 427), (427, 640), (300, 300), (97, 211), (211, 97), (375, 500), (64, 64)),
+    *((71, 71), (33, 40), (71, 900), (1, 7), (2048, 1361)),
 )
 """Larger, smaller, and such that the short side needs no resizing (71 is 64 / 0.9)."""
 

@@ -161,7 +161,7 @@ WHOLE = ppm(Image.new("RGB", (70, 66), (10, 200, 30)))
 )
 def test_the_example_refuses_what_is_no_ppm(machine: Machine, example: Path, stdin: bytes) -> None:
     code, lines, errors = classified(machine, example, WHOLE.replace(b"P6\n", b"P6\n# comment\n", 1) + stdin)
-    assert (code, len(lines)) == (4, 1) and "is no whole PPM" in errors
+    assert (code, len(lines)) == (4, 1) and "is not a whole PPM" in errors
 
 
 def test_the_example_tests_itself_and_reports_errors(machine: Machine, example: Path) -> None:

@@ -1,22 +1,37 @@
-"""``package --platform linux`` and ``--check`` without a compiler: what is in the archive, and what is refused."""
+"""Linux bundles without a compiler: what is in the archive, what is refused, and what a check of one finds."""
 
 from __future__ import annotations
 
 import configparser
 import hashlib
 import json
+import platform
 import shutil
 import tarfile
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import refused
+from elf_files import elf
 from linux_runners import package, pretend_runner
-from packaged_models import pretend_model
+from packaged_models import pretend, pretend_model
 
 from tofe_edge.cli import main
+from tofe_edge.errors import InputError
+from tofe_edge.evaluation.golden import GoldenSet, replay
+from tofe_edge.evaluation.parity import Parity
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.files import write_bytes
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.archive import unpack
-from tofe_edge.packaging.provenance import PROVENANCE
+from tofe_edge.packaging.archive import Unpacked, tar_gz_bytes, unpack
+from tofe_edge.packaging.bundle import BundleFile
+from tofe_edge.packaging.check import check_bundle
+from tofe_edge.packaging.linux import PLATFORM as LINUX
+from tofe_edge.packaging.linux import read_programs
+from tofe_edge.packaging.provenance import PROVENANCE, FileSum, read_provenance
 
 FOLDER = "net-linux-aarch64"
 
@@ -50,16 +65,8 @@ def test_the_archive_holds_plain_files_below_one_folder(bundle: Path) -> None:
         *("tofe_runner", "include/tofe.h", "lib/libtofe.so", "lib/libexecutorch.so"),
         *("model/net.pte", "model/net.json", "model/labels.txt", "model/preprocessing.json"),
         *("systemd/net-self-test.service", "systemd/net-classify@.service", "example/classify.c", "example/Makefile"),
-        *(
-            "LICENSE",
-            "LICENSE-executorch",
-            "LICENSE-pillow",
-            "LICENSE-third-party",
-            "NOTICE",
-            "README.md",
-            "SHA256SUMS",
-            "provenance.json",
-        ),
+        *("LICENSE", "LICENSE-executorch", "LICENSE-pillow", "LICENSE-third-party", "NOTICE"),
+        *("README.md", "SHA256SUMS", "provenance.json"),
     }
 
 
@@ -152,3 +159,178 @@ def test_a_runner_without_the_library_says_what_to_install(
     (runner / "tofe.h").unlink()
     assert package(model, runner, tmp_path / "out") == 2
     assert "`apt-get install nlohmann-json3-dev libstb-dev`" in capsys.readouterr().err
+
+
+def test_a_bundle_that_cannot_be_run_here_passes_and_says_why(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setenv("PATH", "")
+    assert main(["package", "--check", str(bundle), "--run-program", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] and not found["self_test"]["ran"]
+    assert found["self_test"]["reason"] == (
+        "programs for aarch64 do not run here: qemu-aarch64-static is not installed; "
+        "`apt-get install qemu-user-static g++-aarch64-linux-gnu`"
+    )
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="needs a machine that bundles are for")
+def test_a_runner_that_does_not_even_start_on_its_machine_fails(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arch = platform.machine()
+    assert package(model, pretend_runner(tmp_path / "runner", arch), tmp_path, "--arch", arch) == 0
+    assert main(["package", "--check", str(tmp_path / f"net-linux-{arch}.tar.gz"), "--run-program"]) == 1
+    assert "self-test: tofe_runner" in capsys.readouterr().out
+
+
+def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
+    """A runtime that computes what the golden vectors say."""
+    return {name: replay(golden, pretend(name), name) for name in artifact.manifest.methods}
+
+
+def test_an_unpacked_bundle_is_checked_too(bundle: Path, tmp_path: Path) -> None:
+    with tarfile.open(bundle) as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert check_bundle(tmp_path / FOLDER, runs).passed
+    (tmp_path / FOLDER / "tofe_runner").chmod(0o644)
+    (failure,) = check_bundle(tmp_path / FOLDER, runs).failures
+    assert failure == "tofe_runner is not executable, unlike when it was packaged"
+
+
+def test_a_provenance_of_another_model_is_found(bundle: Path, tmp_path: Path) -> None:
+    with tarfile.open(bundle) as archive:
+        archive.extractall(tmp_path, filter="data")
+    path = tmp_path / FOLDER / PROVENANCE
+    document = json.loads(path.read_text())
+    document["manifest"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(document))
+    assert check_bundle(tmp_path / FOLDER, runs).failures == (f"{PROVENANCE} is of another model than the manifest",)
+
+
+def never(runner: Path, artifact: Artifact, arch: str) -> Mapping[str, Parity]:
+    raise AssertionError("this program must not be run")
+
+
+def test_the_bundles_own_program_is_not_run_unasked(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tofe_edge.workflows.package.runner_test", never)
+    monkeypatch.setattr("tofe_edge.workflows.package._self_test", runs)
+    assert main(["package", "--check", str(bundle)]) == 0
+    out = capsys.readouterr().out
+    assert "tofe_runner of the bundle was not run; --run-program runs it" in out and "forward: logits the same" in out
+    assert main(["package", "--check", str(bundle), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["program"], found["program_was_run"], found["self_test"]["ran"]) == ("tofe_runner", False, True)
+
+
+def test_only_an_archive_is_ever_run(bundle: Path, tmp_path: Path) -> None:
+    """A folder of any name can say in its provenance that it is for Linux."""
+    folder = tmp_path / "flower-android"
+    with tarfile.open(bundle) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / FOLDER).rename(folder)
+    assert "is not a tar.gz with a program" in refused(folder, lambda: check_bundle(folder, runs, never))
+
+
+def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Path:
+    """The bundle with files changed or left out and new sums, as somebody who forges one would."""
+    files: dict[str, BundleFile] = {**unpack(bundle).files}
+    for name, file in changes.items():
+        files.pop(name, None)
+        files |= {} if file is None else {name: file}
+    document: dict[str, Any] = json.loads(files.pop(PROVENANCE).data)
+    document["files"] = {name: asdict(FileSum.of(file)) for name, file in files.items()}
+    files[PROVENANCE] = BundleFile(json.dumps(document).encode())
+    write_bytes(out, tar_gz_bytes(files, FOLDER))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lib/libtofe.so": None}, "lib/libtofe.so is missing"),
+        ({"tofe_runner": BundleFile(elf("aarch64"))}, "tofe_runner is not the only executable file"),
+        ({"run.sh": BundleFile(b"#!/bin/sh", True)}, "tofe_runner is not the only executable file"),
+        ({"lib/libtofe.so": BundleFile(elf("x86_64"))}, "lib/libtofe.so is built for x86_64, not for aarch64"),
+        ({"lib/libtofe.so": BundleFile(b"text")}, "lib/libtofe.so: is not a 64-bit program or library for Linux"),
+        ({"lib/libtofe.so": BundleFile(elf("aarch64", [], "/tmp"))}, "lib/libtofe.so looks for libraries in /tmp"),
+    ],
+)
+def test_check_finds_what_does_not_fit(
+    changes: dict[str, BundleFile | None],
+    message: str,
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["package", "--check", str(forged(bundle, tmp_path / bundle.name, changes)), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["self_test"]["ran"] and any(message in failure for failure in found["failures"])
+
+
+def test_a_bundle_of_another_form_is_none(bundle: Path) -> None:
+    files = unpack(bundle).files
+    provenance = read_provenance(files[PROVENANCE], PROVENANCE)
+    assert LINUX.problems(Unpacked("zip", files), provenance) == [
+        "provenance.json says linux and 'aarch64', but this is a zip"
+    ]
+
+
+def problems_of(**files: bytes) -> list[str]:
+    """Of a bundle for aarch64 with ``tofe_runner`` and ``lib/NAME.so``."""
+    named = {name if name == "tofe_runner" else f"lib/{name}.so": BundleFile(data) for name, data in files.items()}
+    return read_programs({**named, "README.md": BundleFile(b"no program")}).problems("aarch64")
+
+
+@pytest.mark.parametrize(
+    "search", ["$ORIGIN/lib", "${ORIGIN}/lib", "$ORIGIN", "$ORIGIN/lib/../lib", "$ORIGIN/./lib//:$ORIGIN"]
+)
+def test_a_runner_that_looks_inside_is_fine(search: str) -> None:
+    assert problems_of(tofe_runner=elf("aarch64", ["libx.so", "libc.so.6"], search), libx=elf("aarch64")) == []
+
+
+@pytest.mark.parametrize(
+    ("search", "where"),
+    [
+        ("/usr/lib", "/usr/lib"),
+        ("$ORIGIN/lib:/opt/executorch/lib", "/opt/executorch/lib"),
+        ("$ORIGIN/..", "$ORIGIN/.."),
+        ("$ORIGIN/lib/../../lib", "$ORIGIN/lib/../../lib"),
+        ("lib", "lib"),
+        ("$LIB/x", "$LIB/x"),
+        ("", "the working folder"),
+        ("$ORIGIN/lib:", "the working folder"),
+        ("$ORIGINAL/lib", "$ORIGINAL/lib"),
+    ],
+)
+@pytest.mark.parametrize("tag", [15, 29])
+def test_a_runner_that_looks_elsewhere_is_not(search: str, where: str, tag: int) -> None:
+    message = f"tofe_runner looks for libraries in {where}, outside the bundle"
+    assert problems_of(tofe_runner=elf("aarch64", [], search, tag=tag)) == [message]
+
+
+def test_a_library_may_look_one_folder_up_and_no_further() -> None:
+    assert problems_of(libx=elf("aarch64", [], "$ORIGIN/../lib")) == []
+    assert problems_of(libx=elf("aarch64", [], "$ORIGIN/../../lib")) == [
+        "lib/libx.so looks for libraries in $ORIGIN/../../lib, outside the bundle"
+    ]
+
+
+def test_another_processor_and_a_missing_library_are_named() -> None:
+    assert problems_of(tofe_runner=elf("x86_64", ["libcuda.so.1"])) == [
+        "tofe_runner is built for x86_64, not for aarch64",
+        "tofe_runner needs libcuda.so.1, which neither the bundle nor a Linux system has",
+    ]
+
+
+def test_a_library_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^lib/libx\.so: is not a 64-bit program"):
+        problems_of(libx=b"text")
+
+
+def test_the_oldest_c_library_is_that_of_the_most_demanding() -> None:
+    files = {"tofe_runner": elf("aarch64", versions=["GLIBC_2.34"]), "lib/a.so": elf("aarch64", versions=["GLIBC_2.4"])}
+    assert read_programs({name: BundleFile(data) for name, data in files.items()}).glibc == (2, 34)

@@ -78,6 +78,12 @@ def test_compressed_and_repeated_entries_are_refused() -> None:
     assert "not as this program writes" in why(read_zip, content)
 
 
+def test_a_tar_of_another_program_is_refused() -> None:
+    assert "not as this program writes a tar" in why(read_tar_gz, foreign_tar("folder/x"))
+    twice = tar_bytes({"x": BundleFile(b"one")}, "a")[:1024] + tar_bytes({"x": BundleFile(b"two")}, "a")
+    assert "not as this program writes a tar" in why(read_tar_gz, as_gzip(twice))
+
+
 def test_overlapping_entries_cannot_grow() -> None:
     """Two names in the directory for the bytes of one entry, as zip bombs have it."""
     large = zip_bytes({"a": BundleFile(bytes(5000))})

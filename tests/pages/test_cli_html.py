@@ -1,4 +1,4 @@
-"""``--html`` of ``convert`` and ``profile`` through the real program."""
+"""``--html`` of ``convert`` and ``profile`` through the real program, and the latency tables on the page of ``convert``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from page_contents import Tags
+from page_contents import Tags, convert_page, plain_manifest
 
+from tofe_edge.budget.latency_model import shape_of
 from tofe_edge.cli import main
+from tofe_edge.cli.convert_page import with_block_latency
+from tofe_edge.cli.pages.convert import render
+from tofe_edge.model.backbones import create_host
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.profiles import DeviceProfile, load_profile
+from tofe_edge.profiles.latency import Anchor, LatencyTable
 
 DEADLINE_SECONDS = 300
 
@@ -80,3 +87,27 @@ def test_a_page_where_the_model_goes_is_refused_before_any_work(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and ("--html" in error or "is a folder" in error)
     assert list(out.iterdir()) == []
+
+
+def test_every_latency_table_of_the_model_is_a_line_and_others_are_left_out(tiny_checkpoint: Checkpoint) -> None:
+    backbone = create_host(tiny_checkpoint.backbone_name, tiny_checkpoint.overrides).spec
+    page = replace(convert_page(plain_manifest(tiny_checkpoint)), block_ms={}, fitted_ms={})
+    points = ((2, 0.1), (9, 0.4), (17, 0.9))
+    table = LatencyTable(
+        backbone=backbone.name, shape=shape_of(backbone), precision="fp32", threads=4, provenance="measured", source="a test",
+        stem=0.5, selection=0.1, block=points, tail=points, approximator=points, dense=5.0, tofe=(Anchor((8, 4, 2), 3.0),),
+    )  # fmt: skip
+
+    def board(*tables: LatencyTable) -> DeviceProfile:
+        return replace(load_profile("jetson_orin"), latency=tables)
+
+    shown = with_block_latency(page, backbone, board(table, replace(table, precision="int8")))
+    assert set(shown.block_ms) == set(shown.fitted_ms) == {"fp32", "int8"} and shown.block_ms["fp32"] == table.block
+    assert [count for count, _ in shown.fitted_ms["fp32"]] == list(range(1, 18))
+    assert dict(shown.fitted_ms["fp32"])[9] == pytest.approx(0.4)
+    assert "3 token counts in fp32; 3 token counts in int8" in Tags(render(shown)).text
+
+    larger = replace(page, manifest=replace(page.manifest, patch_tokens=25))
+    assert with_block_latency(page, backbone, board(replace(table, backbone="another"))) == page
+    assert with_block_latency(page, backbone, board()) == with_block_latency(page, backbone, None) == page
+    assert with_block_latency(larger, backbone, board(table)) == larger

@@ -97,11 +97,6 @@ def test_defaults(shipped: DeviceProfile) -> None:
     assert shipped.defaults.precision == "int8"
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("raspberry_pi_5", 0.65, 1.0), ("jetson_orin", 0.7, 1.3)])
-def test_budgets_are_in_the_expected_range(name: str, low: float, high: float) -> None:
-    assert low <= load_profile(name).budget.gmacs.value <= high
-
-
 # --- the budget rule -------------------------------------------------------------------------------------------------
 
 

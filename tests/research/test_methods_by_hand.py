@@ -5,21 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from peer_nets import CONFIG, TARGET, tiny_images, tiny_teacher, tiny_views, unsettled
+from peer_nets import TARGET, tiny_images, tiny_teacher, unsettled
 from torch import Tensor
 
-from research.anatomy import attend, class_attention
-from research.evit import EViT, fuse, kept_of
+from research.evit import EViT, kept_of
 from research.idling import IdleViT, normalized_cut
-from research.method import Step
-from research.selectors import chance
-from research.tome import Match, ToMe, UntrainedToMeEverywhere, bipartite_match, merge, mergeable
-from tofe_edge.training.teacher import TrainingBatch
+from research.tome import ToMe, UntrainedToMeEverywhere
 
 LARGER_TARGET = 0.0033
 """GMACs, of 0.0041 that a dense tiny net of seven blocks takes: two in each stage."""
@@ -117,26 +110,6 @@ def test_tome(everywhere: bool) -> None:
         torch.testing.assert_close(head_by_hand(vit, torch.stack(tokens)), logits, atol=1e-5, rtol=1e-4)
 
 
-@settings(max_examples=30)
-@given(tokens=st.integers(1, 20), wanted=st.integers(0, 12), seed=st.integers(0, 100))
-def test_merging_keeps_the_mass_and_the_class_token(tokens: int, wanted: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(2, tokens + 1, 4, generator=generator, dtype=torch.float64)
-    sizes = torch.randint(1, 4, (2, tokens + 1), generator=generator).double()
-    number = mergeable(tokens + 1, wanted)
-    match = bipartite_match(torch.randn(2, tokens + 1, 3, generator=generator), wanted)
-    assert (match is None) is (number == 0)
-    if match is None:
-        return
-    assert isinstance(match, Match) and (match.unmerged[:, 0] == 0).all()
-    after, totals = merge(values, sizes, match)
-    assert after.shape[1] == tokens + 1 - number
-    torch.testing.assert_close(totals.sum(dim=1), sizes.sum(dim=1))
-    before = (values * sizes[..., None]).sum(dim=1)
-    torch.testing.assert_close((after * totals[..., None]).sum(dim=1), before)
-    torch.testing.assert_close(after[:, 0], values[:, 0])
-
-
 @torch.no_grad()
 def test_idle_tokens_come_back_as_they_were() -> None:
     teacher = tiny_teacher(depth=7)
@@ -162,47 +135,3 @@ def test_the_cut_by_hand() -> None:
     assert float(cut) == pytest.approx(0.3 / 0.8 + 0.3 / 1.6)
     apart = torch.eye(3)[None]
     assert float(normalized_cut(apart, torch.tensor([[1.0, 0.0, 1.0]]))) == 0
-
-
-def test_the_cut_is_part_of_the_loss() -> None:
-    method, views = IdleViT(tiny_teacher().backbone, TARGET), tiny_views(tiny_teacher())
-    view, labels = views.draw(0, 4, 0)
-    parts = method.losses(Step(TrainingBatch(0, view, labels, None, 0), CONFIG, None))
-    assert set(parts) == {"distillation", "cut"} and float(parts["cut"].detach()) > 0
-
-
-@torch.no_grad()
-def test_attention_of_the_class_token_alone_is_a_row_of_the_map() -> None:
-    host, tokens = tiny_teacher().backbone, torch.randn(3, 17, 48)
-    weights = attend(host, 2, tokens, with_weights=True).weights  # type: ignore[arg-type]
-    assert weights is not None
-    torch.testing.assert_close(class_attention(host, 2, tokens), weights[:, :, 0, 1:].mean(dim=1))  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def test_proportional_attention_is_that_of_repeated_tokens() -> None:
-    host: Any = tiny_teacher().backbone
-    tokens = torch.randn(2, 5, 48)
-    sizes = torch.tensor([[1.0, 1, 3, 1, 1]]).expand(2, -1)
-    repeated = tokens[:, [0, 1, 2, 2, 2, 3, 4]]
-    wanted = attend(host, 1, repeated).tokens[:, [0, 1, 2, 5, 6]]
-    for with_weights in (False, True):
-        torch.testing.assert_close(attend(host, 1, tokens, sizes.log(), with_weights).tokens, wanted)
-
-
-def test_the_fused_token_is_the_weighted_sum_of_the_rest() -> None:
-    tokens = torch.tensor([[[9.0], [1.0], [2.0], [3.0]]])
-    fused = fuse(tokens, torch.tensor([[0.5, 0.1, 0.2]]), 0.3)
-    assert fused[..., 0].tolist() == [[9.0, 1.0, pytest.approx(0.8)]]
-    assert torch.equal(fuse(tokens, torch.tensor([[0.5, 0.1, 0.2]]), 1.0)[:, 1:].sum(), tokens[:, 1:].sum())
-    assert [kept_of(10, ratio) for ratio in (0.7, 0.71, 1.0, 0.0)] == [7, 8, 10, 1]
-
-
-def test_chance_is_uniform_and_has_no_order() -> None:
-    images = np.random.default_rng(0).integers(0, 2**16, (500, 48), np.uint64)
-    drawn = chance(images, 0, 16)
-    assert drawn.shape == (500, 16) and (drawn >= 0).all() and (drawn < 1).all()
-    assert abs(drawn.mean() - 0.5) < 0.01 and abs(np.corrcoef(drawn.T) - np.eye(16)).max() < 0.2
-    assert abs(np.corrcoef(drawn[:, 0], chance(images, 1, 16)[:, 0])[0, 1]) < 0.2
-    images[0, 3] += np.uint64(1)
-    assert (chance(images, 0, 16)[0] != drawn[0]).all() and (chance(images, 0, 16)[1:] == drawn[1:]).all()

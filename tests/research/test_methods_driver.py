@@ -43,8 +43,10 @@ def compare(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
     def run(*options: str) -> int:
-        words = f"--weights {weights} --data {image_folder} --views {tmp_path / 'views'} --view-count 12 --held-out 0"
-        words += f" --validation {image_folder} --target-gmacs {TARGET} --batch-size 4 --steps 4"
+        words = (
+            f"--weights {weights} --data {image_folder} --views {tmp_path / 'views'} --view-count 12 --set held_out=0"
+        )
+        words += f" --validation {image_folder} --target-gmacs {TARGET} --set batch_size=4 --steps 4"
         return compare_methods.main([*words.split(), "--out", str(tmp_path / "methods.yaml"), *options])
 
     return run
@@ -138,12 +140,12 @@ def test_results_of_other_settings_are_not_mixed(
 ) -> None:
     assert compare("--methods", "evit_untrained") == 0
     before = (tmp_path / "methods.yaml").read_bytes()
-    assert compare("--methods", "tome_untrained", "--distillation-weight", "1") == 2
+    assert compare("--methods", "tome_untrained", "--set", "distillation_weight=1") == 2
     assert "has results with another distillation_weight; use another --out" in capsys.readouterr().err
     assert (tmp_path / "methods.yaml").read_bytes() == before
     (tmp_path / "methods.yaml").write_text("[]")
     assert compare("--methods", "tome_untrained") == 2
-    assert "is no result of research.compare_methods" in capsys.readouterr().err
+    assert "is not a result of research.compare_methods" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

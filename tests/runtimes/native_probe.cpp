@@ -99,7 +99,7 @@ std::string kept(std::istringstream& words) {
   const std::string content = taken(size);
   // Exactly as large as the content: a read past its end is noticed.
   const tofe::Prediction found =
-      tofe::read_prediction({{{1, 2}, "float32", 8}, selection}, content, small_manifest(), {"forward", {2}});
+      tofe::read_prediction({{{1, 2}, "float32", 8}, selection}, content, small_manifest(), {"forward", 1.0, {2}});
   std::string result;
   for (const int64_t position : found.kept.front()) result += std::to_string(position) + " ";
   return result;

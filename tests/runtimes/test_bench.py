@@ -64,7 +64,7 @@ def test_ranges_of_cores_are_read(first: int, more: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "-1", "1-", "99999", "0 1", "٣"])
 def test_what_is_no_list_of_cores_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="are no list"):
+    with pytest.raises(InputError, match="are not a list"):
         parse_cpus(text)
 
 

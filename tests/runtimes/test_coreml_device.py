@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import manifest_for
@@ -36,7 +35,7 @@ with quiet():
     import coremltools as ct
     from coremltools.models import compute_device, compute_plan
 
-_STUBBED = (
+_METHODS = [
     (Model, ct.models.MLModel, ("__init__", "predict", "get_compiled_model_path")),
     (
         Plan,
@@ -47,39 +46,28 @@ _STUBBED = (
             "get_estimated_cost_for_mlprogram_operation",
         ),
     ),
-)
+]
+_HELD = {
+    Usage: compute_plan.MLComputePlanDeviceUsage,
+    Cost: compute_plan.MLComputePlanCost,
+    Operation: compute_plan.MLModelStructureProgramOperation,
+    Block: compute_plan.MLModelStructureProgramBlock,
+    Function: compute_plan.MLModelStructureProgramFunction,
+    Program: compute_plan.MLModelStructureProgram,
+    Structure: compute_plan.MLModelStructure,
+}
 
 
-@pytest.mark.parametrize(
-    ("stub", "real", "name"), [(stub, real, name) for stub, real, names in _STUBBED for name in names]
-)
-def test_the_stub_takes_what_coremltools_takes(stub: type, real: type, name: str) -> None:
-    mine, theirs = (inspect.signature(getattr(kind, name)).parameters for kind in (stub, real))
-    assert [(key, value.kind) for key, value in mine.items()] == [(key, value.kind) for key, value in theirs.items()]
-    required = [
-        [key for key, value in each.items() if value.default is inspect.Parameter.empty] for each in (mine, theirs)
-    ]
-    assert required[0] == required[1]
-
-
-@pytest.mark.parametrize(
-    ("stub", "real"),
-    [
-        (Usage, compute_plan.MLComputePlanDeviceUsage),
-        (Cost, compute_plan.MLComputePlanCost),
-        (Operation, compute_plan.MLModelStructureProgramOperation),
-        (Block, compute_plan.MLModelStructureProgramBlock),
-        (Function, compute_plan.MLModelStructureProgramFunction),
-        (Program, compute_plan.MLModelStructureProgram),
-        (Structure, compute_plan.MLModelStructure),
-    ],
-)
-def test_the_stub_holds_what_coremltools_holds(stub: type[Any], real: type[Any]) -> None:
+def test_the_stub_has_coremltools_interface() -> None:
+    for stub, real, names in _METHODS:
+        for name in names:
+            mine, theirs = (inspect.signature(getattr(kind, name)).parameters.values() for kind in (stub, real))
+            assert [(one.name, one.kind, one.default is one.empty) for one in mine] == [
+                (one.name, one.kind, one.default is one.empty) for one in theirs
+            ]
     private = {"answer", "__proxy__"}
-    assert {field.name for field in fields(stub)} - private == {field.name for field in fields(real)} - private
-
-
-def test_the_stub_has_coremltools_other_names() -> None:
+    for stub, real in _HELD.items():
+        assert {field.name for field in fields(stub)} - private == {field.name for field in fields(real)} - private
     assert isinstance(inspect.getattr_static(compute_plan.MLComputePlan, "model_structure"), property)
     assert {unit.name for unit in Units} == {unit.name for unit in ct.ComputeUnit}
     assert {units.upper() for units in coreml.COMPUTE_UNITS} == {unit.name for unit in Units}
@@ -115,13 +103,11 @@ def test_predictions_are_timed_on_one_image(artifact: Artifact) -> None:
     assert all(given is Model.given[0] for given in Model.given)
     assert isinstance(Model.given[0], Image.Image) and Model.given[0].size == (64, 64)
     assert timed.load_ms >= 0 and timed.compute_units == "cpu_and_ne"
-
-
-@pytest.mark.usefixtures("mac")
-def test_a_tensor_package_gets_a_tensor_and_one_budget_no_function_name(artifact: Artifact) -> None:
+    # A tensor package gets a tensor, and one with one budget no function name.
     artifact = replace(artifact, manifest=replace(artifact.manifest, io="tensor", further_methods=[]))
     time_on_device(artifact, "forward", "all", runs=1)
-    assert (Model.given[0].shape, str(Model.given[0].dtype)) == ((1, 3, 64, 64), "float32")
+    tensor: Any = Model.given[0]
+    assert (tensor.shape, str(tensor.dtype)) == ((1, 3, 64, 64), "float32")
     assert Model.made["function_name"] is None
 
 
@@ -141,23 +127,19 @@ def test_placement_sums_by_operator_and_device(artifact: Artifact) -> None:
     assert further.placement() == (Placement("linear", "ne", 1, 1.0),)
 
 
-@pytest.mark.parametrize(
-    "structure", [Structure(None, None, None), Structure(None, Program({}), None)], ids=["no program", "no function"]
-)
-def test_a_plan_without_the_function_is_a_device_error(
-    structure: Structure, artifact: Artifact, mac: pytest.MonkeyPatch
+def test_a_plan_without_the_function_or_that_says_nothing_is_a_device_error(
+    artifact: Artifact, mac: pytest.MonkeyPatch
 ) -> None:
-    mac.setattr(Plan, "structure", structure)
-    timed = time_on_device(artifact, "forward", "all", runs=1)
-    with pytest.raises(DeviceError, match="has no function 'main'"):
-        timed.placement()
-
-
-def test_a_plan_that_says_nothing_is_a_device_error(artifact: Artifact, mac: pytest.MonkeyPatch) -> None:
-    mac.setattr(Plan, "get_compute_device_usage_for_mlprogram_operation", lambda self, operation: None)
     timed = time_on_device(artifact, "forward_2_1_1", "all", runs=1)
-    with pytest.raises(DeviceError, match="says nothing of function 'forward_2_1_1'; coremltools asks for the default"):
-        timed.placement()
+    with mac.context() as patch:
+        patch.setattr(Plan, "get_compute_device_usage_for_mlprogram_operation", lambda self, operation: None)
+        message = "says nothing of function 'forward_2_1_1'; coremltools asks for the default"
+        with pytest.raises(DeviceError, match=message):
+            timed.placement()
+    for structure in (Structure(None, None, None), Structure(None, Program({}), None)):
+        mac.setattr(Plan, "structure", structure)
+        with pytest.raises(DeviceError, match="has no function 'forward_2_1_1'"):
+            timed.placement()
 
 
 def test_what_core_ml_raises_is_a_device_error(artifact: Artifact, mac: pytest.MonkeyPatch) -> None:

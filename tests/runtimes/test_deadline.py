@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class Trace:
 
     def arrivals(self, method: str) -> list[int]:
         """The runs that ran the method after another one."""
-        return [run for run, pair in enumerate(zip(self.methods, self.methods[1:]), 1) if pair[0] != pair[1] == method]
+        return [run for run, pair in enumerate(pairwise(self.methods), 1) if pair[0] != pair[1] == method]
 
 
 def simulate(policy: DeadlinePolicy, device: Device, runs: int, noise: float = 0.0, seed: int = 0) -> Trace:
@@ -298,7 +298,7 @@ def test_whatever_was_measured_the_end_is_the_largest_or_the_smallest_and_switch
 ) -> None:
     policy = DeadlinePolicy(named(gmacs), 33)
     methods = [policy.method, *feed(policy, [latency for latency, times in stretch for _ in range(times)])]
-    switched = [run for run, (one, two) in enumerate(itertools.pairwise(methods)) if one != two]
+    switched = [run for run, (one, two) in enumerate(pairwise(methods)) if one != two]
     assert len(switched) == policy.switches
     assert all(gap >= SETTLE + MIN_SAMPLES for gap in np.diff([-1, *switched]))
     simulate(policy, lambda method, run: ms_per_gmac * gmacs[int(method)], 1500 if ms_per_gmac < 1 else 13 * len(gmacs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_a_percentile_is_a_value_that_was_measured(samples: list[float], percent
 @pytest.mark.parametrize("warm_up", [4, None])
 def test_warm_up_calls_are_made_and_not_counted(warm_up: int | None) -> None:
     calls: list[None] = []
-    options = {} if warm_up is None else {"warm_up": warm_up}
+    options: dict[str, Any] = {} if warm_up is None else {"warm_up": warm_up}
     assert len(measure(lambda: calls.append(None), runs=7, **options).samples_ms) == 7
     assert len(calls) == 7 + (WARM_UP_RUNS if warm_up is None else warm_up)
 

@@ -17,7 +17,7 @@ from tofe_edge.evaluation.prediction import top_classes
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.preprocessing import preprocess
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.runtimes.loading import load_model
+from tofe_edge.runtimes.loading import open_model
 from tofe_edge.runtimes.native_toolchain import Target
 
 pytestmark = pytest.mark.toolchain
@@ -47,7 +47,7 @@ def model(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path_fact
     folder = tmp_path_factory.mktemp("model")
     shutil.copy(elastic_artifact.path, folder / "net.pte")
     shutil.copy(elastic_artifact.manifest_path, folder / "net.json")
-    golden = make_golden(elastic_artifact, lambda name: load_model(elastic_artifact, 1, name), tiny_checkpoint)
+    golden = make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
     (folder / "net.golden").mkdir()
     for name, content in golden.content().items():
         (folder / "net.golden" / name).write_bytes(content)
@@ -69,7 +69,7 @@ def test_an_application_gets_what_python_gets(client: Built, model: Path, elasti
     by_cost = sorted(manifest.methods, key=lambda method: manifest.methods[method].gmacs)
     assert (in_time, too_late) == (by_cost[-1], by_cost[0])
     assert int(count) == len(manifest.class_names)
-    wanted = load_model(elastic_artifact, 1, name)(preprocess(painted(), manifest.preprocessing))
+    wanted = open_model(elastic_artifact, 1, name)(preprocess(painted(), manifest.preprocessing))
     for line, best in zip(lines, top_classes(wanted.logits, manifest.class_names), strict=True):
         index, probability, identifier, label = line.split(" ", 3)
         assert (int(index), label) == (best.index, best.name)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import killed_run
 import pytest
 import torch
-from tiny_run import striped_images
+from tiny_run import assert_same_weights, nearly_full_disk, striped_images
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
@@ -61,17 +60,6 @@ def curve(out: Path) -> dict[int, dict[str, Any]]:
     return found
 
 
-@contextmanager
-def nearly_full_disk(bytes_left: int) -> Iterator[None]:
-    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 Run = Callable[[Path], dict[str, torch.Tensor]]
 Undisturbed = tuple[dict[str, torch.Tensor], dict[int, dict[str, Any]]]
 
@@ -99,10 +87,6 @@ def undisturbed(tmp_path: Path, run: Run) -> Undisturbed:
     weights = run(out)
     assert list(curve(out)) == [10, 20, STEPS]
     return weights, curve(out)
-
-
-def assert_same_weights(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert [key for key, value in wanted.items() if not torch.equal(found[key], value)] == []
 
 
 def test_a_run_that_is_killed_again_and_again_follows_the_same_loss_curve(

@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import math
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
+from tiny_run import nearly_full_disk
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
@@ -25,6 +24,7 @@ from tofe_edge.training import state
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.schedule import make_optimizer
+from tofe_edge.training.state import Progress
 from tofe_edge.training.trainer import train
 
 CPU = torch.device("cpu")
@@ -33,69 +33,47 @@ SHORT = TrainingConfig(target_gmacs=0.0017, epochs=1, fixed_epochs=0.5, batch_si
 ORIGIN = {"weights": "w", "start": "s", "images": "i", "selections": "1,2,3"}
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A net whose state is at ``path``."""
+
+    path: Path
+    model: ToFe
+
+    def save(self, progress: Progress, config: TrainingConfig = SHORT) -> None:
+        state.save_state(self.path, self.model, make_optimizer(self.model, config), config, progress, ORIGIN)
+
+    def load(self, config: TrainingConfig = SHORT, **origin: str) -> Progress:
+        return state.load_state(self.path, self.model, make_optimizer(self.model, config), config, {**ORIGIN, **origin})
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_tofe: Callable[..., ToFe]) -> Saved:
+    made = Saved(tmp_path / "net.state", tiny_tofe())
+    made.save(Progress(3, 1))
+    return made
+
+
 @pytest.fixture
 def data(image_folder: Path) -> TrainingSet:
     return TrainingSet.find([Source(image_folder)], [str(number) for number in range(10)], 0, 0)
 
 
-def weights_of(model: ToFe) -> dict[str, torch.Tensor]:
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-@contextmanager
-def nearly_full_disk(bytes_left: int) -> Iterator[None]:
-    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_while_saving_is_an_error_and_the_old_state_survives(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe]
-) -> None:
-    path, model = tmp_path / "net.state", tiny_tofe()
-    optimizer = make_optimizer(model, SHORT)
-    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 1), ORIGIN)
-    with nearly_full_disk(20_000), pytest.raises(InputError, match=r"net\.state: cannot be written"):
-        state.save_state(path, model, optimizer, SHORT, state.Progress(4, 1), ORIGIN)
-    assert state.load_state(path, model, optimizer, SHORT, ORIGIN) == state.Progress(3, 1)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["net.state"]
-
-
-def test_a_disk_that_python_finds_full_leaves_the_old_state(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], monkeypatch: pytest.MonkeyPatch
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_space(content: Any, path: Path) -> None:
         path.write_bytes(b"a part of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    path, model = tmp_path / "net.state", tiny_tofe()
-    optimizer = make_optimizer(model, SHORT)
-    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 1), ORIGIN)
-    monkeypatch.setattr(torch, "save", no_space)
-    with pytest.raises(InputError, match="No space left on device"):
-        state.save_state(path, model, optimizer, SHORT, state.Progress(4, 1), ORIGIN)
-    assert state.load_state(path, model, optimizer, SHORT, ORIGIN) == state.Progress(3, 1)
-
-
-def test_a_full_disk_while_training_is_an_error(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> None:
-    out = tmp_path / "net.safetensors"
-    with nearly_full_disk(20_000), pytest.raises(InputError, match="cannot be written"):
-        train(tiny_tofe(), data, SHORT, COST, out, CPU)
-    assert not out.with_suffix(".state").exists()
-
-
-def test_a_log_that_cannot_be_written_is_an_error(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> None:
-    (tmp_path / "net.log.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"net\.log\.jsonl: cannot be written"):
-        train(tiny_tofe(), data, SHORT, COST, tmp_path / "net.safetensors", CPU)
+    with nearly_full_disk(20_000), pytest.raises(InputError, match=r"net\.state: cannot be written"):
+        saved.save(Progress(4, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", no_space)
+        with pytest.raises(InputError, match="No space left on device"):
+            saved.save(Progress(4, 1))
+    assert saved.load() == Progress(3, 1)
+    assert [entry.name for entry in saved.path.parent.iterdir()] == ["net.state"]
 
 
 @pytest.mark.parametrize(
@@ -107,52 +85,42 @@ def test_a_log_that_cannot_be_written_is_an_error(
     ],
 )
 def test_a_state_of_another_configuration_is_refused_naming_the_option(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], changes: dict[str, Any], named: str
+    saved: Saved, changes: dict[str, Any], named: str
 ) -> None:
-    path, model = tmp_path / "net.state", tiny_tofe()
-    optimizer = make_optimizer(model, SHORT)
-    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 0), ORIGIN)
-    before = weights_of(model)
+    before = {key: value.clone() for key, value in saved.model.state_dict().items()}
     with pytest.raises(InputError, match=named):
-        state.load_state(path, model, optimizer, replace(SHORT, **changes), ORIGIN)
-    after = model.state_dict()
-    assert all(torch.equal(after[key], value) for key, value in before.items())
+        saved.load(replace(SHORT, **changes))
+    assert all(torch.equal(saved.model.state_dict()[key], value) for key, value in before.items())
 
 
-def test_a_state_of_another_net_is_refused(tmp_path: Path, tiny_tofe: Callable[..., ToFe]) -> None:
-    path, model, other = tmp_path / "net.state", tiny_tofe(), tiny_tofe(dim=24)
-    state.save_state(path, model, make_optimizer(model, SHORT), SHORT, state.Progress(3, 0), ORIGIN)
+def test_a_state_of_another_net_or_origin_is_refused(saved: Saved, tiny_tofe: Callable[..., ToFe]) -> None:
     with pytest.raises(InputError, match="belongs to another net"):
-        state.load_state(path, other, make_optimizer(other, SHORT), SHORT, ORIGIN)
+        Saved(saved.path, tiny_tofe(dim=24)).load()
+    for what in ORIGIN:
+        with pytest.raises(InputError, match=f"belongs to a run with other {what}; use another --out"):
+            saved.load(**{what: "another"})
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "list"])
+@pytest.mark.parametrize("damage", ["cut", b"", b"hello", [1, 2]], ids=str)
 def test_a_damaged_state_is_refused_and_says_what_to_do(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, damage: str
+    saved: Saved, data: TrainingSet, tiny_tofe: Callable[..., ToFe], damage: Any
 ) -> None:
-    out, model = tmp_path / "net.safetensors", tiny_tofe()
-    path = out.with_suffix(".state")
-    state.save_state(path, model, make_optimizer(model, SHORT), SHORT, state.Progress(3, 0), ORIGIN)
-    content = path.read_bytes()
-    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"hello"}.get(damage, b""))
-    if damage == "list":
-        torch.save([1, 2], path)
+    if isinstance(damage, list):
+        torch.save(damage, saved.path)
+    else:
+        content = saved.path.read_bytes()
+        saved.path.write_bytes(content[: len(content) // 2] if damage == "cut" else damage)
     with pytest.raises(InputError, match=r"net\.state: cannot be read as a training state .* delete it to start anew"):
-        train(tiny_tofe(), data, SHORT, COST, out, CPU)
+        train(tiny_tofe(), data, SHORT, COST, saved.path.with_suffix(".safetensors"), CPU)
 
 
 @pytest.mark.parametrize(
     "damage", [{"optimizer": {}}, {"config": "[]"}, {"model": []}, {"model": {1: 2}}, {"step": math.inf}], ids=str
 )
-def test_a_state_with_odd_contents_is_refused_and_says_what_to_do(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], damage: dict[str, Any]
-) -> None:
-    path, model = tmp_path / "net.state", tiny_tofe()
-    optimizer = make_optimizer(model, SHORT)
-    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 0), ORIGIN)
-    torch.save({**torch.load(path, weights_only=True), **damage}, path)
+def test_a_state_with_odd_contents_is_refused_and_says_what_to_do(saved: Saved, damage: dict[str, Any]) -> None:
+    torch.save({**torch.load(saved.path, weights_only=True), **damage}, saved.path)
     with pytest.raises(InputError, match=r"net\.state: .* delete it to start anew"):
-        state.load_state(path, model, optimizer, SHORT, ORIGIN)
+        saved.load()
 
 
 def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(
@@ -163,38 +131,21 @@ def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("what", ["weights", "start", "images", "selections"])
-def test_a_state_of_another_origin_is_refused(tmp_path: Path, tiny_tofe: Callable[..., ToFe], what: str) -> None:
-    path, model = tmp_path / "net.state", tiny_tofe()
-    optimizer = make_optimizer(model, SHORT)
-    state.save_state(path, model, optimizer, SHORT, state.Progress(3, 0), ORIGIN)
-    with pytest.raises(InputError, match=f"belongs to a run with other {what}; use another --out"):
-        state.load_state(path, model, optimizer, SHORT, {**ORIGIN, what: "another"})
-
-
-def test_an_option_that_is_left_out_is_a_change_too(tmp_path: Path, tiny_tofe: Callable[..., ToFe]) -> None:
-    path, model = tmp_path / "net.state", tiny_tofe()
-    optimizer, given = make_optimizer(model, SHORT), replace(SHORT, gathered_epochs=0.5, token_counts="9,5,3")
-    state.save_state(path, model, optimizer, given, state.Progress(3, 0, TokenCounts((9, 5, 3))), ORIGIN)
-    assert state.load_state(path, model, optimizer, given, ORIGIN).counts == TokenCounts((9, 5, 3))
+def test_an_option_that_is_left_out_is_a_change_too(saved: Saved) -> None:
+    given = replace(SHORT, gathered_epochs=0.5, token_counts="9,5,3")
+    saved.save(Progress(3, 0, TokenCounts((9, 5, 3))), given)
+    assert saved.load(given).counts == TokenCounts((9, 5, 3))
     with pytest.raises(InputError, match="another token_counts"):
-        state.check_state(path, replace(given, token_counts=None))
+        state.check_state(saved.path, replace(given, token_counts=None))
 
 
-def test_a_run_with_other_images_does_not_go_on_from_the_state(
-    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
-) -> None:
-    out = tmp_path / "net.safetensors"
-    train(tiny_tofe(), data, SHORT, COST, out, CPU)
-    with pytest.raises(InputError, match="other images"):
-        train(tiny_tofe(), replace(data, train=data.train[1:]), SHORT, COST, out, CPU)
-
-
-def test_a_run_that_selects_elsewhere_does_not_go_on_from_the_state(
+def test_a_run_with_other_images_or_selections_does_not_go_on_from_the_state(
     tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
 ) -> None:
     out, moved = tmp_path / "net.safetensors", tiny_tofe(depth=5)
     train(tiny_tofe(depth=5), data, SHORT, COST, out, CPU)
+    with pytest.raises(InputError, match="other images"):
+        train(tiny_tofe(depth=5), replace(data, train=data.train[1:]), SHORT, COST, out, CPU)
     moved.backbone.spec = replace(moved.backbone.spec, stages=(1, 3, 4))
     with pytest.raises(InputError, match="other selections"):
         train(moved, data, SHORT, COST, out, CPU)

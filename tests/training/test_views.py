@@ -41,6 +41,18 @@ def wanted(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> ViewRecipe:
     return view_recipe(tiny_tofe(), data.train, COUNT, seed=3, augmentation=Augmentation(0.35))
 
 
+Prepare = Callable[..., Views]
+"""``prepare(folder, **changes of the recipe)``"""
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]) -> Prepare:
+    def prepared(folder: str = "views", of: Any = None, **changes: Any) -> Views:
+        return prepare_views(tmp_path / folder, tiny_tofe(), of or data.train, replace(wanted, **changes))
+
+    return prepared
+
+
 def same(one: Views, other: Views) -> None:
     pairs = zip(
         (one.stem, *one.stages, one.logits, one.importance, one.labels),
@@ -52,10 +64,10 @@ def same(one: Views, other: Views) -> None:
 
 
 def test_views_are_what_the_teacher_gives_for_the_same_crops(
-    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+    data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe], prepare: Prepare
 ) -> None:
     teacher = tiny_tofe()
-    views = prepare_views(tmp_path / "views", teacher, data.train, wanted)
+    views = prepare()
     crops = list(batches(data.train, teacher.backbone.preprocessing, 32, range(2), wanted.seed, wanted.augmentation))
     view = teacher_targets(teacher, torch.cat([batch.images for batch in crops])[:COUNT])
     assert len(views) == COUNT
@@ -67,13 +79,9 @@ def test_views_are_what_the_teacher_gives_for_the_same_crops(
 
 
 def test_an_interrupted_preparation_goes_on_to_the_same_views(
-    tmp_path: Path,
-    data: TrainingSet,
-    wanted: ViewRecipe,
-    tiny_tofe: Callable[..., ToFe],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Prepare
 ) -> None:
-    whole = prepare_views(tmp_path / "whole", tiny_tofe(), data.train, wanted)
+    whole = prepare("whole")
 
     def cut(*arguments: Any) -> Iterator[Batch]:
         yield next(iter(batches(*arguments)))
@@ -83,27 +91,19 @@ def test_an_interrupted_preparation_goes_on_to_the_same_views(
         patch.setattr(module, "batches", cut)
         patch.setattr(module, "_NOTE_EVERY_BATCHES", 1)
         with pytest.raises(KeyboardInterrupt):
-            prepare_views(tmp_path / "cut", tiny_tofe(), data.train, wanted)
+            prepare("cut")
     assert json.loads((tmp_path / "cut/views.json").read_text())["views"] == 32
-    same(whole, prepare_views(tmp_path / "cut", tiny_tofe(), data.train, wanted))
+    same(whole, prepare("cut"))
 
 
-def test_views_are_opened_again_without_running_the_teacher(
-    tmp_path: Path,
-    data: TrainingSet,
-    wanted: ViewRecipe,
-    tiny_tofe: Callable[..., ToFe],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+def test_views_are_opened_again_without_running_the_teacher(monkeypatch: pytest.MonkeyPatch, prepare: Prepare) -> None:
+    made = prepare()
     monkeypatch.setattr(module, "teacher_targets", None)
-    same(made, prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted))
+    same(made, prepare())
 
 
-def test_each_pass_draws_every_view_once(
-    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
-) -> None:
-    views = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+def test_each_pass_draws_every_view_once(prepare: Prepare) -> None:
+    views = prepare()
     drawn = [views.draw(step, 8, seed=1) for step in range(10)]
     sums = [view.logits.sum().item() for view, _ in drawn]
     assert sum(sums[:5]) == pytest.approx(float(views.logits.astype(np.float32).sum()), rel=1e-4)
@@ -114,15 +114,11 @@ def test_each_pass_draws_every_view_once(
 
 
 @pytest.mark.parametrize("field", ["count", "seed", "crop_scale", "cutmix", "teacher", "samples"])
-def test_views_of_another_recipe_are_refused(
-    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe], field: str
-) -> None:
-    prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+def test_views_of_another_recipe_are_refused(wanted: ViewRecipe, field: str, prepare: Prepare) -> None:
+    prepare()
     other: Any = {"teacher": "0", "samples": "0", "cutmix": 0.5}.get(field) or getattr(wanted, field) / 2
-    changed = replace(wanted)
-    object.__setattr__(changed, field, other)
     with pytest.raises(InputError, match=f"another {field}; use another views_dir"):
-        prepare_views(tmp_path / "views", tiny_tofe(), data.train, changed)
+        prepare(**{field: other})
 
 
 def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> None:
@@ -145,64 +141,46 @@ def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe:
         ("labels.npy", b"", "is damaged"),
     ],
 )
-def test_damaged_views_are_refused(
-    tmp_path: Path,
-    data: TrainingSet,
-    wanted: ViewRecipe,
-    tiny_tofe: Callable[..., ToFe],
-    name: str,
-    content: bytes,
-    said: str,
-) -> None:
-    prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+def test_damaged_views_are_refused(tmp_path: Path, name: str, content: bytes, said: str, prepare: Prepare) -> None:
+    prepare()
     (tmp_path / "views" / name).write_bytes(content)
     with pytest.raises(InputError, match=said):
-        prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+        prepare()
 
 
-def test_a_full_disk_is_found_out_before_any_work(
-    tmp_path: Path,
-    data: TrainingSet,
-    wanted: ViewRecipe,
-    tiny_tofe: Callable[..., ToFe],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_full_disk_is_found_out_before_any_work(monkeypatch: pytest.MonkeyPatch, prepare: Prepare) -> None:
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setattr(module, "teacher_targets", None)
     with pytest.raises(InputError, match="No space left on device"):
-        prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+        prepare()
 
 
-def test_unreadable_images_leave_fewer_views(
-    tmp_path: Path, image_folder: Path, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
-) -> None:
+def test_unreadable_images_leave_fewer_views(image_folder: Path, prepare: Prepare) -> None:
     broken = next(image_folder.rglob("*.png"))
     broken.write_bytes(b"no picture")
     samples = TrainingSet.find([Source(image_folder)], IDS, 0, 0).train
     # Two whole batches: with nothing to spare, nothing makes up for them.
-    views = prepare_views(tmp_path / "views", tiny_tofe(), samples, replace(wanted, count=64))
+    views = prepare(of=samples, count=64)
     assert views.unreadable > 0
     assert len(views) == 64 - views.unreadable
 
 
-def test_what_the_last_batch_has_to_spare_makes_up_for_unreadable_images(
-    tmp_path: Path, image_folder: Path, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
-) -> None:
+def test_what_the_last_batch_has_to_spare_makes_up_for_unreadable_images(image_folder: Path, prepare: Prepare) -> None:
     next(image_folder.rglob("*.png")).write_bytes(b"no picture")
     samples = TrainingSet.find([Source(image_folder)], IDS, 0, 0).train
-    views = prepare_views(tmp_path / "views", tiny_tofe(), samples, wanted)
+    views = prepare(of=samples)
     assert 0 < views.unreadable < 64 - COUNT
     assert len(views) == COUNT
 
 
 def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
-    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe], prepare: Prepare
 ) -> None:
     model = tiny_tofe()
-    views = prepare_views(tmp_path / "views", model, data.train, wanted)
+    views = prepare()
     images = torch.randn(2, 3, TINY["image_size"], TINY["image_size"])
     before = model.stem(images)
     config = TrainingConfig(target_gmacs=0.0017, epochs=4, fixed_epochs=0, batch_size=4, held_out=0, views=COUNT)
@@ -215,44 +193,34 @@ def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
     assert any(not torch.equal(old, new) for old, new in zip(parts, model.backbone.parameters()))
 
 
-def test_a_short_file_is_not_made_longer(
-    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
-) -> None:
-    prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+def test_a_short_file_is_not_made_longer(tmp_path: Path, prepare: Prepare) -> None:
+    prepare()
     path = tmp_path / "views/stem.npy"
     os.truncate(path, path.stat().st_size - 1000)
     with pytest.raises(InputError, match=r"stem\.npy: is damaged"):
-        prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+        prepare()
 
 
 def test_more_views_than_the_disk_can_hold_are_refused_with_nothing_left_behind(
-    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
+    tmp_path: Path, prepare: Prepare
 ) -> None:
     with pytest.raises(InputError, match=r"the views take .* GB and .* GB are free; ask for fewer"):
-        prepare_views(tmp_path / "views", tiny_tofe(), data.train, replace(wanted, count=10**12))
+        prepare(count=10**12)
     assert not list((tmp_path / "views").glob("*.npy"))
 
 
-def test_a_second_run_in_the_same_folder_waits_its_turn(
-    tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]
-) -> None:
+def test_a_second_run_in_the_same_folder_waits_its_turn(tmp_path: Path, prepare: Prepare) -> None:
     (tmp_path / "views").mkdir()
     with module._alone(tmp_path / "views"), pytest.raises(InputError, match="another run is preparing views there"):
-        prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
-    assert len(prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)) == COUNT
+        prepare()
+    assert len(prepare()) == COUNT
 
 
-def test_finished_views_may_be_where_nothing_can_be_written(
-    tmp_path: Path,
-    data: TrainingSet,
-    wanted: ViewRecipe,
-    tiny_tofe: Callable[..., ToFe],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_finished_views_may_be_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch, prepare: Prepare) -> None:
     def read_only(folder: Path) -> Iterator[None]:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    prepare()
     monkeypatch.setattr(module, "_alone", read_only)
-    views = prepare_views(tmp_path / "views", tiny_tofe(), data.train, wanted)
+    views = prepare()
     assert not views.stem.flags.writeable

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,3 +84,23 @@ def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
         recipe=RECIPE,
         device="cpu",
     )
+
+
+@contextmanager
+def nearly_full_disk(bytes_left: int) -> Iterator[None]:
+    """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """The log of the run to ``out``, a line each."""
+    return [json.loads(line) for line in out.with_suffix(".log.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    assert [key for key, value in expected.items() if not torch.equal(actual[key], value)] == []

@@ -32,14 +32,14 @@ def write_convert_page(path: Path, converted: Converted) -> None:
         source=converted.source,
         prefix_tokens=backbone.prefix_tokens,
     )
-    write_page(path, with_times(with_staircases(content, backbone, plan.profile), artifact))
+    write_page(path, with_times(with_block_latency(content, backbone, plan.profile), artifact))
 
 
-def with_staircases(content: ConvertPage, backbone: Backbone, profile: DeviceProfile | None) -> ConvertPage:
-    """With what the profile's latency tables tell of this net's blocks on the device; unchanged if they tell nothing."""
+def with_block_latency(content: ConvertPage, backbone: Backbone, profile: DeviceProfile | None) -> ConvertPage:
+    """Add the latency of the model's blocks from the profile's tables; unchanged if no table fits the model."""
     tables = [table for table in profile.latency if fits(table, backbone)] if profile else []
     if content.manifest.patch_tokens != backbone.patch_tokens:
-        # Made for another size of image than the tables' net.
+        # Made for another image size than the tables' model.
         return content
     return replace(
         content,
@@ -49,7 +49,7 @@ def with_staircases(content: ConvertPage, backbone: Backbone, profile: DevicePro
 
 
 def with_times(content: ConvertPage, artifact: Artifact) -> ConvertPage:
-    """With times of the default method on this machine; unchanged for what no bench runs."""
+    """Add times of the default method on this machine; unchanged if the model does not run here."""
     if not target_of(artifact.manifest).native_runner:
         return content
     timing = HostBench().time(artifact.path, TimingRequest())

@@ -97,7 +97,7 @@ def _json(report: EvaluationReport, page: Path | None) -> dict[str, Any]:
 
 def describe(report: EvaluationReport, page: Path | None) -> str:
     """Facts, the distribution of token counts if they differ, and what was written last."""
-    result, found, shipped = report.evaluation, report.distribution, report.shipped_counts
+    result, distribution, shipped = report.evaluation, report.distribution, report.shipped_counts
     low, high = result.top1_interval
     rows = [
         ("checkpoint", f"{report.checkpoint.name}, {report.mode}, on {report.device}"),
@@ -110,14 +110,14 @@ def describe(report: EvaluationReport, page: Path | None) -> str:
         rows.append(("tokens kept", ", ".join(f"{count:.1f}" for count in result.mean_kept)))
         rows.append(("reused", ", ".join(f"{count:.2f}" for count in result.mean_reused)))
     blocks = [facts(rows)]
-    if found:
-        blocks += [_figures(found, shipped), _pictures(found)]
+    if distribution:
+        blocks += [_figures(distribution, shipped), _pictures(distribution)]
     if page is not None:
         blocks.append(facts([("wrote", page)]))
     return "\n\n".join(blocks)
 
 
-def _figures(found: Sequence[CountDistribution], shipped: Sequence[int]) -> str:
+def _figures(distribution: Sequence[CountDistribution], shipped: Sequence[int]) -> str:
     rows = [
         [
             f"stage {stage}",
@@ -127,7 +127,7 @@ def _figures(found: Sequence[CountDistribution], shipped: Sequence[int]) -> str:
             f"{one.std:.1f}",
             *(f"{value:.0f}" for value in (one.least, *one.percentiles, one.most)),
         ]
-        for stage, (one, count) in enumerate(zip(found, shipped), start=1)
+        for stage, (one, count) in enumerate(zip(distribution, shipped), start=1)
     ]
     return table(
         rows,
@@ -135,13 +135,13 @@ def _figures(found: Sequence[CountDistribution], shipped: Sequence[int]) -> str:
     )
 
 
-def _pictures(found: Sequence[CountDistribution]) -> str:
+def _pictures(distribution: Sequence[CountDistribution]) -> str:
     """One line per stage, all on the same scale of tokens."""
-    least, most = min(one.least for one in found), max(one.most for one in found)
+    least, most = min(one.least for one in distribution), max(one.most for one in distribution)
     width = -(-(most - least + 1) // _COLUMNS)
     lines = [
         (f"stage {stage}", f"{least:>4} |{_picture(one, least, most, width)}| {most}")
-        for stage, one in enumerate(found, start=1)
+        for stage, one in enumerate(distribution, start=1)
     ]
     return f"images by their number of tokens\n{facts(lines)}"
 

@@ -115,7 +115,7 @@ def add_on(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpus", default="", metavar="LIST", help="cores to run on, as 0,2-3 (default: any)")
 
 
-def add_runner(parser: argparse.ArgumentParser) -> None:
+def add_runner(parser: argparse._ActionsContainer) -> None:
     """Add ``--runner``, for commands with ``--on``."""
     parser.add_argument(
         "--runner",

@@ -46,13 +46,8 @@ def _json(choice: Choice, forecast: Forecast | None) -> dict[str, Any]:
         "predicted_ms": None if forecast is None else round(forecast.ms, 3),
         "reason": choice.reason,
         "runners_up": [
-            {
-                "checkpoint": other.checkpoint.name,
-                "gmacs": other.checkpoint.gmacs,
-                "fits": other.fits,
-                "verdict": other.verdict,
-            }
-            for other in choice.runners_up
+            {"checkpoint": one.checkpoint.name, "gmacs": one.checkpoint.gmacs, "fits": one.fits, "verdict": one.verdict}
+            for one in choice.runners_up
         ],
     }
 
@@ -73,48 +68,41 @@ def _text(choice: Choice, forecast: Forecast | None) -> str:
 
 def _latency_json(choice: LatencyChoice) -> dict[str, Any]:
     """The keys of the choice by GMACs, and those of latency."""
-    picked = choice.forecast
+    picked, limit = choice.forecast, choice.limit
     return {
-        "checkpoint": picked.net.checkpoint.name,
+        **_forecast_json(picked),
         "token_counts": list(picked.counts.kept) if picked.counts else None,
-        "gmacs": _gmacs(picked),
         "budget_gmacs": None,
-        "budget_source": f"--max-latency-ms on {choice.limit.profile}",
-        "precision": picked.table.precision,
+        "budget_source": f"--max-latency-ms on {limit.profile}",
         "threads": picked.table.threads,
-        "predicted_ms": round(picked.ms, 3),
-        "max_latency_ms": choice.limit.ms,
+        "max_latency_ms": limit.ms,
         "at_own_counts": picked.at_own_counts,
         "latency_source": picked.table.source,
         "reason": choice.reason,
-        "runners_up": [
-            {
-                "checkpoint": other.net.checkpoint.name,
-                "gmacs": _gmacs(other),
-                "precision": other.table.precision,
-                "predicted_ms": round(other.ms, 3),
-                "fits": other.ms <= choice.limit.target_ms,
-            }
-            for other in choice.others
-        ],
+        "runners_up": [{**_forecast_json(one), "fits": one.ms <= limit.target_ms} for one in choice.others],
+    }
+
+
+def _forecast_json(one: Forecast) -> dict[str, Any]:
+    return {
+        "checkpoint": one.net.checkpoint.name,
+        "gmacs": _gmacs(one),
+        "precision": one.table.precision,
+        "predicted_ms": round(one.ms, 3),
     }
 
 
 def _latency_text(choice: LatencyChoice) -> str:
     """The choice first, then all others at their own counts."""
     picked, limit = choice.forecast, choice.limit
-    ranked = [(">", picked, choice.reason)]
-    ranked += [(" ", other, "fits" if other.ms <= limit.target_ms else "too slow") for other in choice.others]
+    ranked = [(f"> {picked.net.checkpoint.name}", picked, choice.reason)]
+    ranked += [
+        (f"  {one.net.checkpoint.name}", one, "fits" if one.ms <= limit.target_ms else "too slow")
+        for one in choice.others
+    ]
     rows = [
-        [
-            f"{mark} {one.net.checkpoint.name}",
-            one.table.precision,
-            f"{one.ms:.2f}",
-            f"{_gmacs(one):.3f}",
-            str(one.counts or "dense"),
-            why,
-        ]
-        for mark, one, why in ranked
+        [name, one.table.precision, f"{one.ms:.2f}", f"{_gmacs(one):.3f}", str(one.counts or "dense"), why]
+        for name, one, why in ranked
     ]
     heading = (
         f"Limit: {limit.ms:g} ms on {limit.profile}, {threads(picked.table.threads)}; predictions may come to "

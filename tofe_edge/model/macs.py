@@ -72,14 +72,6 @@ def tofe_macs(backbone: Backbone, kept: Sequence[Number], approximated: Literal[
     return total
 
 
-def floor_macs(backbone: Backbone) -> int:
-    """What no choice of token counts can go under: no patch token kept in any stage, everything else on.
-
-    The lower end of the feasible range; the upper end is :func:`dense_macs`.
-    """
-    return int(tofe_macs(backbone, [0] * len(backbone.stages)))
-
-
 def gmacs(macs: Number) -> float:
     """MACs in units of 1e9."""
     return float(macs) / 1e9

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
@@ -26,14 +25,7 @@ _NAME = "android"
 _AAR, _AAR_FILE, _SOURCE = "aar", "aar file", "source"
 """Variants: the folder with a Maven repository, the archive in it, the Gradle module."""
 
-_AAR_FILES = (
-    "AndroidManifest.xml",
-    "classes.jar",
-    "R.txt",
-    "proguard.txt",
-    "META-INF/com/android/build/gradle/aar-metadata.properties",
-)
-_SOURCE_FILES = ("build.gradle.kts", "consumer-rules.pro", "src/main/AndroidManifest.xml")
+_FORMS = {_AAR: "folder", _AAR_FILE: "zip", _SOURCE: "folder"}
 _MAIN = "src/main/"
 
 GROUP = "tofeedge"
@@ -163,73 +155,29 @@ def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleF
     assets = f"assets/{assets_folder(provenance.name, provenance.model_sha256)}/"
     if provenance.variant == _SOURCE:
         return files_below(unpacked.files, _MAIN + assets)
-    aar = unpacked.files if provenance.variant == _AAR_FILE else _inner(unpacked.files, ".aar")[1]
+    aar = unpacked.files if provenance.variant == _AAR_FILE else _aar_in(unpacked.files)[1]
     return files_below(aar, assets)
 
 
 def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
-    """Return what an Android build would stumble over. Raises :class:`InputError` for a damaged AAR."""
-    forms = {_AAR: "folder", _AAR_FILE: "zip", _SOURCE: "folder"}
-    if forms.get(provenance.variant) != unpacked.form:
+    """Return what is wrong with the AAR in a bundle. Raises :class:`InputError` for a damaged one."""
+    if _FORMS.get(provenance.variant) != unpacked.form:
         return [f"{PROVENANCE} says {provenance.variant!r}, but this is a {unpacked.form}"]
-    if provenance.variant == _SOURCE:
-        found = _missing(unpacked.files, _SOURCE_FILES)
-        script = unpacked.files.get("build.gradle.kts", BundleFile(b"")).data
-        return found + [f"build.gradle.kts lacks {word}" for word in _SCRIPT_WORDS if word.encode() not in script]
-    if provenance.variant == _AAR_FILE:
-        return _aar_problems(unpacked.files)
-    name, aar = _inner(unpacked.files, ".aar")
+    if provenance.variant != _AAR:
+        return []
+    name, aar = _aar_in(unpacked.files)
     inner = read_provenance(aar.get(PROVENANCE, BundleFile(b"")), f"{name}, {PROVENANCE}")
-    lines = [f"{name}: {line}" for line in (*differences(inner.files, aar), *_aar_problems(aar))]
+    lines = [f"{name}: {line}" for line in differences(inner.files, aar)]
     if (inner.name, inner.model_sha256) != (provenance.name, provenance.model_sha256):
         lines.append(f"{name}: is of another model than the folder's {PROVENANCE}")
-    pom = unpacked.files.get(name.removesuffix(".aar") + ".pom")
-    return lines + (["the POM beside the AAR is missing"] if pom is None else _pom_problems(pom))
-
-
-_SCRIPT_WORDS = ("noCompress", "org.pytorch:executorch-android:", "consumerProguardFiles")
-
-
-def _inner(files: Mapping[str, BundleFile], suffix: str) -> tuple[str, dict[str, BundleFile]]:
-    names = [name for name in files if name.endswith(suffix)]
-    if len(names) != 1:
-        raise InputError(f"it has {len(names)} {suffix} files, not one; package the model again")
-    return names[0], read_zip(files[names[0]].data, names[0])
-
-
-def _missing(files: Mapping[str, BundleFile], expected: tuple[str, ...]) -> list[str]:
-    return [f"{name} is missing" for name in expected if name not in files]
-
-
-def _aar_problems(aar: Mapping[str, BundleFile]) -> list[str]:
-    lines = _missing(aar, _AAR_FILES)
-    if lines:
-        return lines
-    manifest = _xml(aar["AndroidManifest.xml"], "AndroidManifest.xml")
-    android = "{http://schemas.android.com/apk/res/android}"
-    sdk = manifest.find("uses-sdk")
-    if sdk is None or sdk.get(f"{android}minSdkVersion") != str(MIN_SDK):
-        lines.append(f"AndroidManifest.xml does not ask for API {MIN_SDK}, which ExecuTorch needs")
-    entry = f"{manifest.get('package', '').replace('.', '/')}/TofeClassifier.class"
-    if entry not in read_zip(aar["classes.jar"].data, "classes.jar"):
-        lines.append(f"classes.jar lacks {entry}")
     return lines
 
 
-def _pom_problems(file: BundleFile) -> list[str]:
-    space = "{http://maven.apache.org/POM/4.0.0}"
-    pom = _xml(file, "the POM")
-    needed = {one.findtext(f"{space}artifactId") for one in pom.iter(f"{space}dependency")}
-    return [] if "executorch-android" in needed else ["the POM does not depend on executorch-android"]
-
-
-def _xml(file: BundleFile, name: str) -> ElementTree.Element:
-    if b"<!" in file.data:
-        raise InputError(f"{name} declares a document type, which this program never writes")
-    try:
-        return ElementTree.fromstring(file.data)
-    except ElementTree.ParseError as error:
-        raise InputError(f"{name} cannot be read as XML ({error})") from error
+def _aar_in(files: Mapping[str, BundleFile]) -> tuple[str, dict[str, BundleFile]]:
+    names = [name for name in files if name.endswith(".aar")]
+    if len(names) != 1:
+        raise InputError(f"it has {len(names)} .aar files, not one; package the model again")
+    return names[0], read_zip(files[names[0]].data, names[0])
 
 
 def package_of(model: PackagedModel, chosen: str | None) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import plistlib
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from xml.parsers.expat import ExpatError
 
 from tofe_edge.errors import InputError, shown
 from tofe_edge.evaluation.parity import GATES
@@ -27,21 +24,7 @@ from tofe_edge.packaging.texts import boolean, common_values, float_words, rende
 _NAME = "apple"
 _SOURCES, _TESTS = "Sources/Classifier/", "Tests/ClassifierTests/"
 _MODEL = f"{_SOURCES}Model/"
-_PRIVACY = f"{_SOURCES}PrivacyInfo.xcprivacy"
-_MANIFEST, _FACTS = "Package.swift", f"{_SOURCES}Facts.swift"
-_REQUIRED = (
-    _MANIFEST,
-    _FACTS,
-    _PRIVACY,
-    f"{_SOURCES}TofeBudget.swift",
-    f"{_SOURCES}TofeClassifier.swift",
-    f"{_TESTS}GoldenTests.swift",
-    f"{_TESTS}ResampleTests.swift",
-    "README.md",
-    "LICENSE",
-    "LICENSE-pillow",
-    "NOTICE",
-)
+_MANIFEST = "Package.swift"
 
 SYSTEMS = {
     "iOS16": ("16.0", "13.0"),
@@ -105,44 +88,9 @@ def model_files(unpacked: Unpacked, provenance: Provenance) -> dict[str, BundleF
 
 
 def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
-    """Return what Xcode, SwiftPM or the App Store would stumble over. Raises :class:`InputError` for a damaged manifest."""
+    """Return whether it is not a package for one of Apple's targets."""
     if unpacked.form != "folder" or provenance.variant not in targets_for(_NAME):
         return [f"{PROVENANCE} says {provenance.variant!r}, but this is a {unpacked.form}"]
-    lines = [f"{name} is missing" for name in _REQUIRED if name not in unpacked.files]
-    if lines:
-        return lines
-    package, facts = (unpacked.files[name].data.decode("utf-8", "replace") for name in (_MANIFEST, _FACTS))
-    words = ['.copy("Model")', '.process("PrivacyInfo.xcprivacy")', 'path: "Sources/Classifier"']
-    if needs_executorch(provenance.variant):
-        words += ["https://github.com/pytorch/executorch.git", '"-all_load"']
-    lines += [f"Package.swift lacks {word}" for word in words if word not in package]
-    ios, macos = systems_of(_manifest_in(unpacked, provenance))
-    if f'platforms: [.iOS("{ios}"), .macOS("{macos}")]' not in package:
-        lines.append(f"Package.swift does not ask for iOS {ios} and macOS {macos}, which the model needs")
-    if f'static let sha256 = "{provenance.model_sha256}"' not in facts:
-        lines.append(f"{_FACTS} is of another model than {PROVENANCE}")
-    return lines + _privacy_problems(unpacked.files[_PRIVACY])
-
-
-def _manifest_in(unpacked: Unpacked, provenance: Provenance) -> Manifest:
-    name = f"{_MODEL}{provenance.name}.json"
-    try:
-        return Manifest.from_json(json.loads(unpacked.files[name].data))
-    except KeyError as error:
-        raise InputError(f"{name} is missing") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} cannot be read as JSON ({error})") from error
-
-
-def _privacy_problems(file: BundleFile) -> list[str]:
-    if b"<!ENTITY" in file.data:
-        return [f"{_PRIVACY} declares entities, which this program never writes"]
-    try:
-        privacy = plistlib.loads(file.data, fmt=plistlib.FMT_XML)
-    except (ValueError, ExpatError, plistlib.InvalidFileException) as error:
-        return [f"{_PRIVACY} cannot be read as a property list ({error})"]
-    if not isinstance(privacy, dict) or privacy.get("NSPrivacyTracking") is not False:
-        return [f"{_PRIVACY} does not say that nothing is tracked"]
     return []
 
 

@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import DeviceError, InputError, shown
+from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.evaluation.golden import GoldenSet, golden_path_of, read_golden
-from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
+from tofe_edge.io.artifact import Artifact, open_artifact
 from tofe_edge.packaging.archive import Unpacked, unpack
 from tofe_edge.packaging.bundle import BundleFile
-from tofe_edge.packaging.contents import LABELS, PREPROCESSING, json_file
-from tofe_edge.packaging.licences import NOTICE, WEIGHTS, notice, origin
 from tofe_edge.packaging.place import ScratchError, scratch
 from tofe_edge.packaging.platform import Platform, Replay, find_platform
-from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, manifest_copy, read_provenance
+from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, read_provenance
 from tofe_edge.packaging.texts import path_text
 
 SelfTest = Callable[[Artifact, GoldenSet], Mapping[str, Replay]]
-"""Replays golden vectors on this machine's runtime, by method. Raises :class:`DeviceError` where it has none for the model."""
+"""Replays golden vectors on this machine's runtime, by method. Raises :class:`DeviceError` if it has none for the model."""
 RunnerTest = Callable[[Path, Artifact, str], Mapping[str, Replay]]
-"""Has a runner for an architecture replay the golden vectors beside an artifact. Raises :class:`DeviceError` where programs
-of it do not run here, :class:`InputError` where it runs and refuses or crashes."""
+"""Has a runner for an architecture replay the golden vectors beside an artifact. Raises :class:`DeviceError` if programs
+of it do not run here, :class:`InputError` if it runs and refuses or crashes."""
 
 
 @dataclass(frozen=True)
 class BundleCheck:
-    """What was found."""
+    """The result of a check."""
 
     platform: str | None
-    """``None``: it could not be read so far."""
+    """``None``: it could not be read."""
     failures: tuple[str, ...]
     self_test: Mapping[str, Replay] | None
     """By method; ``None``: not run."""
     not_run_because: str | None
     program: str | None = None
-    """What the bundle brings to run the model; ``None``: nothing."""
+    """The program in the bundle that runs the model; ``None``: there is none."""
     program_was_run: bool = False
-    """Whether that replayed the golden vectors, or was to; else this machine's own runtime did."""
+    """Whether that program replayed the golden vectors; else this machine's own runtime did."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong; a self-test that cannot run here is nothing wrong."""
+        """Whether nothing is wrong; a self-test that cannot run here does not count."""
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of ``tofe-edge package --check --json``."""
+        """Return the keys of ``tofe-edge package --check --json``."""
         methods = self.self_test or {}
         test = {
             "ran": self.self_test is not None,
@@ -76,7 +73,7 @@ def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None
         runner_test: has the program in a bundle's ``tar.gz`` replay them instead.
 
     Raises:
-        InputError: there is nothing at ``path``, ``runner_test`` is given for a bundle without a program or that is no
+        InputError: there is nothing at ``path``, ``runner_test`` is given for a bundle without a program or that is not a
             ``tar.gz``, or no temporary folder can be written.
     """
     if not _exists(path):
@@ -96,15 +93,16 @@ def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None
         raise InputError(f"{path_text(path)}: is not a tar.gz with a program for Linux; leave out --run-program")
     try:
         failures = platform.problems(unpacked, provenance)
-        files = platform.model_files(unpacked, provenance)
+        files = {} if failures else platform.model_files(unpacked, provenance)
     except InputError as error:
-        return _failed(platform.name, [*failures, str(error)])
+        failures = [str(error)]
+    if failures:
+        return _failed(platform.name, failures)
     if runner_test is not None:
         self_test = _own_test(platform, unpacked, provenance, runner_test)
-    found = _check_model(platform.name, files, provenance, unpacked, failures, self_test)
-    return replace(
-        found, program=platform.runner, program_was_run=runner_test is not None and found.self_test is not None
-    )
+    result = _check_model(platform.name, files, provenance, self_test)
+    program_was_run = runner_test is not None and result.self_test is not None
+    return replace(result, program=platform.runner, program_was_run=program_was_run)
 
 
 def _exists(path: Path) -> bool:
@@ -115,7 +113,7 @@ def _exists(path: Path) -> bool:
 
 
 def _own_test(platform: Platform, unpacked: Unpacked, provenance: Provenance, runner_test: RunnerTest) -> SelfTest:
-    """The self-test with the program in the bundle."""
+    """Return the self-test with the program in the bundle."""
 
     def run_own(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Replay]:
         with scratch(unpacked.files) as folder:
@@ -129,84 +127,36 @@ def _failed(platform: str | None, failures: list[str]) -> BundleCheck:
 
 
 def _check_model(
-    platform: str,
-    files: Mapping[str, BundleFile],
-    provenance: Provenance,
-    unpacked: Unpacked,
-    failures: list[str],
-    self_test: SelfTest,
+    platform: str, files: Mapping[str, BundleFile], provenance: Provenance, self_test: SelfTest
 ) -> BundleCheck:
+    """Unpack the model alone, compare it with its manifest and the provenance, and run it."""
     with scratch(files) as folder:
         model = folder / _model_name(files, provenance)
         try:
             artifact = open_artifact(model)
             golden = read_golden(golden_path_of(model), artifact)
         except InputError as error:
-            return _failed(platform, [*failures, str(error).replace(f"{folder}/", "")])
-        failures = [
-            *failures,
-            *_disagreements(artifact.manifest, files, provenance),
-            *_disagreeing_licences(artifact.manifest, unpacked.files, provenance),
-        ]
-        if failures:
-            return _failed(platform, failures)
+            return _failed(platform, [str(error).replace(f"{folder}/", "")])
+        if provenance.model_sha256 != artifact.manifest.sha256:
+            return _failed(platform, [f"{PROVENANCE} is of another model than the manifest"])
         try:
-            parities = self_test(artifact, golden)
+            replays = self_test(artifact, golden)
         except ScratchError:
             raise
-        except DeviceError as error:
-            return BundleCheck(platform, (), None, str(error).replace(f"{folder}/", ""))
-        except InputError as error:
+        except (DeviceError, InputError) as error:
             message = str(error).replace(f"{folder}/", "")
+            if isinstance(error, DeviceError):
+                return BundleCheck(platform, (), None, message)
             return BundleCheck(platform, (f"self-test: {message}",), None, "it was refused or broke off")
     failures = [
-        f"self-test, method {method}: {'; '.join(parity.failures)}"
-        for method, parity in parities.items()
-        if not parity.passed
+        f"self-test, method {method}: {'; '.join(replay.failures)}"
+        for method, replay in replays.items()
+        if not replay.passed
     ]
-    return BundleCheck(platform, tuple(failures), parities, None)
+    return BundleCheck(platform, tuple(failures), replays, None)
 
 
 def _model_name(files: Mapping[str, BundleFile], provenance: Provenance) -> str:
-    """``NAME.mlpackage`` where there is such a folder, else ``NAME.pte``."""
+    """Return ``NAME.mlpackage`` if there is such a folder, else ``NAME.pte``."""
     package = f"{provenance.name}.mlpackage"
     return package if any(name.startswith(f"{package}/") for name in files) else f"{provenance.name}.pte"
-
-
-def _disagreements(manifest: Manifest, files: Mapping[str, BundleFile], provenance: Provenance) -> list[str]:
-    """Where labels, preprocessing or provenance say something else than the manifest."""
-    labels = "".join(f"{name}\n" for name in manifest.class_names).encode()
-    wanted = {LABELS: labels, PREPROCESSING: json_file(manifest.preprocessing.to_json()).data}
-    lines = [
-        f"{name} does not say what the manifest says"
-        for name, data in wanted.items()
-        if name not in files or files[name].data != data
-    ]
-    if provenance.manifest.get("sha256") != manifest.sha256:
-        return [*lines, f"{PROVENANCE} is of another model than the manifest"]
-    copied = manifest_copy(manifest)
-    lines += [
-        f"{PROVENANCE} does not say what the manifest says of {shown(key)}"
-        for key in sorted(copied.keys() | provenance.manifest.keys())
-        # As text: a figure that is no number is the same as itself there.
-        if json.dumps(copied.get(key), sort_keys=True) != json.dumps(provenance.manifest.get(key), sort_keys=True)
-    ]
-    return lines
-
-
-def _disagreeing_licences(manifest: Manifest, files: Mapping[str, BundleFile], provenance: Provenance) -> list[str]:
-    """Where licences are not those of the manifest's weights, or a NOTICE says something else than the provenance."""
-    beginning = origin(manifest.checkpoint, manifest.checkpoint_sha256)
-    notes = [one.note for one in provenance.licences if one.part == WEIGHTS]
-    lines = []
-    if len(notes) != 1 or not notes[0].startswith(beginning):
-        lines.append(f"{PROVENANCE} does not say what the manifest says of the weights")
-    # The first line is the bundle's title.
-    wanted = notice("", provenance.licences).encode()
-    notices = [name for name in files if name.rpartition("/")[2] == NOTICE]
-    lines += [
-        f"{name} does not say what {PROVENANCE} says of licences"
-        for name in notices
-        if b"\n" + files[name].data.partition(b"\n")[2] != wanted
-    ]
-    return lines if notices else [*lines, f"{NOTICE} is missing"]

@@ -72,12 +72,12 @@ def load_packaged_model(artifact: Artifact, weights: Weights, name: str | None =
     """
     chosen = artifact.path.stem if name is None else name
     check_model_name(chosen, str(artifact.path) if name is None else "--name")
-    golden = read_golden(golden_path_of(artifact.path), artifact)
     for label in artifact.manifest.class_names:
         if label.splitlines() != [label] or not label.isprintable():
             raise InputError(
                 f"{artifact.path}: class name {shown(label)} does not fit on a line of {LABELS}; rename it"
             )
+    golden = read_golden(golden_path_of(artifact.path), artifact)
     content = _content_of(artifact.path)
     if fingerprint(content).sha256 != artifact.manifest.sha256:
         raise InputError(f"{artifact.path}: changed while it was read; run the command again")

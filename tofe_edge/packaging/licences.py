@@ -9,7 +9,6 @@ from typing import Any
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from tofe_edge.errors import InputError, shown
-from tofe_edge.io.documents import FORBID, Text
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.texts import TEMPLATES, plain
 
@@ -29,13 +28,11 @@ NOTICE = "NOTICE"
 class Licence:
     """One part of a bundle and its terms."""
 
-    __pydantic_config__ = FORBID
-
-    part: Text
+    part: str
     """What in the bundle, in words."""
-    licence: Text
+    licence: str
     """An SPDX expression, or :data:`UNKNOWN`."""
-    note: Text
+    note: str
     """Who made it, and what a distributor should know."""
 
 
@@ -81,12 +78,10 @@ SHIPPED_LICENCE = "Apache-2.0"
 
 GLUE = Licence(part="code and build files", licence="Apache-2.0", note="written by tofe-edge")
 EXECUTORCH = Licence(
-    part="ExecuTorch (a dependency, or its libraries where the bundle has them)",
+    part="ExecuTorch (a dependency, or its libraries if the bundle has them)",
     licence="BSD-3-Clause",
     note="Copyright (c) Meta Platforms, Inc. and affiliates and others; text in LICENSE-executorch",
 )
-WEIGHTS = "the model's weights"
-"""Part of a bundle."""
 PHOTOGRAPHS = Licence(
     part="images of the golden vectors",
     licence="CC0-1.0",
@@ -104,7 +99,7 @@ PILLOW = Licence(
 
 def weights_licence(checkpoint: str, sha256: str, weights: Weights) -> Licence:
     """Return the terms of the model's weights, as far as they are known."""
-    known = origin(checkpoint, sha256)
+    known = f"checkpoint {plain(checkpoint)}, sha256 {plain(sha256)}"
     if weights.training is not None:
         runs = _runs(weights.training)
         start, sources = runs[0].get("start"), [run.get("data") for run in runs]
@@ -113,7 +108,7 @@ def weights_licence(checkpoint: str, sha256: str, weights: Weights) -> Licence:
         known += f" on {', '.join(data)}" if data else ""
     if weights.licence == UNKNOWN:
         known += "; its licence was not stated: ask whoever made the checkpoint before you distribute it"
-    return Licence(part=WEIGHTS, licence=weights.licence, note=known)
+    return Licence(part="the model's weights", licence=weights.licence, note=known)
 
 
 def _runs(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -122,11 +117,6 @@ def _runs(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     while isinstance(earlier := runs[0].get("start_record"), Mapping) and len(runs) < _MAX_RUNS:
         runs.insert(0, earlier)
     return runs
-
-
-def origin(checkpoint: str, sha256: str) -> str:
-    """Return the beginning of the note of :func:`weights_licence`."""
-    return f"checkpoint {plain(checkpoint)}, sha256 {plain(sha256)}"
 
 
 def notice(title: str, licences: Sequence[Licence]) -> str:

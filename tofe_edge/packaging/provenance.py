@@ -10,7 +10,6 @@ from typing import Any
 
 from tofe_edge import __version__
 from tofe_edge.errors import InputError
-from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.documents import FORBID, Count, Flag, Text, validate
 from tofe_edge.packaging.bundle import BundleFile, check_member_name, check_model_name
 from tofe_edge.packaging.contents import PackagedModel, json_file
@@ -49,19 +48,13 @@ class Provenance:
     name: Text
     """Name of the model in the bundle: ``NAME.pte``, ``NAME.json``, ``NAME.golden``."""
     manifest: dict[str, Any]
-    """Copy of the manifest's short entries, see :func:`manifest_copy`."""
-    licences: tuple[Licence, ...]
+    """Copy of the manifest's short entries."""
     files: dict[str, FileSum]
 
     @property
     def model_sha256(self) -> str:
         """The checksum of the model, as the manifest has it."""
         return str(self.manifest.get("sha256"))
-
-
-def manifest_copy(manifest: Manifest) -> dict[str, Any]:
-    """Return what ``provenance.json`` says of a manifest: all that is not long."""
-    return {key: value for key, value in manifest.to_json().items() if key not in _NOT_COPIED}
 
 
 def provenance_file(
@@ -86,7 +79,7 @@ def provenance_file(
         "name": model.name,
         "tofe_edge": __version__,
         "build": dict(build or {}),
-        "manifest": manifest_copy(model.manifest),
+        "manifest": {key: value for key, value in model.manifest.to_json().items() if key not in _NOT_COPIED},
         "weights": {"training": model.weights.training, "accuracy": model.weights.accuracy},
         "licences": [asdict(one) for one in licences],
         "files": {name: asdict(FileSum.of(files[name])) for name in files},

@@ -37,11 +37,11 @@ class Validation:
 
     @classmethod
     def find(cls, source: Path, class_ids: tuple[str, ...] | list[str], resize: str, name: str | None) -> Validation:
-        """List the images. Raises :class:`InputError` where the source is unfit."""
+        """List the images. Raises :class:`InputError` if the source is unfit."""
         return cls(source, tuple(find_samples(source, class_ids)), resize, name or source.resolve().name)
 
     def examine(self, model: ToFe, counts: TokenCounts | None, mode: Mode) -> Examined:
-        """Run a net on all images, on the CPU. Raises :class:`InputError` where none can be read."""
+        """Run a net on all images, on the CPU. Raises :class:`InputError` if none can be read."""
         right: dict[Path, bool] = {}
 
         def note(found: Predicted) -> None:

@@ -24,7 +24,7 @@ from tofe_edge.training.teacher import TrainingBatch, teacher_targets
 
 @dataclass(frozen=True)
 class Source:
-    """A folder, table or shards of training images, each of them seen ``repeats`` times an epoch."""
+    """A folder, table or shards of training images, each of them seen ``repeats`` times per epoch."""
 
     folder: Path
     repeats: int = 1
@@ -62,10 +62,10 @@ class TrainingSet:
         images = {place: sample for place, sample, _ in flat}
         if len(images) <= held_out:
             raise InputError(f"training: {len(images)} images are too few to hold {held_out} out; lower held_out")
-        shown = dict.fromkeys(images, 0.0)
+        repeated = dict.fromkeys(images, 0.0)
         for place, _, repeats in flat:
-            shown[place] += repeats
-        weights, places = np.array(list(shown.values())), list(images)
+            repeated[place] += repeats
+        weights, places = np.array(list(repeated.values())), list(images)
         chosen = np.random.default_rng([seed, 1]).choice(
             len(places), held_out, replace=False, p=weights / weights.sum()
         )

@@ -123,14 +123,14 @@ def center_selectors(model: ToFe, counts: TokenCounts, images: Tensor) -> None:
         images: ``(B, 3, H, W)`` on which the mean is to hold.
     """
     stems = [model.stem(some) for some in images.split(_BATCH)]
-    for stage, wanted in enumerate(counts.check(model.backbone.spec).kept):
+    for stage, count in enumerate(counts.check(model.backbone.spec).kept):
         scores = torch.cat([_scores(model, stage, stem) for stem in stems]).flatten()
         bias = model.selectors[stage].get_submodule("fc3").get_parameter("bias")
-        bias[KEEP] -= _threshold(scores, round(wanted * len(images)))
+        bias[KEEP] -= _threshold(scores, round(count * len(images)))
 
 
 def _scores(model: ToFe, stage: int, stem: Tensor) -> Tensor:
-    """Of selector ``stage`` in instance mode, ``(B, N)``."""
+    """The scores of selector ``stage`` in instance mode, ``(B, N)``."""
     if stage == 0:
         return model.score(stage, stem[:, model.backbone.spec.prefix_tokens :])
     return model.score(stage, model.masked_from(stem).rearranged[stage - 1])

@@ -73,9 +73,9 @@ def guidance_loss(scores: Sequence[Tensor], importance: Sequence[Tensor]) -> Ten
     how many tokens are kept is left to the budget. Squared gaps, their mean over tokens, summed over stages.
     """
     total = scores[0].new_zeros(())
-    for found, received in zip(scores, importance, strict=True):
-        wanted = received.float().clamp(min=_LEAST).log()
-        wanted = (wanted - wanted.mean()) / wanted.std().clamp(min=_LEAST)
-        gap = (found.float() - found.float().mean()) / SPREAD - wanted
+    for score, received in zip(scores, importance, strict=True):
+        target = received.float().clamp(min=_LEAST).log()
+        target = (target - target.mean()) / target.std().clamp(min=_LEAST)
+        gap = (score.float() - score.float().mean()) / SPREAD - target
         total = total + gap.square().mean()
     return total

@@ -41,26 +41,26 @@ class HyperParameters:
     """The backbone is fixed for the first of these epochs."""
     batch_size: int = 32
     learning_rate: float = 1e-4
-    """Of selectors and approximators, after warm-up; decays to ``final_learning_rate`` along a cosine."""
+    """The rate of selectors and approximators after warm-up; decays to ``final_learning_rate`` along a cosine."""
     backbone_learning_rate: float = 1e-4
-    """Of the backbone once it is free (paper: the same; DynamicViT's recipe: a hundredth)."""
+    """The rate of the backbone once it is free (paper: the same; DynamicViT's recipe: a hundredth)."""
     gathered_epochs: float = 0.0
-    """Of all epochs, the last ones, with the token counts fixed: blocks and approximators are trained in the form that is
+    """The last ones of all epochs, with the token counts fixed: blocks and approximators are trained in the form that is
     exported, frozen tokens left out, at the same learning rates along a second cosine; 0 is the paper's recipe. The budget is met
     already, and a step costs a fraction."""
     token_counts: str | None = None
-    """Of those epochs, such as ``"118,98,61"``; ``None``: what the selectors have learned to keep."""
+    """Counts of those epochs, such as ``"118,98,61"``; ``None``: what the selectors have learned to keep."""
     final_learning_rate: float = 2e-6
     weight_decay: float = 0.05
-    """On matrices only. Not in the paper; the recipe of the family."""
+    """Applies to matrices only. Not in the paper; the recipe of the family."""
     cls_weight: float = 1.0
     approximation_weight: float = 2.0
     budget_weight: float = 5.0
-    """Of a gap in GMACs, squared. A gap in milliseconds weighs as much as the same share of the dense net's GMACs."""
+    """The weight of a gap in GMACs, squared. A gap in milliseconds weighs as much as the same share of the dense net's GMACs."""
     distillation_weight: float = 0.0
-    """Of the KL divergence to the dense teacher's logits; 0 is the paper's recipe."""
+    """The weight of the KL divergence to the dense teacher's logits; 0 is the paper's recipe."""
     guidance_weight: float = 0.0
-    """Of the selectors' gap to the attention that the dense model pays from each stage on; 0 is the paper's recipe. Drawn
+    """The weight of the selectors' gap to the attention that the dense model pays from each stage on; 0 is the paper's recipe. Drawn
     samples alone teach selectors slowly: after some hundred steps they hardly tell tokens apart."""
     budget: Literal["per_sample", "per_batch"] = "per_sample"
     """Eq. 14 squares each sample's gap; ``per_batch`` squares the gap of the batch mean."""
@@ -121,7 +121,7 @@ class Recipe(HyperParameters):
     """Images like those that the net will see, prepared as the validation images are, with labels or without: at the end
     selectors are moved so that instance mode keeps N^s tokens of them on average. ``None``: held-out images."""
     precision: Literal["int8", "fp32"] | None = None
-    """Of the latency table of a target in milliseconds; ``None``: the profile's choice."""
+    """Which latency table a target in milliseconds is held by; ``None``: the profile's choice."""
     validation_resize: Literal["short_side", "none"] = "short_side"
     """How validation images are resized, as ``evaluate --resize``."""
     validation_name: str | None = None

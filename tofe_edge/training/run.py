@@ -184,7 +184,7 @@ def _check_request(request: TrainingRequest) -> None:
 
 
 def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation, dense: Examined) -> dict[str, Any]:
-    """Of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
+    """The accuracy of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
 
     What an earlier call has left at ``out`` is not replaced by a checkpoint without accuracy, though.
     """
@@ -221,15 +221,15 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
     if request.start.token_counts is None:
         raise InputError(f"--start {request.start.name}: is a dense model; give its weights with --weights")
     student = load_model(request.start)
-    own, wanted = student.backbone.spec, teacher.backbone.spec
-    if replace(own, stages=wanted.stages) != wanted:
+    own, expected = student.backbone.spec, teacher.backbone.spec
+    if replace(own, stages=expected.stages) != expected:
         raise InputError(
             f"--start {request.start.name}: is a {own.name} with {own.image_size} px and {own.classes} classes, "
             "not the --backbone to train"
         )
-    if len(own.stages) != len(wanted.stages):
+    if len(own.stages) != len(expected.stages):
         raise InputError(
-            f"--start {request.start.name}: selects {len(own.stages)} times; select_before asks for {len(wanted.stages)}"
+            f"--start {request.start.name}: selects {len(own.stages)} times; select_before asks for {len(expected.stages)}"
         )
     begun = copy.deepcopy(teacher)
     begun.load_state_dict(student.state_dict())
@@ -262,11 +262,11 @@ def _views(
             f"--start {name}: its blocks before the first selection are not those of the dense weights, which views need; "
             "start from a checkpoint trained with views, or leave it out"
         )
-    wanted = view_recipe(teacher, data.train, config.views, config.seed, config.augmentation)
+    of_views = view_recipe(teacher, data.train, config.views, config.seed, config.augmentation)
     device = pick_device(request.device)
     with gpu_failures(device, "in preparing views"):
         return prepare_views(
-            request.recipe.views_dir or request.out.with_suffix(".views"), teacher.to(device), data.train, wanted
+            request.recipe.views_dir or request.out.with_suffix(".views"), teacher.to(device), data.train, of_views
         )
 
 

@@ -41,7 +41,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """The steps of the whole run."""
         return self.selecting + self.gathered
 
     def gathers(self, step: int) -> bool:

@@ -104,8 +104,8 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def _require_same(path: Path, content: dict[str, Any], config: TrainingConfig) -> None:
-    stored, wanted = json.loads(content["config"]), config.to_json()
-    changed = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
+    stored, expected = json.loads(content["config"]), config.to_json()
+    changed = sorted(key for key in stored.keys() | expected.keys() if stored.get(key) != expected.get(key))
     if changed:
         raise InputError(
             f"{path}: belongs to a run with another {', '.join(changed)}; use the same options, another --out, or delete it"

@@ -39,12 +39,12 @@ _COUNTED_IMAGES = 256
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a finished run ended."""
+    """What a finished run came to."""
 
     steps: int
     unreadable: int
     counts: TokenCounts | None
-    """That the blocks were trained with; ``None`` where tokens were masked to the end."""
+    """That the blocks were trained with; ``None`` if tokens were masked to the end."""
 
 
 def train(

@@ -112,7 +112,7 @@ def view_recipe(
     return ViewRecipe(count, seed, augmentation.crop_scale, augmentation.cutmix, teacher.backbone.spec.stages, *digests)
 
 
-def prepare_views(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted: ViewRecipe) -> Views:
+def prepare_views(folder: Path, teacher: ToFe, samples: Sequence[Sample], recipe: ViewRecipe) -> Views:
     """Open the views in ``folder``, after making those that are missing. An interrupted call goes on where it was.
 
     Raises:
@@ -122,12 +122,12 @@ def prepare_views(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted
     note = folder / _NOTE
     try:
         if note.exists():
-            stored, made, unreadable = _read_note(note, wanted)
-            if made * _BATCH >= wanted.count:
-                return _Arrays(folder, teacher.backbone.spec, wanted.count, "r").views(stored, unreadable)
+            stored, made, unreadable = _read_note(note, recipe)
+            if made * _BATCH >= recipe.count:
+                return _Arrays(folder, teacher.backbone.spec, recipe.count, "r").views(stored, unreadable)
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            return _prepare(folder, teacher, samples, wanted)
+            return _prepare(folder, teacher, samples, recipe)
     except OSError as error:
         raise InputError(f"{folder}: views cannot be kept there ({error.strerror or error})") from error
 
@@ -144,46 +144,46 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(folder: Path, teacher: ToFe, samples: Sequence[Sample], wanted: ViewRecipe) -> Views:
+def _prepare(folder: Path, teacher: ToFe, samples: Sequence[Sample], recipe: ViewRecipe) -> Views:
     note = folder / _NOTE
-    stored, made, unreadable = _read_note(note, wanted) if note.exists() else (0, 0, 0)
-    arrays = _Arrays(folder, teacher.backbone.spec, wanted.count, "r+" if made else "w+")
-    steps = range(made, -(-wanted.count // _BATCH))
+    stored, made, unreadable = _read_note(note, recipe) if note.exists() else (0, 0, 0)
+    arrays = _Arrays(folder, teacher.backbone.spec, recipe.count, "r+" if made else "w+")
+    steps = range(made, -(-recipe.count // _BATCH))
     device = next(teacher.parameters()).device
-    with progress_bar("preparing views", total=wanted.count, initial=made * _BATCH, unit="view") as bar:
-        for batch in batches(samples, teacher.backbone.preprocessing, _BATCH, steps, wanted.seed, wanted.augmentation):
-            size = min(len(batch.labels), wanted.count - stored)
+    with progress_bar("preparing views", total=recipe.count, initial=made * _BATCH, unit="view") as bar:
+        for batch in batches(samples, teacher.backbone.preprocessing, _BATCH, steps, recipe.seed, recipe.augmentation):
+            size = min(len(batch.labels), recipe.count - stored)
             view = teacher_targets(teacher, batch.images[:size].to(device))
             arrays.put(stored, view, batch.labels[:size])
             stored, made, unreadable = stored + size, batch.step + 1, unreadable + len(batch.unreadable)
             if made % _NOTE_EVERY_BATCHES == 0 or made == steps.stop:
                 arrays.flush()
-                write_json(note, _note(wanted, stored, made, unreadable))
+                write_json(note, _note(recipe, stored, made, unreadable))
             bar.update(size)
     return arrays.views(stored, unreadable)
 
 
-def _note(wanted: ViewRecipe, stored: int, made: int, unreadable: int) -> dict[str, Any]:
-    return {"format": _FORMAT, "recipe": asdict(wanted), "views": stored, "batches": made, "unreadable": unreadable}
+def _note(recipe: ViewRecipe, stored: int, made: int, unreadable: int) -> dict[str, Any]:
+    return {"format": _FORMAT, "recipe": asdict(recipe), "views": stored, "batches": made, "unreadable": unreadable}
 
 
-def _read_note(note: Path, wanted: ViewRecipe) -> tuple[int, int, int]:
+def _read_note(note: Path, recipe: ViewRecipe) -> tuple[int, int, int]:
     try:
         content = json.loads(note.read_text(encoding="utf-8"))
-        found, numbers = dict(content["recipe"]), tuple(int(content[key]) for key in ("views", "batches", "unreadable"))
+        kept, numbers = dict(content["recipe"]), tuple(int(content[key]) for key in ("views", "batches", "unreadable"))
         known = content["format"] == _FORMAT
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{note}: is not a note of prepared views; delete the folder to make them anew") from error
     if not known:
         raise InputError(f"{note}: is of another version of this program; delete the folder to make the views anew")
-    as_written = json.loads(json.dumps(asdict(wanted)))
-    changed = sorted(key for key, value in as_written.items() if found.get(key) != value)
+    as_written = json.loads(json.dumps(asdict(recipe)))
+    changed = sorted(key for key, value in as_written.items() if kept.get(key) != value)
     if changed:
         raise InputError(
             f"{note.parent}: holds views of another {', '.join(changed)}; use another views_dir, or delete it"
         )
     stored, made, unreadable = numbers
-    if not (0 < stored <= wanted.count and made > 0 and unreadable >= 0):
+    if not (0 < stored <= recipe.count and made > 0 and unreadable >= 0):
         raise InputError(f"{note}: is not a note of prepared views; delete the folder to make them anew")
     return stored, made, unreadable
 
@@ -244,11 +244,11 @@ def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Litera
         # A short file would be made longer, with zeros, where it may be written to.
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
-            found = np.lib.format.read_array_header_1_0(file)
+            kept = np.lib.format.read_array_header_1_0(file)
             whole = path.stat().st_size == file.tell() + math.prod(shape) * dtype.itemsize
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); {again}") from error
-    if found != (shape, False, dtype) or not whole:
+    if kept != (shape, False, dtype) or not whole:
         raise InputError(f"{path}: is damaged (another shape or size); {again}")
     return np.lib.format.open_memmap(path, mode=mode)
 

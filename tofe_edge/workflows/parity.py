@@ -140,7 +140,7 @@ class Checked:
     reference: tuple[Prediction, ...]
     artifact: tuple[Prediction, ...]
     device: str
-    """Where the reference ran."""
+    """The kind of device that the reference ran on."""
 
 
 def check(

@@ -64,44 +64,14 @@ public struct SHA256 {
 
     private func turn(_ word: UInt32, _ count: UInt32) -> UInt32 { word >> count | word << (32 - count) }
 
-    /// The first 32 bits of the fractional parts of the cube roots of the first 64 primes.
-    private static let constants: [UInt32] = {
-        var primes: [Int] = []
-        var number = 2
-        while primes.count < 64 {
-            if !primes.contains(where: { number % $0 == 0 }) { primes.append(number) }
-            number += 1
-        }
-        return primes.map { prime in
-            // The largest root of 40 bits whose cube is not above prime * 2^96; 128 bits are enough.
-            var root: UInt64 = 0
-            for bit in stride(from: UInt64(35), through: 0, by: -1) {
-                let candidate = root | 1 << bit
-                if cubeIsAtMost(candidate, prime) { root = candidate }
-            }
-            return UInt32(truncatingIfNeeded: root)
-        }
-    }()
-
-    /// `value^3 <= prime * 2^96`, in pieces of 32 bits.
-    private static func cubeIsAtMost(_ value: UInt64, _ prime: Int) -> Bool {
-        func digits(_ a: [UInt64], _ b: [UInt64]) -> [UInt64] {
-            var result = [UInt64](repeating: 0, count: a.count + b.count)
-            for (i, x) in a.enumerated() {
-                var carry: UInt64 = 0
-                for (j, y) in b.enumerated() {
-                    let sum = result[i + j] + x * y + carry
-                    result[i + j] = sum & 0xffff_ffff
-                    carry = sum >> 32
-                }
-                result[i + b.count] += carry
-            }
-            return result
-        }
-        let one = [value & 0xffff_ffff, value >> 32]
-        let cube = digits(digits(one, one), one)
-        let high = cube[3] | cube[4] << 32
-        if cube[5] != 0 { return false }
-        return high < UInt64(prime) || (high == UInt64(prime) && cube[0] == 0 && cube[1] == 0 && cube[2] == 0)
-    }
+    private static let constants: [UInt32] = [
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+        0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+        0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+        0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+        0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+        0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+        0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+    ]
 }

@@ -136,16 +136,8 @@ def test_without_a_tool_for_sums_that_is_said(device: LocalShell, tmp_path: Path
 @pytest.mark.parametrize("code", [0, 3, 5])
 def test_the_exit_code_and_output_are_the_runners(device: LocalShell, runner: Path, code: int) -> None:
     put_runner(runner, "/bin/sh")
-    answer = run(
-        device,
-        scripts.RUN,
-        str(runner),
-        "60",
-        "-c",
-        f'printf "%s|" "$0" "$@"; echo no >&2; exit {code}',
-        "a b",
-        "$(id)",
-    )
+    text = f'printf "%s|" "$0" "$@"; echo no >&2; exit {code}'
+    answer = run(device, scripts.RUN, str(runner), "60", "-c", text, "a b", "$(id)")
     assert (answer.code, answer.stdout, answer.stderr) == (code, b"a b|$(id)|", "no\n")
     assert processes.until(lambda: not processes.working_in(runner))
 

@@ -14,20 +14,8 @@ from tofe_edge.runtimes.devices.shell import framed, last_line, printable, scrip
 
 LOGIN_SHELLS = ("sh", "bash", "dash", "zsh", "mksh", "fish", "tcsh", "busybox sh")
 NASTY = (
-    "a b",
-    "it's",
-    "$(touch hit)",
-    "`touch hit`",
-    "!x",
-    "a;touch hit",
-    "& touch hit",
-    "*",
-    "~",
-    "-n",
-    'q"q',
-    "\\",
-    "é",
-    "",
+    *("a b", "it's", "$(touch hit)", "`touch hit`", "!x", "a;touch hit", "& touch hit"),
+    *("*", "~", "-n", 'q"q', "\\", "é", ""),
 )
 
 

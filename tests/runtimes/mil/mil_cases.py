@@ -233,11 +233,15 @@ def _layer_norm(rng: Rng) -> Case:
 
 
 def _concat(rng: Rng) -> Case:
-    shape, axis, values = sizes(rng, 3), int(rng.integers(-3, 3)), []
+    shape, axis, values, interleave = sizes(rng, 3), int(rng.integers(-3, 3)), [], _flip(rng)
     for _ in range(3):
-        shape[axis] = int(rng.integers(1, 4))
+        shape[axis] = shape[axis] if interleave else int(rng.integers(1, 4))
         values.append(floats(rng, *shape))
-    return case("concat", {"values": list(values)}, np.concatenate(values, axis), axis=axis)
+    expected = np.concatenate(values, axis)
+    if interleave:
+        in_turns = [3 * size if index == axis % 3 else size for index, size in enumerate(shape)]
+        expected = np.stack(values, axis % 3 + 1).reshape(in_turns)
+    return case("concat", {"values": list(values)}, expected, axis=axis, interleave=interleave)
 
 
 def _expand_dims(rng: Rng) -> Case:

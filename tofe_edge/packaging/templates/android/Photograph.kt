@@ -38,7 +38,7 @@ object Photograph {
             BitmapFactory.decodeFile(copy.path, options)
             options.inJustDecodeBounds = false
             options.inSampleSize = sampleSize(options.outWidth, options.outHeight)
-            val bitmap = BitmapFactory.decodeFile(copy.path, options) ?: throw IOException("this is no image")
+            val bitmap = BitmapFactory.decodeFile(copy.path, options) ?: throw IOException("this is not an image")
             val turn = upright(ExifInterface(copy.path).getAttributeInt(ExifInterface.TAG_ORIENTATION, 1))
             return Bitmap.createBitmap(bitmap, 0, 0, bitmap.width, bitmap.height, turn, true)
         } finally {

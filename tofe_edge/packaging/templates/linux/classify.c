@@ -71,7 +71,7 @@ static int classify_stream(tofe_model* model, FILE* file) {
   int result = 0;
   while (result == 0 && (got = read_ppm(file, &frame)) != END) {
     if (got == NO_PPM) {
-      fprintf(stderr, "classify: stdin is no whole PPM (P6) with 8 bits a colour\n");
+      fprintf(stderr, "classify: stdin is not a whole PPM (P6) with 8 bits per colour\n");
       result = TOFE_BAD_INPUT;
       break;
     }

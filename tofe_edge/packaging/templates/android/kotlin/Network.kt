@@ -8,7 +8,7 @@ import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
 import org.pytorch.executorch.Tensor
 
-/** What one run gives: a number a class, and per stage the tokens in the order of their selection. */
+/** What one run gives: a number per class, and per stage the tokens in the order of their selection. */
 internal class Outputs(val logits: FloatArray, val selections: List<LongArray>)
 
 /**
@@ -49,7 +49,7 @@ internal class Network private constructor(private val module: Module, val label
         return values.copyOf(labels.size)
     }
 
-    /** The first image's selection: indices, or whole numbers as floats where the model selects by ranks. */
+    /** The first image's selection: indices, or whole numbers as floats if the model selects by ranks. */
     private fun rowOf(tensor: Tensor): LongArray {
         val all =
             if (Model.SELECTION_IN_FLOATS) tensor.dataAsFloatArray.map { it.toLong() }.toLongArray() else tensor.dataAsLongArray

@@ -49,7 +49,7 @@ internal class LogitDistance {
         count += wanted.size
     }
 
-    /** In decibels: infinite where nothing differs, minus infinite where a logit is no number, NaN where there are none. */
+    /** In decibels: infinite if nothing differs, minus infinity if a logit is not a number, NaN if there are none. */
     val snr: Double
         get() =
             when {

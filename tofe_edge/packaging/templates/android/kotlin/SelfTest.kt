@@ -12,7 +12,7 @@ import org.json.JSONObject
 /**
  * What [TofeClassifier.selfTest] found.
  *
- * @property snrDb how close the logits are, in decibels; infinite where they are the same.
+ * @property snrDb how close the logits are, in decibels; infinite if they are the same.
  * @property keptOverlap per stage, the share of tokens kept here that were kept where the model was converted.
  * @property failures what is out of its bounds, in words; empty when [passed].
  */
@@ -31,7 +31,7 @@ internal object SelfTest {
     fun run(context: Context, network: Network): SelfTestResult {
         for (name in Model.SUMS.keys) Assets.bytes(context, name)
         val all = read(Assets.text(context, "${Model.GOLDEN}/golden.json"), network.budget)
-        // Where either of two tokens may rightly be kept, the input says nothing; where all are so, they must do.
+        // If either of two tokens may rightly be kept, the input says nothing; if all are so, they must do.
         val clear = all.filterNot { Model.SKIPS_NEAR_TIES && it.nearTie }.ifEmpty { all }
         val distance = LogitDistance()
         val overlaps = List(network.budget.keptTokens.size) { ArrayList<Double>() }

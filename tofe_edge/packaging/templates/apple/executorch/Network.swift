@@ -62,7 +62,7 @@ final class Network: @unchecked Sendable {
         return Outputs(logits: Array(logits.prefix(Facts.classes)), selections: selections)
     }
 
-    /// The first image's selection: indices, or whole numbers as floats where the model selects by ranks.
+    /// The first image's selection: indices, or whole numbers as floats if the model selects by ranks.
     private func selection(_ value: Value) throws -> [Int] {
         let all = Facts.selectsByRank ? try tokenIndices(floats(value)) : try indices(value)
         return Array(all.prefix(all.count / Facts.batch))

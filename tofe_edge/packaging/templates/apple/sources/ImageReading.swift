@@ -37,7 +37,7 @@ func readSquare(_ file: String) throws -> Square {
     guard let source = CGImageSourceCreateWithData(content as CFData, nil),
         let image = CGImageSourceCreateImageAtIndex(source, 0, nil),
         image.width == Facts.imageSize, image.height == Facts.imageSize
-    else { throw TofeError.damaged("\(file) is no image of \(Facts.imageSize) x \(Facts.imageSize) pixels") }
+    else { throw TofeError.damaged("\(file) is not an image of \(Facts.imageSize) x \(Facts.imageSize) pixels") }
     let pixels = try Pixels(image, orientation: .up, space: image.colorSpace)
     let bytes = PillowResize.window(
         pixels, width: pixels.width, height: pixels.height, filter: Facts.filter, left: 0, top: 0, size: pixels.width)

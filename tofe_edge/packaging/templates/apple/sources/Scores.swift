@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
 
-/// What one run gives: a number a class, and per stage the tokens in the order of their selection.
+/// What one run gives: a number per class, and per stage the tokens in the order of their selection.
 struct Outputs {
     let logits: [Float]
     let selections: [[Int]]
@@ -16,17 +16,17 @@ func topClasses(_ logits: [Float], labels: [String], count: Int) -> [Prediction]
     return order.prefix(count).map { Prediction(index: $0, label: labels[$0], probability: powers[$0] / sum) }
 }
 
-/// Indices of tokens that a model gives as numbers; what is no whole number is none.
+/// Indices of tokens that a model gives as numbers; what is not a whole number is refused.
 func tokenIndices<Number: BinaryFloatingPoint>(_ numbers: [Number]) throws -> [Int] {
     try numbers.map { number in
-        guard let index = Int(exactly: number) else { throw TofeError.runtime("a selection holds \(number), which is no index") }
+        guard let index = Int(exactly: number) else { throw TofeError.runtime("a selection holds \(number), which is not an index") }
         return index
     }
 }
 
 /// Positions in the image of the tokens that each stage keeps: selection s indexes what selection s - 1 put in order.
 ///
-/// Nil where the selections do not fit together, which no sound model does.
+/// Nil if the selections do not fit together, which no sound model does.
 func keptPositions(_ selections: [[Int]], kept: [Int]) -> [Set<Int>]? {
     var before: [Int]?
     var result: [Set<Int>] = []
@@ -61,7 +61,7 @@ struct LogitDistance {
         count += wanted.count
     }
 
-    /// In decibels: infinite where nothing differs, minus infinite where a logit is no number.
+    /// In decibels: infinite if nothing differs, minus infinity if a logit is not a number.
     var snr: Double {
         if !finite { return -.infinity }
         if noise == 0 { return .infinity }

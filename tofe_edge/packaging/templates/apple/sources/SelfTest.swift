@@ -3,7 +3,7 @@ import Foundation
 
 /// What `TofeClassifier.selfTest()` found.
 public struct SelfTestResult: Equatable, Sendable, CustomStringConvertible {
-    /// How close the logits are, in decibels; infinite where they are the same.
+    /// How close the logits are, in decibels; infinite if they are the same.
     public let snrDb: Double
     public let psnrDb: Double
     /// Per stage, the share of tokens kept here that were kept where the model was converted.
@@ -35,7 +35,7 @@ enum SelfTest {
 
     static func run(_ network: Network) throws -> SelfTestResult {
         let all = try vectors(of: network.budget)
-        // Where either of two tokens may rightly be kept, the input says nothing; where all are so, they must do.
+        // If either of two tokens may rightly be kept, the input says nothing; if all are so, they must do.
         let clear = all.filter { !(Facts.skipsNearTies && $0.nearTie) }
         let stages = network.budget.keptTokens
         var distance = LogitDistance()
