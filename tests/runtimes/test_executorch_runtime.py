@@ -191,7 +191,7 @@ def test_a_program_cut_short_behind_its_magic_is_a_device_error(artifact: Artifa
 
 
 def test_a_model_for_another_target_is_refused(artifact: Artifact, tmp_path: Path) -> None:
-    other = copied(artifact, tmp_path, artifact.path.read_bytes(), target="coreml")
+    other = copied(artifact, tmp_path, artifact.path.read_bytes(), target="coreml", backend="coreml")
     with pytest.raises(InputError, match="is a model for coreml, which this runtime does not run"):
         load(other, 1)
 
