@@ -181,17 +181,16 @@ def test_options_of_other_platforms_are_refused(options: Options) -> None:
         APPLE.check(options)
 
 
-@pytest.mark.parametrize("name", ["", "flowers", "Two Words", "Blüte", 'X"', "X" * 81, "A.b", "A\n"])
-def test_names_that_are_no_module_are_refused(plain: PackagedModel, name: str) -> None:
-    with pytest.raises(InputError, match="cannot name a Swift module"):
-        APPLE.build(plain, Options(package_name=name))
+NO_MODULE = ("", "flowers", "Two Words", "Blüte", 'X"', "X" * 81, "A.b", "A\n")
+TAKEN = (*("CoreML", "Coreml", "Network", "Photos", "AVFoundation", "Combine", "Testing", "Data", "Task", "Tensor"),)
 
 
 @pytest.mark.parametrize(
-    "name", ["CoreML", "Coreml", "Network", "Photos", "AVFoundation", "Combine", "Testing", "Data", "Task", "Tensor"]
-)
-def test_names_of_the_systems_modules_and_types_are_refused(plain: PackagedModel, name: str) -> None:
-    with pytest.raises(InputError, match="is the name of a module or type"):
+    ("name", "message"),
+    [(name, "cannot name a Swift module") for name in NO_MODULE] + [(name, "is the name of a module or type") for name in TAKEN],
+)  # fmt: skip
+def test_names_that_are_no_module_or_are_the_systems_are_refused(plain: PackagedModel, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         APPLE.build(plain, Options(package_name=name))
 
 
