@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from native_builds import Built, runner
+from native_programs import copy_of
 from PIL import Image
 
 from tofe_edge.errors import DeviceError, InputError
@@ -50,14 +51,7 @@ def golden(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint) -> GoldenSet
 @pytest.fixture
 def model(elastic_artifact: Artifact, golden: GoldenSet, tmp_path: Path) -> Path:
     """A copy of the model with its manifest and its golden vectors, to damage."""
-    path = tmp_path / "net.pte"
-    shutil.copy(elastic_artifact.path, path)
-    shutil.copy(elastic_artifact.manifest_path, path.with_suffix(".json"))
-    folder = path.with_suffix(".golden")
-    folder.mkdir()
-    for name, content in golden.content().items():
-        (folder / name).write_bytes(content)
-    return path
+    return copy_of(elastic_artifact, golden, tmp_path)
 
 
 @pytest.fixture
