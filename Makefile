@@ -13,11 +13,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-# The photograph is one of scikit-learn's two; ExecuTorch brings scikit-learn along.
 demo: $(VENV)/ready
 	$(BIN)/tofe-edge select --profile jetson_orin
 	$(BIN)/tofe-edge convert --profile jetson_orin --out $(OUT)
-	$(BIN)/tofe-edge run $(MODEL) "$$($(BIN)/python -c 'import pathlib, sklearn; print(pathlib.Path(sklearn.__file__).parent / "datasets/images/china.jpg")')"
+	$(BIN)/tofe-edge run $(MODEL) tofe_edge/io/samples/chelsea.jpg
 	$(BIN)/tofe-edge profile $(MODEL)
 	$(BIN)/tofe-edge parity $(MODEL)
 

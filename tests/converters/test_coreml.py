@@ -158,7 +158,7 @@ def test_classes_of_one_name_are_told_apart() -> None:
     [(["a", "a", "a (1)"], ["1", "2", "1"]), (["a", "a"], ["1", "1"]), (["a", ""], ["1", "2"])],
 )
 def test_classes_that_cannot_be_told_apart_are_refused(names: list[str], identifiers: list[str]) -> None:
-    with pytest.raises(InputError, match="is empty or there twice"):
+    with pytest.raises(InputError, match="is empty or occurs twice"):
         unique_labels(names, identifiers)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.images import read_image
-from tofe_edge.io.inputs import Inputs, load_folder, load_image, load_photographs, load_unlabelled, read_inputs
+from tofe_edge.io.inputs import SAMPLES, Inputs, load_folder, load_image, load_photographs, load_unlabelled, read_inputs
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
 
 SPEC = Preprocessing(image_size=32, crop_pct=0.9, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -93,10 +92,13 @@ def test_photographs_are_32_different_seeded_views() -> None:
     assert not same(inputs, load_photographs(SPEC, seed=1))
 
 
-def test_photographs_without_scikit_learn_point_to_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(InputError, match="scikit-learn, which is not installed; give --data"):
-        load_photographs(SPEC)
+def test_the_sample_photographs_are_small_and_say_whose_they_are() -> None:
+    names = {path.name for path in SAMPLES[0].parent.iterdir() if path.suffix != ".md"}
+    assert names == {path.name for path in SAMPLES}
+    readme = (SAMPLES[0].parent / "README.md").read_text(encoding="utf-8")
+    for path in SAMPLES:
+        assert path.stat().st_size < 40_000 and f"`{path.name}`" in readme
+    assert "CC0" in readme
 
 
 def test_images_in_class_folders_are_labelled_where_all_are_known(image_folder: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_constants_are_the_manifests(model: PackagedModel) -> None:
 
 def test_licences_and_provenance_are_stated(model: PackagedModel) -> None:
     notice = text(model, "NOTICE")
-    assert "its licence was not stated" in notice and "CC-BY-2.0" in notice and "BSD-3-Clause" in notice
+    assert "its licence was not stated" in notice and "CC0-1.0" in notice and "BSD-3-Clause" in notice
     stated = replace(model, weights=Weights("MIT", {"start": "deit.safetensors", "data": ["mine x2"]}))
     assert "MIT\n    checkpoint" in text(stated, "NOTICE") and "trained from deit.safetensors on mine x2" in text(
         stated, "NOTICE"

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
-from tofe_edge.io.images import list_images
+from tofe_edge.io.images import list_images, read_image
 from tofe_edge.io.preprocessing import Preprocessing, preprocess, random_crop_views
 from tofe_edge.io.progress import progress_bar
+
+SAMPLES = tuple(Path(__file__).parent / "samples" / name for name in ("coffee.jpg", "chelsea.jpg"))
+"""Natural images that are on every machine; ``samples/README.md`` says where they are from."""
 
 _VIEWS_PER_PHOTOGRAPH = 16
 _UNKNOWN = -1
@@ -95,22 +97,13 @@ def load_unlabelled(
 
 
 def load_photographs(spec: Preprocessing, seed: int = 0) -> Inputs:
-    """32 seeded crops of scikit-learn's two photographs: natural images that are on every machine, without labels.
-
-    Raises:
-        InputError: scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_sample_images
-    except ImportError as error:
-        raise InputError(
-            "the sample photographs come with scikit-learn, which is not installed; give --data"
-        ) from error
-    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    """32 seeded crops of the two sample photographs that come with this package, without labels."""
     views = [
-        view for photograph in photographs for view in random_crop_views(photograph, _VIEWS_PER_PHOTOGRAPH, spec, seed)
+        view
+        for photograph in SAMPLES
+        for view in random_crop_views(read_image(photograph), _VIEWS_PER_PHOTOGRAPH, spec, seed)
     ]
-    return Inputs(tuple(views), None, (), "crops of scikit-learn's sample photographs")
+    return Inputs(tuple(views), None, (), "crops of the two sample photographs")
 
 
 def _prepare(sample: Sample, spec: Preprocessing) -> npt.NDArray[np.float32]:

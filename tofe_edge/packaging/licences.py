@@ -84,11 +84,9 @@ EXECUTORCH = Licence(
 )
 PHOTOGRAPHS = Licence(
     part="images of the golden vectors",
-    licence="CC-BY-2.0",
-    note="crops of two photographs that come with scikit-learn: china.jpg by danielbuechele, "
-    "https://www.flickr.com/photos/danielbuechele/6061409035/, and flower.jpg by vultilion, "
-    "https://www.flickr.com/photos/vultilion/6056698931/; both under CC BY 2.0, https://creativecommons.org/licenses/by/2.0/, "
-    "scaled and cut",
+    licence="CC0-1.0",
+    note="crops of two photographs in the public domain: coffee.jpg by Rachel Michetti and chelsea.jpg by Stefan van der Walt, "
+    "from scikit-image; CC0 1.0, https://creativecommons.org/publicdomain/zero/1.0/; scaled and cut",
 )
 PILLOW = Licence(
     part="resizing of images, which follows Pillow's Resample.c",
