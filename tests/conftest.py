@@ -9,6 +9,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -299,3 +300,15 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"TOFE_EDGE_DATA={name} is not a folder")
     return folder
+
+
+@pytest.fixture
+def runner_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache of runners; what is built into it is a copy of the one that the tests of a run build."""
+    from native_builds import runner
+
+    from tofe_edge.runtimes import native_build
+
+    built = runner("host").binary.parent
+    monkeypatch.setattr(native_build, "build", lambda target, folder: shutil.copytree(built, folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -21,7 +21,7 @@ from tofe_edge.packaging.android import PLATFORM as ANDROID
 from tofe_edge.packaging.android import assets_folder, package_of
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import Weights
-from tofe_edge.packaging.platform import Options, executorch_release
+from tofe_edge.packaging.platform import Options
 
 SOURCE = Options(source=True)
 
@@ -96,12 +96,8 @@ def test_two_processes_make_the_same_bytes(model: PackagedModel, tmp_path: Path,
     artifact = pretend_model(tiny_checkpoint, tmp_path / "model")
     sums = set()
     for seed in ("1", "2"):
-        command = [
-            sys.executable,
-            *["-m", "tofe_edge", "package", "--platform", "android", "--source"],
-            str(artifact.path),
-        ]
-        command += ["--out", str(tmp_path / seed)]
+        command = [sys.executable, "-m", "tofe_edge", "package", "--platform", "android", "--source"]
+        command += [str(artifact.path), "--out", str(tmp_path / seed)]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -109,29 +105,29 @@ def test_two_processes_make_the_same_bytes(model: PackagedModel, tmp_path: Path,
     assert len(sums) == 1
 
 
+OTHER_PLATFORM = r"Tiny-model\.1\.pte: is a model for .* which does not run on Android; convert it"
+NO_CONSTANT = r"cannot name a constant|differ in case alone"
+
+
 @pytest.mark.parametrize(
-    "changes", [{"backend": "coreml"}, {"target": "coreml", "backend": "coreml"}, {"target": "coreml"}]
+    ("changes", "message"),
+    [
+        *(({"backend": "coreml", "target": target}, OTHER_PLATFORM) for target in ("executorch", "coreml")),
+        ({"target": "coreml"}, OTHER_PLATFORM),
+        *(
+            ({"versions": {"executorch": said}}, "no release for Android")
+            for said in ("1.6.0a0+abc", 'x"; evil', "1.5")
+        ),
+        ({"versions": {}}, "of an unknown version"),
+        *(
+            ({"further_methods": [Method(name, [5, 3, 2], 0.001, 4, {}, 0)]}, NO_CONSTANT)
+            for name in ('x"', "forward-1", "a b", "é", "FORWARD", "default")
+        ),
+    ],
 )
-def test_models_of_other_platforms_are_refused(model: PackagedModel, changes: dict[str, str]) -> None:
-    with pytest.raises(
-        InputError, match=r"Tiny-model\.1\.pte: is a model for .* which does not run on Android; convert it"
-    ):
+def test_models_that_do_not_fit_are_refused(model: PackagedModel, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         ANDROID.build(changed(model, **changes), SOURCE)
-
-
-@pytest.mark.parametrize(
-    "stated", [{}, {"executorch": "1.6.0a0+abc"}, {"executorch": 'x"; evil'}, {"executorch": "1.5"}]
-)
-def test_a_model_of_no_released_executorch_is_refused(model: PackagedModel, stated: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="no release for Android"):
-        executorch_release(replace(model.manifest, versions=stated), "Android")
-
-
-@pytest.mark.parametrize("method", ['x"', "forward-1", "a b", "é", "FORWARD", "default"])
-def test_methods_that_cannot_name_constants_are_refused(model: PackagedModel, method: str) -> None:
-    further = [Method(method, [5, 3, 2], 0.001, 4, {}, 0)]
-    with pytest.raises(InputError, match=r"cannot name a constant|differ in case alone"):
-        ANDROID.build(changed(model, further_methods=further), SOURCE)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +142,8 @@ def test_wrong_packages_are_refused(model: PackagedModel, package: str) -> None:
 
 @pytest.mark.parametrize("name", ["Class", "in"])
 def test_a_name_that_makes_no_package_is_told_as_such(model: PackagedModel, name: str) -> None:
-    with pytest.raises(
-        InputError, match=rf"^{name}: the package made of the name, tofeedge\.{name.lower()}, is not valid; give"
-    ):
+    message = rf"^{name}: the package made of the name, tofeedge\.{name.lower()}, is not valid; give"
+    with pytest.raises(InputError, match=message):
         package_of(replace(model, name=name), None)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from tofe_edge.io.images import read_image
 from tofe_edge.io.preprocessing import preprocess, resize_and_crop
 
 pytestmark = pytest.mark.toolchain
+
+SELF_TEST = f"selfTest:{DEFAULT_METHOD.upper()}"
 
 SIZES = (
     *((640, 427), (427, 640), (300, 300), (97, 211), (211, 97), (375, 500), (64, 64)),
@@ -59,28 +63,24 @@ def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(pixels, mode)
 
 
-def test_prepared_inputs_equal_the_references_to_the_bit(bench: Bench, artifact: Artifact, tmp_path: Path) -> None:
+def prepared(bench: Bench, images: list[Image.Image], folder: Path, command: str, *words: str) -> list[bytes]:
+    """What a command of the library makes of the images."""
+    outputs = [folder / f"{number}.out" for number in range(len(images))]
+    bitmaps = [as_bitmap(image, output.with_suffix(".argb")) for image, output in zip(images, outputs, strict=True)]
+    rest = words or ("",) * len(images)
+    bench.run(*(f"{command}:{one}:{out}{more}" for one, out, more in zip(bitmaps, outputs, rest, strict=True)))
+    return [output.read_bytes() for output in outputs]
+
+
+def test_inputs_and_golden_images_are_prepared_as_the_reference_does_to_the_bit(
+    bench: Bench, artifact: Artifact, tmp_path: Path
+) -> None:
+    spec = artifact.manifest.preprocessing
     images = [picture(*size) for size in SIZES]
-    commands = [
-        f"input:{as_bitmap(one, tmp_path / f'{n}.argb')}:{tmp_path / f'{n}.out'}" for n, one in enumerate(images)
-    ]
-    assert bench.run(*commands) == ["written"] * len(images)
-    for number, image in enumerate(images):
-        wanted = preprocess(image, artifact.manifest.preprocessing)
-        assert (tmp_path / f"{number}.out").read_bytes() == wanted.tobytes(), f"{image.size}"
-
-
-def test_golden_images_are_prepared_as_the_reference_does(bench: Bench, model: Path, tmp_path: Path) -> None:
-    spec = open_artifact(model).manifest.preprocessing
-    pngs = sorted(model.with_suffix(".golden").glob("*.png"))
-    images = [read_image(path) for path in pngs]
-    commands = [
-        f"square:{as_bitmap(one, tmp_path / f'{n}.argb')}:{tmp_path / f'{n}.out'}" for n, one in enumerate(images)
-    ]
-    bench.run(*commands)
-    assert len(images) == 4
-    for number, image in enumerate(images):
-        assert (tmp_path / f"{number}.out").read_bytes() == resize_and_crop(image, spec).tobytes()
+    assert prepared(bench, images, tmp_path, "input") == [preprocess(image, spec).tobytes() for image in images]
+    golden = [read_image(path) for path in sorted(artifact.path.with_suffix(".golden").glob("*.png"))]
+    assert len(golden) == 4
+    assert prepared(bench, golden, tmp_path, "square") == [resize_and_crop(image, spec).tobytes() for image in golden]
 
 
 def test_what_is_transparent_is_put_on_white_as_the_reference_does(
@@ -88,26 +88,23 @@ def test_what_is_transparent_is_put_on_white_as_the_reference_does(
 ) -> None:
     image = picture(90, 80, "RGBA")
     image.save(tmp_path / "transparent.png")
-    bench.run(f"square:{as_bitmap(image, tmp_path / 'a')}:{tmp_path / 'out'}")
     wanted = resize_and_crop(read_image(tmp_path / "transparent.png"), artifact.manifest.preprocessing)
-    assert (tmp_path / "out").read_bytes() == wanted.tobytes()
+    assert prepared(bench, [image], tmp_path, "square") == [wanted.tobytes()]
 
 
 @pytest.mark.parametrize("name", ["bicubic", "bilinear"])
 def test_resizing_equals_pillow_for_any_sizes_and_windows(bench: Bench, tmp_path: Path, name: str) -> None:
     generator = np.random.default_rng(3)
-    commands, wanted = [], []
-    for number in range(60):
+    images, words, wanted = [], [], []
+    for _ in range(60):
         from_width, from_height, width, height = map(int, generator.integers(3, 260, 4))
-        image = picture(from_width, from_height)
+        images.append(picture(from_width, from_height))
         size = int(generator.integers(1, min(width, height) + 1))
         left, top = int(generator.integers(width - size + 1)), int(generator.integers(height - size + 1))
-        bitmap = as_bitmap(image, tmp_path / f"{number}.argb")
-        commands.append(f"window:{bitmap}:{tmp_path / f'{number}.out'}:{name}:{width}:{height}:{left}:{top}:{size}")
-        resized = image.resize((width, height), Image.Resampling[name.upper()])
+        words.append(f":{name}:{width}:{height}:{left}:{top}:{size}")
+        resized = images[-1].resize((width, height), Image.Resampling[name.upper()])
         wanted.append(resized.crop((left, top, left + size, top + size)).tobytes())
-    bench.run(*commands)
-    assert [(tmp_path / f"{number}.out").read_bytes() == one for number, one in enumerate(wanted)] == [True] * 60
+    assert prepared(bench, images, tmp_path, "window", *words) == wanted
 
 
 def test_the_self_test_passes_for_every_budget(bench: Bench, artifact: Artifact) -> None:
@@ -118,26 +115,34 @@ def test_the_self_test_passes_for_every_budget(bench: Bench, artifact: Artifact)
     assert all(line == "passed, Infinity dB Infinity [1.0, 1.0, 1.0]" for line in lines)
 
 
+def times_1_05(content: bytes) -> bytes:
+    return (np.frombuffer(content, np.float32) * np.float32(1.05)).tobytes()
+
+
+def backwards(content: bytes) -> bytes:
+    return np.frombuffer(content, np.int64).reshape(2, -1)[:, ::-1].tobytes()
+
+
+def out_of_bounds(content: bytes) -> bytes:
+    return np.full(len(content) // 8, 16, np.int64).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("output", "spoil", "said"),
+    [
+        ("0.f32", times_1_05, "FAILED: logits SNR 26.0 dB is under 60 dB"),
+        ("1.i64", backwards, "FAILED: kept tokens of stage 1: 0."),
+        ("2.i64", out_of_bounds, "RUNTIME: the model selected token 16 of 16"),
+    ],
+)
 def test_the_self_test_fails_on_a_device_that_computes_otherwise(
-    bench: Bench, artifact: Artifact, tmp_path: Path
+    bench: Bench, tmp_path: Path, output: str, spoil: Callable[[bytes], bytes], said: str
 ) -> None:
-    broken = Bench(**{**vars(bench), "recorded": tmp_path / "recorded"})
-    shutil.copytree(bench.recorded, broken.recorded)
-    for logits in broken.recorded.rglob("0.f32"):
-        values = np.fromfile(logits, np.float32)
-        logits.write_bytes((values * np.float32(1.05)).tobytes())
-    (line,) = broken.run(f"selfTest:{DEFAULT_METHOD.upper()}")
-    assert line.startswith("FAILED: logits SNR 26.0 dB is under 60 dB")
-
-
-def test_the_self_test_sees_other_tokens(bench: Bench, tmp_path: Path) -> None:
-    broken = Bench(**{**vars(bench), "recorded": tmp_path / "recorded"})
-    shutil.copytree(bench.recorded, broken.recorded)
-    for selection in broken.recorded.rglob("1.i64"):
-        values = np.fromfile(selection, np.int64)
-        selection.write_bytes(values.reshape(2, -1)[:, ::-1].tobytes())
-    (line,) = broken.run(f"selfTest:{DEFAULT_METHOD.upper()}")
-    assert line.startswith("FAILED: kept tokens of stage 1: 0.")
+    broken = replace(bench, recorded=Path(shutil.copytree(bench.recorded, tmp_path / "recorded")))
+    for path in broken.recorded.rglob(output):
+        path.write_bytes(spoil(path.read_bytes()))
+    (line,) = broken.run(SELF_TEST)
+    assert line.startswith(said)
 
 
 def recorded(folder: Path, artifact: Artifact, image: Image.Image, logits: npt.NDArray[np.float32]) -> None:
@@ -151,7 +156,7 @@ def test_classes_come_with_labels_and_probabilities(bench: Bench, artifact: Arti
     image = picture(100, 80)
     logits = (np.arange(20) / 4).astype(np.float32).reshape(2, 10)
     recorded(tmp_path / "recorded", artifact, image, logits)
-    one = Bench(**{**vars(bench), "recorded": tmp_path / "recorded"})
+    one = replace(bench, recorded=tmp_path / "recorded")
     (line,) = one.run(f"classify:{as_bitmap(image, tmp_path / 'a')}")
     shares = np.exp(logits[0].astype(np.float64)) / np.exp(logits[0].astype(np.float64)).sum()
     found = [
@@ -169,7 +174,7 @@ def test_threads_get_their_own_answers_while_classifiers_are_loaded_and_closed(
     logits = (np.arange(20) / 4).astype(np.float32).reshape(2, 10)
     for image, answer in zip(images, (logits, logits[:, ::-1]), strict=True):
         recorded(tmp_path / "recorded", artifact, image, np.ascontiguousarray(answer))
-    one = Bench(**{**vars(bench), "recorded": tmp_path / "recorded"})
+    one = replace(bench, recorded=tmp_path / "recorded")
     bitmaps = ":".join(as_bitmap(image, tmp_path / str(number)) for number, image in enumerate(images))
     assert one.run(f"together:{bitmaps}") == ["same until closed, same until closed, loaded"]
 
@@ -200,23 +205,13 @@ def test_bitmaps_that_fail_meanwhile_are_unusable(bench: Bench, tmp_path: Path) 
     assert line == f"{said}recycled; {said}large; "
 
 
-def test_selections_out_of_bounds_are_told(bench: Bench, tmp_path: Path) -> None:
-    broken = Bench(**{**vars(bench), "recorded": tmp_path / "recorded"})
-    shutil.copytree(bench.recorded, broken.recorded)
-    for selection in broken.recorded.rglob("2.i64"):
-        values = np.fromfile(selection, np.int64)
-        selection.write_bytes(np.full_like(values, 16).tobytes())
-    (line,) = broken.run(f"selfTest:{DEFAULT_METHOD.upper()}")
-    assert line == "RUNTIME: the model selected token 16 of 16"
-
-
 @pytest.mark.parametrize("name", ["labels.txt", "preprocessing.json", "golden.json", "3.png"])
 def test_damaged_files_beside_the_model_are_refused(bench: Bench, tmp_path: Path, name: str) -> None:
     assets = Path(shutil.copytree(bench.assets, tmp_path / "assets"))
     (asset,) = assets.rglob(name)
     content = asset.read_bytes()
     asset.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    (line,) = bench.run(f"selfTest:{DEFAULT_METHOD.upper()}", assets=assets)
+    (line,) = bench.run(SELF_TEST, assets=assets)
     assert line.startswith("DAMAGED: the asset tofe/") and line.endswith(f"{name} is damaged: another checksum")
 
 
@@ -233,34 +228,30 @@ def test_a_self_test_of_nothing_does_not_pass(bench: Bench, model: Path, tmp_pat
 
 
 def test_parts_that_killed_processes_left_are_deleted(bench: Bench, tmp_path: Path) -> None:
-    command = f"selfTest:{DEFAULT_METHOD.upper()}"
-    assert bench.run(command)[0].startswith("passed")
+    assert bench.run(SELF_TEST)[0].startswith("passed")
     (copied,) = bench.files.rglob("*.pte")
     old, new = copied.with_name("x.1.part"), copied.with_name("x.2.part")
     for part in (old, new):
         part.write_bytes(b"part")
     os.utime(old, (0, 0))
-    assert bench.run(command)[0].startswith("passed")
+    assert bench.run(SELF_TEST)[0].startswith("passed")
     assert (old.exists(), new.exists()) == (False, True)
     new.unlink()
 
 
 def test_a_damaged_model_is_refused_and_a_damaged_copy_made_anew(bench: Bench, tmp_path: Path) -> None:
-    command = f"selfTest:{DEFAULT_METHOD.upper()}"
-    (copied,) = bench.files.rglob("*.pte") if list(bench.files.rglob("*.pte")) else [None]
-    if copied is None:
-        bench.run(command)
-        (copied,) = bench.files.rglob("*.pte")
+    bench.run(SELF_TEST)
+    (copied,) = bench.files.rglob("*.pte")
     content = copied.read_bytes()
     copied.write_bytes(b"x" + content[1:])
-    assert bench.run(command)[0].startswith("passed") and copied.read_bytes() == content
+    assert bench.run(SELF_TEST)[0].startswith("passed") and copied.read_bytes() == content
 
     assets = Path(shutil.copytree(bench.assets, tmp_path / "assets"))
     (asset,) = assets.rglob("*.pte")
     asset.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    other = Bench(**{**vars(bench), "files": tmp_path / "files"})
-    (line,) = other.run(command, assets=assets)
+    other = replace(bench, files=tmp_path / "files")
+    (line,) = other.run(SELF_TEST, assets=assets)
     assert line.startswith("DAMAGED: the model in the app is damaged")
     assert not [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
     asset.unlink()
-    assert other.run(command, assets=assets)[0].startswith("DAMAGED: the app lacks the asset")
+    assert other.run(SELF_TEST, assets=assets)[0].startswith("DAMAGED: the app lacks the asset")

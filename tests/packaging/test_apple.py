@@ -17,31 +17,18 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=["coreml", "executorch"])
-def model(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Path:
-    return tiny_model(*KINDS[request.param])
-
-
-@pytest.fixture(scope="module")
-def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return package(model, tmp_path_factory.mktemp("bundle"))
-
-
-def package(model: Path, out: Path) -> Path:
-    assert main(["package", str(model), "--platform", "apple", "--out", str(out)]) == 0
-    (bundle,) = out.iterdir()
-    return bundle
-
-
-def test_the_model_inside_passes_its_self_test(bundle: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_inside_is_the_model_and_passes_its_self_test(
+    kind: str, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model(*KINDS[kind])
+    assert main(["package", str(model), "--platform", "apple", "--out", str(tmp_path)]) == 0
+    (bundle,) = tmp_path.iterdir()
     capsys.readouterr()
     assert main(["package", "--check", str(bundle), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] and found["platform"] == "apple" and found["self_test"]["ran"]
-    assert list(found["self_test"]["methods"]) == list(open_artifact(model).manifest.methods)
+    manifest = open_artifact(model).manifest
+    assert list(found["self_test"]["methods"]) == list(manifest.methods)
     assert all(one["passed"] for one in found["self_test"]["methods"].values())
-
-
-def test_a_copy_of_the_model_inside_is_the_model(bundle: Path, model: Path) -> None:
-    inside = open_artifact(bundle / "Sources" / "Classifier" / "Model" / model.name)
-    assert inside.manifest == open_artifact(model).manifest
+    assert open_artifact(bundle / "Sources" / "Classifier" / "Model" / model.name).manifest == manifest

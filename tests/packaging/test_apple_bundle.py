@@ -66,6 +66,11 @@ def text(bundle: Bundle, name: str) -> str:
     return bundle.files[name].data.decode()
 
 
+def library(bundle: Bundle) -> str:
+    names = [name for name in bundle.files if name.startswith(CLASSIFIER) and name.endswith(".swift")]
+    return "\n".join(text(bundle, name) for name in names)
+
+
 def test_every_swift_file_parses(bundle: Bundle) -> None:
     parser = need_parser()
     assert syntax_errors(parser, b"let x = = 3")
@@ -130,14 +135,10 @@ def test_only_executorch_programs_depend_on_executorch(bundle: Bundle, kind: str
 
 
 def test_no_api_that_needs_a_reason_is_used(bundle: Bundle) -> None:
-    sources = "\n".join(
-        text(bundle, name) for name in bundle.files if name.startswith(CLASSIFIER) and name.endswith(".swift")
-    )
+    sources = library(bundle)
     # Times of files, free space, time since the start, the keyboard, stored settings; as Apple lists them.
-    apis = (
-        r"creationDate|[mM]odificationDate|\bf?stat\(|getattrlist|AvailableCapacity|systemFreeSize|systemSize|statv?fs"
-    )
-    apis += r"|systemUptime|mach_absolute_time|activeInputModes|UserDefaults"
+    apis = r"creationDate|[mM]odificationDate|\bf?stat\(|getattrlist|AvailableCapacity|systemFreeSize|systemSize"
+    apis += r"|statv?fs|systemUptime|mach_absolute_time|activeInputModes|UserDefaults"
     assert re.findall(apis, sources) == []
 
 
@@ -181,24 +182,23 @@ def test_options_of_other_platforms_are_refused(options: Options) -> None:
         APPLE.check(options)
 
 
-@pytest.mark.parametrize("name", ["", "flowers", "Two Words", "Blüte", 'X"', "X" * 81, "A.b", "A\n"])
-def test_names_that_are_no_module_are_refused(plain: PackagedModel, name: str) -> None:
-    with pytest.raises(InputError, match="cannot name a Swift module"):
-        APPLE.build(plain, Options(package_name=name))
+NO_MODULE = ("", "flowers", "Two Words", "Blüte", 'X"', "X" * 81, "A.b", "A\n")
+TAKEN = (*("CoreML", "Coreml", "Network", "Photos", "AVFoundation", "Combine", "Testing", "Data", "Task", "Tensor"),)
 
 
 @pytest.mark.parametrize(
-    "name", ["CoreML", "Coreml", "Network", "Photos", "AVFoundation", "Combine", "Testing", "Data", "Task", "Tensor"]
-)
-def test_names_of_the_systems_modules_and_types_are_refused(plain: PackagedModel, name: str) -> None:
-    with pytest.raises(InputError, match="is the name of a module or type"):
+    ("name", "message"),
+    [(name, "cannot name a Swift module") for name in NO_MODULE] + [(name, "is the name of a module or type") for name in TAKEN],
+)  # fmt: skip
+def test_names_that_are_no_module_or_are_the_systems_are_refused(plain: PackagedModel, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         APPLE.build(plain, Options(package_name=name))
 
 
 def test_no_module_has_the_name_of_a_type_or_module_in_it(bundle: Bundle, plain: PackagedModel) -> None:
-    sources = [text(bundle, name) for name in bundle.files if name.startswith(CLASSIFIER) and name.endswith(".swift")]
-    types = set(re.findall(r"^(?:public |final )*(?:actor|class|enum|struct) (\w+)", "\n".join(sources), re.MULTILINE))
-    modules = set(re.findall(r"^import (\w+)$", "\n".join(sources), re.MULTILINE))
+    sources = library(bundle)
+    types = set(re.findall(r"^(?:public |final )*(?:actor|class|enum|struct) (\w+)", sources, re.MULTILINE))
+    modules = set(re.findall(r"^import (\w+)$", sources, re.MULTILINE))
     assert {"Network", "Checksum", "TofeClassifier"} < types and "CoreGraphics" in modules
     for name in types | modules:
         with pytest.raises(InputError, match="is the name of a module or type"):

@@ -73,16 +73,13 @@ def test_identifiers_are_lower_case_words() -> None:
 
 def test_files_that_would_meet_are_refused() -> None:
     one = BundleFile(b"")
+    too_many, count = [f"f{number}" for number in range(MAX_FILES + 1)], f"1 to {MAX_FILES} files"
     for names, why in (
-        (("a", "A"), "case alone"),
-        (("a", "a/b"), "a folder too"),
-        ((), "1 to"),
-        (("x/..",), "not a safe"),
+        *((["a", "A"], "case alone"), (["a", "a/b"], "a folder too"), (["x/.."], "not a safe")),
+        *(([], count), (too_many, count)),
     ):
         with pytest.raises(InputError, match=why):
             check_files(dict.fromkeys(names, one))
-    with pytest.raises(InputError, match=f"1 to {MAX_FILES} files"):
-        check_files({f"f{number}": one for number in range(MAX_FILES + 1)})
     with pytest.raises(InputError, match="slash"):
         Bundle("a/b", "folder", {"x": one})
 

@@ -92,15 +92,15 @@ def test_a_machine_without_a_runtime_for_the_model_says_so_and_passes(bundle: Pa
 
 
 def test_a_model_that_computes_something_else_fails(bundle: Path) -> None:
+    def negated(pixels: np.ndarray) -> Prediction:
+        prediction = pretend("forward")(pixels)
+        return replace(prediction, logits=-prediction.logits)
+
     def wrong(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
-        return {"forward": replay(golden, lambda pixels: _negated(pretend("forward")(pixels)), "forward")}
+        return {"forward": replay(golden, negated, "forward")}
 
     found = check_bundle(bundle, wrong)
     assert not found.passed and found.failures[0].startswith("self-test, method forward: logits SNR -6.0 dB is under")
-
-
-def _negated(prediction: Prediction) -> Prediction:
-    return Prediction(np.negative(prediction.logits), prediction.kept)
 
 
 def test_a_flipped_byte_in_any_file_is_found(bundle: Path) -> None:
@@ -125,20 +125,16 @@ def test_missing_added_and_executable_files_are_found(bundle: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda path: path.unlink(), "has no provenance.json; it is not a bundle"),
-        (lambda path: path.write_text("{"), "cannot be read as JSON"),
-        (lambda path: path.write_text("[]"), "is not the provenance of a bundle"),
-        (lambda path: path.write_bytes(b"\xff"), "cannot be read as JSON"),
-        (lambda path: path.write_text("[" * 100000), "cannot be read as JSON"),
-    ],
-)
-def test_a_damaged_provenance_is_told(bundle: Path, change: Callable[[Path], object], message: str) -> None:
-    change(bundle / PROVENANCE)
-    (line,) = failures(bundle)
-    assert message in line and "\n" not in line
+def test_a_damaged_provenance_is_told(bundle: Path) -> None:
+    for content in (b"{", b"\xff", b"[" * 100000, b"[]", None):
+        if content is None:
+            (bundle / PROVENANCE).unlink()
+            message = "has no provenance.json; it is not a bundle"
+        else:
+            (bundle / PROVENANCE).write_bytes(content)
+            message = "is not the provenance of a bundle" if content == b"[]" else "cannot be read as JSON"
+        (line,) = failures(bundle)
+        assert message in line and "\n" not in line
 
 
 @pytest.mark.parametrize(
@@ -203,11 +199,6 @@ def test_paths_that_no_file_can_have_are_told_in_a_line(tmp_path: Path) -> None:
         check_bundle(tmp_path / ("x" * 300), runs)
     with pytest.raises(InputError, match=r"^'[^\n]*a\\nb': there is no such bundle"):
         check_bundle(tmp_path / "a\nb", runs)
-
-
-def test_nothing_where_a_bundle_should_be_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no such bundle"):
-        check_bundle(tmp_path / "none", runs)
 
 
 @pytest.mark.parametrize("name", ["cat\ndog", "cat\u2028dog", "", "\x1b[31m"])

@@ -56,18 +56,22 @@ def test_force_replaces_an_earlier_bundle_and_leaves_nothing_of_it(bundle: Bundl
 def test_force_never_takes_what_is_somebodys_own(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "out" / bundle.name
     path.parent.mkdir()
+
+    def why() -> str:
+        return refused(path, lambda: place(bundle, path.parent, force=True))
+
     path.symlink_to(tmp_path)
-    assert "is a link" in refused(path, lambda: place(bundle, path.parent, force=True))
+    assert "is a link" in why()
     path.unlink()
     path.write_text("mine")
-    assert "is not a bundle of this program" in refused(path, lambda: place(bundle, path.parent, force=True))
+    assert "is not a bundle of this program" in why()
     path.unlink()
     path.mkdir()
-    assert "is not a bundle of this program" in refused(path, lambda: place(bundle, path.parent, force=True))
+    assert "is not a bundle of this program" in why()
     (path / "mine.txt").write_text("mine")
-    assert "no provenance.json" in refused(path, lambda: place(bundle, path.parent, force=True))
+    assert "no provenance.json" in why()
     (path / PROVENANCE).write_text("{}")
-    assert "not the provenance of a bundle" in refused(path, lambda: place(bundle, path.parent, force=True))
+    assert "not the provenance of a bundle" in why()
     assert (path / "mine.txt").read_text() == "mine"
 
 

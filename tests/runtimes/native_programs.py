@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,9 @@ import tiny_exports
 from tiny_exports import SIZE
 from torch import Tensor
 
+from tofe_edge.evaluation.golden import GoldenSet
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.io.files import write_content
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 from tofe_edge.runtimes.native_runner import NativeResult
 
@@ -24,6 +28,14 @@ def tiny_program(folder: Path, precision: Precision) -> Path:
     path = folder / f"{precision}.pte"
     path.write_bytes(tiny_exports.export(precision).lowered.program)
     return path
+
+
+def copy_of(artifact: Artifact, golden: GoldenSet, folder: Path) -> Path:
+    """The model as ``net.pte`` with its manifest and its golden vectors."""
+    shutil.copy(artifact.path, folder / "net.pte")
+    shutil.copy(artifact.manifest_path, folder / "net.json")
+    write_content(folder / "net.golden", golden.content())
+    return folder / "net.pte"
 
 
 def in_python(model: Path, image: Tensor) -> list[bytes]:

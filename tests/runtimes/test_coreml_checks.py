@@ -17,6 +17,7 @@ from tofe_edge.runtimes import coreml
 from tofe_edge.runtimes.coreml_checks import check_interface
 
 NAMES = [str(number) for number in range(10)]
+ELEVEN = [*NAMES, "10"]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,7 @@ def picture(artifact: Artifact) -> np.ndarray:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"class_names": [*NAMES, "10"], "class_ids": [*NAMES, "10"]},
-            r"logits has the shape \[1, 10\], not \[1, 11\]",
-        ),
+        ({"class_names": ELEVEN, "class_ids": ELEVEN}, r"logits has the shape \[1, 10\], not \[1, 11\]"),
         ({"class_names": ["0", "2", "1", *NAMES[3:]]}, "it calls class 1 '1', not '2'"),
         ({"token_counts": [9, 5, 4]}, r"tokenOrder3 has the shape \[1, 3\], not \[1, 4\]"),
         ({"token_counts": [9, 3]}, "it has the output 'tokenOrder3'"),
@@ -70,17 +68,17 @@ def rotated(outputs: Mapping[str, Any]) -> dict[str, float]:
     return dict(zip(probabilities, [*list(probabilities.values())[1:], next(iter(probabilities.values()))]))
 
 
+def worst(outputs: Mapping[str, Any]) -> str:
+    return str(min(outputs["classLabel_probs"], key=outputs["classLabel_probs"].get))
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
         ("classLabel_probs", rotated, r"contradicts itself \(classLabel_probs gives class \d '\d' "),
         ("classLabel_probs", lambda outputs: {}, "classLabel_probs gives class 0 '0' nan, but its logits 0"),
         ("classLabel", lambda outputs: "nothing", "classLabel is 'nothing', but its logits are best for class"),
-        (
-            "classLabel",
-            lambda outputs: min(outputs["classLabel_probs"], key=outputs["classLabel_probs"].get),
-            r"classLabel is '\d', but its logits are best for class \d '\d'",
-        ),
+        ("classLabel", worst, r"classLabel is '\d', but its logits are best for class \d '\d'"),
         ("tokenOrder1", lambda outputs: outputs["tokenOrder1"] + 1, "tokenOrder1 does not list 16 of the 16 patches"),
         ("tokenOrder2", lambda outputs: outputs["tokenOrder2"] - 1, "tokenOrder2 does not list 16 of the 16 patches"),
         ("tokenOrder3", lambda outputs: outputs["tokenOrder3"] * np.nan, "tokenOrder3 does not list 3 of the 16"),
@@ -88,10 +86,7 @@ def rotated(outputs: Mapping[str, Any]) -> dict[str, float]:
     ],
 )
 def test_outputs_that_contradict_each_other_are_refused(
-    artifact: Artifact,
-    name: str,
-    spoil: Callable[[Mapping[str, Any]], object],
-    message: str,
+    artifact: Artifact, name: str, spoil: Callable[[Mapping[str, Any]], object], message: str
 ) -> None:
     model = coreml.load(artifact, executor=True)
 

@@ -7,22 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import coreml_stub
 import pytest
 from conftest import manifest_for
-from coreml_stub import (
-    COMPILED,
-    Block,
-    Cost,
-    Function,
-    Model,
-    Operation,
-    Plan,
-    Program,
-    Structure,
-    Units,
-    Usage,
-    pretend,
-)
+from coreml_stub import COMPILED, Model, Plan, Program, Structure, Units, pretend
 from PIL import Image
 
 from tofe_edge.errors import DeviceError, InputError
@@ -36,39 +24,34 @@ with quiet():
     import coremltools as ct
     from coremltools.models import compute_device, compute_plan
 
+_OF_OPERATIONS = [f"get_{what}_for_mlprogram_operation" for what in ("compute_device_usage", "estimated_cost")]
 _METHODS = [
-    (Model, ct.models.MLModel, ("__init__", "predict", "get_compiled_model_path")),
-    (
-        Plan,
-        compute_plan.MLComputePlan,
-        (
-            "load_from_path",
-            "get_compute_device_usage_for_mlprogram_operation",
-            "get_estimated_cost_for_mlprogram_operation",
-        ),
-    ),
+    (Model, ct.models.MLModel, ["__init__", "predict", "get_compiled_model_path"]),
+    (Plan, compute_plan.MLComputePlan, ["load_from_path", *_OF_OPERATIONS]),
 ]
 _HELD = {
-    Usage: compute_plan.MLComputePlanDeviceUsage,
-    Cost: compute_plan.MLComputePlanCost,
-    Operation: compute_plan.MLModelStructureProgramOperation,
-    Block: compute_plan.MLModelStructureProgramBlock,
-    Function: compute_plan.MLModelStructureProgramFunction,
-    Program: compute_plan.MLModelStructureProgram,
-    Structure: compute_plan.MLModelStructure,
+    **{name: f"MLModelStructureProgram{name}" for name in ("Operation", "Block", "Function")},
+    "Program": "MLModelStructureProgram",
+    "Structure": "MLModelStructure",
+    "Usage": "MLComputePlanDeviceUsage",
+    "Cost": "MLComputePlanCost",
 }
+"""Name in the stub: name in coremltools."""
 
 
 def test_the_stub_has_coremltools_interface() -> None:
     for stub, real, names in _METHODS:
         for name in names:
-            mine, theirs = (inspect.signature(getattr(kind, name)).parameters.values() for kind in (stub, real))
-            assert [(one.name, one.kind, one.default is one.empty) for one in mine] == [
-                (one.name, one.kind, one.default is one.empty) for one in theirs
-            ]
+            signatures = (inspect.signature(getattr(kind, name)).parameters.values() for kind in (stub, real))
+            one, other = ([(each.name, each.kind, each.default is each.empty) for each in all_] for all_ in signatures)
+            assert one == other
     private = {"answer", "__proxy__"}
-    for stub, real in _HELD.items():
-        assert {field.name for field in fields(stub)} - private == {field.name for field in fields(real)} - private
+    for here, there in _HELD.items():
+        mine, theirs = (
+            {field.name for field in fields(kind)}
+            for kind in (getattr(coreml_stub, here), getattr(compute_plan, there))
+        )
+        assert mine - private == theirs - private
     assert isinstance(inspect.getattr_static(compute_plan.MLComputePlan, "model_structure"), property)
     assert {unit.name for unit in Units} == {unit.name for unit in ct.ComputeUnit}
     assert {units.upper() for units in coreml.COMPUTE_UNITS} == {unit.name for unit in Units}
@@ -95,11 +78,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.usefixtures("mac")
 def test_predictions_are_timed_on_one_image(artifact: Artifact) -> None:
     timed = time_on_device(artifact, "forward", "cpu_and_ne", runs=3)
-    assert Model.made == {
-        "model": str(artifact.path),
-        "compute_units": Units.CPU_AND_NE,
-        "function_name": "main",
-    }
+    assert Model.made == {"model": str(artifact.path), "compute_units": Units.CPU_AND_NE, "function_name": "main"}
     assert len(timed.latency.samples_ms) == 3 < len(Model.given)
     assert all(given is Model.given[0] for given in Model.given)
     assert isinstance(Model.given[0], Image.Image) and Model.given[0].size == (64, 64)
@@ -147,16 +126,14 @@ def test_what_core_ml_raises_is_a_device_error(artifact: Artifact, mac: pytest.M
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such luck")
 
-    timed = time_on_device(artifact, "forward", "all", runs=1)
-    mac.setattr(Plan, "load_from_path", broken)
-    with pytest.raises(DeviceError, match=r"needs macOS 14.4 \(no such luck\)"):
-        timed.placement()
-    mac.setattr(Model, "predict", broken)
-    with pytest.raises(DeviceError, match=r"tiny.mlpackage: Core ML failed to run it \(no such luck\)"):
-        time_on_device(artifact, "forward", "all", runs=1)
-    mac.setattr(Model, "__init__", broken)
-    with pytest.raises(DeviceError, match=r"tiny.mlpackage: Core ML cannot load it \(no such luck\)"):
-        time_on_device(artifact, "forward", "all", runs=1)
+    for kind, name, message in (
+        (Plan, "load_from_path", "needs macOS 14.4"),
+        (Model, "predict", "tiny.mlpackage: Core ML failed to run it"),
+        (Model, "__init__", "tiny.mlpackage: Core ML cannot load it"),
+    ):
+        mac.setattr(kind, name, broken)
+        with pytest.raises(DeviceError, match=rf"{message} \(no such luck\)"):
+            time_on_device(artifact, "forward", "all", runs=1).placement()
 
 
 def test_elsewhere_it_says_what_it_needs(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:

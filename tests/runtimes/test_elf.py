@@ -36,11 +36,8 @@ def test_what_was_written_is_read(
     assert read_elf(data, "x") == Elf(arch, "/lib/ld.so", tuple(needed), tuple(search), max(versions, default=(0, 0)))
 
 
-def test_versions_are_numbers() -> None:
+def test_versions_are_numbers_and_other_machines_named() -> None:
     assert read_elf(elf("x86_64", versions=["GLIBC_2.9", "GLIBC_2.2.5", "GLIBC_2.34"]), "x").glibc == (2, 34)
-
-
-def test_other_machines_are_named() -> None:
     assert read_elf(elf("riscv64"), "x") == Elf("machine EM_RISCV", "", (), (), (0, 0))
 
 
@@ -82,14 +79,8 @@ def test_damage_raises_nothing_else(position: int, patch: bytes) -> None:
     fine_or_refused(lambda: read_elf(data, "x"), Path("x"))
 
 
-@pytest.mark.parametrize(
-    ("at", "patch"),
-    [
-        (56, b"\xff\xff"),  # segments
-        (60, b"\xff\xff"),  # sections
-        (60, b"\0\0"),  # as many sections as the first one says
-    ],
-)
+# Segments; sections; as many sections as the first one says.
+@pytest.mark.parametrize(("at", "patch"), [(56, b"\xff\xff"), (60, b"\xff\xff"), (60, b"\0\0")])
 def test_a_forged_file_does_not_take_long(at: int, patch: bytes) -> None:
     data = elf("x86_64", versions=["GLIBC_2.34"])
     with pytest.raises(InputError, match="too many segments or sections"):

@@ -22,15 +22,10 @@ def test_percentiles_of_a_hundred_known_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "summary"),
-    [
-        ((3.0,), {"p50": 3.0, "p90": 3.0, "p99": 3.0, "min": 3.0}),
-        ((2.0, 1.0), {"p50": 1.0, "p90": 2.0, "p99": 2.0, "min": 1.0}),
-        ((5.0, 1.0, 3.0), {"p50": 3.0, "p90": 5.0, "p99": 5.0, "min": 1.0}),
-    ],
+    ("samples", "p50", "p90"), [((3.0,), 3.0, 3.0), ((2.0, 1.0), 1.0, 2.0), ((5.0, 1.0, 3.0), 3.0, 5.0)]
 )
-def test_percentiles_of_few_samples(samples: tuple[float, ...], summary: dict[str, float]) -> None:
-    assert Latency(samples, 0.0).to_json() == summary
+def test_percentiles_of_few_samples(samples: tuple[float, ...], p50: float, p90: float) -> None:
+    assert Latency(samples, 0.0).to_json() == {"p50": p50, "p90": p90, "p99": p90, "min": min(samples)}
 
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50), st.floats(0, 100))

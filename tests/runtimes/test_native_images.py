@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from native_builds import Built, runner
+from native_programs import copy_of
 from PIL import Image
 
 from tofe_edge.errors import DeviceError, InputError
@@ -22,7 +23,7 @@ from tofe_edge.io.images import read_image
 from tofe_edge.io.preprocessing import preprocess
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
-from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED, WRONG_CALL
+from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED
 from tofe_edge.runtimes.native_self_test import self_test_alone
 from tofe_edge.runtimes.native_toolchain import Target
 
@@ -50,14 +51,7 @@ def golden(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint) -> GoldenSet
 @pytest.fixture
 def model(elastic_artifact: Artifact, golden: GoldenSet, tmp_path: Path) -> Path:
     """A copy of the model with its manifest and its golden vectors, to damage."""
-    path = tmp_path / "net.pte"
-    shutil.copy(elastic_artifact.path, path)
-    shutil.copy(elastic_artifact.manifest_path, path.with_suffix(".json"))
-    folder = path.with_suffix(".golden")
-    folder.mkdir()
-    for name, content in golden.content().items():
-        (folder / name).write_bytes(content)
-    return path
+    return copy_of(elastic_artifact, golden, tmp_path)
 
 
 @pytest.fixture
@@ -276,8 +270,3 @@ def test_what_cannot_self_test_is_a_device_error(model: Path, tmp_path: Path, sc
     path.chmod(0o755)
     with pytest.raises(DeviceError, match=said):
         self_test_alone(path, model, model.with_suffix(".golden"))
-
-
-def test_an_unknown_method_is_a_wrong_call_with_a_manifest_too(host: Built, model: Path, picture: Path) -> None:
-    message = host.refused(WRONG_CALL, str(model), "--image", str(picture), "--method", "backward")
-    assert "has no method 'backward'" in message

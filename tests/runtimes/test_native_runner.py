@@ -19,8 +19,8 @@ from tofe_edge.runtimes.timing import TimingRequest
 
 
 @pytest.fixture(scope="module")
-def host() -> Path:
-    return runner("host").binary
+def host() -> Built:
+    return runner("host")
 
 
 @pytest.fixture(scope="module")
@@ -31,28 +31,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 
 @pytest.mark.parametrize("precision", TINY_PRECISIONS)
 def test_outputs_are_those_of_the_python_runtime_to_the_bit(
-    host: Path, tiny: dict[Precision, Path], precision: Precision
+    host: Built, tiny: dict[Precision, Path], precision: Precision
 ) -> None:
     for image in images(4, seed=2):
-        result = run(host, tiny[precision], image.numpy().tobytes())
+        result = run(host.binary, tiny[precision], image.numpy().tobytes())
         assert content(result) == in_python(tiny[precision], image)
-        assert [(output.dtype.name, output.shape) for output in result.outputs] == [
-            ("float32", (1, 10)),
-            ("int64", (16,)),
-            ("int64", (16,)),
-            ("int64", (3,)),
-        ]
+        assert [output.dtype.name for output in result.outputs] == ["float32", "int64", "int64", "int64"]
+        assert [output.shape for output in result.outputs] == [(1, 10), (16,), (16,), (3,)]
 
 
-def test_without_an_input_every_element_is_one_half(host: Path, tiny: dict[Precision, Path], tmp_path: Path) -> None:
+def test_without_an_input_every_element_is_one_half(host: Built, tiny: dict[Precision, Path], tmp_path: Path) -> None:
     output = tmp_path / "out.bin"
-    done = called(host, str(tiny["fp32"]), "--output", str(output))
+    done = host(str(tiny["fp32"]), "--output", str(output))
     assert done.returncode == 0
     assert output.read_bytes() == b"".join(in_python(tiny["fp32"], torch.full((1, 3, SIZE, SIZE), 0.5)))
 
 
-def test_the_report_is_one_line_of_json_with_statistics_of_all_samples(host: Path, tiny: dict[Precision, Path]) -> None:
-    done = called(host, str(tiny["fp32"]), "--runs", "7", "--warmup", "2", "--threads", "2")
+def test_the_report_is_one_line_of_json_with_statistics_of_all_samples(
+    host: Built, tiny: dict[Precision, Path]
+) -> None:
+    done = host(str(tiny["fp32"]), "--runs", "7", "--warmup", "2", "--threads", "2")
     assert done.returncode == 0
     assert done.stderr == ""
     assert done.stdout.count("\n") == 1
@@ -69,22 +67,14 @@ def test_the_report_is_one_line_of_json_with_statistics_of_all_samples(host: Pat
     assert report["outputs"][0] == {"shape": [1, 10], "dtype": "float32", "bytes": 40}
 
 
-def test_samples_and_memory_reach_python(host: Path, tiny: dict[Precision, Path]) -> None:
-    result = run(host, tiny["fp32"], bytes(INPUT_BYTES), TimingRequest(runs=5, warm_up=1))
+def test_samples_and_memory_reach_python(host: Built, tiny: dict[Precision, Path]) -> None:
+    result = run(host.binary, tiny["fp32"], bytes(INPUT_BYTES), TimingRequest(runs=5, warm_up=1))
     assert len(result.latency.samples_ms) == 5
     assert result.latency.to_json()["min"] == min(result.latency.samples_ms) > 0
     assert (result.method, result.threads) == ("forward", 1)
     assert result.planned_bytes is not None
     assert result.peak_rss_bytes is not None
     assert min(result.load_ms, result.planned_bytes, result.peak_rss_bytes, result.latency.cpu_ms) > 0
-
-
-def called(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return Built(binary)(*arguments)
-
-
-def refused(binary: Path, code: int, *arguments: str) -> str:
-    return Built(binary).refused(code, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -115,70 +105,68 @@ def refused(binary: Path, code: int, *arguments: str) -> str:
         (["a.pte", "--self-test", "x", "--runs", "3"], "--self-test does not take --runs"),
     ],
 )
-def test_a_wrong_call_names_the_argument_and_shows_the_usage(host: Path, arguments: Sequence[str], said: str) -> None:
-    message = refused(host, WRONG_CALL, *arguments)
+def test_a_wrong_call_names_the_argument_and_shows_the_usage(host: Built, arguments: Sequence[str], said: str) -> None:
+    message = host.refused(WRONG_CALL, *arguments)
     assert said in message
     assert said.startswith("--cpus takes") or "usage: tofe_runner MODEL.pte [--method NAME]" in message
 
 
-def test_help_is_not_an_error(host: Path) -> None:
-    done = called(host, "--help")
+def test_help_is_not_an_error(host: Built) -> None:
+    done = host("--help")
     assert done.returncode == 0 and done.stdout.startswith("usage: tofe_runner MODEL.pte [--method NAME]")
 
 
-def test_an_unknown_method_is_a_wrong_call_that_lists_those_there_are(host: Path, tiny: dict[Precision, Path]) -> None:
-    message = refused(host, WRONG_CALL, str(tiny["fp32"]), "--method", "backward")
+def test_an_unknown_method_is_a_wrong_call_that_lists_those_there_are(host: Built, tiny: dict[Precision, Path]) -> None:
+    message = host.refused(WRONG_CALL, str(tiny["fp32"]), "--method", "backward")
     assert "has no method 'backward'; --method takes one of: forward" in message
     with pytest.raises(InputError, match=r"fp32\.pte: has no method 'backward'"):
-        run(host, tiny["fp32"], bytes(INPUT_BYTES), TimingRequest(method="backward"))
+        run(host.binary, tiny["fp32"], bytes(INPUT_BYTES), TimingRequest(method="backward"))
 
 
 @pytest.mark.parametrize(
     "head", [b"", b"abc", b"\0" * 4096, b"PK\x03\x04" + b"\0" * 4096, b"\0\0\0\0ET11" + b"\0" * 99], ids=repr
 )
-def test_what_is_no_program_is_a_bad_file(host: Path, tmp_path: Path, head: bytes) -> None:
+def test_what_is_no_program_is_a_bad_file(host: Built, tmp_path: Path, head: bytes) -> None:
     path = tmp_path / "odd.pte"
     path.write_bytes(head)
-    assert "odd.pte: is not an ExecuTorch program of a known version" in refused(host, BAD_FILE, str(path))
+    assert "odd.pte: is not an ExecuTorch program of a known version" in host.refused(BAD_FILE, str(path))
 
 
-def test_a_missing_file_and_a_folder_are_bad_files(host: Path, tmp_path: Path) -> None:
-    assert "none.pte: cannot be opened (No such file" in refused(host, BAD_FILE, str(tmp_path / "none.pte"))
-    assert "cannot be read (Is a directory)" in refused(host, BAD_FILE, str(tmp_path))
+def test_a_missing_file_and_a_folder_are_bad_files(host: Built, tmp_path: Path) -> None:
+    assert "none.pte: cannot be opened (No such file" in host.refused(BAD_FILE, str(tmp_path / "none.pte"))
+    assert "cannot be read (Is a directory)" in host.refused(BAD_FILE, str(tmp_path))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
 def test_a_program_cut_short_is_a_bad_file(
-    host: Path, tiny: dict[Precision, Path], tmp_path: Path, share: float
+    host: Built, tiny: dict[Precision, Path], tmp_path: Path, share: float
 ) -> None:
     whole = tiny["fp32"].read_bytes()
     path = tmp_path / "cut.pte"
     path.write_bytes(whole[: 8 + int(share * (len(whole) - 8))])
-    assert "cut.pte: ExecuTorch cannot load" in refused(host, BAD_FILE, str(path))
+    assert "cut.pte: ExecuTorch cannot load" in host.refused(BAD_FILE, str(path))
     with pytest.raises(InputError, match=r"cut\.pte: ExecuTorch cannot load"):
-        run(host, path, bytes(INPUT_BYTES))
+        run(host.binary, path, bytes(INPUT_BYTES))
 
 
 @pytest.mark.parametrize(
     ("size", "said"), [(0, "has 0 bytes"), (INPUT_BYTES - 1, f"has {INPUT_BYTES - 1} bytes"), (INPUT_BYTES + 1, "has more bytes")]
 )  # fmt: skip
 def test_an_input_of_another_size_is_a_bad_input(
-    host: Path, tiny: dict[Precision, Path], tmp_path: Path, size: int, said: str
+    host: Built, tiny: dict[Precision, Path], tmp_path: Path, size: int, said: str
 ) -> None:
     path = tmp_path / "in.bin"
     path.write_bytes(bytes(size))
-    message = refused(host, BAD_INPUT, str(tiny["fp32"]), "--input", str(path))
+    message = host.refused(BAD_INPUT, str(tiny["fp32"]), "--input", str(path))
     assert f"{said}, but the model takes {INPUT_BYTES}; give its input as raw float32" in message
     with pytest.raises(InputError, match=f"but the model takes {INPUT_BYTES}"):
-        run(host, tiny["fp32"], bytes(size))
+        run(host.binary, tiny["fp32"], bytes(size))
 
 
-def test_a_missing_input_and_an_output_nowhere(host: Path, tiny: dict[Precision, Path], tmp_path: Path) -> None:
-    assert "no.bin: cannot be opened" in refused(
-        host, BAD_INPUT, str(tiny["fp32"]), "--input", str(tmp_path / "no.bin")
-    )
+def test_a_missing_input_and_an_output_nowhere(host: Built, tiny: dict[Precision, Path], tmp_path: Path) -> None:
+    assert "no.bin: cannot be opened" in host.refused(BAD_INPUT, str(tiny["fp32"]), "--input", str(tmp_path / "no.bin"))
     nowhere = str(tmp_path / "nowhere" / "out.bin")
-    assert "out.bin: cannot be written" in refused(host, WRONG_CALL, str(tiny["fp32"]), "--output", nowhere)
+    assert "out.bin: cannot be written" in host.refused(WRONG_CALL, str(tiny["fp32"]), "--output", nowhere)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +188,8 @@ def test_what_does_not_answer_like_the_runner_is_a_device_error(tmp_path: Path, 
         run(path, tmp_path / "net.pte", b"", timeout_s=1 if script == "exec sleep 60" else 60)
 
 
-def test_a_build_folder_moves_as_a_whole(host: Path, tiny: dict[Precision, Path], tmp_path: Path) -> None:
+def test_a_build_folder_moves_as_a_whole(host: Built, tiny: dict[Precision, Path], tmp_path: Path) -> None:
     moved = tmp_path / "moved"
-    assert {path.name for path in host.parent.iterdir()} - {"tofe.h"} == {"tofe_runner", "lib"}
-    subprocess.run(["cp", "-r", str(host.parent), str(moved)], check=True)
-    assert run(moved / host.name, tiny["fp32"], bytes(INPUT_BYTES)).outputs[0].shape == (1, 10)
+    assert {path.name for path in host.binary.parent.iterdir()} - {"tofe.h"} == {"tofe_runner", "lib"}
+    subprocess.run(["cp", "-r", str(host.binary.parent), str(moved)], check=True)
+    assert run(moved / host.binary.name, tiny["fp32"], bytes(INPUT_BYTES)).outputs[0].shape == (1, 10)

@@ -7,6 +7,7 @@ them (OVERVIEW.TXT, SERVICES.TXT, SYNC.TXT, shell_protocol.h).
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 import socket
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 CONNECT, OPEN, READY, CLOSE, WRITE, AUTHENTICATE = (
     int.from_bytes(name, "little") for name in (b"CNXN", b"OPEN", b"OKAY", b"CLSE", b"WRTE", b"AUTH")
@@ -81,12 +83,9 @@ class Link:
             stream.end()
 
     def _receive(self, size: int) -> bytes:
-        content = b""
-        while len(content) < size:
-            piece = self.connection.recv(size - len(content))
-            if not piece:
-                raise EOFError
-            content += piece
+        content = self.connection.recv(size, socket.MSG_WAITALL)
+        if len(content) < size:
+            raise EOFError
         return content
 
     def _take(self, command: int, first: int, second: int, content: bytes) -> None:
@@ -169,21 +168,18 @@ def run_shell(device: AdbDevice, stream: Stream, command: str, *, second_protoco
     )
     sending = threading.Lock()
 
-    def pass_on(number: int) -> None:
-        source = process.stdout if number == STDOUT else process.stderr
-        assert source is not None
+    def pass_on(number: int, source: Any) -> None:
         with contextlib.suppress(EOFError, OSError):
-            while piece := source.read1(65536):  # type: ignore[attr-defined]
+            while piece := source.read1(65536):
                 with sending:
                     stream.write(_packet(number, piece) if second_protocol else piece.replace(b"\n", b"\r\n"))
 
-    outputs = (STDOUT, STDERR) if second_protocol else (STDOUT,)
-    threads = [threading.Thread(target=pass_on, args=(number,), daemon=True) for number in outputs]
-    threads.append(threading.Thread(target=_feed, args=(stream, process, second_protocol), daemon=True))
-    for thread in threads:
+    outputs = [(STDOUT, process.stdout), (STDERR, process.stderr)][: 1 + second_protocol]
+    threads = [threading.Thread(target=pass_on, args=output, daemon=True) for output in outputs]
+    for thread in (*threads, threading.Thread(target=_feed, args=(stream, process, second_protocol), daemon=True)):
         thread.start()
     code = process.wait()
-    for thread in threads[:-1]:
+    for thread in threads:
         thread.join()
     if second_protocol:
         stream.write(_packet(EXIT, bytes([code & 255])))
@@ -198,17 +194,14 @@ def _feed(stream: Stream, process: subprocess.Popen[bytes], second_protocol: boo
     assert process.stdin is not None
     with contextlib.suppress(OSError), process.stdin:
         try:
-            while second_protocol:
-                number, size = struct.unpack("<BI", stream.read(5))
+            while True:
+                number, size = struct.unpack("<BI", stream.read(5)) if second_protocol else (STDIN, 1)
                 content = stream.read(size)
                 if number == CLOSE_STDIN:
                     return
                 if number == STDIN:
                     process.stdin.write(content)
                     process.stdin.flush()
-            while True:
-                process.stdin.write(stream.read(1))
-                process.stdin.flush()
         except EOFError:
             process.send_signal(signal.SIGHUP)
 
@@ -222,35 +215,28 @@ def sync(stream: Stream) -> None:
         name = stream.read(size).decode()
         try:
             if request == b"STAT":
-                stream.write(b"STAT" + _stat(Path(name)))
+                found = os.stat(name) if os.path.exists(name) else os.stat_result([0] * 10)
+                stream.write(b"STAT" + struct.pack("<3I", found.st_mode, found.st_size, int(found.st_mtime)))
             elif request == b"SEND":
                 path, _, mode = name.rpartition(",")
                 _take_file(stream, Path(path), int(mode))
             elif request == b"RECV":
                 content = Path(name).read_bytes()
-                pieces = (content[begin : begin + 65536] for begin in range(0, len(content), 65536))
-                stream.write(b"".join(b"DATA" + struct.pack("<I", len(piece)) + piece for piece in pieces))
-                stream.write(b"DONE" + bytes(4))
+                for begin in range(0, len(content), 65536):
+                    stream.write(_named(b"DATA", content[begin : begin + 65536]))
+                stream.write(_named(b"DONE"))
         except OSError as error:
-            message = (error.strerror or str(error)).encode()
-            stream.write(b"FAIL" + struct.pack("<I", len(message)) + message)
+            stream.write(_named(b"FAIL", (error.strerror or str(error)).encode()))
 
 
-def _stat(path: Path) -> bytes:
-    try:
-        found = path.stat()
-    except OSError:
-        return bytes(12)
-    return struct.pack("<3I", found.st_mode, found.st_size & 0xFFFFFFFF, int(found.st_mtime))
+def _named(name: bytes, content: bytes = b"") -> bytes:
+    return name + struct.pack("<I", len(content)) + content
 
 
 def _take_file(stream: Stream, path: Path, mode: int) -> None:
     content = b""
-    while True:
-        kind, size = struct.unpack("<4sI", stream.read(8))
-        if kind == b"DONE":  # with the file's time in place of a size
-            break
-        content += stream.read(size)
+    while (head := struct.unpack("<4sI", stream.read(8)))[0] != b"DONE":  # with the file's time in place of a size
+        content += stream.read(head[1])
     path.write_bytes(content)
     path.chmod(mode & 0o777)
-    stream.write(b"OKAY" + bytes(4))
+    stream.write(_named(b"OKAY"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,9 @@ import processes
 import pytest
 from adb_device import AdbDevice
 from adb_server import adb, adb_server, attached, shell_environment
-from native_builds import runner
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.runtimes import native_build
 from tofe_edge.runtimes.devices.adb import AdbShell, connect, listed
 from tofe_edge.runtimes.devices.address import AdbAddress
 from tofe_edge.runtimes.devices.opening import open_bench, open_remote
@@ -33,14 +30,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache of runners; what is built into it is a copy of the one that the tests of a run build."""
-    built = runner("host").binary.parent
-    monkeypatch.setattr(native_build, "build", lambda target, folder: shutil.copytree(built, folder))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The device's folder of temporary files."""
     path = tmp_path / "device"
@@ -52,7 +41,7 @@ def nothing_left(folder: Path) -> bool:
     return not list(folder.iterdir()) and not processes.working_in(folder)
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 @pytest.mark.parametrize("shell_v2", [True, False], ids=["shell v2", "shell v1"])
 def test_models_are_timed_and_nothing_stays(
     folder: Path, tmp_path: Path, elastic_artifact: Artifact, shell_v2: bool
@@ -73,7 +62,7 @@ def test_models_are_timed_and_nothing_stays(
     assert not list(tmp_path.rglob("hit"))
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_a_cable_that_is_pulled_costs_a_repetition(
     folder: Path, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,7 +108,7 @@ def test_commands_and_files_go_there_and_back(folder: Path, tmp_path: Path, shel
     assert not list(tmp_path.rglob("hit"))
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_android_takes_no_runner_for_another_c_library(folder: Path, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()

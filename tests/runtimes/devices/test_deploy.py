@@ -25,9 +25,7 @@ def facts(arch: str = "aarch64", system: str = "Linux", android: str = "") -> De
     return DeviceFacts(arch, system, "6.1", 4, "", "", android)
 
 
-@pytest.fixture
-def device(tmp_path: Path) -> LocalShell:
-    return LocalShell({"PATH": os.environ["PATH"]})
+DEVICE = LocalShell({"PATH": os.environ["PATH"]})
 
 
 @pytest.fixture
@@ -51,8 +49,8 @@ def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return done
 
 
-def test_a_runner_is_built_once(builds: list[str], device: LocalShell) -> None:
-    first, again = (choose_runner(device, facts(HERE), None) for _ in range(2))
+def test_a_runner_is_built_once(builds: list[str]) -> None:
+    first, again = (choose_runner(DEVICE, facts(HERE), None) for _ in range(2))
     assert builds == ["host"]
     assert first == again
     assert first.program.is_relative_to(cache_folder())
@@ -80,10 +78,10 @@ def test_a_build_that_fails_leaves_nothing(builds: list[str], monkeypatch: pytes
     assert not cache_folder().exists()
 
 
-def test_an_arm_board_gets_a_cross_build(builds: list[str], device: LocalShell) -> None:
+def test_an_arm_board_gets_a_cross_build(builds: list[str]) -> None:
     if HERE == "aarch64":
         pytest.skip("this machine is an ARM one; nothing is cross-built")
-    assert choose_runner(device, facts("aarch64"), None).program.parent.name.split("-")[2] == "aarch64"
+    assert choose_runner(DEVICE, facts("aarch64"), None).program.parent.name.split("-")[2] == "aarch64"
     assert builds == ["aarch64"]
 
 
@@ -103,12 +101,14 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp
     ],
 )
 def test_a_runner_for_something_else_is_refused(
-    device: LocalShell, tmp_path: Path, arch: str, interpreter: str, device_facts: DeviceFacts, message: str
+    tmp_path: Path, arch: str, interpreter: str, device_facts: DeviceFacts, message: str
 ) -> None:
+    with pytest.raises(InputError, match=f"{BINARY}: is not there"):
+        choose_runner(DEVICE, device_facts, tmp_path)
     (tmp_path / BINARY).write_bytes(elf(arch, interpreter=interpreter))
     for given_runner in (tmp_path, tmp_path / BINARY):
         with pytest.raises((InputError, DeviceError), match=message):
-            choose_runner(device, device_facts, given_runner)
+            choose_runner(DEVICE, device_facts, given_runner)
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,11 @@ def test_a_runner_for_something_else_is_refused(
     ],
 )
 def test_devices_without_a_runner_are_told_what_they_need(
-    builds: list[str], device: LocalShell, device_facts: DeviceFacts, kind: type[Exception], message: str
+    builds: list[str], device_facts: DeviceFacts, kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        choose_runner(device, device_facts, None)
+        choose_runner(DEVICE, device_facts, None)
     assert builds == []
-
-
-def test_a_runner_that_is_not_there(device: LocalShell, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{BINARY}: is not there"):
-        choose_runner(device, facts(), tmp_path)
 
 
 def test_what_devices_say_is_read() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -14,12 +13,10 @@ from pathlib import Path
 import processes
 import pytest
 import ssh_server
-from native_builds import runner
 from ssh_server import SshServer
 
 from tofe_edge.errors import DeviceError, InputError, TofeEdgeError
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.runtimes import native_build
 from tofe_edge.runtimes.devices.address import SshAddress, parse_address
 from tofe_edge.runtimes.devices.opening import open_bench, open_remote
 from tofe_edge.runtimes.devices.remote_bench import RemoteBench
@@ -42,14 +39,6 @@ MANY = TimingRequest(runs=1_000_000)
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshServer]:
     with ssh_server.serving(tmp_path, monkeypatch) as server:
         yield server
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache of runners; what is built into it is a copy of the one that the tests of a run build."""
-    built = runner("host").binary.parent
-    monkeypatch.setattr(native_build, "build", lambda target, folder: shutil.copytree(built, folder))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @contextmanager
@@ -82,7 +71,7 @@ def refused(server: SshServer, kind: type[TofeEdgeError] = DeviceError) -> str:
     return message
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_models_are_timed_and_nothing_stays(server: SshServer, elastic_artifact: Artifact) -> None:
     with open_bench(server.address) as bench:
         assert bench.name == server.address
@@ -99,7 +88,7 @@ def test_models_are_timed_and_nothing_stays(server: SshServer, elastic_artifact:
     assert nothing_left(server)
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_no_name_of_the_user_is_a_command(server: SshServer, elastic_artifact: Artifact, tmp_path: Path) -> None:
     with open_bench(server.address) as bench:
         for name in NAMES:
@@ -114,7 +103,7 @@ def test_no_name_of_the_user_is_a_command(server: SshServer, elastic_artifact: A
     assert not Path("~/hit").expanduser().exists()
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_what_the_runner_refuses_names_the_users_file(server: SshServer, tmp_path: Path) -> None:
     model = tmp_path / "broken.pte"
     model.write_bytes(b"nothing of the kind" * 100)
@@ -138,7 +127,7 @@ def interfere(server: SshServer, action: Callable[[], object]) -> threading.Thre
     return thread
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_a_connection_that_breaks_costs_a_repetition(
     server: SshServer, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,7 +149,7 @@ def test_a_connection_that_breaks_costs_a_repetition(
     assert capsys.readouterr().err.count("trying again") == 1
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_a_runner_ends_when_nobody_waits_any_more(
     server: SshServer, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,7 +168,7 @@ def test_a_runner_ends_when_nobody_waits_any_more(
     assert f"{folder} could not be removed there" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_a_measurement_that_takes_too_long_is_ended(server: SshServer, elastic_artifact: Artifact) -> None:
     with bench_on(server, timeout_s=2) as bench:
         with pytest.raises(DeviceError, match="took more than 2 s"):
@@ -189,7 +178,7 @@ def test_a_measurement_that_takes_too_long_is_ended(server: SshServer, elastic_a
     assert nothing_left(server)
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("runner_cache")
 def test_a_full_device_is_one_line(server: SshServer) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(server.device)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:

@@ -64,28 +64,21 @@ def _palettized(bits: int, **options: Any) -> Callable[[Any], Any]:
     return compress
 
 
+AFFINE, BLOCKWISE, PALETTE = (
+    f"constexpr_{name}" for name in ("affine_dequantize", "blockwise_shift_scale", "lut_to_dense")
+)
+IN_BLOCKS = _quantized("linear_symmetric", dtype="int4", granularity="per_block", block_size=16)
+IN_GROUPS = _palettized(4, granularity="per_grouped_channel", group_size=4)
 COMPRESSIONS: dict[str, tuple[Callable[[Any], Any], int, str, float, float]] = {
     # how; iOS; operator; the largest share of the fp32 bytes; the largest error of a weight
-    "W8 symmetric": (_quantized("linear_symmetric"), 16, "constexpr_affine_dequantize", 0.4, 0.004),
-    "W8 asymmetric": (_quantized("linear"), 16, "constexpr_affine_dequantize", 0.4, 0.004),
-    "W8, iOS 18": (_quantized("linear_symmetric"), 18, "constexpr_blockwise_shift_scale", 0.4, 0.004),
-    "W4 in blocks": (
-        _quantized("linear_symmetric", dtype="int4", granularity="per_block", block_size=16),
-        18,
-        "constexpr_blockwise_shift_scale",
-        0.35,
-        0.03,
-    ),
-    "palettes of 4 bits": (_palettized(4), 16, "constexpr_lut_to_dense", 0.3, 0.03),
-    "palettes of 6 bits": (_palettized(6), 16, "constexpr_lut_to_dense", 0.3, 0.01),
-    "palettes of 8 bits": (_palettized(8), 18, "constexpr_lut_to_dense", 0.5, 0.004),
-    "palettes of groups": (
-        _palettized(4, granularity="per_grouped_channel", group_size=4),
-        18,
-        "constexpr_lut_to_dense",
-        0.5,
-        0.03,
-    ),
+    "W8 symmetric": (_quantized("linear_symmetric"), 16, AFFINE, 0.4, 0.004),
+    "W8 asymmetric": (_quantized("linear"), 16, AFFINE, 0.4, 0.004),
+    "W8, iOS 18": (_quantized("linear_symmetric"), 18, BLOCKWISE, 0.4, 0.004),
+    "W4 in blocks": (IN_BLOCKS, 18, BLOCKWISE, 0.35, 0.03),
+    "palettes of 4 bits": (_palettized(4), 16, PALETTE, 0.3, 0.03),
+    "palettes of 6 bits": (_palettized(6), 16, PALETTE, 0.3, 0.01),
+    "palettes of 8 bits": (_palettized(8), 18, PALETTE, 0.5, 0.004),
+    "palettes of groups": (IN_GROUPS, 18, PALETTE, 0.5, 0.03),
 }
 
 

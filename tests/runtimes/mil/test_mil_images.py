@@ -78,19 +78,13 @@ def test_signature(rgb: Program) -> None:
         ("classLabel_probs", "dictionary"),
     ]
     said = rgb.package.metadata
-    assert (said.author, said.license, said.version, said.short_description) == (
-        "an author",
-        "MIT",
-        "1.2",
-        "a classifier",
-    )
-    assert said.user_defined["key"] == "value"
+    described = (said.author, said.license, said.version, said.short_description, said.user_defined["key"])
+    assert described == ("an author", "MIT", "1.2", "a classifier", "value")
 
 
 def test_pictures_and_tensors(rgb: Program) -> None:
-    _assert_classified(rgb, PICTURE, PIXELS, LABELS)
-    _assert_classified(rgb, PIXELS, PIXELS, LABELS)
-    _assert_classified(rgb, PIXELS.astype(np.uint8), PIXELS, LABELS)
+    for image in (PICTURE, PIXELS, PIXELS.astype(np.uint8)):
+        _assert_classified(rgb, image, PIXELS, LABELS)
 
 
 def test_pictures_are_rgb_whatever_the_model_takes(tmp_path: Path) -> None:
