@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_every_method_of_an_elastic_package_predicts_as_its_reference(
 
 def test_a_wrong_input_is_refused(image_artifact: Artifact) -> None:
     model = open_model(image_artifact, 1)
-    for pixels in (np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 3, 64, 64), np.float64)):
+    wrong: list[Any] = [np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 3, 64, 64), np.float64)]
+    for pixels in wrong:
         with pytest.raises(InputError, match=r"takes float32 \(1, 3, 64, 64\)"):
             model(pixels)
 
