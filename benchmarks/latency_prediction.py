@@ -29,7 +29,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.files import write_bytes
 from tofe_edge.io.progress import covering_bar
 from tofe_edge.model.backbones import Backbone, TokenCounts
-from tofe_edge.model.checkpoint import Checkpoint, host_of, load_model
+from tofe_edge.model.checkpoint import Checkpoint, backbone_of, load_model
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.zoo import find_checkpoint
 from tofe_edge.profiles import LatencyTable
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path | None:
     checkpoint = find_checkpoint(arguments.checkpoint)
     if checkpoint.token_counts is None:
         raise InputError(f"checkpoint {arguments.checkpoint!r} is dense; choose one with token counts")
-    backbone = host_of(checkpoint).spec
+    backbone = backbone_of(checkpoint).spec
     unseen = draw(backbone, checkpoint.token_counts, arguments.seed)
     found = [predict_and_measure(checkpoint, backbone, unseen, one, arguments) for one in PRECISIONS]
     if arguments.lower_only:

@@ -15,7 +15,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.inputs import load_photographs, load_unlabelled
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.tensors import read_tensors
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
@@ -75,7 +75,7 @@ def from_backbone(name: str, counts: TokenCounts, dense_weights: Path | None) ->
     """A backbone with random selectors: latencies do not depend on weights, agreement with the reference does.
 
     Args:
-        name: as of :func:`create_host`; ``deit_tiny`` and the like without timm's suffix too.
+        name: as of :func:`create_backbone`; ``deit_tiny`` and the like without timm's suffix too.
 
     Raises:
         InputError: the name is unknown, or counts or weights do not fit.
@@ -91,7 +91,7 @@ def from_backbone(name: str, counts: TokenCounts, dense_weights: Path | None) ->
 def _dense(name: str, overrides: dict[str, int], weights: Path | None, stages: tuple[int, ...] | None = None) -> ToFe:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ToFe(create_host(name, overrides, stages=stages))
+        model = ToFe(create_backbone(name, overrides, stages=stages))
     if weights is not None:
         model.backbone.load_dense(read_tensors(weights))
     return model.eval()

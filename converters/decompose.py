@@ -19,7 +19,7 @@ from tofe_edge.converters.layers import (
     static_block,
 )
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Backbone, Host
+from tofe_edge.model.backbones import Backbone, BackboneAdapter
 from tofe_edge.model.backbones.lvvit import AUX_WEIGHT, RESIDUAL_SCALE, LvVit
 from tofe_edge.model.backbones.timm_vit import TimmVit
 
@@ -34,7 +34,7 @@ class StaticLayers:
     head: nn.Module
 
 
-def to_static_layers(host: Host) -> StaticLayers:
+def to_static_layers(host: BackboneAdapter) -> StaticLayers:
     """Rewrite a backbone's layers for export.
 
     Raises:

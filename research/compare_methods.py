@@ -28,7 +28,7 @@ from research.validation import Validation, open_validation
 from tofe_edge.errors import InputError
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.tensors import read_tensors
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.backbones.spec import parse_stages
 from tofe_edge.model.checkpoint import default_classes
 from tofe_edge.model.macs import dense_macs, gmacs
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     config = _config(arguments)
     torch.set_num_threads(host.thread_count(arguments.threads))
     stages = parse_stages(arguments.select_before) if arguments.select_before else None
-    net = create_host(arguments.backbone, stages=stages)
+    net = create_backbone(arguments.backbone, stages=stages)
     net.load_dense(read_tensors(arguments.weights))
     teacher = ToFe(net).eval().requires_grad_(False)
     classes = default_classes(net.spec.classes)

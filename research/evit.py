@@ -9,7 +9,7 @@ from torch import Tensor
 
 from research.anatomy import attend, attention_macs, block_macs, feed_forward, feed_forward_macs, shared_macs
 from research.method import Method, solve
-from tofe_edge.model.backbones import Backbone, Host
+from tofe_edge.model.backbones import Backbone, BackboneAdapter
 from tofe_edge.model.macs import gmacs
 from tofe_edge.model.masking import rank_order, take
 
@@ -23,7 +23,7 @@ class EViT(Method):
 
     paper = "Liang et al. 2022, EViT"
 
-    def __init__(self, host: Host, target_gmacs: float) -> None:
+    def __init__(self, host: BackboneAdapter, target_gmacs: float) -> None:
         super().__init__(host)
         self.ratio = solve(lambda ratio: gmacs(evit_macs(host.spec, ratio)), 0.01, 1.0, target_gmacs)
 

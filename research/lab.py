@@ -19,7 +19,7 @@ from research.tome import ToMe, ToMeEverywhere
 from research.training import Course, TrainingBatches, fit
 from research.validation import Validation, predict, stems_of
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Host
+from tofe_edge.model.backbones import BackboneAdapter
 from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint
@@ -29,7 +29,7 @@ from tofe_edge.training.views import ViewRecipe, Views, batches_from_views
 
 _CPU = torch.device("cpu")
 
-METHODS: dict[str, Callable[[Host, float], Method]] = {
+METHODS: dict[str, Callable[[BackboneAdapter, float], Method]] = {
     "tofe": LearnedToFe,
     "tofe_given": GivenToFe,
     "evit": EViT,

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Backbone, Host
+from tofe_edge.model.backbones import Backbone, BackboneAdapter
 from tofe_edge.model.backbones.timm_vit import TimmVit
 from tofe_edge.model.macs import gmacs
 from tofe_edge.model.tofe import Gumbel
@@ -46,7 +46,7 @@ class Method(nn.Module, ABC):
 
     backbone: TimmVit
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: BackboneAdapter) -> None:
         super().__init__()
         if not isinstance(host, TimmVit) or host.spec.prefix_tokens != 1:
             raise InputError(f"{host.spec.name}: peers are made for plain vision transformers whose only prefix is CLS")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from research.method import Method, Step, taught
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Host
+from tofe_edge.model.backbones import BackboneAdapter
 from tofe_edge.model.macs import dense_macs, gmacs
 
 
@@ -21,7 +21,7 @@ class LowerResolution(Method):
     paper = "the dense net at a lower resolution"
     from_images = True
 
-    def __init__(self, host: Host, target_gmacs: float) -> None:
+    def __init__(self, host: BackboneAdapter, target_gmacs: float) -> None:
         super().__init__(_nearest(host, target_gmacs))
         self.requires_grad_(True)
 
@@ -45,7 +45,7 @@ class LowerResolution(Method):
         return f"{self.image_size} px"
 
 
-def _nearest(host: Host, target_gmacs: float) -> Host:
+def _nearest(host: BackboneAdapter, target_gmacs: float) -> BackboneAdapter:
     spec, patch = host.spec, host.spec.stem[-1].downsampling
     sizes = range(2 * patch, spec.image_size, patch)
     if not sizes:

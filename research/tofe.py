@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from research.method import Method, Step, solve, taught
 from tofe_edge.budget.cost import GmacsCost, fit_to_budget
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Host, TokenCounts
+from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.macs import dense_macs, gmacs, selector_macs, tofe_macs
 from tofe_edge.model.tofe import ToFe, TrainingOutput
 from tofe_edge.training.config import TrainingConfig
@@ -33,7 +33,7 @@ class GivenToFe(Method):
     kept: Tensor
     """Token counts, as a buffer: they are part of a saved state."""
 
-    def __init__(self, host: Host, target_gmacs: float) -> None:
+    def __init__(self, host: BackboneAdapter, target_gmacs: float) -> None:
         super().__init__(host)
         self.net = self.build()
         self.cost = GmacsCost(self.spec, target_gmacs)
@@ -153,7 +153,7 @@ class RandomToFe(GivenToFe):
 class RandomNet(ToFe):
     """ToFe with chance in place of its selectors: another order for each image and stage, for an image always the same."""
 
-    def __init__(self, backbone: Host) -> None:
+    def __init__(self, backbone: BackboneAdapter) -> None:
         super().__init__(backbone)
         self.selectors = nn.ModuleList(nn.Identity() for _ in backbone.spec.stages)
         self.seeds: list[int] = []

@@ -10,7 +10,7 @@ from torch import Tensor
 from research.anatomy import attend, attention_macs, feed_forward, feed_forward_macs
 from research.method import Method, solve
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Backbone, Host
+from tofe_edge.model.backbones import Backbone, BackboneAdapter
 from tofe_edge.model.macs import block_macs, gmacs, stem_macs
 
 
@@ -26,7 +26,7 @@ class ToMe(Method):
     first_block: ClassVar[int | None] = None
     """The block that merging starts at; ``None``: l_1."""
 
-    def __init__(self, host: Host, target_gmacs: float) -> None:
+    def __init__(self, host: BackboneAdapter, target_gmacs: float) -> None:
         super().__init__(host)
         start = host.spec.stages[0] if self.first_block is None else self.first_block
         blocks = host.spec.depth - start

@@ -27,7 +27,7 @@ from torch import nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact, write_manifest
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.model.tofe import ToFe
 
@@ -61,7 +61,7 @@ def make_tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrid
     """An eval ToFe whose every parameter and running statistic counts: none is zero, one or untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + zlib.crc32(name.encode()))
-        model = ToFe(create_host(name, {**TINY, **overrides}))
+        model = ToFe(create_backbone(name, {**TINY, **overrides}))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))

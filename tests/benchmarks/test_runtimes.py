@@ -15,7 +15,7 @@ from benchmarks.host import processor, usable_cores, version, versions
 from benchmarks.result_file import read_results
 from benchmarks.runtimes import agreement
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import default_stages
 from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
@@ -99,7 +99,7 @@ def test_a_checkpoint_without_counts_is_refused(tiny_dense_checkpoint: Checkpoin
 
 
 def test_the_dense_twin_selects_where_the_checkpoint_does(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
-    model = ToFe(create_host("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5)))
+    model = ToFe(create_backbone("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5)))
     spec, counts = model.backbone.spec, TokenCounts((9, 5, 3))
     header = describe("moved", spec, model.backbone.preprocessing, default_classes(10), counts, {"top1": 70.5}, {})
     save(tmp_path / "moved.safetensors", model, header)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tofe_edge.cli import COMMANDS, main
 from tofe_edge.evaluation.golden import golden_path_of
 from tofe_edge.model import zoo
-from tofe_edge.model.backbones import Host, create_host
+from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training import run as training_run
 
@@ -140,12 +140,12 @@ def test_train_writes_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     program: Program,
 ) -> None:
-    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
-        return create_host(name, tiny_overrides, pretrained, stages)
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
+        return create_backbone(name, tiny_overrides, pretrained, stages)
 
-    monkeypatch.setattr(training_run, "create_host", tiny)
+    monkeypatch.setattr(training_run, "create_backbone", tiny)
     weights, out = tmp_path / "dense.safetensors", tmp_path / "trained" / "net.safetensors"
-    dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
+    dense = create_backbone("deit_tiny_patch16_224", tiny_overrides).state_dict()
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, weights)
     document = document_of(
         program, "train", "--weights", weights, "--data", f"{image_folder}:2", "--target-gmacs", 0.002, "--device", "cpu",

@@ -14,9 +14,9 @@ from tofe_edge.budget.latency_model import predict_ms
 from tofe_edge.cli import main
 from tofe_edge.converters.probes import ProbeProgram
 from tofe_edge.io.artifact import open_artifact
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.backbones.spec import Backbone
-from tofe_edge.model.checkpoint import Checkpoint, host_of
+from tofe_edge.model.checkpoint import Checkpoint, backbone_of
 from tofe_edge.model.zoo import shipped_checkpoints
 from tofe_edge.profiles import load_profile, with_tables
 from tofe_edge.runtimes.bench import HostBench
@@ -37,7 +37,7 @@ def board(tmp_path: Path) -> Path:
 @pytest.fixture
 def calibrated(board: Path, tiny_checkpoint: Checkpoint) -> Path:
     """The profile with made-up tables of the tiny net, on which int8 takes about 1 ms and fp32 about 2."""
-    spec = host_of(tiny_checkpoint).spec
+    spec = backbone_of(tiny_checkpoint).spec
     tables = [
         table_for(spec, precision, kept=(9, 5, 3), block_us=us, rest_ms=rest)
         for precision, us, rest in (("int8", 5.0, 0.1), ("fp32", 10.0, 1.0))
@@ -205,14 +205,14 @@ def test_limits_that_convert_cannot_hold(
 
 def test_select_by_latency(board: Path, program: Program) -> None:
     def spec_of(checkpoint: Checkpoint) -> Backbone:
-        return create_host(checkpoint.backbone_name, stages=checkpoint.stages).spec
+        return create_backbone(checkpoint.backbone_name, stages=checkpoint.stages).spec
 
     def select(*options: object) -> Any:
         code, out, _ = program("select", "--profile", board, *options, "--json")
         assert code == 0
         return json.loads(out)
 
-    spec = create_host("deit_tiny_patch16_224").spec
+    spec = create_backbone("deit_tiny_patch16_224").spec
     tables = [table_for(spec), table_for(spec, "fp32", block_us=10.0)]
     board.write_bytes(with_tables(board.read_bytes(), tables, "board.yaml"))
     shipped = shipped_checkpoints()

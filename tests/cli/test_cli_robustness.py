@@ -12,7 +12,7 @@ from conftest import Program, refusal
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.io.targets import target_names
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.workflows.convert import ConvertOptions, resolve_options
 
@@ -72,4 +72,4 @@ def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoi
 
 def test_a_net_without_a_classifier_is_refused() -> None:
     with pytest.raises(InputError, match="no classifier head"):
-        create_host("vit_small_patch14_reg4_dinov2", {"image_size": 56, "depth": 4, "dim": 48, "heads": 3})
+        create_backbone("vit_small_patch14_reg4_dinov2", {"image_size": 56, "depth": 4, "dim": 48, "heads": 3})

@@ -15,7 +15,7 @@ from tofe_edge.converters.selection import Select, select_by_rank, select_by_top
 from tofe_edge.converters.static_graph import StaticApproximator, StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.prediction import compose_selections
-from tofe_edge.model.backbones import Host, TokenCounts
+from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.tofe import ToFe
 
 TinyToFe = Callable[..., ToFe]
@@ -142,7 +142,7 @@ def normalised_queries(model: ToFe) -> None:
 
 
 def unknown_kind(model: ToFe) -> None:
-    class Other(Host):
+    class Other(BackboneAdapter):
         spec, preprocessing = model.backbone.spec, model.backbone.preprocessing
         embed = block = attention_received = masked_block = logits = load_dense = None  # type: ignore[assignment]
 

@@ -18,7 +18,7 @@ from tofe_edge.evaluation.evaluate import Evaluation, evaluate, evaluate_samples
 from tofe_edge.evaluation.reference import Mode, Reference, load_reference
 from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.inputs import load_folder
-from tofe_edge.model.backbones import Host, create_host
+from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training import run as training_run
 
@@ -117,11 +117,11 @@ def test_samples_are_counted_not_kept(reference: Reference, image_folder: Path) 
 def training(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """``train`` of a tiny net but for its images."""
 
-    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
-        return create_host(name, tiny_overrides, pretrained, stages)
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
+        return create_backbone(name, tiny_overrides, pretrained, stages)
 
-    monkeypatch.setattr(training_run, "create_host", tiny)
-    dense = create_host("deit_tiny_patch16_224", tiny_overrides).state_dict()
+    monkeypatch.setattr(training_run, "create_backbone", tiny)
+    dense = create_backbone("deit_tiny_patch16_224", tiny_overrides).state_dict()
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
     options = (
         "--target-gmacs 0.002 --epochs 1 --fixed-epochs 0.5 --batch-size 4 --held-out 2 --device cpu --json --weights"

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Host, create_host
+from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.backbones.spec import check_stages, parse_stages
 
 DEIT = "deit_tiny_patch16_224"
 
 
-def on_meta(name: str, overrides: dict[str, int] | None = None) -> Host:
+def on_meta(name: str, overrides: dict[str, int] | None = None) -> BackboneAdapter:
     """A net of any size without memory for its weights."""
     with torch.device("meta"):
-        return create_host(name, overrides)
+        return create_backbone(name, overrides)
 
 
 @pytest.mark.parametrize(
@@ -59,20 +59,20 @@ def test_a_net_with_a_cls_token_whose_head_pools_the_patches_is_refused(monkeypa
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_244", "deit_tny_patch16_224", "lvit_s"])
 def test_an_unknown_name_is_refused_with_near_ones(name: str) -> None:
     with pytest.raises(InputError, match="is unknown") as caught:
-        create_host(name)
+        create_backbone(name)
     if name != "lvit_s":
         assert f"did you mean {DEIT}" in str(caught.value)
 
 
 def test_a_name_near_nothing_points_to_the_list() -> None:
     with pytest.raises(InputError, match=r"'zzz' is unknown; see timm.list_models\(\)"):
-        create_host("zzz")
+        create_backbone("zzz")
 
 
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
 def test_three_blocks_are_too_few_for_three_stages(name: str, tiny_overrides: dict[str, int]) -> None:
     with pytest.raises(InputError, match="depth 3: ToFe's three stages need at least four blocks"):
-        create_host(name, {**tiny_overrides, "depth": 3})
+        create_backbone(name, {**tiny_overrides, "depth": 3})
 
 
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
@@ -81,7 +81,7 @@ def test_overrides_that_do_not_fit_are_refused(
     name: str, wrong: dict[str, int], tiny_overrides: dict[str, int]
 ) -> None:
     with pytest.raises(InputError, match=f"backbone {name!r}: "):
-        create_host(name, {**tiny_overrides, **wrong})
+        create_backbone(name, {**tiny_overrides, **wrong})
 
 
 @pytest.mark.parametrize(("name", "stages"), [(DEIT, (3, 6, 9)), ("lvvit_s", (4, 8, 12)), ("lvvit_m", (5, 10, 15))])
@@ -91,7 +91,9 @@ def test_selectors_stand_where_the_papers_do(name: str, stages: tuple[int, ...])
 
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
 def test_selections_may_stand_elsewhere(name: str, tiny_overrides: dict[str, int]) -> None:
-    plain, moved = (create_host(name, {**tiny_overrides, "depth": 6}, stages=stages) for stages in (None, (1, 2, 5)))
+    plain, moved = (
+        create_backbone(name, {**tiny_overrides, "depth": 6}, stages=stages) for stages in (None, (1, 2, 5))
+    )
     assert (plain.spec.stages, moved.spec.stages) == ((1, 3, 4), (1, 2, 5))
     assert moved.spec.stage_lengths() == (1, 1, 3, 1)
     assert replace(moved.spec, stages=plain.spec.stages) == plain.spec
@@ -100,7 +102,7 @@ def test_selections_may_stand_elsewhere(name: str, tiny_overrides: dict[str, int
 @pytest.mark.parametrize("stages", [(), (1,), (0, 2, 3), (1, 1, 3), (2, 1, 3), (1, 2, 4), (-1, 2, 3)])
 def test_selections_that_a_net_cannot_have_are_refused(tiny_overrides: dict[str, int], stages: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="need at least two, in ascending order, from 1 to 3"):
-        create_host(DEIT, tiny_overrides, stages=stages)
+        create_backbone(DEIT, tiny_overrides, stages=stages)
 
 
 @given(st.lists(st.integers(-2, 9), max_size=5), st.integers(4, 8))
@@ -186,7 +188,7 @@ def test_lvvit_computes_its_published_definition(tiny_tofe: TinyToFe) -> None:
         torch.testing.assert_close(model.forward_dense(images), wanted, rtol=0, atol=1e-5)
 
 
-def dense_weights(host: Host) -> dict[str, Tensor]:
+def dense_weights(host: BackboneAdapter) -> dict[str, Tensor]:
     """A dense state dict in the backbone's own key names."""
     return {key.removeprefix("vit."): value.clone() for key, value in host.state_dict().items()}
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.tensors import read_tensors
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import (
     Checkpoint,
     default_classes,
@@ -80,7 +80,7 @@ def test_header_and_logits_come_back(tmp_path: Path, tiny_tofe: TinyToFe, name: 
 
 
 def test_where_selections_stand_comes_back(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
-    host = create_host("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5))
+    host = create_backbone("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5))
     model, counts = ToFe(host).eval(), TokenCounts((9, 6, 3))
     header = describe("early", host.spec, host.preprocessing, default_classes(10), counts)
     save(tmp_path / "early.safetensors", model, header, half=False)
@@ -114,8 +114,8 @@ def test_plain_dense_weights_are_a_dense_model(
     tmp_path: Path, tiny_tofe: TinyToFe, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     monkeypatch.setattr(
-        "tofe_edge.model.checkpoint.create_host",
-        lambda name, overrides=None, stages=None: create_host(name, overrides or tiny_overrides, stages=stages),
+        "tofe_edge.model.checkpoint.create_backbone",
+        lambda name, overrides=None, stages=None: create_backbone(name, overrides or tiny_overrides, stages=stages),
     )
     model, path = tiny_tofe(), tmp_path / f"plain{suffix}"
     weights = {key.removeprefix("vit."): value for key, value in model.backbone.state_dict().items()}

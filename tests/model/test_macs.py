@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tofe_edge.model.backbones import Backbone, Host, TokenCounts, create_host
+from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts, create_backbone
 from tofe_edge.model.macs import (
     approximator_macs,
     block_macs,
@@ -33,10 +33,10 @@ PAPER_COUNTS = (96, 49, 27)
 
 
 @cache
-def full_size(name: str) -> Host:
+def full_size(name: str) -> BackboneAdapter:
     """A published backbone without memory for its weights."""
     with torch.device("meta"):
-        return create_host(name)
+        return create_backbone(name)
 
 
 def spec_of(name: str) -> Backbone:

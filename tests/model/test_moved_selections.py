@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import Program
 
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import default_classes, describe, read_header, save
 from tofe_edge.model.resolution import at_image_size
 from tofe_edge.model.tofe import ToFe
@@ -18,7 +18,7 @@ from tofe_edge.model.tofe import ToFe
 def early_net(overrides: dict[str, int], name: str = "deit_tiny_patch16_224") -> ToFe:
     """Six blocks, selections before blocks 1, 2 and 5, in eval mode."""
     torch.manual_seed(0)
-    model = ToFe(create_host(name, {**overrides, "depth": 6}, stages=(1, 2, 5))).eval()
+    model = ToFe(create_backbone(name, {**overrides, "depth": 6}, stages=(1, 2, 5))).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter.data, std=0.1)
     return model

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Backbone, Host, TokenCounts, create_host
+from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts, create_backbone
 from tofe_edge.model.backbones.weights import resample_positions
 from tofe_edge.model.checkpoint import default_classes, describe, load_model, save
 from tofe_edge.model.macs import dense_macs, tofe_macs
@@ -184,7 +184,9 @@ def test_macs_at_another_size_equal_a_count_over_the_module(net: ToFe, side: int
 def full_size() -> list[Backbone]:
     """Published nets with patches of 16 and of 14 pixels."""
     with torch.device("meta"):
-        return [create_host(name, {"classes": 10}).spec for name in (DEIT, "vit_small_patch14_reg4_dinov2", "lvvit_s")]
+        return [
+            create_backbone(name, {"classes": 10}).spec for name in (DEIT, "vit_small_patch14_reg4_dinov2", "lvvit_s")
+        ]
 
 
 def test_counts_keep_their_share_rounded_half_up() -> None:
@@ -269,7 +271,7 @@ def test_a_dense_backbone_has_no_counts_at_any_size(deit: ToFe) -> None:
 def test_a_kind_of_net_that_cannot_be_resized_says_so(deit: ToFe) -> None:
     wrapped = deit.backbone
 
-    class Fixed(Host):
+    class Fixed(BackboneAdapter):
         spec, preprocessing = wrapped.spec, wrapped.preprocessing
         embed = block = attention_received = masked_block = logits = load_dense = None  # type: ignore[assignment]
 

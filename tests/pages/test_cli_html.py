@@ -16,7 +16,7 @@ from tofe_edge.budget.latency_model import shape_of
 from tofe_edge.cli import main
 from tofe_edge.cli.convert_page import with_block_latency
 from tofe_edge.cli.pages.convert import render
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.profiles import DeviceProfile, load_profile
 from tofe_edge.profiles.latency import Anchor, LatencyTable
@@ -90,7 +90,7 @@ def test_a_page_where_the_model_goes_is_refused_before_any_work(
 
 
 def test_every_latency_table_of_the_model_is_a_line_and_others_are_left_out(tiny_checkpoint: Checkpoint) -> None:
-    backbone = create_host(tiny_checkpoint.backbone_name, tiny_checkpoint.overrides).spec
+    backbone = create_backbone(tiny_checkpoint.backbone_name, tiny_checkpoint.overrides).spec
     page = replace(convert_page(plain_manifest(tiny_checkpoint)), block_ms={}, fitted_ms={})
     points = ((2, 0.1), (9, 0.4), (17, 0.9))
     table = LatencyTable(

@@ -19,7 +19,7 @@ from research.method import Method, Step
 from research.tofe import GivenToFe, LearnedToFe, RandomToFe
 from research.training import Course, Fit, fit
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.schedule import gumbel_sampler
 from tofe_edge.training.views import batches_from_views
@@ -49,7 +49,7 @@ def test_a_method_costs_what_its_formula_says(name: str) -> None:
 # With 16 patches a token more or less is several per cent, so the budget is checked on the net that is compared.
 @pytest.fixture(scope="module")
 def deit_tiny() -> ToFe:
-    return ToFe(create_host("deit_tiny_patch16_224"))
+    return ToFe(create_backbone("deit_tiny_patch16_224"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,7 +104,7 @@ def test_random_tokens_differ_by_image_and_stage_but_not_by_batch() -> None:
 
 
 def test_counts_are_found_for_any_number_of_selections() -> None:
-    host = create_host("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 3, 5))
+    host = create_backbone("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 3, 5))
     for name in ("tofe", "random"):
         method = METHODS[name](host, 0.003)
         assert isinstance(method, GivenToFe) and len(method.counts.kept) == 4

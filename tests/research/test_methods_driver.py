@@ -21,7 +21,7 @@ from research.crops import prepare_crops
 from research.training import Fit, fit
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import normalize
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.batches import Source, TrainingSet, batches
 from tofe_edge.training.views import ViewRecipe
@@ -37,7 +37,9 @@ Compare = Callable[..., int]
 def compare(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
     weights = tmp_path / "tiny.safetensors"
     save_file(tiny_teacher().backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
-    monkeypatch.setattr(compare_methods, "create_host", lambda name, stages: create_host(name, TINY, stages=stages))
+    monkeypatch.setattr(
+        compare_methods, "create_backbone", lambda name, stages: create_backbone(name, TINY, stages=stages)
+    )
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
     def run(*options: str) -> int:

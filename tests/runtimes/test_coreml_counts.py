@@ -9,7 +9,7 @@ from conftest import TinyModel
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
-from tofe_edge.model.backbones import Backbone, create_host
+from tofe_edge.model.backbones import Backbone, create_backbone
 from tofe_edge.model.macs import block_macs, tofe_macs
 from tofe_edge.runtimes.coreml_counts import by_operator, by_stage, costs, in_total, macs_of
 from tofe_edge.runtimes.coreml_names import function_name
@@ -75,7 +75,7 @@ def test_macs_are_those_of_the_formula_but_for_what_the_graph_does_otherwise(
     which: str, request: pytest.FixtureRequest, tiny_overrides: dict[str, int]
 ) -> None:
     artifact: Artifact = request.getfixturevalue(which)
-    spec = create_host(artifact.manifest.backbone, tiny_overrides).spec
+    spec = create_backbone(artifact.manifest.backbone, tiny_overrides).spec
     for name, program in programs(artifact).items():
         kept = artifact.manifest.method(name).token_counts
         assert kept is not None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tofe_edge.budget.cost import TARGET_TOLERANCE, fit_counts
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import counts as counts_module
@@ -21,7 +21,7 @@ from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import center_selectors, measure_counts, typical_samples
 from tofe_edge.training.schedule import gumbel_sampler, noise_scale
 
-_SPEC = create_host("deit_tiny_patch16_224").spec
+_SPEC = create_backbone("deit_tiny_patch16_224").spec
 
 
 def test_means_that_meet_the_target_are_only_rounded_half_up() -> None:

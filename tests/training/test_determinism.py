@@ -15,7 +15,7 @@ from conftest import TINY
 from tiny_run import make_request, stand_in, trained
 
 from tofe_edge.budget.cost import GmacsCost, fit_to_budget
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.training.counts import MeasuredCounts, fit_measured
 
 BUSY = "while True: sum(range(10000))"
@@ -47,7 +47,7 @@ def test_equal_seeds_give_equal_runs_under_load_and_after_anything(
 
 
 def test_means_that_no_factor_takes_to_the_target_give_way_to_those_with_noise() -> None:
-    cost = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, 0.0018)
+    cost = GmacsCost(create_backbone("deit_tiny_patch16_224", TINY).spec, 0.0018)
     sampled = (5.75, 8.5, 6.625)
     undecided, with_noise = fit_measured(MeasuredCounts((0.0, 0.375, 0.0), sampled, 8), cost)
     assert with_noise and undecided == fit_to_budget(sampled, cost)

@@ -14,12 +14,12 @@ from tiny_run import stand_in, striped_images, write_dense
 
 from tofe_edge.budget.cost import LatencyCost, fit_to_budget
 from tofe_edge.budget.latency_model import predict_ms
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import read_header
 from tofe_edge.profiles import LatencyTable, Step, with_tables
 
 BOARD = (Path(__file__).parents[1] / "profiles" / "my_board.yaml").read_bytes()
-TINY_NET = create_host("deit_tiny_patch16_224", TINY).spec
+TINY_NET = create_backbone("deit_tiny_patch16_224", TINY).spec
 
 
 def settings(epochs: float, fixed_epochs: float) -> tuple[str, ...]:

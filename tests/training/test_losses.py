@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tofe_edge.budget.cost import GmacsCost
-from tofe_edge.model.backbones import Backbone, create_host
+from tofe_edge.model.backbones import Backbone, create_backbone
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.losses import approximation_loss, budget_loss, distillation_loss
 from tofe_edge.training.schedule import gumbel_sampler
@@ -65,7 +65,7 @@ def tensors(array: npt.NDArray[np.float64]) -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def spec(tiny_overrides: dict[str, int]) -> Backbone:
-    return create_host("deit_tiny_patch16_224", tiny_overrides).spec
+    return create_backbone("deit_tiny_patch16_224", tiny_overrides).spec
 
 
 @settings(max_examples=40, deadline=None)

@@ -16,7 +16,7 @@ from conftest import TINY, nearly_full_disk
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import TokenCounts, create_host
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, save
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import state
@@ -27,7 +27,7 @@ from tofe_edge.training.state import Progress
 from tofe_edge.training.trainer import train
 
 CPU = torch.device("cpu")
-COST = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, 0.0017)
+COST = GmacsCost(create_backbone("deit_tiny_patch16_224", TINY).spec, 0.0017)
 SHORT = TrainingConfig(target_gmacs=0.0017, epochs=1, fixed_epochs=0.5, batch_size=2, held_out=0)
 ORIGIN = {"weights": "w", "start": "s", "images": "i", "selections": "1,2,3"}
 

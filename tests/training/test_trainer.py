@@ -14,7 +14,7 @@ from conftest import TINY
 from tiny_run import assert_same_weights, records, striped_images
 
 from tofe_edge.budget.cost import GmacsCost
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.macs import tofe_macs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import batches as batches_module
@@ -27,7 +27,7 @@ from tofe_edge.training.trainer import train
 CPU = torch.device("cpu")
 IDS = [str(number) for number in range(10)]
 TARGET_GMACS = 0.0017
-COST = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, TARGET_GMACS)
+COST = GmacsCost(create_backbone("deit_tiny_patch16_224", TINY).spec, TARGET_GMACS)
 # A tiny net's costs are thousandths of a GMAC and their squares millionths: the weight makes up for it.
 CONFIG = TrainingConfig(
     target_gmacs=TARGET_GMACS,

@@ -17,7 +17,7 @@ from conftest import TINY
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import views as module
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
@@ -182,7 +182,7 @@ def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
     images = torch.randn(2, 3, TINY["image_size"], TINY["image_size"])
     before = model.stem(images)
     config = TrainingConfig(target_gmacs=0.0017, epochs=4, fixed_epochs=0, batch_size=4, held_out=0, views=COUNT)
-    cost = GmacsCost(create_host("deit_tiny_patch16_224", TINY).spec, 0.0017)
+    cost = GmacsCost(create_backbone("deit_tiny_patch16_224", TINY).spec, 0.0017)
     first = model.backbone.spec.stages[0]
     parts = [parameter.clone() for parameter in model.backbone.parameters()]
     train(model, data, config, cost, tmp_path / "net.safetensors", torch.device("cpu"), views=views)

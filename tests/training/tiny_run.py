@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tofe_edge.model.backbones import Host, create_host
+from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training import run
 from tofe_edge.training.recipe import KEYS, Recipe
@@ -36,17 +36,17 @@ def trained(request: TrainingRequest, **changes: Any) -> Checkpoint:
 def stand_in(monkeypatch: pytest.MonkeyPatch, overrides: Mapping[str, int]) -> None:
     """Names of published nets stand for their tiny versions."""
 
-    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> Host:
-        return create_host(name, overrides, pretrained, stages)
+    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
+        return create_backbone(name, overrides, pretrained, stages)
 
-    monkeypatch.setattr(run, "create_host", tiny)
+    monkeypatch.setattr(run, "create_backbone", tiny)
 
 
 def write_dense(folder: Path, overrides: Mapping[str, int]) -> Path:
     """Weights of the tiny dense net under timm's names: the same ones whatever ran before in this process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        dense = create_host("deit_tiny_patch16_224", overrides).state_dict()
+        dense = create_backbone("deit_tiny_patch16_224", overrides).state_dict()
     path = folder / "dense.safetensors"
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, path)
     return path

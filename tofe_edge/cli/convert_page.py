@@ -12,7 +12,7 @@ from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.targets import target_of
 from tofe_edge.model.backbones import Backbone
-from tofe_edge.model.checkpoint import host_of
+from tofe_edge.model.checkpoint import backbone_of
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.runtimes.bench import HostBench
 from tofe_edge.runtimes.timing import TimingRequest
@@ -23,7 +23,7 @@ from tofe_edge.workflows.profile import trace
 def write_convert_page(path: Path, converted: Converted) -> None:
     """Measure the model here if that can be done, and write the page. Raises :class:`InputError` if it cannot be written."""
     artifact, plan = converted.artifact, converted.plan
-    backbone = host_of(plan.request.checkpoint).spec
+    backbone = backbone_of(plan.request.checkpoint).spec
     content = ConvertPage(
         manifest=artifact.manifest,
         golden=read_golden(golden_path_of(artifact.path), artifact),

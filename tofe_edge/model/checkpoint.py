@@ -18,7 +18,7 @@ from tofe_edge.io.documents import Int, Number, Text, validate, without_schema
 from tofe_edge.io.files import sha256_of, write_atomically
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.tensors import must_be_a_file, read_metadata, read_tensors
-from tofe_edge.model.backbones import Backbone, Host, TokenCounts, create_host
+from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import backbone_to_json
 from tofe_edge.model.backbones.weights import load_strictly
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
@@ -96,9 +96,9 @@ def describe(
     )
 
 
-def host_of(checkpoint: Checkpoint) -> Host:
+def backbone_of(checkpoint: Checkpoint) -> BackboneAdapter:
     """The checkpoint's backbone, with random weights. Raises :class:`InputError` if there is none such."""
-    return create_host(checkpoint.backbone_name, checkpoint.overrides, stages=checkpoint.stages)
+    return create_backbone(checkpoint.backbone_name, checkpoint.overrides, stages=checkpoint.stages)
 
 
 def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Checkpoint:
@@ -212,7 +212,7 @@ def describe_dense(path: Path, backbone_name: str) -> Checkpoint:
         InputError: the file is missing, or the backbone cannot carry ToFe.
     """
     must_be_a_file(path)
-    host = create_host(backbone_name)
+    host = create_backbone(backbone_name)
     header = describe(path.stem, host.spec, host.preprocessing, default_classes(host.spec.classes), None)
     return replace(header, path=path, plain=True)
 
@@ -236,7 +236,7 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
     """
     weights = read_tensors(checkpoint.path)
     try:
-        model = ToFe(host_of(checkpoint))
+        model = ToFe(backbone_of(checkpoint))
         named, classes = checkpoint.classes, model.backbone.spec.classes
         if not len(named.ids) == len(named.names) == classes:
             raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import Host, TokenCounts
+from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.masking import mask_of, put, rank_order, take
 
 KEEP = 0
@@ -99,9 +99,9 @@ class Inference:
 
 
 class ToFe(nn.Module):
-    """A :class:`Host` with ToFe's selectors before blocks ``l_1 … l_S`` and S - 1 approximators."""
+    """A :class:`BackboneAdapter` with ToFe's selectors before blocks ``l_1 … l_S`` and S - 1 approximators."""
 
-    def __init__(self, backbone: Host) -> None:
+    def __init__(self, backbone: BackboneAdapter) -> None:
         super().__init__()
         dim = backbone.spec.dim
         self.backbone = backbone

@@ -15,7 +15,7 @@ from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.files import staging_dir
 from tofe_edge.io.tensors import read_tensors
-from tofe_edge.model.backbones import Backbone, TokenCounts, create_host
+from tofe_edge.model.backbones import Backbone, TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import parse_stages
 from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, load_model, save
 from tofe_edge.model.tofe import ToFe
@@ -95,7 +95,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     # The seed is for weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
     stages = parse_stages(recipe.select_before) if recipe.select_before else None
-    host = create_host(
+    host = create_backbone(
         request.backbone,
         pretrained=request.pretrained,
         stages=stages or (request.start.stages if request.start else None),

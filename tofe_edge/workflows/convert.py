@@ -26,7 +26,7 @@ from tofe_edge.io.files import check_place, put_in_place, staging_dir, write_con
 from tofe_edge.io.inputs import Inputs, load_photographs, load_unlabelled
 from tofe_edge.io.progress import covering_bar, progress_bar, warn
 from tofe_edge.io.targets import find_target, target_names
-from tofe_edge.model.checkpoint import Checkpoint, host_of
+from tofe_edge.model.checkpoint import Checkpoint, backbone_of
 from tofe_edge.model.resolution import check_image_size
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.runtimes.calibration import undisturbed_ms
@@ -315,7 +315,7 @@ def _read_images(plan: Plan) -> tuple[Calibration | None, Inputs]:
     checkpoint, spec, folder = request.checkpoint, request.checkpoint.preprocessing, options.calibration
     if options.image_size is not None:
         # Before images of a size that the net cannot have fill the memory.
-        check_image_size(host_of(checkpoint).spec, options.image_size)
+        check_image_size(backbone_of(checkpoint).spec, options.image_size)
         spec = replace(spec, image_size=options.image_size)
     if folder is None:
         require(

@@ -9,7 +9,7 @@ from tofe_edge.budget.latency import Forecast, LatencyChoice, LatencyLimit, Net,
 from tofe_edge.budget.latency_model import find_table
 from tofe_edge.errors import require
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.model.checkpoint import Checkpoint, host_of
+from tofe_edge.model.checkpoint import Checkpoint, backbone_of
 from tofe_edge.model.zoo import shipped_checkpoints
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.workflows.sources import StrPath, open_profile
@@ -126,7 +126,7 @@ def choose_within(
         precision in (None, *LATENCY_PRECISIONS),
         f"--max-latency-ms: latency is predicted for fp32 and int8, not {precision}",
     )
-    nets = [Net(one, host_of(one).spec) for one in (shipped_checkpoints() if checkpoint is None else [checkpoint])]
+    nets = [Net(one, backbone_of(one).spec) for one in (shipped_checkpoints() if checkpoint is None else [checkpoint])]
     preferred = sorted(LATENCY_PRECISIONS, key=lambda one: one != profile.defaults.precision)
     limit = LatencyLimit(max_latency_ms, profile.name, profile.latency)
     return choose_by_latency(nets, limit, [precision] if precision else preferred)
@@ -136,6 +136,6 @@ def predicted_for(profile: DeviceProfile | None, checkpoint: Checkpoint, precisi
     """Return what a checkpoint takes at its own counts, if the profile has a table of its net."""
     if profile is None or not profile.latency:
         return None
-    net = Net(checkpoint, host_of(checkpoint).spec)
+    net = Net(checkpoint, backbone_of(checkpoint).spec)
     table = find_table(profile.latency, net.backbone, precision)
     return None if table is None else forecast(net, checkpoint.token_counts, table)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mil_programs import convert_module
 
-from tofe_edge.model.backbones import create_host
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.runtimes.mil import Program, load_program, open_package
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
@@ -24,7 +24,7 @@ def _net() -> Any:
     overrides = {"image_size": 64, "depth": 4, "dim": 48, "heads": 3, "classes": 10}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        host: Any = create_host("deit_tiny_patch16_224", overrides)
+        host: Any = create_backbone("deit_tiny_patch16_224", overrides)
         net = host.vit
         with torch.no_grad():
             for parameter in net.parameters():

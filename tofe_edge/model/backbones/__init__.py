@@ -7,18 +7,18 @@ from dataclasses import replace
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import lvvit
-from tofe_edge.model.backbones.host import Host
+from tofe_edge.model.backbones.adapter import BackboneAdapter
 from tofe_edge.model.backbones.spec import OVERRIDES, Backbone, TokenCounts, check_stages
 
-__all__ = ["Backbone", "Host", "TokenCounts", "create_host"]
+__all__ = ["Backbone", "BackboneAdapter", "TokenCounts", "create_backbone"]
 
 
-def create_host(
+def create_backbone(
     name: str,
     overrides: Mapping[str, int] | None = None,
     pretrained: bool = False,
     stages: Sequence[int] | None = None,
-) -> Host:
+) -> BackboneAdapter:
     """Build a backbone by name: ``lvvit_s``, ``lvvit_m``, or any plain vision transformer of timm.
 
     Args:
@@ -36,7 +36,7 @@ def create_host(
     return host
 
 
-def _create(name: str, overrides: Mapping[str, int], pretrained: bool) -> Host:
+def _create(name: str, overrides: Mapping[str, int], pretrained: bool) -> BackboneAdapter:
     if name in lvvit.model_names():
         return lvvit.create(name, overrides)
     from tofe_edge.model.backbones import timm_vit

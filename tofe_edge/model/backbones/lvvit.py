@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from tofe_edge.model.backbones.host import Host
+from tofe_edge.model.backbones.adapter import BackboneAdapter
 from tofe_edge.model.backbones.spec import Backbone, Conv, default_stages
 from tofe_edge.model.backbones.weights import load_strictly, resample_positions
 from tofe_edge.model.masking import masked_attention, received
@@ -116,7 +116,7 @@ class Block(nn.Module):
         return out
 
 
-class LvVit(Host):
+class LvVit(BackboneAdapter):
     """LV-ViT with its auxiliary head."""
 
     def __init__(self, spec: Backbone, preprocessing: Preprocessing) -> None:

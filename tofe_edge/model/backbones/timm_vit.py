@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.model.backbones.host import Host
+from tofe_edge.model.backbones.adapter import BackboneAdapter
 from tofe_edge.model.backbones.spec import Backbone, Conv, default_stages
 from tofe_edge.model.backbones.weights import load_strictly
 from tofe_edge.model.masking import masked_attention, received
@@ -69,7 +69,7 @@ def imagenet_classes() -> tuple[list[str], list[str]]:
     return list(info.label_names()), [name.split(",")[0] for name in info.label_descriptions()]
 
 
-class TimmVit(Host):
+class TimmVit(BackboneAdapter):
     """A ``timm.models.vision_transformer.VisionTransformer`` (or a subclass with a distillation token)."""
 
     def __init__(self, vit: Any, spec: Backbone, preprocessing: Preprocessing) -> None:

@@ -12,7 +12,7 @@ from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.model.backbones.spec import Backbone
 
 
-class Host(nn.Module, ABC):
+class BackboneAdapter(nn.Module, ABC):
     """A dense vision transformer taken apart where ToFe needs to reach in.
 
     Shapes: B images, P prefix tokens (CLS first, then any distillation or register tokens), N patch
@@ -56,7 +56,7 @@ class Host(nn.Module, ABC):
             InputError: a key is missing, unknown or of another shape.
         """
 
-    def resized(self, image_size: int) -> Host:
+    def resized(self, image_size: int) -> BackboneAdapter:
         """The same net with the same weights for inputs ``(B, 3, image_size, image_size)``, in eval mode.
 
         The position embedding of the patch tokens is interpolated; that of the prefix, if it has one, is
