@@ -16,6 +16,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.masking import take
 from tofe_edge.model.tofe import Inference, ToFe, masks_of
+from tofe_edge.training.schedule import gumbel_sampler
 
 DEIT, DISTILLED = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
 FAMILIES: list[tuple[str, dict[str, int]]] = [
@@ -300,3 +301,15 @@ def test_token_counts_that_are_no_positive_whole_numbers_are_refused(text: str) 
 
 def test_token_counts_are_read_back_from_their_text() -> None:
     assert TokenCounts.parse(str(TokenCounts((96, 49, 27)))) == TokenCounts((96, 49, 27))
+
+
+def test_masks_are_drawn_with_the_selectors_own_probability(deit: ToFe) -> None:
+    """Eq. 8 taken literally would give Eq. 9 probabilities in place of logits, and cap P(keep) at 0.73."""
+    for selector in deit.selectors:
+        last = [layer for layer in selector.modules() if isinstance(layer, torch.nn.Linear)][-1]
+        torch.nn.init.zeros_(last.weight)
+        last.bias.copy_(torch.tensor([3.0, 0.0]))
+    images = torch.zeros(8, 3, 64, 64)
+    drawn = [deit.forward_masked(images, gumbel_sampler(0, step)).masks for step in range(8)]
+    share = float(torch.stack([torch.cat(masks) for masks in drawn]).mean())
+    assert share == pytest.approx(torch.sigmoid(torch.tensor(3.0)).item(), abs=0.02)  # 3072 draws: 5 standard errors
