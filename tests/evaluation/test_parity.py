@@ -261,3 +261,17 @@ def test_with_near_ties_alone_nothing_is_left_out() -> None:
     tied = Prediction(np.array([1.0, 0.0], np.float32), (np.array([1, 2], np.int64),), (1e-8,))
     moved = Prediction(np.array([0.9, 0.0], np.float32), (np.array([1, 3], np.int64),))
     assert not compare([tied], [moved], None, FP32_GATES).passed
+
+
+@pytest.mark.parametrize(("max_drop", "passed"), [(0.0, False), (0.4, False), (0.5, True), (2.0, True)])
+def test_a_drop_of_accuracy_is_held_to_the_point(max_drop: float, passed: bool) -> None:
+    """One image of 200 is half a point, and the artifact loses it."""
+    reference = predictions(200)
+    labels = [int(one.logits.argmax()) for one in reference]
+    artifact = [permuted_classes(reference[0]), *reference[1:]]
+    gates = replace(GATES["int8"], max_drop=max_drop, min_snr_db=-math.inf)
+    (gate,) = [one for one in compare(reference, artifact, labels, gates).gates if one.name == "top-1 drop"]
+    assert gate.passed == passed, gate.message
+    # The other way round the artifact is better, which no gate minds.
+    (gate,) = [one for one in compare(artifact, reference, labels, gates).gates if one.name == "top-1 drop"]
+    assert gate.passed
