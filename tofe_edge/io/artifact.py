@@ -86,7 +86,7 @@ class Manifest:
     selection: Text | None
     """How tokens are put in order: ``topk`` or ``rank``."""
     layout: Text
-    """``tokens_first`` or ``channels_first``: the order of axes that the graph computes in."""
+    """``tokens_first``: the order of axes that the graph computes in. Earlier versions had another one."""
     io: Annotated[Text, one_of(IOS)]
     """``tensor``: normalised pixels in, logits out. ``image``: an image in, a class with probabilities out."""
     deployment_target: Text | None
