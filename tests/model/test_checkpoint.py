@@ -115,7 +115,7 @@ def test_plain_dense_weights_are_a_dense_model(
 ) -> None:
     monkeypatch.setattr(
         "tofe_edge.model.checkpoint.create_backbone",
-        lambda name, overrides=None, stages=None: create_backbone(name, overrides or tiny_overrides, stages=stages),
+        lambda name, overrides=None, **rest: create_backbone(name, overrides or tiny_overrides, **rest),
     )
     model, path = tiny_tofe(), tmp_path / f"plain{suffix}"
     weights = {key.removeprefix("vit."): value for key, value in model.backbone.state_dict().items()}

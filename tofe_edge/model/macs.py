@@ -29,15 +29,25 @@ def stem_macs(backbone: Backbone) -> int:
     )
 
 
-def selector_macs(tokens: Number, dim: int) -> Number:
-    """One token selector on ``tokens`` patch tokens: D -> D/2 -> D/4 -> 2."""
+def selector_macs(tokens: Number, dim: int, context: bool = False) -> Number:
+    """One token selector on ``tokens`` patch tokens: D -> D/2 -> D/4 -> 2; with context D -> D/2 of their mean too."""
     half, quarter = dim // 2, dim // 4
-    return tokens * (dim * half + half * quarter + quarter * 2)
+    return tokens * (dim * half + half * quarter + quarter * 2) + (dim * half if context else 0)
 
 
 def approximator_macs(tokens: Number, dim: int) -> Number:
     """One token approximator on ``tokens`` patch tokens: D -> D/2 -> D."""
     return tokens * 2 * dim * (dim // 2)
+
+
+def merging_macs(kept: Number, frozen: Number, dim: int) -> Number:
+    """Merging frozen tokens into kept ones: similarities, and their averages."""
+    return 2 * kept * frozen * dim
+
+
+def thawing_macs(kept: Number, frozen: Number, dim: int) -> Number:
+    """Undoing a merge: one Linear on the kept tokens' updates, and each frozen token's share of them."""
+    return kept * dim**2 + kept * frozen * dim
 
 
 def head_macs(backbone: Backbone, patch_tokens: Number) -> Number:
@@ -59,14 +69,17 @@ def tofe_macs(backbone: Backbone, kept: Sequence[Number], approximated: Literal[
     Args:
         kept: ``(N^1, …, N^S)`` patch tokens kept per stage.
         approximated: ``"frozen"`` counts approximators on frozen tokens only, as exported; ``"all"`` on
-            every patch token, as in the training graph (Eq. 16) and the paper's tables.
+            every patch token, as in the training graph (Eq. 16) and the paper's tables. Merged tokens have one count.
     """
     tokens, dim = backbone.patch_tokens, backbone.dim
     in_stage = [tokens, *kept]
     total = stem_macs(backbone) + head_macs(backbone, kept[-1])
     for blocks, count in zip(backbone.stage_lengths(), in_stage):
         total = total + blocks * block_macs(count + backbone.prefix_tokens, dim, backbone.mlp_hidden)
-    total = total + len(backbone.stages) * selector_macs(tokens, dim)
+    total = total + len(backbone.stages) * selector_macs(tokens, dim, backbone.reduction.context)
+    if backbone.reduction.merges:
+        total = total + sum(merging_macs(count, tokens - count, dim) for count in kept)
+        return total + sum(thawing_macs(count, tokens - count, dim) for count in kept[:-1])
     for count in kept[:-1]:
         total = total + approximator_macs(tokens - count if approximated == "frozen" else tokens, dim)
     return total

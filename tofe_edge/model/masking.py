@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor) -> Tensor:
+def sized_attention(query: Tensor, key: Tensor, value: Tensor, sizes: Tensor) -> Tensor:
+    """Attention ``(B, H, T, d)`` in which token j counts ``sizes`` ``(B, T)`` times as key and value."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=sizes.log()[:, None, None].to(query.dtype))
+
+
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, sizes: Tensor | None = None) -> Tensor:
     """Attention in which frozen tokens are seen by nobody but themselves (Eq. 17-18).
 
     Args:
         query, key, value: ``(B, H, T, d)``.
         keep: ``(B, T)``, 1 for kept tokens and 0 for frozen ones; CLS is 1. May carry gradients.
+        sizes: ``(B, T)``, how often a kept token counts; ``None``: once.
 
     Returns:
         ``(B, H, T, d)``; row i mixes the kept tokens and token i.
@@ -22,7 +29,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor) ->
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     weights = torch.exp(scores.float() - scores.amax(dim=-1, keepdim=True).detach().float())
-    weights = weights * _visible(keep)[:, None]
+    weights = weights * _visible(keep, sizes)[:, None]
     mixed: Tensor = weights.to(value.dtype) @ value
     return mixed / weights.sum(dim=-1, keepdim=True).to(value.dtype)
 
@@ -41,11 +48,14 @@ def received(query: Tensor, key: Tensor, prefix: int) -> Tensor:
     return weights[:, 0, prefix:] + weights[:, :, prefix:].mean(dim=1)
 
 
-def _visible(keep: Tensor) -> Tensor:
-    """G of Eq. 17, ``(B, T, T)``: 1 on the diagonal, ``keep_j`` elsewhere."""
+def _visible(keep: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """G of Eq. 17, ``(B, T, T)``: 1 on the diagonal, ``keep_j`` elsewhere; kept tokens count ``sizes_j`` times."""
     tokens = keep.shape[1]
     diagonal = torch.eye(tokens, dtype=keep.dtype, device=keep.device)
-    return keep[:, None, :] * (1 - diagonal) + diagonal
+    if sizes is None:
+        return keep[:, None, :] * (1 - diagonal) + diagonal
+    weight = keep * sizes
+    return weight[:, None, :] * (1 - diagonal) + torch.diag_embed(weight + 1 - keep)
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:

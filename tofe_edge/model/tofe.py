@@ -9,6 +9,9 @@
 
 The two inference forms gather kept tokens and put them back in place (``Rearrange``, Eq. 7). On kept
 tokens they equal the masked form with the same masks.
+
+What frozen tokens do is the :class:`Reduction` of the backbone's spec: in the paper they are silent until they thaw; merged,
+they are averaged into kept tokens (:mod:`tofe_edge.model.merging`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.masking import mask_of, put, rank_order, take
+from tofe_edge.model.merging import Merge, masked_merge, merge
 
 KEEP = 0
 """Index of "keep" among a selector's two outputs."""
@@ -32,18 +36,26 @@ Gumbel = Callable[[Tensor], Tensor]
 
 
 class TokenSelector(nn.Module):
-    """Scores patch tokens: LayerNorm, then a three-layer MLP to (keep, freeze) logits (Eq. 8)."""
+    """Scores patch tokens: LayerNorm, then a three-layer MLP to (keep, freeze) logits (Eq. 8).
 
-    def __init__(self, dim: int) -> None:
+    With ``context`` the MLP sees the mean of all tokens beside each one, so that it knows what a token is to be told from.
+    """
+
+    def __init__(self, dim: int, context: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, dim // 2)
         self.fc2 = nn.Linear(dim // 2, dim // 4)
         self.fc3 = nn.Linear(dim // 4, 2)
+        self.context = nn.Linear(dim, dim // 2, bias=False) if context else None
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patch tokens ``(B, N, D)`` to logits ``(B, N, 2)``."""
-        hidden = F.gelu(self.fc2(F.gelu(self.fc1(self.norm(patches)))))
+        tokens = self.norm(patches)
+        hidden = self.fc1(tokens)
+        if self.context is not None:
+            hidden = hidden + self.context(tokens.mean(dim=1, keepdim=True))
+        hidden = F.gelu(self.fc2(F.gelu(hidden)))
         out: Tensor = self.fc3(hidden)
         return out
 
@@ -69,6 +81,25 @@ class TokenApproximator(nn.Module):
         """Frozen tokens ``(B, K, D)`` to their approximation, same shape."""
         centred = frozen - frozen.mean(dim=-1, keepdim=True)
         out: Tensor = frozen + self.fc2(F.gelu(self.fc1(centred)))
+        return out
+
+
+class UpdateApproximator(nn.Module):
+    """What the skipped blocks would have added to a frozen token, from what they added to the kept token it was merged
+    into: one Linear, which is the identity until it is fitted.
+
+    Not of the paper. It is given updates less the mean of their channels, as :class:`TokenApproximator` is given tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(dim, dim)
+        nn.init.eye_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, update: Tensor) -> Tensor:
+        """Updates ``(B, K, D)`` of kept tokens to those of the frozen tokens merged into them, same shape."""
+        out: Tensor = self.fc(update - update.mean(dim=-1, keepdim=True))
         return out
 
 
@@ -103,18 +134,25 @@ class ToFe(nn.Module):
 
     def __init__(self, backbone: BackboneAdapter) -> None:
         super().__init__()
-        dim = backbone.spec.dim
+        spec = backbone.spec
+        approximator = UpdateApproximator if spec.reduction.merges else TokenApproximator
         self.backbone = backbone
-        self.selectors = nn.ModuleList(TokenSelector(dim) for _ in backbone.spec.stages)
-        self.approximators = nn.ModuleList(TokenApproximator(dim) for _ in backbone.spec.stages[1:])
+        self.selectors = nn.ModuleList(TokenSelector(spec.dim, spec.reduction.context) for _ in spec.stages)
+        self.approximators = nn.ModuleList(approximator(spec.dim) for _ in spec.stages[1:])
 
-    def run_blocks(self, stage: int, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Run the blocks of ``stage`` (0 = before the first selection), masked if there is a ``keep``."""
+    def run_blocks(self, stage: int, tokens: Tensor, keep: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
+        """Run the blocks of ``stage`` (0 = before the first selection), masked if there is a ``keep``.
+
+        ``sizes`` ``(B, n)``: how many patch tokens each one stands for; ``None``: 1 each.
+        """
+        if sizes is not None:
+            sizes = F.pad(sizes, (self.backbone.spec.prefix_tokens, 0), value=1.0)
         edges = (0, *self.backbone.spec.stages, self.backbone.spec.depth)
         for index in range(edges[stage], edges[stage + 1]):
-            tokens = (
-                self.backbone.block(index, tokens) if keep is None else self.backbone.masked_block(index, tokens, keep)
-            )
+            if keep is None:
+                tokens = self.backbone.block(index, tokens, sizes)
+            else:
+                tokens = self.backbone.masked_block(index, tokens, keep, sizes)
         return tokens
 
     def forward_dense(self, images: Tensor) -> Tensor:
@@ -162,13 +200,17 @@ class ToFe(nn.Module):
             mask = masks[stage] if masks is not None else _draw(logits, gumbel)
             used.append(mask)
             keep = torch.cat((mask.new_ones(len(mask), spec.prefix_tokens), mask), dim=1)
-            processed = self.run_blocks(stage + 1, tokens, keep)
+            merged = masked_merge(patches, mask) if spec.reduction.merges else None
+            start, sizes = (patches, None) if merged is None else (merged.tokens, merged.sizes)
+            stage_input = torch.cat((tokens[:, : spec.prefix_tokens], start), dim=1)
+            processed = self.run_blocks(stage + 1, stage_input, keep, sizes)
             if stage < len(self.approximators):
-                frozen = self.approximators[stage](patches)
+                out = processed[:, spec.prefix_tokens :]
+                thawed = self._thaw(stage, patches, merged, out)
                 kept = mask[..., None]
-                merged = kept * processed[:, spec.prefix_tokens :] + (1 - kept) * frozen
-                rearranged.append(merged)
-                processed = torch.cat((processed[:, : spec.prefix_tokens], merged), dim=1)
+                together = kept * out + (1 - kept) * thawed
+                rearranged.append(together)
+                processed = torch.cat((processed[:, : spec.prefix_tokens], together), dim=1)
             tokens = processed
         logits = self.backbone.logits(tokens, used[-1])
         return TrainingOutput(logits, tuple(used), tuple(rearranged), tuple(scores))
@@ -226,11 +268,16 @@ class ToFe(nn.Module):
             index = order[:, :number]
             kept.append(index)
             margins.append(_margin(scores, order, number))
-            processed = self.run_blocks(stage + 1, torch.cat((tokens[:, :prefix], take(patches, index)), dim=1))
+            frozen_index = order[:, number:]
+            staying, frozen = take(patches, index), take(patches, frozen_index)
+            merged = merge(staying, frozen) if self.backbone.spec.reduction.merges and frozen_index.shape[1] else None
+            start, sizes = (staying, None) if merged is None else (merged.tokens, merged.sizes)
+            processed = self.run_blocks(stage + 1, torch.cat((tokens[:, :prefix], start), dim=1), sizes=sizes)
             if stage < len(self.approximators):
                 # Rearrange (Eq. 7): frozen tokens are corrected where they stand, kept ones put back.
-                frozen = order[:, number:]
-                patches = put(patches, frozen, self.approximators[stage](take(patches, frozen)))
+                if frozen_index.shape[1]:
+                    thawed = self._thaw(stage, frozen, merged, processed[:, prefix:])
+                    patches = put(patches, frozen_index, thawed)
                 patches = put(patches, index, processed[:, prefix:])
                 rearranged.append(patches)
                 tokens = torch.cat((processed[:, :prefix], patches), dim=1)
@@ -238,6 +285,16 @@ class ToFe(nn.Module):
                 tokens = processed
         inference = Inference(self.backbone.logits(tokens), tuple(kept), tuple(margins))
         return _Run(inference, tuple(rearranged), tuple(every))
+
+    def _thaw(self, stage: int, frozen: Tensor, merged: Merge | None, processed: Tensor) -> Tensor:
+        """Frozen tokens ``(B, F, D)`` after ``stage``, approximated: silent ones from themselves, merged ones from the update
+        of the kept tokens, which went in as ``merged`` and came out as ``processed``."""
+        approximator = self.approximators[stage]
+        if merged is None:
+            thawed: Tensor = approximator(frozen)
+        else:
+            thawed = frozen + merged.shares @ approximator(processed - merged.tokens)
+        return thawed
 
 
 @dataclass(frozen=True)

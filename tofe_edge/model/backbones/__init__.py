@@ -8,9 +8,9 @@ from dataclasses import replace
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import lvvit
 from tofe_edge.model.backbones.adapter import BackboneAdapter
-from tofe_edge.model.backbones.spec import OVERRIDES, Backbone, TokenCounts, check_stages
+from tofe_edge.model.backbones.spec import OVERRIDES, PAPER, Backbone, Reduction, TokenCounts, check_stages
 
-__all__ = ["Backbone", "BackboneAdapter", "TokenCounts", "create_backbone"]
+__all__ = ["PAPER", "Backbone", "BackboneAdapter", "Reduction", "TokenCounts", "create_backbone"]
 
 
 def create_backbone(
@@ -18,11 +18,13 @@ def create_backbone(
     overrides: Mapping[str, int] | None = None,
     pretrained: bool = False,
     stages: Sequence[int] | None = None,
+    reduction: Reduction = PAPER,
 ) -> BackboneAdapter:
     """Build a backbone by name: ``lvvit_s``, ``lvvit_m``, or any plain vision transformer of timm.
 
     Args:
         stages: blocks before which tokens are selected, from 0; ``None``: the paper's.
+        reduction: how tokens are selected, and what frozen ones do.
 
     Raises:
         InputError: the name is unknown, an override is, the stages do not fit, or the net cannot carry ToFe (the reason is said).
@@ -30,10 +32,10 @@ def create_backbone(
     for key, value in (overrides or {}).items():
         if key not in OVERRIDES or value < 1:
             raise InputError(f"backbone {name!r}: {key}={value} is not a positive {', '.join(OVERRIDES)}")
-    host = _create(name, overrides or {}, pretrained)
-    if stages is not None:
-        host.spec = replace(host.spec, stages=check_stages(stages, host.spec.depth))
-    return host
+    backbone = _create(name, overrides or {}, pretrained)
+    stages = backbone.spec.stages if stages is None else check_stages(stages, backbone.spec.depth)
+    backbone.spec = replace(backbone.spec, stages=stages, reduction=reduction)
+    return backbone
 
 
 def _create(name: str, overrides: Mapping[str, int], pretrained: bool) -> BackboneAdapter:

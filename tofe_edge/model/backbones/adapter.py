@@ -27,8 +27,12 @@ class BackboneAdapter(nn.Module, ABC):
         """Images ``(B, 3, H, W)`` to tokens ``(B, P + N, D)``, position embedding added."""
 
     @abstractmethod
-    def block(self, index: int, tokens: Tensor) -> Tensor:
-        """Run block ``index`` as the dense model does."""
+    def block(self, index: int, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Run block ``index`` as the dense model does.
+
+        ``sizes`` ``(B, P + n)``: how many tokens each one stands for. Attention weighs a token by its size, as if all
+        of them were there (proportional attention of ToMe, arXiv 2210.09461). ``None``: 1 each.
+        """
 
     @abstractmethod
     def attention_received(self, index: int, tokens: Tensor) -> Tensor:
@@ -38,8 +42,8 @@ class BackboneAdapter(nn.Module, ABC):
         """
 
     @abstractmethod
-    def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
-        """Run block ``index`` with masked attention; ``keep`` is ``(B, P + N)``, 1 for the prefix."""
+    def masked_block(self, index: int, tokens: Tensor, keep: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Run block ``index`` with masked attention; ``keep`` is ``(B, P + N)``, 1 for the prefix; ``sizes`` as above."""
 
     @abstractmethod
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:

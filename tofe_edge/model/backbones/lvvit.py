@@ -14,7 +14,7 @@ from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessin
 from tofe_edge.model.backbones.adapter import BackboneAdapter
 from tofe_edge.model.backbones.spec import Backbone, Conv, default_stages
 from tofe_edge.model.backbones.weights import load_strictly, resample_positions
-from tofe_edge.model.masking import masked_attention, received
+from tofe_edge.model.masking import masked_attention, received, sized_attention
 
 RESIDUAL_SCALE = 0.5
 """Every residual branch is halved (``skip_lam = 2`` in TokenLabeling)."""
@@ -75,13 +75,15 @@ class Attention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
-    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keep: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
         batch, count, dim = tokens.shape
         query, key, value = self.project(tokens)
-        if keep is None:
-            mixed = F.scaled_dot_product_attention(query, key, value)
+        if keep is not None:
+            mixed = masked_attention(query, key, value, keep, sizes)
+        elif sizes is not None:
+            mixed = sized_attention(query, key, value, sizes)
         else:
-            mixed = masked_attention(query, key, value, keep)
+            mixed = F.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, dim))
         return out
 
@@ -110,8 +112,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, _MLP_RATIO * dim)
 
-    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        tokens = tokens + RESIDUAL_SCALE * self.attn(self.norm1(tokens), keep)
+    def forward(self, tokens: Tensor, keep: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
+        tokens = tokens + RESIDUAL_SCALE * self.attn(self.norm1(tokens), keep, sizes)
         out: Tensor = tokens + RESIDUAL_SCALE * self.mlp(self.norm2(tokens))
         return out
 
@@ -142,8 +144,8 @@ class LvVit(BackboneAdapter):
         patches = self.patch_embed(images)
         return torch.cat((self.cls_token.expand(len(patches), -1, -1), patches), dim=1) + self.pos_embed
 
-    def block(self, index: int, tokens: Tensor) -> Tensor:
-        out: Tensor = self.blocks[index](tokens)
+    def block(self, index: int, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+        out: Tensor = self.blocks[index](tokens, None, sizes)
         return out
 
     def attention_received(self, index: int, tokens: Tensor) -> Tensor:
@@ -152,8 +154,8 @@ class LvVit(BackboneAdapter):
         query, key, _ = block.attn.project(block.norm1(tokens))
         return received(query, key, self.spec.prefix_tokens)
 
-    def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
-        out: Tensor = self.blocks[index](tokens, keep)
+    def masked_block(self, index: int, tokens: Tensor, keep: Tensor, sizes: Tensor | None = None) -> Tensor:
+        out: Tensor = self.blocks[index](tokens, keep, sizes)
         return out
 
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -175,7 +177,7 @@ class LvVit(BackboneAdapter):
 
     def resized(self, image_size: int) -> LvVit:
         net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
-        net.spec = replace(net.spec, stages=self.spec.stages)
+        net.spec = replace(net.spec, stages=self.spec.stages, reduction=self.spec.reduction)
         weights = self.state_dict()
         sides = [host.spec.image_size // _PATCH for host in (self, net)]
         weights["pos_embed"] = resample_positions(weights["pos_embed"], *sides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from tofe_edge.errors import InputError
 
@@ -22,6 +22,29 @@ class Conv:
     out_channels: int
     downsampling: int
     """Input pixels per output pixel along one side, counted from the image."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How tokens are selected, and what frozen ones do; the defaults are the paper's.
+
+    Attributes:
+        frozen: ``"silent"``: the kept tokens do not see the frozen ones until they are thawed (the paper).
+            ``"merged"``: each frozen token is averaged into the kept token most like it, and receives that token's
+            update when it thaws, see :mod:`tofe_edge.model.merging`.
+        context: a selector sees the mean of all patch tokens beside each token.
+    """
+
+    frozen: Literal["silent", "merged"] = "silent"
+    context: bool = False
+
+    @property
+    def merges(self) -> bool:
+        """Whether frozen tokens are merged into kept ones."""
+        return self.frozen == "merged"
+
+
+PAPER = Reduction()
 
 
 @dataclass(frozen=True)
@@ -48,6 +71,7 @@ class Backbone:
     classifiers: int = 1
     """Linear heads on prefix tokens; the net averages them."""
     overrides: dict[str, int] = field(default_factory=dict, hash=False)
+    reduction: Reduction = PAPER
 
     def stage_lengths(self) -> tuple[int, ...]:
         """Blocks per stage, stage 0 (before the first selector, all tokens) first: S + 1 numbers."""
@@ -93,12 +117,13 @@ class TokenCounts:
 
 def backbone_to_json(backbone: Backbone) -> dict[str, Any]:
     """What a checkpoint header stores to build the same backbone again."""
-    return {"name": backbone.name, "overrides": dict(backbone.overrides), "shape": _shape(backbone)}
+    document = {"name": backbone.name, "overrides": dict(backbone.overrides), "shape": _shape(backbone)}
+    return document if backbone.reduction == PAPER else {**document, "reduction": asdict(backbone.reduction)}
 
 
 def _shape(backbone: Backbone) -> dict[str, Any]:
     fields = asdict(backbone)
-    for redundant in ("name", "overrides", "stem", "classifiers"):
+    for redundant in ("name", "overrides", "stem", "classifiers", "reduction"):
         fields.pop(redundant)
     return fields
 

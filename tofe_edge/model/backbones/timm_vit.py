@@ -18,7 +18,7 @@ from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.model.backbones.adapter import BackboneAdapter
 from tofe_edge.model.backbones.spec import Backbone, Conv, default_stages
 from tofe_edge.model.backbones.weights import load_strictly
-from tofe_edge.model.masking import masked_attention, received
+from tofe_edge.model.masking import masked_attention, received, sized_attention
 
 _TORCHVISION_OPERATORS: list[torch.library.Library] = []
 
@@ -83,18 +83,30 @@ class TimmVit(BackboneAdapter):
         embedded: Tensor = self.vit.norm_pre(tokens)
         return embedded
 
-    def block(self, index: int, tokens: Tensor) -> Tensor:
-        out: Tensor = self.vit.blocks[index](tokens)
-        return out
+    def block(self, index: int, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+        block = self.vit.blocks[index]
+        if sizes is None:
+            out: Tensor = block(tokens)
+            return out
+        query, key, value = project(block.attn, block.norm1(tokens))
+        return self._after_attention(block, tokens, sized_attention(query, key, value, sizes))
 
     def attention_received(self, index: int, tokens: Tensor) -> Tensor:
         block = self.vit.blocks[index]
         query, key, _ = project(block.attn, block.norm1(tokens))
         return received(query, key, self.spec.prefix_tokens)
 
-    def masked_block(self, index: int, tokens: Tensor, keep: Tensor) -> Tensor:
+    def masked_block(self, index: int, tokens: Tensor, keep: Tensor, sizes: Tensor | None = None) -> Tensor:
         block = self.vit.blocks[index]
-        tokens = tokens + block.drop_path1(block.ls1(_attend(block.attn, block.norm1(tokens), keep)))
+        query, key, value = project(block.attn, block.norm1(tokens))
+        return self._after_attention(block, tokens, masked_attention(query, key, value, keep, sizes))
+
+    @staticmethod
+    def _after_attention(block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """The rest of a block, from the values ``(B, H, T, d)`` that attention mixed."""
+        batch, _, count, _ = mixed.shape
+        attended = block.attn.proj(mixed.transpose(1, 2).reshape(batch, count, block.attn.attn_dim))
+        tokens = tokens + block.drop_path1(block.ls1(attended))
         out: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
         return out
 
@@ -110,7 +122,7 @@ class TimmVit(BackboneAdapter):
         from timm.layers import resample_abs_pos_embed
 
         net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
-        net.spec = replace(net.spec, stages=self.spec.stages)
+        net.spec = replace(net.spec, stages=self.spec.stages, reduction=self.spec.reduction)
         weights = self.vit.state_dict()
         old, new = (host.vit.patch_embed.grid_size for host in (self, net))
         positions = weights["pos_embed"]
@@ -127,13 +139,6 @@ def project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     qkv = attention.qkv(tokens).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return attention.q_norm(query), attention.k_norm(key), value
-
-
-def _attend(attention: Any, tokens: Tensor, keep: Tensor) -> Tensor:
-    batch, count, _ = tokens.shape
-    mixed = masked_attention(*project(attention, tokens), keep)
-    out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, count, attention.attn_dim))
-    return out
 
 
 def create(name: str, overrides: Mapping[str, int], pretrained: bool = False) -> TimmVit:
