@@ -12,18 +12,11 @@ from conftest import TINY_COUNTS
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.evaluate import evaluate, wilson_interval
-from tofe_edge.evaluation.parity import (
-    FP32_GATES,
-    GATES,
-    INT8_GATES,
-    MIN_IMAGES_FOR_RATE,
-    compare,
-    kept_overlap,
-    snr_db,
-)
+from tofe_edge.evaluation.parity import compare, kept_overlap, snr_db
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Mode, Reference, load_reference
 from tofe_edge.io.inputs import Inputs
+from tofe_edge.io.targets import FP16_GATES, FP32_GATES, INT8_GATES, MIN_IMAGES_FOR_RATE, Gates
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 
@@ -76,9 +69,9 @@ def broken(value: float) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_identical_predictions_pass_every_gate(precision: str) -> None:
-    parity = compare(predictions(), predictions(), None, GATES[precision])
+@pytest.mark.parametrize("gates", [FP32_GATES, FP16_GATES, INT8_GATES])
+def test_identical_predictions_pass_every_gate(gates: Gates) -> None:
+    parity = compare(predictions(), predictions(), None, gates)
     assert parity.passed and parity.failures == ()
     assert (parity.images, parity.top1_agreement, parity.decided_agreement) == (160, 1.0, 1.0)
     assert parity.kept_overlap == (1.0, 1.0, 1.0)
@@ -269,7 +262,7 @@ def test_a_drop_of_accuracy_is_held_to_the_point(max_drop: float, passed: bool) 
     reference = predictions(200)
     labels = [int(one.logits.argmax()) for one in reference]
     artifact = [permuted_classes(reference[0]), *reference[1:]]
-    gates = replace(GATES["int8"], max_drop=max_drop, min_snr_db=-math.inf)
+    gates = replace(INT8_GATES, max_drop=max_drop, min_snr_db=-math.inf)
     (gate,) = [one for one in compare(reference, artifact, labels, gates).gates if one.name == "top-1 drop"]
     assert gate.passed == passed, gate.message
     # The other way round the artifact is better, which no gate minds.

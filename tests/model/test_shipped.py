@@ -14,10 +14,11 @@ import torch
 
 from tofe_edge.budget.gmacs import Budget, choose
 from tofe_edge.cli import main
-from tofe_edge.evaluation.parity import FP32_GATES, compare
+from tofe_edge.evaluation.parity import compare
 from tofe_edge.evaluation.reference import Reference, load_reference
 from tofe_edge.io.artifact import open_artifact
 from tofe_edge.io.inputs import load_folder
+from tofe_edge.io.targets import FP32_GATES
 from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints

@@ -21,13 +21,14 @@ from PIL import Image
 from pydantic import Field
 
 from tofe_edge.errors import GateError, InputError
-from tofe_edge.evaluation.parity import GATES, NEAR_TIE, Parity, compare
+from tofe_edge.evaluation.parity import NEAR_TIE, Parity, compare
 from tofe_edge.evaluation.prediction import Prediction, Predictor, RankedClass, top_classes
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
 from tofe_edge.io.documents import FORBID, Flag, Int, Number, Text, read_json, validate, without_schema
 from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.preprocessing import Preprocessing, denormalize, normalize
+from tofe_edge.io.targets import Gates, gates_of
 
 if TYPE_CHECKING:
     from tofe_edge.model.checkpoint import Checkpoint
@@ -85,7 +86,7 @@ class GoldenSet:
     """All vectors of an artifact, every input for every method."""
 
     artifact_sha256: str
-    precision: str
+    gates: Gates
     preprocessing: Preprocessing
     vectors: tuple[GoldenVector, ...]
 
@@ -142,7 +143,7 @@ def make_golden(artifact: Artifact, load: Callable[[str], Predictor], checkpoint
             expected = _expected(actual.logits, actual.kept, ties[number])
             best = tuple(top_classes(expected.logits, manifest.class_names))
             vectors.append(GoldenVector(name, f"{number}.png", pngs[number], pixels[number], expected, best))
-    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
+    return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, tuple(vectors))
 
 
 def replay(golden: GoldenSet, predictor: Predictor, method: str = DEFAULT_METHOD) -> Parity:
@@ -161,7 +162,7 @@ def replay(golden: GoldenSet, predictor: Predictor, method: str = DEFAULT_METHOD
     """
     vectors = golden.of(method)
     actual = [predictor(normalize(vector.pixels, golden.preprocessing)[None]) for vector in vectors]
-    return compare([vector.expected for vector in vectors], actual, None, GATES[golden.precision])
+    return compare([vector.expected for vector in vectors], actual, None, golden.gates)
 
 
 def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
@@ -189,7 +190,7 @@ def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
         expected = _expected(np.array(entry.logits, np.float32), entry.kept, entry.near_tie)
         best = tuple(top_classes(expected.logits, manifest.class_names))
         vectors.append(GoldenVector(entry.method, entry.file, *images[entry.file], expected, best))
-    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
+    return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, tuple(vectors))
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ def _near_ties(
     artifact: Artifact, checkpoint: Checkpoint, method: Method, inputs: Sequence[npt.NDArray[np.float32]]
 ) -> list[bool]:
     """Whether another CPU may rightly keep another token, per input. Always false if the gates allow for that anyway."""
-    if not GATES[artifact.manifest.precision].skips_near_ties or method.token_counts is None:
+    if not gates_of(artifact.manifest).skips_near_ties or method.token_counts is None:
         return [False] * len(inputs)
     from tofe_edge.evaluation.reference import load_reference
     from tofe_edge.model.backbones import TokenCounts

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.analysis import Analysis, analyse
-from tofe_edge.evaluation.parity import GATES, GateResult, Gates, Parity, compare
+from tofe_edge.evaluation.parity import GateResult, Parity, compare
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Reference, load_reference
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
@@ -23,6 +23,7 @@ from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.io.inputs import Inputs, load_photographs
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
+from tofe_edge.io.targets import Gates, gates_of
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_by_checksum
@@ -176,7 +177,7 @@ def check(
     rows = list(_predict_both(model, reference, stream, len(pictures)))
     names, labels, expected, actual = zip(*rows)
     known = None if None in labels else labels
-    parity = compare(expected, actual, known, adjust(GATES[manifest.precision]))
+    parity = compare(expected, actual, known, adjust(gates_of(manifest)))
     parity = replace(parity, gates=(*parity.gates, *_class_gate(artifact, checkpoint)))
     return Checked(parity, names, known, expected, actual, reference.device.type)
 
