@@ -15,7 +15,7 @@ from research.method import Method
 from research.resolution import LowerResolution
 from research.results import Results, Training, row_of
 from research.tofe import GivenToFe, LearnedToFe, RandomToFe
-from research.tome import ToMe, ToMeEverywhere
+from research.tome import ToMe
 from research.training import Course, TrainingBatches, fit
 from research.validation import Validation, predict, stems_of
 from tofe_edge.errors import InputError
@@ -36,7 +36,6 @@ METHODS: dict[str, Callable[[BackboneAdapter, float], Method]] = {
     "evit_untrained": EViT,
     "tome": ToMe,
     "tome_untrained": ToMe,
-    "tome_everywhere_untrained": ToMeEverywhere,
     "random": RandomToFe,
     "resolution": LowerResolution,
     "resolution_untrained": LowerResolution,
