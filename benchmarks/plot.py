@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from benchmarks.result_file import Results
+from benchmarks.report import Results
 from tofe_edge.errors import InputError
 
 _COLOURS = {"dense": "#9aa5b1", "ToFe": "#1f77b4"}

@@ -24,7 +24,7 @@ import torch
 from benchmarks import host, subjects
 from benchmarks.contenders import Contender, Recipe, Subject, Unavailable, all_recipes
 from benchmarks.contenders.contender import Pixels
-from benchmarks.result_file import Results, Row, write_results
+from benchmarks.report import Results, Row, write_results
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.runtimes.executorch import first_line

@@ -17,7 +17,7 @@ from tofe_edge.converters.coreml_package import About, describe, package_files
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.quiet import quiet
 from tofe_edge.io.targets import Lowered, LoweredMethod
-from tofe_edge.runtimes.coreml_names import IMAGE, LABEL, LOGITS, function_name, token_order
+from tofe_edge.runtimes.coreml_checks import IMAGE, LABEL, LOGITS, function_name, token_order
 
 _PROBABILITIES = "probabilities"
 """What the classifier's dictionary is made of."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
+from tofe_edge.runtimes.coreml_checks import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
 
 NAMESPACE = uuid.UUID("5c0d3a54-8f0e-5f5e-9d8a-2f3f6f0b7b11")
 """Of this project: identifiers follow from the content and are not drawn."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from research.crops import batches_from_crops, prepare_crops
 from research.evit import EViT
 from research.method import Method
 from research.resolution import LowerResolution
@@ -17,7 +16,7 @@ from research.results import Results, Training, row_of
 from research.tofe import GivenToFe, LearnedToFe, RandomToFe
 from research.tome import ToMe
 from research.training import Course, TrainingBatches, fit
-from research.validation import Validation, predict, stems_of
+from research.validation import Validation, batches_from_crops, predict, prepare_crops, stems_of
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import BackboneAdapter
 from tofe_edge.model.checkpoint import load_model

@@ -1,4 +1,4 @@
-"""What every compared method is: a net with a budget, an inference form whose cost is real, and losses."""
+"""What every compared method is: a net with a budget, an inference form whose cost is real, and losses; halves of a block."""
 
 from __future__ import annotations
 
@@ -6,19 +6,85 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Backbone, BackboneAdapter
-from tofe_edge.model.backbones.timm_vit import TimmVit
-from tofe_edge.model.macs import gmacs
+from tofe_edge.model.backbones.timm_vit import TimmVit, project
+from tofe_edge.model.macs import Number, gmacs, stem_macs
+from tofe_edge.model.macs import block_macs as whole_block_macs
 from tofe_edge.model.tofe import Gumbel
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.losses import classification_loss, distillation_loss
 from tofe_edge.training.teacher import TrainingBatch
 from tofe_edge.training.views import Views
+
+
+class Attended(NamedTuple):
+    """After the attention half of a block."""
+
+    tokens: Tensor
+    """``(B, T, D)``, residual added."""
+    keys: Tensor
+    """``(B, H, T, d)``"""
+    weights: Tensor | None
+    """The attention map ``(B, H, T, T)`` where it was asked for."""
+
+
+def attend(
+    host: TimmVit, index: int, tokens: Tensor, bias: Tensor | None = None, with_weights: bool = False
+) -> Attended:
+    """The attention half of block ``index``.
+
+    Args:
+        bias: added to the scores of keys, ``(B, T)``.
+    """
+    block: Any = host.vit.blocks[index]
+    attention = block.attn
+    batch, count, _ = tokens.shape
+    query, key, value = project(attention, block.norm1(tokens))
+    weights: Tensor | None = None
+    if with_weights:
+        scores = (query * attention.head_dim**-0.5) @ key.transpose(-2, -1)
+        weights = (scores if bias is None else scores + bias[:, None, None, :]).softmax(dim=-1)
+        mixed = weights @ value
+    else:
+        mask = None if bias is None else bias[:, None, None, :].expand(-1, 1, count, -1)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    out = attention.proj(mixed.transpose(1, 2).reshape(batch, count, -1))
+    return Attended(tokens + block.drop_path1(block.ls1(out)), key, weights)
+
+
+def feed_forward(host: TimmVit, index: int, tokens: Tensor) -> Tensor:
+    """The MLP half of block ``index``."""
+    block: Any = host.vit.blocks[index]
+    out: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    return out
+
+
+def attention_macs(tokens: Number, spec: Backbone) -> Number:
+    """The attention half of a block."""
+    return 4 * tokens * spec.dim**2 + 2 * tokens * tokens * spec.dim
+
+
+def feed_forward_macs(tokens: Number, spec: Backbone) -> Number:
+    """The MLP half of a block."""
+    return 2 * tokens * spec.dim * spec.mlp_hidden
+
+
+def block_macs(tokens: Number, spec: Backbone) -> Number:
+    """A whole block."""
+    return whole_block_macs(tokens, spec.dim, spec.mlp_hidden)
+
+
+def shared_macs(spec: Backbone) -> int:
+    """What all methods have in common: embedding, the blocks before the first selection, the head on CLS."""
+    blocks = spec.stages[0] * block_macs(spec.patch_tokens + spec.prefix_tokens, spec)
+    return stem_macs(spec) + int(blocks) + spec.dim * spec.classes
+
 
 _HALVINGS = 40
 

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from research.anatomy import attend, attention_macs, feed_forward, feed_forward_macs
-from research.method import Method, solve
+from research.method import Method, attend, attention_macs, feed_forward, feed_forward_macs, solve
 from tofe_edge.model.backbones import Backbone, BackboneAdapter
 from tofe_edge.model.macs import block_macs, gmacs, stem_macs
 

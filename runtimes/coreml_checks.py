@@ -1,4 +1,4 @@
-"""What an app reads of a Core ML package, held to the manifest and to the logits."""
+"""What an app reads of a Core ML package: the names, which Xcode makes Swift properties of, and checks of the rest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.io.artifact import Artifact, Manifest, Method
-from tofe_edge.runtimes.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
 
 if TYPE_CHECKING:
     from tofe_edge.runtimes.mil import Feature, Function, MlPackage
+
+
+IMAGE = "image"
+LABEL = "classLabel"
+PROBABILITIES = "classLabel_probs"
+"""Of all classes, by label."""
+LOGITS = "logits"
+
+
+def token_order(stage: int) -> str:
+    """The output with the selection of a stage, counted from 1."""
+    return f"tokenOrder{stage}"
+
+
+def function_name(method: str) -> str:
+    """The function of a method: Core ML calls the one that runs by default ``main``."""
+    return "main" if method == DEFAULT_METHOD else method
+
 
 _PROBABILITY_ERROR = 2e-2
 _ROUNDING = 2.0**-9
@@ -28,7 +45,7 @@ def class_labels(package: MlPackage, function: Function) -> tuple[object, ...] |
     Raises:
         InputError: it does not say them.
     """
-    from tofe_edge.runtimes.mil.signature import function_block
+    from tofe_edge.runtimes.mil.package import function_block
     from tofe_edge.runtimes.mil.values import read_value
 
     block = function_block(package.spec.mlProgram.functions[function.name], function.name, package.path)

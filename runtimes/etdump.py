@@ -17,7 +17,7 @@ from tofe_edge.errors import DeviceError
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest
 from tofe_edge.io.progress import warn
 from tofe_edge.io.quiet import quiet
-from tofe_edge.runtimes.affinity import bound_to
+from tofe_edge.runtimes.bench import bound_to
 from tofe_edge.runtimes.executorch import check_program, first_line, set_threads
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 

@@ -7,12 +7,11 @@ from contextlib import ExitStack
 from tofe_edge.errors import require
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
 from tofe_edge.runtimes.bench import Bench
-from tofe_edge.runtimes.comparison import Comparison, Rival, compare
+from tofe_edge.runtimes.comparison import Comparison, Rival, compare, judge
 from tofe_edge.runtimes.devices.opening import open_bench
 from tofe_edge.runtimes.etdump import trace
 from tofe_edge.runtimes.executorch import check_program
 from tofe_edge.runtimes.reports import LatencyReport, ProfileRequest
-from tofe_edge.runtimes.sustained import judge
 from tofe_edge.runtimes.timing import Timing, TimingRequest, joined
 
 

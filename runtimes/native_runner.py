@@ -1,4 +1,4 @@
-"""The native runner in a process of its own: how it is called, and how its answer is read.
+"""The native runner in a process of its own: how it is called, to measure or for its self-test, and how its answer is read.
 
 The runner needs no Python and no PyTorch: one small program and ExecuTorch's shared libraries, in one folder that can
 be copied to a device as it is (:mod:`tofe_edge.runtimes.native_build`). See docs/native.md.
@@ -55,7 +55,7 @@ def run(
 
     Args:
         pixels: the input as raw float32, row-major: ``array.tobytes()``.
-        emulator: command prefix, as from :func:`tofe_edge.runtimes.native_toolchain.aarch64_emulator`.
+        emulator: command prefix, as from :func:`tofe_edge.runtimes.native_build.aarch64_emulator`.
         timeout_s: seconds that loading and all runs may take together.
 
     Raises:
@@ -204,3 +204,53 @@ def _telemetry(document: dict[str, Any]) -> Telemetry:
         khz={str(name): int(value) for name, value in document["khz"].items()},
         celsius={str(name): float(value) for name, value in document["celsius"].items()},
     )
+
+
+@dataclass(frozen=True)
+class MethodVerdict:
+    """The verdict on one method; figures as in :class:`tofe_edge.evaluation.parity.Parity`."""
+
+    method: str
+    passed: bool
+    images: int
+    snr_db: float | None
+    """``None``: the logits are those of the vectors to the bit, or not finite; ``passed`` tells which."""
+    kept_overlap: tuple[float, ...]
+    failures: tuple[str, ...]
+
+
+def self_test_alone(
+    binary: Path, model: Path, golden: Path, emulator: Sequence[str] = (), *, threads: int = 1, timeout_s: float = 600.0
+) -> tuple[MethodVerdict, ...]:
+    """Let the runner read manifest, images and golden vectors itself and replay them.
+
+    Args:
+        model: with its manifest beside it.
+        golden: folder of its golden vectors.
+
+    Returns:
+        One verdict per method; the runner computes what it should if all have ``passed``.
+
+    Raises:
+        InputError: the model, its manifest or the vectors are missing or damaged, or the runner was built without the
+            headers for them; the runner's own line.
+        DeviceError: the runner cannot be started, fails or takes too long.
+    """
+    words = [as_argument(str(model)), "--self-test", str(golden), "--threads", str(threads)]
+    done = call(binary, model, words, emulator, timeout_s)
+    if done.returncode not in (0, SELF_TEST_FAILED):
+        raise failure(str(binary), str(model), done.returncode, done.stderr)
+    try:
+        return tuple(
+            MethodVerdict(
+                method=str(one["method"]),
+                passed=bool(one["passed"]),
+                images=int(one["images"]),
+                snr_db=None if one["snr_db"] is None else float(one["snr_db"]),
+                kept_overlap=tuple(float(share) for share in one["kept_overlap"]),
+                failures=tuple(str(text) for text in one["failures"]),
+            )
+            for one in json.loads(done.stdout)["methods"]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeviceError(f"{binary}: its verdict cannot be read ({error}); build it again") from error

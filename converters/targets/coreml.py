@@ -150,7 +150,7 @@ def _lowering_options(build: Build) -> CoreMlOptions:
     from tofe_edge.converters.coreml import CoreMlOptions
     from tofe_edge.converters.coreml_package import About, check_text, unique_labels
     from tofe_edge.io.artifact import DEFAULT_METHOD
-    from tofe_edge.runtimes.coreml_names import function_name
+    from tofe_edge.runtimes.coreml_checks import function_name
 
     request, backbone = build.request, build.backbone
     options: PackageOptions = request.options

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.mil.datatypes import STRING, DataType
 from tofe_edge.runtimes.mil.manifest import shown
 from tofe_edge.runtimes.mil.operators import EXACT, OPERATORS
-from tofe_edge.runtimes.mil.package import MlPackage
-from tofe_edge.runtimes.mil.signature import Function
-from tofe_edge.runtimes.mil.values import check_value, read_value, tensor_type
+from tofe_edge.runtimes.mil.package import Function, MlPackage
+from tofe_edge.runtimes.mil.values import STRING, DataType, check_value, read_value, tensor_type
 
 
 @dataclass(frozen=True)

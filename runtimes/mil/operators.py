@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tofe_edge.runtimes.mil.datatypes import BY_NAME, DataType, unpack
+from tofe_edge.runtimes.mil.values import BY_NAME, DataType, unpack
 
 _LARGEST = 1 << 30
 

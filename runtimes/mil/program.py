@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.mil.datatypes import BY_NAME, hold
 from tofe_edge.runtimes.mil.loading import Operation, Step, load_steps
 from tofe_edge.runtimes.mil.manifest import shown
-from tofe_edge.runtimes.mil.package import MlPackage
-from tofe_edge.runtimes.mil.signature import Feature, Function, function_block
+from tofe_edge.runtimes.mil.package import Feature, Function, MlPackage, function_block
+from tofe_edge.runtimes.mil.values import BY_NAME, hold
 
 Output = np.ndarray | str | int | dict[str, float] | dict[int, float]
 """A tensor in its declared type, a class label, or label -> score; labels are numbers if the package has numbers."""

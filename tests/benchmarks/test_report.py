@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks import report
-from benchmarks.result_file import Results, Row, read_results, write_results
+from benchmarks.report import Results, Row, read_results, write_results
 from tofe_edge.errors import InputError
 
 CONDITIONS = {

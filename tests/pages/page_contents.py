@@ -16,12 +16,12 @@ from tofe_edge.cli.pages.convert import ConvertPage
 from tofe_edge.cli.pages.evaluation import EvaluationPage
 from tofe_edge.cli.pages.profile import ProfilePage
 from tofe_edge.cli.pages.tokens import TokensPage
-from tofe_edge.evaluation.analysis import analyse
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.evaluation.parity import GateResult, Parity, compare
 from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
+from tofe_edge.evaluation.statistics import analyse
 from tofe_edge.evaluation.usage import MeanUsage, distributions
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.io.targets import INT8_GATES, gates_of

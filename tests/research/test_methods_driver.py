@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from research import compare_methods
 from research import lab as lab_module
-from research.crops import prepare_crops
 from research.training import Fit, fit
+from research.validation import prepare_crops
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import normalize
 from tofe_edge.model.backbones import create_backbone

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.runtimes import telemetry
-from tofe_edge.runtimes.affinity import bound_to, parse_cpus
-from tofe_edge.runtimes.bench import HostBench
+from tofe_edge.runtimes.bench import HostBench, bound_to, parse_cpus
 from tofe_edge.runtimes.timing import TimingRequest
 
 

@@ -23,9 +23,8 @@ from tofe_edge.io.preprocessing import preprocess
 from tofe_edge.io.targets import FP32_GATES, find_target
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
-from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED
-from tofe_edge.runtimes.native_self_test import self_test_alone
-from tofe_edge.runtimes.native_toolchain import Target
+from tofe_edge.runtimes.native_build import Target
+from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED, self_test_alone
 
 pytestmark = pytest.mark.toolchain
 

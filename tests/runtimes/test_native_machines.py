@@ -32,8 +32,8 @@ from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.targets import FP32_GATES, INT8_GATES, find_target
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.zoo import shipped_checkpoints
+from tofe_edge.runtimes.native_build import EMULATED_CPU
 from tofe_edge.runtimes.native_runner import NativeResult, run
-from tofe_edge.runtimes.native_toolchain import EMULATED_CPU
 
 Pixels = npt.NDArray[np.float32]
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.analysis import Analysis, analyse
 from tofe_edge.evaluation.parity import GateResult, Parity, compare
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Reference, load_reference
+from tofe_edge.evaluation.statistics import Analysis, analyse
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
 from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.io.inputs import Inputs, load_photographs
