@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
-from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.errors import DeviceError, InputError, first_line
 from tofe_edge.runtimes import telemetry
-from tofe_edge.runtimes.executorch import first_line, set_threads
+from tofe_edge.runtimes.executorch import set_threads
 from tofe_edge.runtimes.latency import measure
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest

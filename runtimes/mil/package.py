@@ -9,9 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.io.quiet import quiet
-from tofe_edge.runtimes.mil.manifest import find_model, shown
+from tofe_edge.runtimes.mil.manifest import find_model
 from tofe_edge.runtimes.mil.values import WeightFiles, check_value, tensor_type
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 

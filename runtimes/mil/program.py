@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 from tofe_edge.runtimes.mil.loading import Operation, Step, load_steps
-from tofe_edge.runtimes.mil.manifest import shown
 from tofe_edge.runtimes.mil.package import Feature, Function, MlPackage, function_block
 from tofe_edge.runtimes.mil.values import BY_NAME, hold
 
 Output = np.ndarray | str | int | dict[str, float] | dict[int, float]
 """A tensor in its declared type, a class label, or label -> score; labels are numbers if the package has numbers."""
-
-Observer = Callable[[Operation, str, torch.Tensor], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -39,22 +36,19 @@ class Program:
     _steps: tuple[Step, ...] = field(repr=False)
     _constants: Mapping[str, Any] = field(repr=False)
 
-    def run(self, inputs: Mapping[str, np.ndarray], observe: Observer | None = None) -> dict[str, Output]:
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Output]:
         """Return the outputs for one set of inputs.
 
         Args:
             inputs: by name, in the declared shape and type. An image is ``(1, C, H, W)`` with values 0..255 in the
                 package's colour order, or uint8 ``(H, W, 3)`` in RGB, or ``(H, W)`` if it is gray.
-            observe: called with the operation, the name and the value of every tensor that is computed, in order; a
-                tensor that it returns replaces the value. Half precision comes as float32 tensors of rounded numbers.
-                Values must not be changed in place.
 
         Raises:
             InputError: an input is not what the program takes, or the program is wrong: a result is not what it
                 declares, or cannot be computed.
         """
         names = [feature.name for feature in self.function.outputs]
-        values = self._execute(inputs, names, observe)
+        values = self._execute(inputs, names)
         return {name: self._exported(name, values[name]) for name in names}
 
     def values(self, inputs: Mapping[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
@@ -66,16 +60,14 @@ class Program:
         unknown = [name for name in names if self._declared.get(name, "dictionary") in ("dictionary", "string")]
         if unknown:
             raise InputError(f"{self._where}: has no tensor {shown(unknown[0])}; Program.operations has the names")
-        values = self._execute(inputs, names, None)
+        values = self._execute(inputs, names)
         return {name: np.asarray(self._exported(name, values[name])) for name in names}
 
     @property
     def _where(self) -> str:
         return f"{self.package.path}: function {shown(self.function.name)}"
 
-    def _execute(
-        self, inputs: Mapping[str, np.ndarray], needed: Collection[str], observe: Observer | None
-    ) -> dict[str, Any]:
+    def _execute(self, inputs: Mapping[str, np.ndarray], needed: Collection[str]) -> dict[str, Any]:
         """Run the steps until all ``needed`` values are there; all other values are freed as soon as possible."""
         where, kept = self._where, frozenset(needed)
         values = dict(self._constants)
@@ -83,13 +75,9 @@ class Program:
         open_names = set(kept - values.keys())
         with torch.no_grad():
             for step in self._steps:
-                if not open_names and observe is None:
+                if not open_names:
                     break
-                results = step.compute(values, where)
-                for result, slot, value in zip(step.operation.outputs, step.slots, results):
-                    if observe is not None and slot is not None and isinstance(value, torch.Tensor):
-                        replaced = observe(step.operation, result.name, value)
-                        value = value if replaced is None else slot.replace(replaced, f"{where}: what observe gave")
+                for result, value in zip(step.operation.outputs, step.compute(values, where)):
                     values[result.name] = value
                     open_names.discard(result.name)
                 for name in step.last:

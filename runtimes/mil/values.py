@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tofe_edge.errors import InputError
-from tofe_edge.runtimes.mil.manifest import inside, shown
+from tofe_edge.errors import InputError, shown
+from tofe_edge.runtimes.mil.manifest import inside
 
 
 @dataclass(frozen=True)
