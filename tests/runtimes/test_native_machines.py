@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import make_tiny_tofe
 from native_builds import Built, runner
-from native_programs import TINY_PRECISIONS, Precision, content, in_python, tiny_program
+from native_programs import TINY_PRECISIONS, NativeResult, Precision, content, in_python, run, tiny_program
 from tiny_exports import COUNTS, images
 from torch import Tensor, nn
 
@@ -33,7 +33,6 @@ from tofe_edge.io.targets import FP32_GATES, INT8_GATES, find_target
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.zoo import shipped_checkpoints
 from tofe_edge.runtimes.native_build import EMULATED_CPU
-from tofe_edge.runtimes.native_runner import NativeResult, run
 
 Pixels = npt.NDArray[np.float32]
 
