@@ -1,4 +1,4 @@
-"""Results of benchmarks.runtimes, and the README's latency table and plot from one of them.
+"""Results of benchmarks.runtimes, and the README's latency table from one of them.
 
 python -m benchmarks.report --readme README.md benchmarks/results/runtimes-deit_tiny-DATE.yaml
 python -m benchmarks.report --readme README.md --check RESULT.yaml    # exit code 1 where the README is stale
@@ -208,14 +208,13 @@ def replace_block(text: str, block: str, path: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table and the plot, or check the table; 1 where it is stale, 2 for wrong input."""
+    """Write the table, or check it; 1 where it is stale, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path, metavar="RESULT.yaml")
     parser.add_argument(
         "--readme", type=Path, metavar="FILE", help="Markdown file to update (default: print the table)"
     )
     parser.add_argument("--check", action="store_true", help="change nothing; fail where the Markdown file is stale")
-    parser.add_argument("--images", type=Path, default=Path("docs/images"), metavar="DIR", help="folder of the plot")
     arguments = parser.parse_args(argv)
     try:
         _report(arguments)
@@ -229,26 +228,20 @@ def _report(arguments: argparse.Namespace) -> None:
     results = read_results(arguments.result)
     readme: Path | None = arguments.readme
     if readme is None:
-        print(render(results, arguments.result.as_posix()))
-    else:
-        link = Path(os.path.relpath(arguments.result, readme.parent)).as_posix()
-        try:
-            text = readme.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{readme}: cannot be read ({error})") from error
-        wanted = replace_block(text, render(results, link), readme)
         if arguments.check:
-            if wanted != text:
-                raise GateError(f"{readme}: its latency table is not that of {arguments.result}; run without --check")
-            return
-        write_bytes(readme, wanted.encode())
-    if arguments.check:
-        raise InputError("--check needs --readme")
-    from benchmarks.plot import plot
-
-    image = arguments.images / f"latency-{results.conditions['backbone']}.svg"
-    write_bytes(image, plot(results))
-    print(f"wrote {image}", file=sys.stderr)
+            raise InputError("--check needs --readme")
+        print(render(results, arguments.result.as_posix()))
+        return
+    link = Path(os.path.relpath(arguments.result, readme.parent)).as_posix()
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{readme}: cannot be read ({error})") from error
+    expected = replace_block(text, render(results, link), readme)
+    if not arguments.check:
+        write_bytes(readme, expected.encode())
+    elif expected != text:
+        raise GateError(f"{readme}: its latency table is not that of {arguments.result}; run without --check")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,8 +101,7 @@ def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
 
 
 def _described(feature: Feature) -> str:
-    kind = f"{feature.color} {feature.kind}" if feature.color else feature.kind
-    return f"{feature.name}: {kind} {list(feature.shape)}"
+    return f"{feature.name}: {'RGB image' if feature.kind == 'image' else feature.kind} {list(feature.shape)}"
 
 
 def _check_labels(artifact: Artifact, labels: Sequence[object]) -> None:
@@ -195,16 +194,8 @@ def _contradicts(artifact: Artifact, what: str) -> InputError:
     return InputError(f"{artifact.path}: contradicts itself ({what}); convert the model again")
 
 
-if TYPE_CHECKING:
-    from tofe_edge.runtimes.mil import Function
-
-
-class Engine(Protocol):
-    """What runs a function of a package."""
-
-    def __call__(self, pixels: npt.NDArray[np.float32]) -> Mapping[str, Any]:
-        """Outputs by name for the input ``(1, 3, H, W)`` that the package takes."""
-        ...
+Engine = Callable[[npt.NDArray[np.float32]], Mapping[str, Any]]
+"""Runs a function of a package: the input ``(1, 3, H, W)`` that it takes to outputs by name."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 Kind = Literal["tensor", "image", "text", "dictionary"]
 
-_COLORS = {10: ("GRAY", 1), 20: ("RGB", 3), 30: ("BGR", 3), 40: ("GRAY", 1)}
-"""``ImageFeatureType.ColorSpace`` -> name, channels."""
+_RGB = 20
+"""Of ``ImageFeatureType.ColorSpace``."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,13 @@ class Feature:
         name: what callers call it.
         kind: ``image``, ``text`` for a class label, ``dictionary`` for class scores.
         dtype: MIL element type, such as ``fp32``.
-        shape: ``(1, 3, H, W)`` or ``(1, 1, H, W)`` for images; open dimensions are -1.
-        color: order of an image's channels, ``RGB``, ``BGR`` or ``GRAY``; None for other kinds.
+        shape: ``(1, 3, H, W)`` for images, whose channels are R, G, B; open dimensions are -1.
     """
 
     name: str
     kind: Kind
     dtype: str
     shape: tuple[int, ...]
-    color: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,9 @@ def _feature(name: str, declared: Any, described: Any, package: object) -> Featu
     kind, shape = tensor_type(declared, package)
     if form == "multiArrayType":
         return Feature(name, "tensor", kind.name, shape)
-    color, channels = _COLORS.get(described.imageType.colorSpace, ("", 0))
-    if len(shape) != 4 or shape[0] != 1 or shape[1] != channels:
-        raise InputError(f"{package}: {shown(name)} is an image with the shape {list(shape)}; convert the model again")
-    return Feature(name, "image", kind.name, shape, color)
+    if described.imageType.colorSpace != _RGB or len(shape) != 4 or shape[:2] != (1, 3):
+        raise InputError(f"{package}: {shown(name)} is not an RGB image (shape {list(shape)}); convert the model again")
+    return Feature(name, "image", kind.name, shape)
 
 
 _MAIN = "main"

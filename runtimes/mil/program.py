@@ -40,8 +40,8 @@ class Program:
         """Return the outputs for one set of inputs.
 
         Args:
-            inputs: by name, in the declared shape and type. An image is ``(1, C, H, W)`` with values 0..255 in the
-                package's colour order, or uint8 ``(H, W, 3)`` in RGB, or ``(H, W)`` if it is gray.
+            inputs: by name, in the declared shape and type. An image is ``(1, 3, H, W)`` with values 0..255,
+                or uint8 ``(H, W, 3)``, in RGB.
 
         Raises:
             InputError: an input is not what the program takes, or the program is wrong: a result is not what it
@@ -151,7 +151,7 @@ def _read_inputs(
 def _read(feature: Feature, value: Any, half: bool, where: str) -> torch.Tensor:
     if not isinstance(value, np.ndarray):
         raise InputError(f"{where}: takes {_expected(feature)} as a numpy array, not {type(value).__name__}")
-    array = _pixels(feature, value) if feature.kind == "image" else value
+    array = _pixels(value) if feature.kind == "image" else value
     kind = BY_NAME[feature.dtype]
     # Core ML converts float32 for models with half precision inputs, too.
     fits = array.dtype == kind.array or (kind.name in ("fp16", "fp32") and array.dtype in (np.float16, np.float32))
@@ -164,21 +164,15 @@ def _read(feature: Feature, value: Any, half: bool, where: str) -> torch.Tensor:
     return hold(array, kind)
 
 
-def _pixels(feature: Feature, image: np.ndarray) -> np.ndarray:
-    """Return bytes ``(H, W, 3)`` or ``(H, W)`` as ``(1, C, H, W)`` in the channel order of the model, others unchanged."""
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """Return bytes ``(H, W, 3)`` as ``(1, 3, H, W)``, others unchanged."""
     if image.dtype != np.uint8:
         return image
-    if image.ndim == 3 and image.shape[2] == 3 and feature.color != "GRAY":
-        channels = image[..., ::-1] if feature.color == "BGR" else image
-        return channels.transpose(2, 0, 1)[None].astype(np.float32)
-    if image.ndim == 2 and feature.color == "GRAY":
-        return image[None, None].astype(np.float32)
-    return image.astype(np.float32)
+    return (image.transpose(2, 0, 1)[None] if image.ndim == 3 else image).astype(np.float32)
 
 
 def _expected(feature: Feature) -> str:
     if feature.kind != "image":
         return f"{shown(feature.name)} {feature.dtype} {feature.shape}"
     height, width = feature.shape[-2:]
-    image = f"({height}, {width})" if feature.color == "GRAY" else f"({height}, {width}, 3) RGB"
-    return f"{shown(feature.name)} image, uint8 {image} or float32 {feature.shape} {feature.color}"
+    return f"{shown(feature.name)} image, uint8 ({height}, {width}, 3) RGB or float32 {feature.shape} RGB"

@@ -16,7 +16,6 @@ from peer_nets import TARGET, tiny_teacher
 from safetensors.torch import save_file
 
 from research import compare_methods
-from research import lab as lab_module
 from research.training import Fit, fit
 from research.validation import prepare_crops
 from tofe_edge.errors import InputError
@@ -90,7 +89,7 @@ def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
         return whole(method, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lab_module, "fit", cut)
+        patch.setattr(compare_methods, "fit", cut)
         with pytest.raises(KeyboardInterrupt):
             compare("--methods", "evit,tome")
     first = document(tmp_path)["methods"]

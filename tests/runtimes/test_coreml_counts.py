@@ -18,7 +18,7 @@ from tofe_edge.runtimes.mil import Feature, Operation, Program, Result, load_pro
 
 Names = Mapping[str, tuple[str, ...]]
 
-IMAGE = Feature("image", "image", "fp32", (1, 3, 64, 64), "RGB")
+IMAGE = Feature("image", "image", "fp32", (1, 3, 64, 64))
 
 
 def operation(

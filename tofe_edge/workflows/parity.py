@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,25 +48,6 @@ class Picture:
     for_reference: npt.NDArray[np.float32]
 
 
-class Pictures(Protocol):
-    """Images to compare on. ``unreadable`` fills up while they are read."""
-
-    source: str
-    unreadable: list[Path]
-
-    def __len__(self) -> int:
-        """How many there are, those that cannot be read included."""
-        ...
-
-    def read(self, artifact: Preprocessing, reference: Preprocessing) -> Iterator[Picture]:
-        """Those that can be read, prepared both ways."""
-        ...
-
-    def thumbnail(self, name: str) -> bytes | None:
-        """A small JPEG of an image of the data; ``None`` if there is no file to show."""
-        ...
-
-
 class InMemory:
     """Inputs that are prepared already: both sides get the same."""
 
@@ -86,7 +66,7 @@ class InMemory:
             yield Picture(f"{self.source} {number}", label, pixels, pixels)
 
     def thumbnail(self, name: str) -> None:
-        """Nothing: the crops are not files."""
+        """``None``: the crops are not files."""
 
 
 class Streamed:
@@ -129,6 +109,10 @@ class Streamed:
         stored = BytesIO()
         image.save(stored, "JPEG", quality=80)
         return stored.getvalue()
+
+
+Pictures = InMemory | Streamed
+"""Images to compare on. ``unreadable`` fills up while they are read."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +264,7 @@ def parity(
             gates = replace(gates, min_top1_agreement=min_agreement, min_images_for_rate=1)
         return gates if max_drop is None else replace(gates, max_drop=max_drop)
 
-    pictures: InMemory | Streamed
+    pictures: Pictures
     if data is None:
         pictures = InMemory(load_photographs(resized(opened.manifest.preprocessing, resize)))
     else:
