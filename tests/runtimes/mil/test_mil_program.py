@@ -1,4 +1,4 @@
-"""Running: precision, observation, intermediate values, operations, and calls that are wrong."""
+"""Running: precision, intermediate values, operations, and calls that are wrong."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mil_programs import save_program
 
 from tofe_edge.errors import InputError
 from tofe_edge.runtimes.mil import Program, load_program, open_package
+from tofe_edge.runtimes.mil.loading import needs_no_rounding
 
 X = np.random.default_rng(0).uniform(-2, 2, (2, 5, 8)).astype(np.float32)
 WEIGHT = np.random.default_rng(1).uniform(-1, 1, (6, 8)).astype(np.float16)
@@ -79,6 +80,19 @@ def test_rounding_is_that_of_ieee_754(half: Program, numbers: list[float]) -> No
     with np.errstate(over="ignore"):
         expected = x.astype(np.float16)
     assert np.array_equal(half.values({"x": x}, ["halved"])["halved"], expected)
+
+
+@pytest.mark.parametrize(
+    ("operator", "types", "exact"),
+    [
+        ("reshape", ["fp16", "int32"], True),
+        ("reshape", ["fp32"], False),
+        ("concat", ["fp16", "fp32"], False),
+        ("add", ["fp16", "fp16"], False),
+    ],
+)
+def test_what_only_moves_half_precision_needs_no_rounding(operator: str, types: list[str], exact: bool) -> None:
+    assert needs_no_rounding(operator, types) == exact
 
 
 def test_values_are_the_outputs_and_constants_too(half: Program) -> None:
