@@ -147,8 +147,7 @@ def _lower(methods: Mapping[str, nn.Module], build: Build) -> Lowered:
 
 def _lowering_options(build: Build) -> CoreMlOptions:
     from tofe_edge import __version__
-    from tofe_edge.converters.coreml import CoreMlOptions
-    from tofe_edge.converters.coreml_package import About, check_text, unique_labels
+    from tofe_edge.converters.coreml import About, CoreMlOptions, check_text, unique_labels
     from tofe_edge.io.artifact import DEFAULT_METHOD
     from tofe_edge.runtimes.coreml_checks import function_name
 

@@ -20,9 +20,8 @@ from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.evaluation.parity import GateResult, Parity, compare
-from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
+from tofe_edge.evaluation.prediction import MeanUsage, Prediction, RankedClass, distributions, top_classes
 from tofe_edge.evaluation.statistics import analyse
-from tofe_edge.evaluation.usage import MeanUsage, distributions
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.io.targets import INT8_GATES, gates_of
 from tofe_edge.model.checkpoint import Checkpoint

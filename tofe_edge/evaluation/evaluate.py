@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.evaluation.prediction import Prediction, reused_counts
 from tofe_edge.evaluation.reference import Reference
 from tofe_edge.evaluation.statistics import proportion_interval
-from tofe_edge.evaluation.usage import reused_counts
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.inputs import none_usable, read_inputs
 from tofe_edge.io.preprocessing import Preprocessing
