@@ -1,4 +1,8 @@
-"""What any form of the model predicts for one image: what reference, runtimes and parity exchange."""
+"""What any form of the model predicts for one image, and what that says of patches: which each stage computes, and how often.
+
+A net with S selections has S + 1 stages of blocks: the first computes every patch, stage s of the others those that
+selection s kept. Positions count the patches of the image, row by row from the top left.
+"""
 
 from __future__ import annotations
 
