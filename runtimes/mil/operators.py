@@ -360,6 +360,7 @@ OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxy
             "add": _binary(torch.add),
             "equal": _binary(torch.eq),
             "greater": _binary(torch.gt),
+            "greater_equal": _binary(torch.ge),
             "identity": _unary(lambda x: x),
             "maximum": _binary(torch.maximum),
             "mul": _binary(torch.mul),

@@ -342,6 +342,7 @@ CASES: dict[str, dict[str, Maker]] = {
         "equal": _binary("equal", np.equal),
         "gelu": _gelu,
         "greater": _binary("greater", np.greater),
+        "greater_equal": _binary("greater_equal", np.greater_equal),
         "identity": _unary("identity", lambda x: x),
         "maximum": _binary("maximum", np.maximum),
         "mul": _binary("mul", np.multiply),
