@@ -122,7 +122,7 @@ def numbers(option: str, text: str, example: str) -> list[int]:
 def run_benchmark(
     module: str,
     parser: argparse.ArgumentParser,
-    run: Callable[[argparse.Namespace, str], Path | None],
+    run: Callable[[argparse.Namespace, str], Path],
     argv: Sequence[str] | None,
 ) -> int:
     """Parse, run, say what was written; 2 for a wrong argument, 3 for a device that fails."""
@@ -132,6 +132,5 @@ def run_benchmark(
     except TofeEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    if path is not None:
-        print(f"wrote {path}")
+    print(f"wrote {path}")
     return 0

@@ -1,4 +1,4 @@
-"""The README's latency table and plot from a result of benchmarks.runtimes.
+"""Results of benchmarks.runtimes, and the README's latency table from one of them.
 
 python -m benchmarks.report --readme README.md benchmarks/results/runtimes-deit_tiny-DATE.yaml
 python -m benchmarks.report --readme README.md --check RESULT.yaml    # exit code 1 where the README is stale
@@ -10,11 +10,113 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from benchmarks.result_file import Results, Row, read_results
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from benchmarks import host
 from tofe_edge.errors import GateError, InputError, TofeEdgeError
 from tofe_edge.io.files import write_bytes
+
+
+def _is_number(value: float) -> float:
+    if value != value:
+        raise ValueError("NaN is not a figure")
+    return value
+
+
+Figure = Annotated[float, AfterValidator(_is_number)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender's figures. Times are milliseconds per run, wall clock unless said."""
+
+    name: str
+    group: str
+    runtime: str
+    precision: str
+    p50_ms: Figure
+    p90_ms: Figure
+    min_ms: Figure
+    cpu_ms: Figure
+    """CPU time of the process, mean: well under ``p50_ms`` where others used the core too."""
+    speedup: Figure
+    """Median of the baseline over this median."""
+    size_mb: Figure
+    """1e6 bytes."""
+    delegates: int | None
+    snr_db: Figure
+    """SNR of the logits against eager fp32; inf where they are equal."""
+    cosine: Figure
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A result file: the conditions of the measurement, and a row per contender."""
+
+    conditions: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    def groups(self) -> list[str]:
+        """``dense`` and ``ToFe``, as far as they were measured."""
+        return list(dict.fromkeys(row.group for row in self.rows))
+
+
+class _Host(BaseModel, extra="allow"):
+    processor: str
+
+
+class _File(BaseModel, extra="allow", strict=True):
+    """What a result file must have; other conditions are kept as they are."""
+
+    date: str
+    backbone: str
+    image_size: int
+    host: _Host
+    threads: int
+    pinned_to: list[int]
+    runs: int
+    gmacs: dict[str, float]
+    tokens: str
+    command: str
+    baseline: str
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write the YAML atomically."""
+    host.write(path, {**results.conditions, "results": [asdict(row) for row in results.rows]})
+
+
+def read_results(path: Path) -> Results:
+    """Read a result file.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or a field is missing or of another type.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not YAML ({' '.join(str(error).split())[:120]})") from error
+    try:
+        conditions = _File.model_validate(document)
+        rows = TypeAdapter(tuple[Row, ...]).validate_python(tuple(document.pop("results", None) or ()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path}: {place}: {first['msg']}; expected a result of benchmarks.runtimes") from error
+    missing = {row.group for row in rows} - conditions.gmacs.keys()
+    if not rows or missing:
+        raise InputError(f"{path}: has {f'no GMACs of {min(missing)}' if missing else 'no results'}")
+    return Results(document, rows)
+
 
 BEGIN, END = "<!-- latency table -->", "<!-- /latency table -->"
 
@@ -106,14 +208,13 @@ def replace_block(text: str, block: str, path: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table and the plot, or check the table; 1 where it is stale, 2 for wrong input."""
+    """Write the table, or check it; 1 where it is stale, 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path, metavar="RESULT.yaml")
     parser.add_argument(
         "--readme", type=Path, metavar="FILE", help="Markdown file to update (default: print the table)"
     )
     parser.add_argument("--check", action="store_true", help="change nothing; fail where the Markdown file is stale")
-    parser.add_argument("--images", type=Path, default=Path("docs/images"), metavar="DIR", help="folder of the plot")
     arguments = parser.parse_args(argv)
     try:
         _report(arguments)
@@ -127,26 +228,20 @@ def _report(arguments: argparse.Namespace) -> None:
     results = read_results(arguments.result)
     readme: Path | None = arguments.readme
     if readme is None:
-        print(render(results, arguments.result.as_posix()))
-    else:
-        link = Path(os.path.relpath(arguments.result, readme.parent)).as_posix()
-        try:
-            text = readme.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{readme}: cannot be read ({error})") from error
-        wanted = replace_block(text, render(results, link), readme)
         if arguments.check:
-            if wanted != text:
-                raise GateError(f"{readme}: its latency table is not that of {arguments.result}; run without --check")
-            return
-        write_bytes(readme, wanted.encode())
-    if arguments.check:
-        raise InputError("--check needs --readme")
-    from benchmarks.plot import plot
-
-    image = arguments.images / f"latency-{results.conditions['backbone']}.svg"
-    write_bytes(image, plot(results))
-    print(f"wrote {image}", file=sys.stderr)
+            raise InputError("--check needs --readme")
+        print(render(results, arguments.result.as_posix()))
+        return
+    link = Path(os.path.relpath(arguments.result, readme.parent)).as_posix()
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{readme}: cannot be read ({error})") from error
+    expected = replace_block(text, render(results, link), readme)
+    if not arguments.check:
+        write_bytes(readme, expected.encode())
+    elif expected != text:
+        raise GateError(f"{readme}: its latency table is not that of {arguments.result}; run without --check")
 
 
 if __name__ == "__main__":

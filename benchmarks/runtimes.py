@@ -24,10 +24,10 @@ import torch
 from benchmarks import host, subjects
 from benchmarks.contenders import Contender, Recipe, Subject, Unavailable, all_recipes
 from benchmarks.contenders.contender import Pixels
-from benchmarks.result_file import Results, Row, write_results
-from tofe_edge.errors import InputError
+from benchmarks.report import Results, Row, write_results
+from tofe_edge.errors import InputError, first_line
+from tofe_edge.evaluation.parity import snr_db
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.runtimes.executorch import first_line
 from tofe_edge.runtimes.latency import Latency, measure_interleaved
 
 Logits = npt.NDArray[np.float32]
@@ -79,16 +79,9 @@ class Agreement:
 
 def agreement(found: Sequence[Logits], wanted: Sequence[Logits]) -> Agreement:
     """Compare logits image by image. A contender that gives NaN agrees in nothing: -inf dB, cosine -1."""
-    snrs = [_snr_db(x, r) for x, r in zip(found, wanted, strict=True)]
+    snrs = [snr_db(r, x) for x, r in zip(found, wanted, strict=True)]
     cosines = [_cosine(x, r) for x, r in zip(found, wanted, strict=True)]
     return Agreement(float(np.mean(snrs)), min(cosines))
-
-
-def _snr_db(x: Logits, r: Logits) -> float:
-    if not np.isfinite(x).all():
-        return -np.inf
-    signal, noise = np.square(r, dtype=np.float64).sum(), np.square(x - r, dtype=np.float64).sum()
-    return float(10 * np.log10(signal / noise)) if noise else np.inf
 
 
 def _cosine(x: Logits, r: Logits) -> float:

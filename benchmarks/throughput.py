@@ -14,20 +14,224 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
+import yaml
 
 from benchmarks import host
 from benchmarks.subjects import NAMED, Entry, open_net
-from benchmarks.throughput_results import Results, Row, check_free, render, row_of, write_results
-from benchmarks.turns import Plan, take_turns
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import forbid_tf32, gpu_failures, pick_device, why_no_cuda
 from tofe_edge.io.progress import progress_bar
+from tofe_edge.runtimes.latency import Estimate, median_of
+
+MIN_ROUNDS = 6
+"""The fewest rounds of which two hold the median between them with 95 %."""
+
+_MAX_CALLS = 1000
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long two rivals are timed."""
+
+    rounds: int = 20
+    seconds: float = math.inf
+    """After these no further round begins, once there are six."""
+    turn_s: float = 0.2
+    """A turn repeats its rival until it takes about as long: what it costs to wait for a GPU is then no part of it."""
+    warm_up_s: float = 0.5
+    """Each rival runs so long before the first round, and twice at least."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < MIN_ROUNDS:
+            raise InputError(f"rounds ({self.rounds}) must be at least {MIN_ROUNDS}, of which a median has an interval")
+        if not min(self.seconds, self.turn_s) > 0 or not self.warm_up_s >= 0:
+            raise InputError(
+                f"seconds ({self.seconds:g}) and those of a turn ({self.turn_s:g}) must be positive numbers"
+            )
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Seconds per call in each round, the mean of two turns."""
+
+    a_s: tuple[float, ...]
+    b_s: tuple[float, ...]
+
+    @property
+    def medians_s(self) -> tuple[float, float]:
+        """The medians of A and B over all rounds."""
+        return median(self.a_s), median(self.b_s)
+
+    @property
+    def speedup(self) -> Estimate:
+        """How many times as fast as A B is: the median of the rounds' ratios."""
+        return median_of(self._ratios())
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Quartiles of the rounds' ratios: how much one round differs from another."""
+        low, high = np.quantile(self._ratios(), [0.25, 0.75])
+        return float(low), float(high)
+
+    def _ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.a_s, self.b_s, strict=True)]
+
+
+def take_turns(
+    a: Call, b: Call, plan: Plan, synchronize: Call = lambda: None, clock: Callable[[], float] = time.perf_counter
+) -> Turns:
+    """Time both.
+
+    Args:
+        synchronize: waits until what was called is computed; does nothing on a CPU.
+        clock: seconds.
+    """
+
+    def seconds(call: Call, calls: int) -> float:
+        synchronize()
+        begun = clock()
+        for _ in range(calls):
+            call()
+        synchronize()
+        return (clock() - begun) / calls
+
+    def warm_up(call: Call) -> int:
+        """Returns how often a turn calls."""
+        seconds(call, 1)
+        begun, one = clock(), seconds(call, 1)
+        while clock() - begun < plan.warm_up_s:
+            one = seconds(call, 1)
+        return min(_MAX_CALLS, math.ceil(plan.turn_s / one)) if one > 0 else _MAX_CALLS
+
+    calls_a, calls_b = warm_up(a), warm_up(b)
+    begun = clock()
+    a_s: list[float] = []
+    b_s: list[float] = []
+    while len(a_s) < MIN_ROUNDS or (len(a_s) < plan.rounds and clock() - begun < plan.seconds):
+        first, second, third, fourth = (
+            seconds(a, calls_a),
+            seconds(b, calls_b),
+            seconds(b, calls_b),
+            seconds(a, calls_a),
+        )
+        a_s.append((first + fourth) / 2)
+        b_s.append((second + third) / 2)
+    return Turns(tuple(a_s), tuple(b_s))
+
+
+_EMPTY = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One net at one batch size; without figures where ``note`` says why."""
+
+    net: str
+    batch: int
+    dense_images_per_s: float | None = None
+    tofe_images_per_s: float | None = None
+    ratio: float | None = None
+    """ToFe's throughput over the dense net's: the median of the rounds' ratios."""
+    ratio_interval: tuple[float, float] | None = None
+    """That holds the median with 95 %."""
+    ratio_quartiles: tuple[float, float] | None = None
+    """Quartiles of the rounds' ratios."""
+    rounds: int = 0
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The conditions of the measurement, as they stand in the file, and a row per net and batch size."""
+
+    conditions: dict[str, Any]
+    rows: tuple[Row, ...]
+
+
+def row_of(net: str, batch: int, turns: Turns) -> Row:
+    """Figures from the times of a batch: A is dense, B is ToFe."""
+    dense_s, tofe_s = turns.medians_s
+    ratio, (low, high) = turns.speedup, turns.quartiles
+    return Row(
+        net=net,
+        batch=batch,
+        dense_images_per_s=_rate(batch / dense_s),
+        tofe_images_per_s=_rate(batch / tofe_s),
+        ratio=round(ratio.value, 3),
+        ratio_interval=(round(ratio.low, 3), round(ratio.high, 3)),
+        ratio_quartiles=(round(low, 3), round(high, 3)),
+        rounds=len(turns.a_s),
+    )
+
+
+def _rate(images_per_s: float) -> float:
+    return float(f"{images_per_s:.4g}")
+
+
+def check_free(path: Path, command: str) -> None:
+    """Raise :class:`InputError` if there is a file already, unless it holds the results of the same command."""
+    if not path.exists():
+        return
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        document = None
+    if not isinstance(document, dict) or document.get("command") != command:
+        raise InputError(f"{path}: is there already, and not of this call; move it away, or use another --out")
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write the YAML atomically; a row without figures is its net, batch size and note."""
+    rows = [{key: _plain(value) for key, value in asdict(row).items() if value is not None} for row in results.rows]
+    document = {**results.conditions, "results": rows}
+    host.write(path, document)
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def render(results: Results) -> str:
+    """A line that says what it ran on, and a Markdown table."""
+    lines = [_caption(results.conditions), ""]
+    lines.append("| net | GMACs, dense / ToFe | batch | dense, images/s | ToFe, images/s | ratio | 95 % interval |")
+    lines.append("|---|---|---:|---:|---:|---:|---|")
+    lines += [_line(row, results.conditions["nets"][row.net]["gmacs"]) for row in results.rows]
+    return "\n".join(lines)
+
+
+def _line(row: Row, gmacs: dict[str, float]) -> str:
+    macs = f"{gmacs['dense']:.2f} / {gmacs['ToFe']:.2f} = {gmacs['dense'] / gmacs['ToFe']:.2f}"
+    cells: Sequence[str]
+    if row.ratio is None or row.ratio_interval is None:
+        cells = (_EMPTY, _EMPTY, _EMPTY, row.note or "")
+    else:
+        low, high = row.ratio_interval
+        rates = f"{row.dense_images_per_s:.10g}", f"{row.tofe_images_per_s:.10g}"
+        cells = (*rates, f"{row.ratio:.2f}x", f"{low:.2f} to {high:.2f}")
+    return f"| {' | '.join((row.net, macs, str(row.batch), *cells))} |"
+
+
+def _caption(conditions: dict[str, Any]) -> str:
+    device, threads, pinned = conditions["device"], conditions["threads"], conditions["pinned_to"]
+    where = f"{device['name']}, {conditions['precision']}"
+    if device["kind"] == "cpu":
+        cores = f" pinned to core {pinned[0]}" if threads == len(pinned) == 1 else ""
+        where += f", {'one thread' if threads == 1 else f'{threads} threads'}{cores}"
+        where += ", by the process's CPU time" if conditions["clock"] == "cpu" else ""
+        where = f"On the CPU, {device['why']}. {where}"
+    return f"{where}; eager PyTorch {conditions['versions']['torch']}, {conditions['date']}."
+
 
 NETS = ("tofe_deit_tiny_063", *NAMED)
 BATCHES = "1,2,4,8,16,32,64,128,256"

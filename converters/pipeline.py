@@ -97,11 +97,10 @@ def export(build: Build) -> Exported:
     target = build.request.target
     graph = build_static_graph(build.model, build.budgets[DEFAULT_METHOD], _SELECTIONS[build.request.selection])
     graph, report = _quantized(target.rewrite(graph, build), build)
-    final = target.finish(graph, build)
     further = {
-        name: final.with_counts(kept.kept) for name, kept in build.budgets.items() if kept and name != DEFAULT_METHOD
+        name: graph.with_counts(kept.kept) for name, kept in build.budgets.items() if kept and name != DEFAULT_METHOD
     }
-    return Exported(graph, target.lower({DEFAULT_METHOD: final, **further}, build), report)
+    return Exported(graph, target.lower({DEFAULT_METHOD: graph, **further}, build), report)
 
 
 def _quantized(graph: StaticToFe, build: Build) -> tuple[StaticToFe, dict[str, Any] | None]:

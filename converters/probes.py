@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tofe_edge.budget.latency_parts import Part
+from tofe_edge.budget.latency_model import Part
 from tofe_edge.converters.executorch import lower
 from tofe_edge.converters.quantize import plan_int8, quantize
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph

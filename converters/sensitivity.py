@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tofe_edge.converters.quantize import Int8Plan, Statistics, int8_layer, layers_of, quantize
 from tofe_edge.converters.static_graph import StaticToFe
 from tofe_edge.evaluation.parity import kept_overlap, snr_db, snr_of_powers
-from tofe_edge.evaluation.prediction import compose_selections
+from tofe_edge.evaluation.prediction import compose_selections, probabilities
 from tofe_edge.io.progress import progress_bar
 
 MAX_ACCURACY_DROP = 0.5
@@ -176,8 +176,7 @@ def _over(cost: Int8Cost, max_drop: float) -> bool:
 
 def _probability_of(logits: npt.NDArray[np.float32], labels: Sequence[int]) -> float:
     """Mean softmax probability of each image's class."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return float(np.mean(shifted[np.arange(len(labels)), labels] / shifted.sum(1)))
+    return float(np.mean(probabilities(logits)[np.arange(len(labels)), labels]))
 
 
 def _compare(

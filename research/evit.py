@@ -7,8 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from research.anatomy import attend, attention_macs, block_macs, feed_forward, feed_forward_macs, shared_macs
-from research.method import Method, solve
+from research.method import (
+    Method,
+    attend,
+    attention_macs,
+    block_macs,
+    feed_forward,
+    feed_forward_macs,
+    shared_macs,
+    solve,
+)
 from tofe_edge.model.backbones import Backbone, BackboneAdapter
 from tofe_edge.model.macs import gmacs
 from tofe_edge.model.masking import rank_order, take

@@ -1,24 +1,90 @@
-"""What every compared method is: a net with a budget, an inference form whose cost is real, and losses."""
+"""What every compared method is: a net with a budget, an inference form whose cost is real, and losses; and the one without a method."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Backbone, BackboneAdapter
-from tofe_edge.model.backbones.timm_vit import TimmVit
-from tofe_edge.model.macs import gmacs
+from tofe_edge.model.backbones.timm_vit import TimmVit, project
+from tofe_edge.model.macs import Number, dense_macs, gmacs, stem_macs
+from tofe_edge.model.macs import block_macs as whole_block_macs
 from tofe_edge.model.tofe import Gumbel
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.losses import classification_loss, distillation_loss
 from tofe_edge.training.teacher import TrainingBatch
 from tofe_edge.training.views import Views
+
+
+class Attended(NamedTuple):
+    """After the attention half of a block."""
+
+    tokens: Tensor
+    """``(B, T, D)``, residual added."""
+    keys: Tensor
+    """``(B, H, T, d)``"""
+    weights: Tensor | None
+    """The attention map ``(B, H, T, T)`` where it was asked for."""
+
+
+def attend(
+    host: TimmVit, index: int, tokens: Tensor, bias: Tensor | None = None, with_weights: bool = False
+) -> Attended:
+    """The attention half of block ``index``.
+
+    Args:
+        bias: added to the scores of keys, ``(B, T)``.
+    """
+    block: Any = host.vit.blocks[index]
+    attention = block.attn
+    batch, count, _ = tokens.shape
+    query, key, value = project(attention, block.norm1(tokens))
+    weights: Tensor | None = None
+    if with_weights:
+        scores = (query * attention.head_dim**-0.5) @ key.transpose(-2, -1)
+        weights = (scores if bias is None else scores + bias[:, None, None, :]).softmax(dim=-1)
+        mixed = weights @ value
+    else:
+        mask = None if bias is None else bias[:, None, None, :].expand(-1, 1, count, -1)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    out = attention.proj(mixed.transpose(1, 2).reshape(batch, count, -1))
+    return Attended(tokens + block.drop_path1(block.ls1(out)), key, weights)
+
+
+def feed_forward(host: TimmVit, index: int, tokens: Tensor) -> Tensor:
+    """The MLP half of block ``index``."""
+    block: Any = host.vit.blocks[index]
+    out: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    return out
+
+
+def attention_macs(tokens: Number, spec: Backbone) -> Number:
+    """The attention half of a block."""
+    return 4 * tokens * spec.dim**2 + 2 * tokens * tokens * spec.dim
+
+
+def feed_forward_macs(tokens: Number, spec: Backbone) -> Number:
+    """The MLP half of a block."""
+    return 2 * tokens * spec.dim * spec.mlp_hidden
+
+
+def block_macs(tokens: Number, spec: Backbone) -> Number:
+    """A whole block."""
+    return whole_block_macs(tokens, spec.dim, spec.mlp_hidden)
+
+
+def shared_macs(spec: Backbone) -> int:
+    """What all methods have in common: embedding, the blocks before the first selection, the head on CLS."""
+    blocks = spec.stages[0] * block_macs(spec.patch_tokens + spec.prefix_tokens, spec)
+    return stem_macs(spec) + int(blocks) + spec.dim * spec.classes
+
 
 _HALVINGS = 40
 
@@ -130,3 +196,46 @@ def solve(cost: Callable[[float], float], low: float, high: float, target: float
         else:
             high = middle
     return min((low, high), key=lambda end: abs(cost(end) - target))
+
+
+class LowerResolution(Method):
+    """Images are made smaller until the dense net costs what it may; all of its blocks are trained.
+
+    Sizes are multiples of the patch, so the budget is met as nearly as they allow.
+    """
+
+    paper = "the dense net at a lower resolution"
+    from_images = True
+
+    def __init__(self, host: BackboneAdapter, target_gmacs: float) -> None:
+        super().__init__(_nearest(host, target_gmacs))
+        self.requires_grad_(True)
+
+    def infer(self, stem: Tensor) -> Tensor:
+        raise InputError(f"{type(self).__name__}: starts from images of {self.image_size} pixels, not from tokens")
+
+    def infer_images(self, images: Tensor) -> Tensor:
+        tokens = self.backbone.embed(images)
+        for index in range(self.spec.depth):
+            tokens = self.backbone.block(index, tokens)
+        return self.backbone.logits(tokens)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        assert step.batch.images is not None
+        return taught(self.infer_images(step.batch.images), step)
+
+    def macs(self) -> int:
+        return dense_macs(self.spec)
+
+    def describe(self) -> str:
+        return f"{self.image_size} px"
+
+
+def _nearest(host: BackboneAdapter, target_gmacs: float) -> BackboneAdapter:
+    spec, patch = host.spec, host.spec.stem[-1].downsampling
+    sizes = range(2 * patch, spec.image_size, patch)
+    if not sizes:
+        raise InputError(f"{spec.name}: there is no smaller image of at least two patches a side")
+    smaller = [replace(spec, image_size=size, patch_tokens=(size // patch) ** 2) for size in sizes]
+    best = min(smaller, key=lambda net: abs(gmacs(dense_macs(net)) - target_gmacs))
+    return host.resized(best.image_size)

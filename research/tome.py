@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from research.anatomy import attend, attention_macs, feed_forward, feed_forward_macs
-from research.method import Method, solve
-from tofe_edge.errors import InputError
+from research.method import Method, attend, attention_macs, feed_forward, feed_forward_macs, solve
 from tofe_edge.model.backbones import Backbone, BackboneAdapter
 from tofe_edge.model.macs import block_macs, gmacs, stem_macs
 
@@ -23,12 +21,10 @@ class ToMe(Method):
     """
 
     paper = "Bolya et al. 2023, ToMe"
-    first_block: ClassVar[int | None] = None
-    """The block that merging starts at; ``None``: l_1."""
 
     def __init__(self, host: BackboneAdapter, target_gmacs: float) -> None:
         super().__init__(host)
-        start = host.spec.stages[0] if self.first_block is None else self.first_block
+        start = host.spec.stages[0]
         blocks = host.spec.depth - start
 
         # More merging costs less: the number that `solve` raises is what is left unmerged.
@@ -40,15 +36,7 @@ class ToMe(Method):
         self.start, self.merged = start, plan(less)
 
     def infer(self, stem: Tensor) -> Tensor:
-        if self.start != self.spec.stages[0]:
-            raise InputError(f"{type(self).__name__}: merges from block {self.start} on and starts from images")
         return self.backbone.logits(self._run(stem)[0])
-
-    def infer_images(self, images: Tensor) -> Tensor:
-        tokens = self.backbone.embed(images)
-        for index in range(self.start):
-            tokens = self.backbone.block(index, tokens)
-        return self.backbone.logits(self._run(tokens)[0])
 
     def _run(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The last block's tokens, and the sizes ``(B, T)`` of them."""
@@ -69,13 +57,6 @@ class ToMe(Method):
     def describe(self) -> str:
         low, high = min(self.merged), max(self.merged)
         return f"merges {low if low == high else f'{high} to {low}'} a block from block {self.start}"
-
-
-class ToMeEverywhere(ToMe):
-    """From the first block on, as published."""
-
-    first_block = 0
-    from_images = True
 
 
 class Match(NamedTuple):

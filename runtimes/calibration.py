@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tofe_edge.budget.latency_parts import Part
+from tofe_edge.budget.latency_model import Part
 from tofe_edge.runtimes.bench import Bench
 from tofe_edge.runtimes.latency import percentile
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest

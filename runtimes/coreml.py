@@ -17,15 +17,16 @@ from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.preprocessing import denormalize
 from tofe_edge.io.quiet import quiet
 from tofe_edge.runtimes.coreml_checks import (
+    IMAGE,
     Engine,
     Loaded,
     check_classification,
     check_interface,
     class_labels,
+    function_name,
     read_logits,
     read_orders,
 )
-from tofe_edge.runtimes.coreml_names import IMAGE, function_name
 
 ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
 COMPUTE_UNITS: tuple[ComputeUnits, ...] = ("all", "cpu_only", "cpu_and_gpu", "cpu_and_ne")

@@ -1,21 +1,39 @@
-"""What an app reads of a Core ML package, held to the manifest and to the logits."""
+"""What an app reads of a Core ML package: the names, which Xcode makes Swift properties of, and checks of the rest."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.io.artifact import Artifact, Manifest, Method
-from tofe_edge.runtimes.coreml_names import IMAGE, LABEL, LOGITS, PROBABILITIES, token_order
+from tofe_edge.errors import DeviceError, InputError, shown
+from tofe_edge.evaluation.prediction import probabilities as softmax
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
 
 if TYPE_CHECKING:
     from tofe_edge.runtimes.mil import Feature, Function, MlPackage
+
+
+IMAGE = "image"
+LABEL = "classLabel"
+PROBABILITIES = "classLabel_probs"
+"""Of all classes, by label."""
+LOGITS = "logits"
+
+
+def token_order(stage: int) -> str:
+    """The output with the selection of a stage, counted from 1."""
+    return f"tokenOrder{stage}"
+
+
+def function_name(method: str) -> str:
+    """The function of a method: Core ML calls the one that runs by default ``main``."""
+    return "main" if method == DEFAULT_METHOD else method
+
 
 _PROBABILITY_ERROR = 2e-2
 _ROUNDING = 2.0**-9
@@ -28,7 +46,7 @@ def class_labels(package: MlPackage, function: Function) -> tuple[object, ...] |
     Raises:
         InputError: it does not say them.
     """
-    from tofe_edge.runtimes.mil.signature import function_block
+    from tofe_edge.runtimes.mil.package import function_block
     from tofe_edge.runtimes.mil.values import read_value
 
     block = function_block(package.spec.mlProgram.functions[function.name], function.name, package.path)
@@ -66,25 +84,24 @@ def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
     expected = f"{IMAGE}: {'RGB image' if as_image else 'tensor'} {[1, 3, size, size]}"
     actual = ", ".join(_described(feature) for feature in loaded.function.inputs)
     if actual != expected:
-        raise _differ(artifact, f"it takes {_shown(actual)}, not {_shown(expected)}")
+        raise _differ(artifact, f"it takes {shown(actual)}, not {shown(expected)}")
     sizes = {LOGITS: len(manifest.class_names)}
     sizes.update({token_order(stage): count for stage, count in enumerate(order_sizes(manifest, method), 1)})
     outputs = {each.name: each for each in loaded.function.outputs}
     names = {*sizes, *((LABEL, PROBABILITIES) if as_image else ())}
     if outputs.keys() != names:
         odd = min(outputs.keys() ^ names)
-        raise _differ(artifact, f"{'it has the' if odd in outputs else 'it lacks the'} output {_shown(odd)}")
+        raise _differ(artifact, f"{'it has the' if odd in outputs else 'it lacks the'} output {shown(odd)}")
     for name, count in sizes.items():
         shape = outputs[name].shape
         if outputs[name].kind != "tensor" or not shape or not math.prod(shape) == shape[-1] == count:
-            raise _differ(artifact, f"{name} has the shape {_shown(list(shape))}, not {[1, count]}")
+            raise _differ(artifact, f"{name} has the shape {shown(list(shape))}, not {[1, count]}")
     if as_image:
         _check_labels(artifact, loaded.labels or ())
 
 
 def _described(feature: Feature) -> str:
-    kind = f"{feature.color} {feature.kind}" if feature.color else feature.kind
-    return f"{feature.name}: {kind} {list(feature.shape)}"
+    return f"{feature.name}: {'RGB image' if feature.kind == 'image' else feature.kind} {list(feature.shape)}"
 
 
 def _check_labels(artifact: Artifact, labels: Sequence[object]) -> None:
@@ -95,9 +112,9 @@ def _check_labels(artifact: Artifact, labels: Sequence[object]) -> None:
     seen: set[object] = set()
     for number, (label, name, identifier) in enumerate(zip(labels, names, identifiers)):
         if label not in (name, f"{name} ({identifier})"):
-            raise _differ(artifact, f"it calls class {number} {_shown(label)}, not {_shown(name)}")
+            raise _differ(artifact, f"it calls class {number} {shown(label)}, not {shown(name)}")
         if label in seen:
-            raise _differ(artifact, f"it calls class {number} {_shown(label)}, as it does another one")
+            raise _differ(artifact, f"it calls class {number} {shown(label)}, as it does another one")
         seen.add(label)
 
 
@@ -143,14 +160,13 @@ def check_classification(
     if not np.isfinite(logits).all():
         return
     names = artifact.manifest.class_names
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    softmax = exponentials / exponentials.sum()
+    expected = softmax(logits)
     probabilities = np.array([by_label.get(each, np.nan) for each in labels], np.float64)
-    for number in np.flatnonzero(~(np.abs(probabilities - softmax) <= _PROBABILITY_ERROR))[:1]:
+    for number in np.flatnonzero(~(np.abs(probabilities - expected) <= _PROBABILITY_ERROR))[:1]:
         raise _contradicts(
             artifact,
-            f"{PROBABILITIES} gives class {number} {_shown(names[number])} {probabilities[number]:.3g}, "
-            f"but its logits {softmax[number]:.3g}",
+            f"{PROBABILITIES} gives class {number} {shown(names[number])} {probabilities[number]:.3g}, "
+            f"but its logits {expected[number]:.3g}",
         )
     best, named = int(logits.argmax()), labels.index(label) if label in labels else None
     near = _ROUNDING * (1 + float(np.abs(logits).max()))
@@ -160,7 +176,7 @@ def check_classification(
         or probabilities[named] < probabilities.max() * (1 - _ROUNDING)
     ):
         raise _contradicts(
-            artifact, f"{LABEL} is {_shown(label)}, but its logits are best for class {best} {_shown(names[best])}"
+            artifact, f"{LABEL} is {shown(label)}, but its logits are best for class {best} {shown(names[best])}"
         )
 
 
@@ -168,13 +184,6 @@ def _output(artifact: Artifact, outputs: Mapping[str, Any], name: str) -> Any:
     if name not in outputs:
         raise DeviceError(f"{artifact.path}: gave no {name}; restart, or update the system")
     return outputs[name]
-
-
-def _shown(text: object) -> str:
-    # Importing the executor takes seconds, and most programs have no error.
-    from tofe_edge.runtimes.mil.manifest import shown
-
-    return shown(text)
 
 
 def _differ(artifact: Artifact, what: str) -> InputError:
@@ -185,16 +194,8 @@ def _contradicts(artifact: Artifact, what: str) -> InputError:
     return InputError(f"{artifact.path}: contradicts itself ({what}); convert the model again")
 
 
-if TYPE_CHECKING:
-    from tofe_edge.runtimes.mil import Function
-
-
-class Engine(Protocol):
-    """What runs a function of a package."""
-
-    def __call__(self, pixels: npt.NDArray[np.float32]) -> Mapping[str, Any]:
-        """Outputs by name for the input ``(1, 3, H, W)`` that the package takes."""
-        ...
+Engine = Callable[[npt.NDArray[np.float32]], Mapping[str, Any]]
+"""Runs a function of a package: the input ``(1, 3, H, W)`` that it takes to outputs by name."""
 
 
 @dataclass(frozen=True)

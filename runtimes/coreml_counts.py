@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.coreml_names import token_order
+from tofe_edge.runtimes.coreml_checks import token_order
 from tofe_edge.runtimes.mil import Feature, Operation
 
 Shapes = Mapping[str, tuple[int, ...]]

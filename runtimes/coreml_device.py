@@ -17,7 +17,7 @@ from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.quiet import quiet
 from tofe_edge.runtimes.coreml import ComputeUnits, load_core_ml
-from tofe_edge.runtimes.coreml_names import IMAGE, function_name
+from tofe_edge.runtimes.coreml_checks import IMAGE, function_name
 from tofe_edge.runtimes.latency import Latency, measure
 
 _CONSTANTS = "const"

@@ -7,17 +7,26 @@ An elastic artifact holds several budgets of one net as named methods; a larger 
         method = policy.method
         policy.observe(time_one_run_of(method))
 
-No clock, no I/O, no randomness: the same latencies give the same decisions. Time is counted in runs, one per call of
-:meth:`DeadlinePolicy.observe`. ``native/deadline.cpp`` is the same rule for applications; a test holds the two together.
+The policy has no clock, no I/O, no randomness: the same latencies give the same decisions. Time is counted in runs, one per
+call of :meth:`DeadlinePolicy.observe`.
+``native/deadline.cpp`` is the same rule for applications; a test holds the two together.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from tofe_edge.errors import InputError
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes.executorch import ExecuTorchModel, load_methods
 
 # Counts are in runs. p90 is a nearest rank: one run in ten may be late, scheduling makes some late anyway.
 WINDOW = 32  # samples of the present method: 4 slow ones are a slowdown, 3 are outliers
@@ -150,3 +159,30 @@ class DeadlinePolicy:
         self.switches += 1
         self._samples.clear()
         self._stay = self._streak = 0
+
+
+@dataclass(frozen=True)
+class ElasticModel:
+    """A program's methods and the policy that picks one of them for every run."""
+
+    methods: dict[str, ExecuTorchModel]
+    policy: DeadlinePolicy
+
+    def __call__(self, pixels: npt.NDArray[np.float32]) -> Prediction:
+        """Classify with the current method and tell the policy how long it took."""
+        model = self.methods[self.policy.method]
+        begun = time.perf_counter()
+        prediction = model(pixels)
+        self.policy.observe((time.perf_counter() - begun) * 1e3)
+        return prediction
+
+
+def load_elastic(artifact: Artifact, threads: int, deadline_ms: float) -> ElasticModel:
+    """Load every method of an artifact under a deadline in milliseconds; with one method there is nothing to choose.
+
+    Raises:
+        As :func:`tofe_edge.runtimes.executorch.load`, and :class:`InputError` for a deadline that is not positive.
+    """
+    methods = artifact.manifest.methods
+    policy = DeadlinePolicy({name: method.gmacs for name, method in methods.items()}, deadline_ms)
+    return ElasticModel(load_methods(artifact, threads, list(methods)), policy)

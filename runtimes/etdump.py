@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tofe_edge.errors import DeviceError
+from tofe_edge.errors import DeviceError, first_line
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest
+from tofe_edge.io.progress import warn
 from tofe_edge.io.quiet import quiet
-from tofe_edge.runtimes.executorch import check_program, first_line, set_threads
+from tofe_edge.runtimes.bench import bound_to
+from tofe_edge.runtimes.executorch import check_program, set_threads
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _RUNS = 20
@@ -68,6 +70,17 @@ def break_down(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, r
     set_threads(threads)
     events = _trace(artifact, method, runs)
     return Breakdown(tuple(stage_times(events, artifact.manifest)), tuple(operator_times(events)))
+
+
+def trace(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, cpus: str = "") -> Breakdown | None:
+    """Time per stage and operator on these cores; ``None``, with a warning, if the trace has an unknown shape."""
+    try:
+        with bound_to(cpus):
+            return break_down(artifact, threads, method)
+    except DeviceError as error:
+        # What was measured before must not be thrown away.
+        warn(f"no breakdown: {error}")
+        return None
 
 
 def stage_times(events: Sequence[Event], manifest: Manifest) -> list[TimeShare]:

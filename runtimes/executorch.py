@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.errors import DeviceError, InputError, first_line
 from tofe_edge.evaluation.prediction import Prediction, compose_selections
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.targets import target_of
@@ -145,8 +145,3 @@ def _checked(pixels: npt.NDArray[np.float32], artifact: Artifact) -> npt.NDArray
         raise InputError(f"{artifact.path}: takes float32 (1, 3, {size}, {size}), not {pixels.dtype} {pixels.shape}")
     # Strided inputs are read as if they were dense: silently wrong results (pytorch/executorch#18562).
     return np.ascontiguousarray(pixels)
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says first, cut to a readable length; its type if it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -13,8 +13,7 @@ import pytest
 from made_once import made_once
 
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.native_build import SOURCES, build
-from tofe_edge.runtimes.native_toolchain import Target, aarch64_emulator, aarch64_toolchain, host_toolchain
+from tofe_edge.runtimes.native_build import SOURCES, Target, aarch64_emulator, aarch64_toolchain, build, host_toolchain
 
 INCLUDE = Path("/usr/include")
 HEADERS = "apt-get install nlohmann-json3-dev libstb-dev"

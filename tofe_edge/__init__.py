@@ -24,11 +24,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tofe_edge.errors import DeviceError, GateError, InputError, TofeEdgeError
     from tofe_edge.profiles import DeviceProfile, load_profile
+    from tofe_edge.runtimes.reports import LatencyReport, PackageReport
     from tofe_edge.workflows.api import convert, package
     from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
     from tofe_edge.workflows.package import Packaged
     from tofe_edge.workflows.parity import ParityReport, parity
-    from tofe_edge.workflows.profile import LatencyReport, PackageReport, profile
+    from tofe_edge.workflows.profile import profile
     from tofe_edge.workflows.run import Classification, Model, SelfTest, load
     from tofe_edge.workflows.select import Selected, select
     from tofe_edge.workflows.train import train
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
 _WHERE = {
     "errors": ("DeviceError", "GateError", "InputError", "TofeEdgeError"),
     "profiles": ("DeviceProfile", "load_profile"),
+    "runtimes.reports": ("LatencyReport", "PackageReport"),
     "workflows.api": ("convert", "package"),
     "workflows.evaluate": ("EvaluationReport", "evaluate"),
     "workflows.package": ("Packaged",),
     "workflows.parity": ("ParityReport", "parity"),
-    "workflows.profile": ("LatencyReport", "PackageReport", "profile"),
+    "workflows.profile": ("profile",),
     "workflows.run": ("Classification", "Model", "SelfTest", "load"),
     "workflows.select": ("Selected", "select"),
     "workflows.train": ("train",),

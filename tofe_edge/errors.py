@@ -50,7 +50,12 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
-def require(condition: bool, message: str) -> None:
+def require(condition: object, message: str) -> None:
     """Raise :class:`InputError` with ``message`` unless ``condition``."""
     if not condition:
         raise InputError(message)
+
+
+def first_line(error: object) -> str:
+    """What a library's error says first, cut to a readable length; its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

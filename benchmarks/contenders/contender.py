@@ -198,6 +198,6 @@ class Recipe:
         )
 
 
-def timed_side_by_side(_artifact: object, _threads: int, _method: str, _runs: int) -> NoReturn:
+def timed_side_by_side(_artifact: object, _request: object) -> NoReturn:
     """The ``time`` of a peer's target: rivals are timed in turns, not alone."""
     raise InputError("peers are timed beside each other: python -m benchmarks.runtimes")

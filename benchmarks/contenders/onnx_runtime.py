@@ -35,7 +35,7 @@ from benchmarks.contenders.contender import (
 from tofe_edge.converters.request import Build
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.quiet import quiet
-from tofe_edge.io.targets import Lowered, LoweredMethod, Precision, Target
+from tofe_edge.io.targets import FP32_GATES, INT8_GATES, Lowered, LoweredMethod, Precision, Target
 
 _INPUT = "image"
 _OPSET = 23
@@ -186,7 +186,11 @@ TARGET = Target(
     is_folder=False,
     libraries=("onnx", "onnxruntime", "onnxscript"),
     # Quantized by the runtime's own tool, not by the pipeline.
-    precisions={"fp32": Precision(), "int8 dynamic": Precision(), "int8 static": Precision()},
+    precisions={
+        "fp32": Precision(FP32_GATES),
+        "int8 dynamic": Precision(INT8_GATES),
+        "int8 static": Precision(INT8_GATES),
+    },
     check=lambda _request: None,
     rewrite=_rewrite,
     lower=_lower,

@@ -25,7 +25,7 @@ from benchmarks.contenders.contender import (
 from tofe_edge.converters.request import Build
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.quiet import quiet
-from tofe_edge.io.targets import Lowered, LoweredMethod, Precision, Target
+from tofe_edge.io.targets import FP32_GATES, INT8_GATES, Lowered, LoweredMethod, Precision, Target
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _MODEL, _WEIGHTS = "model.xml", "model.bin"
@@ -102,7 +102,7 @@ TARGET = Target(
     suffix="",
     is_folder=True,
     libraries=("openvino", "nncf"),
-    precisions={"fp32": Precision(), "int8 static": Precision()},
+    precisions={"fp32": Precision(FP32_GATES), "int8 static": Precision(INT8_GATES)},
     check=lambda _request: None,
     rewrite=plain_graph,
     lower=_lower,

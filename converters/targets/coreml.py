@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.targets import Lowered, Precision, Target, TargetOption
+from tofe_edge.io.targets import FP16_GATES, FP32_GATES, INT8_GATES, Lowered, Precision, Target, TargetOption
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tofe_edge.io.artifact import Artifact
     from tofe_edge.profiles import DeviceProfile
     from tofe_edge.runtimes.coreml import CoreMlModel
-    from tofe_edge.runtimes.latency import Latency
+    from tofe_edge.runtimes.reports import PackageReport, ProfileRequest
 
 _SYSTEMS = ("iOS16", "iOS17", "iOS18", "iOS26")
 """By Core ML's names, the oldest first; macOS 13, 14, 15 and 26 load the same packages."""
@@ -147,10 +147,9 @@ def _lower(methods: Mapping[str, nn.Module], build: Build) -> Lowered:
 
 def _lowering_options(build: Build) -> CoreMlOptions:
     from tofe_edge import __version__
-    from tofe_edge.converters.coreml import CoreMlOptions
-    from tofe_edge.converters.coreml_package import About, check_text, unique_labels
+    from tofe_edge.converters.coreml import About, CoreMlOptions, check_text, unique_labels
     from tofe_edge.io.artifact import DEFAULT_METHOD
-    from tofe_edge.runtimes.coreml_names import function_name
+    from tofe_edge.runtimes.coreml_checks import function_name
 
     request, backbone = build.request, build.backbone
     options: PackageOptions = request.options
@@ -195,10 +194,10 @@ def _open(artifact: Artifact, _threads: int, method: str) -> CoreMlModel:
     return load(artifact, method)
 
 
-def _time(artifact: Artifact, _threads: int, method: str, runs: int) -> Latency:
-    from tofe_edge.runtimes.coreml_device import time_on_device
+def _time(artifact: Artifact, request: ProfileRequest) -> PackageReport:
+    from tofe_edge.runtimes.coreml_profile import profile_package
 
-    return time_on_device(artifact, method, "all", runs).latency
+    return profile_package(artifact, request)
 
 
 TARGET = Target(
@@ -209,11 +208,11 @@ TARGET = Target(
     is_folder=True,
     libraries=("coremltools",),
     precisions={
-        "fp32": Precision(),
-        "fp16": Precision(),
-        "int8": Precision(int8_modes=("weights", "static"), quantizes_outputs=False),
-        "pal6": Precision(palette_bits=6, quantizes_outputs=False),
-        "pal4": Precision(palette_bits=4, quantizes_outputs=False),
+        "fp32": Precision(FP32_GATES),
+        "fp16": Precision(FP16_GATES),
+        "int8": Precision(INT8_GATES, int8_modes=("weights", "static"), quantizes_outputs=False),
+        "pal6": Precision(INT8_GATES, palette_bits=6, quantizes_outputs=False),
+        "pal4": Precision(INT8_GATES, palette_bits=4, quantizes_outputs=False),
     },
     options=OPTIONS,
     deployment_targets=_SYSTEMS,

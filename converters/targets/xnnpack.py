@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.targets import Lowered, Precision, Target
+from tofe_edge.io.targets import FP32_GATES, INT8_GATES, Lowered, Precision, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tofe_edge.converters.static_graph import StaticToFe
     from tofe_edge.io.artifact import Artifact
     from tofe_edge.runtimes.executorch import ExecuTorchModel
-    from tofe_edge.runtimes.latency import Latency
+    from tofe_edge.runtimes.reports import LatencyReport, ProfileRequest
 
 _SMOOTHING_IMAGES = 16
 """Enough to tell the loud channels of the residual stream: they are the same in every image."""
@@ -51,11 +51,10 @@ def _open(artifact: Artifact, threads: int, method: str) -> ExecuTorchModel:
     return load(artifact, threads, method)
 
 
-def _time(artifact: Artifact, threads: int, method: str, runs: int) -> Latency:
-    from tofe_edge.runtimes.bench import HostBench
-    from tofe_edge.runtimes.timing import TimingRequest
+def _time(artifact: Artifact, request: ProfileRequest) -> LatencyReport:
+    from tofe_edge.runtimes.executorch_profile import profile_program
 
-    return HostBench().time(artifact.path, TimingRequest(method=method, runs=runs, threads=threads)).latency
+    return profile_program(artifact, request)
 
 
 TARGET = Target(
@@ -65,7 +64,7 @@ TARGET = Target(
     suffix=".pte",
     is_folder=False,
     libraries=("executorch", "torchao"),
-    precisions={"fp32": Precision(), "int8": Precision(int8_modes=("dynamic", "static"))},
+    precisions={"fp32": Precision(FP32_GATES), "int8": Precision(INT8_GATES, int8_modes=("dynamic", "static"))},
     precision_hint="XNNPACK computes GELU in fp32 alone; ",
     platforms=("android", "apple", "linux"),
     native_runner=True,

@@ -6,9 +6,8 @@ See ``docs/coreml-executor.md``.
 
 from tofe_edge.runtimes.mil.loading import Operation, Result
 from tofe_edge.runtimes.mil.operators import OPERATORS
-from tofe_edge.runtimes.mil.package import Metadata, MlPackage, open_package
+from tofe_edge.runtimes.mil.package import Feature, Function, Metadata, MlPackage, open_package
 from tofe_edge.runtimes.mil.program import Output, Program, load_program
-from tofe_edge.runtimes.mil.signature import Feature, Function
 
 __all__ = [
     "OPERATORS",

@@ -5,7 +5,6 @@ All that depends on the program alone happens here, once; a step then costs litt
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import types
@@ -18,13 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tofe_edge.errors import InputError
-from tofe_edge.runtimes.mil.datatypes import STRING, DataType
-from tofe_edge.runtimes.mil.manifest import shown
+from tofe_edge.errors import InputError, shown
 from tofe_edge.runtimes.mil.operators import EXACT, OPERATORS
-from tofe_edge.runtimes.mil.package import MlPackage
-from tofe_edge.runtimes.mil.signature import Function
-from tofe_edge.runtimes.mil.values import check_value, read_value, tensor_type
+from tofe_edge.runtimes.mil.package import Function, MlPackage
+from tofe_edge.runtimes.mil.values import STRING, DataType, check_value, read_value, tensor_type
 
 
 @dataclass(frozen=True)
@@ -81,15 +77,11 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class Slot:
-    """A declared result: its name, shape (-1 is open), and the type to hold it in.
-
-    ``half``: it is declared fp16. ``rounds``: what the operator computes may need rounding to fp16.
-    """
+    """A declared result: its name, shape (-1 is open), the type to hold it in, and whether it may need rounding to fp16."""
 
     name: str
     shape: tuple[int, ...]
     held: torch.dtype
-    half: bool
     rounds: bool
 
     def conform(self, value: Tensor, where: str) -> Tensor:
@@ -108,10 +100,6 @@ class Slot:
         if self.rounds:
             return value.half().float()
         return value if value.dtype is self.held else value.to(self.held)
-
-    def replace(self, value: Tensor, where: str) -> Tensor:
-        """Return ``value``, which did not come from the operator, in the declared type."""
-        return dataclasses.replace(self, rounds=self.half).conform(value, where)
 
 
 @dataclass(frozen=True)
@@ -428,8 +416,7 @@ def _slot(name: str, declared: tuple[DataType, tuple[int, ...]] | None, half: bo
     if declared is None or declared[0] is STRING:
         return None
     kind, shape = declared
-    rounded = half and kind.name == "fp16"
-    return Slot(name, shape, kind.held, rounded, rounded and not exact)
+    return Slot(name, shape, kind.held, half and kind.name == "fp16" and not exact)
 
 
 def _names(arguments: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]]:

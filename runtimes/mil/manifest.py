@@ -7,15 +7,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, shown
 
 _LARGEST_MANIFEST = 1 << 20
 _AGAIN = "copy or convert the package again"
-
-
-def shown(text: object) -> str:
-    """Quote what a file says, on one line of at most 80 characters."""
-    return ascii(text if len(str(text)) <= 80 else str(text)[:77] + "...")
 
 
 def find_model(package: Path) -> Path:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tofe_edge.runtimes.mil.datatypes import BY_NAME, DataType, unpack
+from tofe_edge.runtimes.mil.values import BY_NAME, DataType, unpack
 
 _LARGEST = 1 << 30
 
@@ -55,29 +55,14 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x.to(BY_NAME[dtype].held)
 
 
-def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
-    """Limit to the range from alpha to beta."""
-    return x.clamp(alpha, beta)
-
-
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
     """x times the cumulative distribution of the Gaussian, exact or approximated by tanh."""
     return F.gelu(x, approximate={"EXACT": "none", "TANH_APPROXIMATION": "tanh"}[mode])
 
 
-def sigmoid_hard(x: Tensor, alpha: float, beta: float) -> Tensor:
-    """alpha x + beta, limited to the range from 0 to 1."""
-    return (alpha * x + beta).clamp(0, 1)
-
-
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Softmax along an axis."""
     return x.softmax(axis)
-
-
-def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
-    """x if x >= alpha, else 0."""
-    return torch.where(x >= alpha, x, 0.0)
 
 
 # Reduction and order; without axes all axes are reduced
@@ -141,99 +126,17 @@ def conv(
     """Convolution of ``(N, C, *D)`` with ``(out, C / groups, *K)``."""
     dimensions = x.dim() - 2
     strides, dilations = strides or (1,) * dimensions, dilations or (1,) * dimensions
-    sides = _sides(pad_type, pad, dimensions)
-    bounded([*x.shape[:2], *(size + before + after for size, (before, after) in zip(x.shape[2:], sides))])
-    if all(before == after for before, after in sides):
-        padding: list[int] = [before for before, _ in sides]
-    else:
-        x, padding = _padded(x, sides, 0.0), [0] * dimensions
+    if pad_type not in ("valid", "custom"):
+        raise ValueError(f"pad_type {pad_type!r} is not supported, only 'valid' and 'custom'")
+    sides = (0,) * (2 * dimensions) if pad_type == "valid" or not pad else pad
+    if sides[::2] != sides[1::2]:
+        raise ValueError(f"pad {list(sides)} is not supported, only the same before and after")
+    padding = sides[::2]
+    bounded([*x.shape[:2], *(size + 2 * more for size, more in zip(x.shape[2:], padding, strict=True))])
     return {1: F.conv1d, 2: F.conv2d}[dimensions](x, weight, bias, strides, padding, dilations, groups)
 
 
-# Windows
-
-Sides = list[tuple[int, int]]
-"""Elements before and after, per spatial dimension."""
-
-
-def _sides(pad_type: str, pad: Sequence[int] | None, dimensions: int) -> Sides:
-    if pad_type == "valid" or (pad_type == "custom" and not pad):
-        return [(0, 0)] * dimensions
-    if pad_type != "custom" or pad is None:
-        raise ValueError(f"pad_type {pad_type!r} is not supported, only 'valid' and 'custom'")
-    return [(pad[2 * axis], pad[2 * axis + 1]) for axis in range(dimensions)]
-
-
-def _padded(x: Tensor, sides: Sides, value: float) -> Tensor:
-    flat = [size for pair in reversed(sides) for size in pair]
-    if not any(flat):
-        return x
-    bounded([*x.shape[:2], *(size + before + after for size, (before, after) in zip(x.shape[2:], sides))])
-    return F.pad(x, flat, value=value)
-
-
-def _overhang(sides: Sides, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> Sides:
-    """How far ``ceil_mode`` lets the last window reach beyond the end."""
-    overhang = []
-    for (before, after), size, extent, stride in zip(sides, sizes, kernel, strides):
-        padded = size + before + after
-        windows = (padded - extent + stride - 1) // stride + 1
-        # A window that would begin in the padding behind the input is left out.
-        if before + after > 0 and (windows - 1) * stride >= size + (before + after) / 2:
-            windows -= 1
-        overhang.append((0, max(0, (windows - 1) * stride + extent - padded)))
-    return overhang
-
-
-def max_pool(
-    x: Tensor,
-    kernel_sizes: tuple[int, ...],
-    pad_type: str,
-    strides: tuple[int, ...] | None = None,
-    pad: tuple[int, ...] | None = None,
-    ceil_mode: bool = False,
-) -> Tensor:
-    """Largest element of each window of ``(N, C, H, W)``; padding never wins."""
-    strides = strides or (1,) * len(kernel_sizes)
-    sides = _sides(pad_type, pad, len(kernel_sizes))
-    overhang = _overhang(sides, x.shape[2:], kernel_sizes, strides) if ceil_mode else []
-    x = _padded(_padded(x, sides, -torch.inf), overhang, -torch.inf)
-    return F.max_pool2d(x, kernel_sizes, strides)
-
-
-def avg_pool(
-    x: Tensor,
-    kernel_sizes: tuple[int, ...],
-    pad_type: str,
-    strides: tuple[int, ...] | None = None,
-    pad: tuple[int, ...] | None = None,
-    exclude_padding_from_average: bool = False,
-    ceil_mode: bool = False,
-) -> Tensor:
-    """Mean of each window of ``(N, C, H, W)``. Padding counts as zeros unless excluded; ``ceil_mode``'s never counts."""
-    strides = strides or (1,) * len(kernel_sizes)
-    sides = _sides(pad_type, pad, len(kernel_sizes))
-    overhang = _overhang(sides, x.shape[2:], kernel_sizes, strides) if ceil_mode else []
-    counted = _padded(torch.ones_like(x[:1, :1]), sides, float(not exclude_padding_from_average))
-    share = F.avg_pool2d(_padded(counted, overhang, 0.0), kernel_sizes, strides)
-    return F.avg_pool2d(_padded(_padded(x, sides, 0.0), overhang, 0.0), kernel_sizes, strides) / share
-
-
 # Normalization
-
-
-def batch_norm(
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    gamma: Tensor | None = None,
-    beta: Tensor | None = None,
-    epsilon: float = 1e-5,
-) -> Tensor:
-    """Normalise each channel (dimension 1) with given mean and variance."""
-    channels = [size if axis == 1 else 1 for axis, size in enumerate(x.shape)]
-    centred = (x - mean.reshape(channels)) * torch.rsqrt(variance.reshape(channels) + epsilon)
-    return _scaled(centred, gamma, beta, channels)
 
 
 def layer_norm(
@@ -279,16 +182,6 @@ def expand_dims(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return x
 
 
-def pad(x: Tensor, pad: tuple[int, ...], mode: str = "constant", constant_val: float = 0.0) -> Tensor:
-    """Pad the last dimensions with a constant."""
-    if mode != "constant":
-        raise ValueError(f"mode {mode!r} is not supported")
-    sides = [(pad[index], pad[index + 1]) for index in range(0, len(pad), 2)]
-    sides = [(0, 0)] * (x.dim() - len(sides)) + sides
-    bounded([size + before + after for size, (before, after) in zip(x.shape, sides)])
-    return F.pad(x, [count for pair in reversed(sides) for count in pair], value=constant_val)
-
-
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """New shape; -1 takes what is left, 0 the size of the same dimension counted from the last (1 before the first)."""
     missing = len(shape) - x.dim()
@@ -329,12 +222,6 @@ def split(
 def squeeze(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     """Drop dimensions of size 1."""
     return x.squeeze() if axes is None else x.squeeze(axes)
-
-
-def tile(x: Tensor, reps: tuple[int, ...]) -> Tensor:
-    """Repeat along each dimension."""
-    bounded([size * count for size, count in zip(x.shape, reps)])
-    return x.repeat(reps)
 
 
 def transpose(x: Tensor, perm: tuple[int, ...]) -> Tensor:
@@ -460,12 +347,10 @@ def _named(*functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 _SHAPE = _named(
     concat,
     expand_dims,
-    pad,
     reshape,
     slice_by_index,
     split,
     squeeze,
-    tile,
     transpose,
 )
 
@@ -481,21 +366,17 @@ OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxy
             "mul": _binary(torch.mul),
             "real_div": _binary(torch.true_divide),
             "relu": _unary(torch.relu),
-            "sigmoid": _unary(torch.sigmoid),
-            "silu": _unary(F.silu),
             "sub": _binary(torch.sub),
-            **_named(cast, clip, gelu, select, sigmoid_hard, softmax, thresholded_relu),
+            **_named(cast, gelu, select, softmax),
         },
         "reduction and order": {
-            "reduce_l2_norm": _reduction(lambda x, axes, keep: x.square().sum(axes, keepdim=keep).sqrt()),
             "reduce_max": _reduction(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
             "reduce_mean": _reduction(_mean),
             "reduce_sum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
             "topk": topk,
         },
         "products": _named(conv, linear, matmul),
-        "windows": _named(avg_pool, max_pool),
-        "normalization": _named(batch_norm, layer_norm),
+        "normalization": _named(layer_norm),
         "shape": _SHAPE,
         "indexing": _named(classify, gather),
         "quantization and compressed constants": _named(
@@ -512,7 +393,6 @@ OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
 EXACT = frozenset(_SHAPE) | {
     "gather",
     "identity",
-    "max_pool",
     "maximum",
     "reduce_max",
     "relu",

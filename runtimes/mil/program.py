@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from tofe_edge.errors import InputError
-from tofe_edge.runtimes.mil.datatypes import BY_NAME, hold
+from tofe_edge.errors import InputError, shown
 from tofe_edge.runtimes.mil.loading import Operation, Step, load_steps
-from tofe_edge.runtimes.mil.manifest import shown
-from tofe_edge.runtimes.mil.package import MlPackage
-from tofe_edge.runtimes.mil.signature import Feature, Function, function_block
+from tofe_edge.runtimes.mil.package import Feature, Function, MlPackage, function_block
+from tofe_edge.runtimes.mil.values import BY_NAME, hold
 
 Output = np.ndarray | str | int | dict[str, float] | dict[int, float]
 """A tensor in its declared type, a class label, or label -> score; labels are numbers if the package has numbers."""
-
-Observer = Callable[[Operation, str, torch.Tensor], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -40,22 +36,19 @@ class Program:
     _steps: tuple[Step, ...] = field(repr=False)
     _constants: Mapping[str, Any] = field(repr=False)
 
-    def run(self, inputs: Mapping[str, np.ndarray], observe: Observer | None = None) -> dict[str, Output]:
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Output]:
         """Return the outputs for one set of inputs.
 
         Args:
-            inputs: by name, in the declared shape and type. An image is ``(1, C, H, W)`` with values 0..255 in the
-                package's colour order, or uint8 ``(H, W, 3)`` in RGB, or ``(H, W)`` if it is gray.
-            observe: called with the operation, the name and the value of every tensor that is computed, in order; a
-                tensor that it returns replaces the value. Half precision comes as float32 tensors of rounded numbers.
-                Values must not be changed in place.
+            inputs: by name, in the declared shape and type. An image is ``(1, 3, H, W)`` with values 0..255,
+                or uint8 ``(H, W, 3)``, in RGB.
 
         Raises:
             InputError: an input is not what the program takes, or the program is wrong: a result is not what it
                 declares, or cannot be computed.
         """
         names = [feature.name for feature in self.function.outputs]
-        values = self._execute(inputs, names, observe)
+        values = self._execute(inputs, names)
         return {name: self._exported(name, values[name]) for name in names}
 
     def values(self, inputs: Mapping[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
@@ -67,16 +60,14 @@ class Program:
         unknown = [name for name in names if self._declared.get(name, "dictionary") in ("dictionary", "string")]
         if unknown:
             raise InputError(f"{self._where}: has no tensor {shown(unknown[0])}; Program.operations has the names")
-        values = self._execute(inputs, names, None)
+        values = self._execute(inputs, names)
         return {name: np.asarray(self._exported(name, values[name])) for name in names}
 
     @property
     def _where(self) -> str:
         return f"{self.package.path}: function {shown(self.function.name)}"
 
-    def _execute(
-        self, inputs: Mapping[str, np.ndarray], needed: Collection[str], observe: Observer | None
-    ) -> dict[str, Any]:
+    def _execute(self, inputs: Mapping[str, np.ndarray], needed: Collection[str]) -> dict[str, Any]:
         """Run the steps until all ``needed`` values are there; all other values are freed as soon as possible."""
         where, kept = self._where, frozenset(needed)
         values = dict(self._constants)
@@ -84,13 +75,9 @@ class Program:
         open_names = set(kept - values.keys())
         with torch.no_grad():
             for step in self._steps:
-                if not open_names and observe is None:
+                if not open_names:
                     break
-                results = step.compute(values, where)
-                for result, slot, value in zip(step.operation.outputs, step.slots, results):
-                    if observe is not None and slot is not None and isinstance(value, torch.Tensor):
-                        replaced = observe(step.operation, result.name, value)
-                        value = value if replaced is None else slot.replace(replaced, f"{where}: what observe gave")
+                for result, value in zip(step.operation.outputs, step.compute(values, where)):
                     values[result.name] = value
                     open_names.discard(result.name)
                 for name in step.last:
@@ -164,7 +151,7 @@ def _read_inputs(
 def _read(feature: Feature, value: Any, half: bool, where: str) -> torch.Tensor:
     if not isinstance(value, np.ndarray):
         raise InputError(f"{where}: takes {_expected(feature)} as a numpy array, not {type(value).__name__}")
-    array = _pixels(feature, value) if feature.kind == "image" else value
+    array = _pixels(value) if feature.kind == "image" else value
     kind = BY_NAME[feature.dtype]
     # Core ML converts float32 for models with half precision inputs, too.
     fits = array.dtype == kind.array or (kind.name in ("fp16", "fp32") and array.dtype in (np.float16, np.float32))
@@ -177,21 +164,15 @@ def _read(feature: Feature, value: Any, half: bool, where: str) -> torch.Tensor:
     return hold(array, kind)
 
 
-def _pixels(feature: Feature, image: np.ndarray) -> np.ndarray:
-    """Return bytes ``(H, W, 3)`` or ``(H, W)`` as ``(1, C, H, W)`` in the channel order of the model, others unchanged."""
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """Return bytes ``(H, W, 3)`` as ``(1, 3, H, W)``, others unchanged."""
     if image.dtype != np.uint8:
         return image
-    if image.ndim == 3 and image.shape[2] == 3 and feature.color != "GRAY":
-        channels = image[..., ::-1] if feature.color == "BGR" else image
-        return channels.transpose(2, 0, 1)[None].astype(np.float32)
-    if image.ndim == 2 and feature.color == "GRAY":
-        return image[None, None].astype(np.float32)
-    return image.astype(np.float32)
+    return (image.transpose(2, 0, 1)[None] if image.ndim == 3 else image).astype(np.float32)
 
 
 def _expected(feature: Feature) -> str:
     if feature.kind != "image":
         return f"{shown(feature.name)} {feature.dtype} {feature.shape}"
     height, width = feature.shape[-2:]
-    image = f"({height}, {width})" if feature.color == "GRAY" else f"({height}, {width}, 3) RGB"
-    return f"{shown(feature.name)} image, uint8 {image} or float32 {feature.shape} {feature.color}"
+    return f"{shown(feature.name)} image, uint8 ({height}, {width}, 3) RGB or float32 {feature.shape} RGB"

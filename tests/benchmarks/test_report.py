@@ -1,4 +1,4 @@
-"""The README's table and plot follow from a result file, and from nothing else."""
+"""The README's table follows from a result file, and from nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks import report
-from benchmarks.result_file import Results, Row, read_results, write_results
+from benchmarks.report import Results, Row, read_results, write_results
 from tofe_edge.errors import InputError
 
 CONDITIONS = {
@@ -57,10 +57,9 @@ def test_a_result_file_reads_as_it_was_written(result_file: Path) -> None:
 
 
 def test_the_readme_is_updated_and_then_passes_the_check(result_file: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e '.[benchmarks]'")
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n\n{report.BEGIN}\n| old |\n{report.END}\n\nText after.\n")
-    arguments = [str(result_file), "--readme", str(readme), "--images", str(tmp_path / "images")]
+    arguments = [str(result_file), "--readme", str(readme)]
     assert report.main([*arguments, "--check"]) == 1
     assert report.main(arguments) == 0
     text = readme.read_text()
@@ -71,16 +70,6 @@ def test_the_readme_is_updated_and_then_passes_the_check(result_file: Path, tmp_
         readme.write_text(stale)
         assert report.main([*arguments, "--check"]) != 0
     assert report.main([str(result_file), "--check"]) == 2
-
-
-def test_the_plot_is_the_same_bytes_each_time() -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e '.[benchmarks]'")
-    from benchmarks.plot import plot
-
-    first = plot(RESULTS)
-    assert first == plot(RESULTS)
-    text = first.decode()
-    assert "tofe-edge int8 dynamic" in text and "<dc:date>" not in text and "Matplotlib" not in text
 
 
 def edited(**changes: Any) -> str:

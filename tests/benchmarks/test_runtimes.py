@@ -12,7 +12,7 @@ import torch
 from benchmarks import runtimes, subjects
 from benchmarks.contenders import Built, Recipe, Subject, Unavailable
 from benchmarks.host import processor, usable_cores, version, versions
-from benchmarks.result_file import read_results
+from benchmarks.report import read_results
 from benchmarks.runtimes import agreement
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts, create_backbone

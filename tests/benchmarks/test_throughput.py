@@ -12,8 +12,7 @@ import torch
 import yaml
 
 from benchmarks import throughput
-from benchmarks.throughput_results import row_of
-from benchmarks.turns import MIN_ROUNDS, Plan, Turns, take_turns
+from benchmarks.throughput import MIN_ROUNDS, Plan, Turns, row_of, take_turns
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.tofe import ToFe
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from latency_tables import NET, OWN
 
-from tofe_edge.budget.latency_model import predict_ms
-from tofe_edge.budget.latency_parts import Part, anchor_counts, parts_of, to_table
+from tofe_edge.budget.latency_model import Part, anchor_counts, parts_of, predict_ms, to_table
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 

@@ -12,8 +12,8 @@ from conftest import Program, refusal
 
 from tofe_edge.cli.evaluate import describe
 from tofe_edge.evaluation.evaluate import Evaluation
+from tofe_edge.evaluation.prediction import distributions
 from tofe_edge.evaluation.reference import load_reference
-from tofe_edge.evaluation.usage import distributions
 from tofe_edge.io.inputs import load_image
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint

@@ -13,9 +13,9 @@ from conftest import Program, TinyModel, document_of, refusal
 from golden_files import edit, spoilt_weight
 
 from tofe_edge.evaluation.golden import DOCUMENT, golden_path_of
-from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import manifest_path_of, open_artifact
 from tofe_edge.io.files import fingerprint, fingerprint_of
+from tofe_edge.io.targets import FP32_GATES
 from tofe_edge.model.checkpoint import Checkpoint
 
 PARITY_KEYS = {"images", "top1_agreement", "snr_db", "psnr_db", "kept_overlap", "near_ties", "passed", "failures"}
@@ -76,7 +76,7 @@ def test_a_wrong_weight_fails_even_if_all_checksums_vouch_for_it(model: Path, pr
     edit(golden_path_of(model), lambda document: document.update(artifact_sha256=fingerprint(spoilt).sha256))
     code, out, _ = program("run", model, "--self-test")
     assert code == 1
-    assert "FAILED: logits SNR" in out and f"is under {GATES['fp32'].min_snr_db:.0f} dB" in out
+    assert "FAILED: logits SNR" in out and f"is under {FP32_GATES.min_snr_db:.0f} dB" in out
     assert out.splitlines()[-1].startswith(f"self-test FAILED: {model} computes something else here")
     document = self_test(program, model, code=1)
     assert document["passed"] is False and all(parity["failures"] for parity in document["methods"].values())

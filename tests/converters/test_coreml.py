@@ -12,7 +12,7 @@ import torch
 from tiny_exports import OTHER, OTHER_COUNTS, images
 from tiny_packages import ABOUT, LABELS, made, pixels, two_functions
 
-from tofe_edge.converters.coreml_package import unique_labels
+from tofe_edge.converters.coreml import unique_labels
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.parity import snr_db
 from tofe_edge.runtimes.mil import Program

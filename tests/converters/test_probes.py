@@ -10,7 +10,7 @@ import torch
 from conftest import TINY_COUNTS
 from tiny_exports import tiny_net
 
-from tofe_edge.budget.latency_parts import Part, parts_of
+from tofe_edge.budget.latency_model import Part, parts_of
 from tofe_edge.converters.probes import ProbeProgram, build_probes, count_programs
 from tofe_edge.converters.static_graph import build_static_graph
 from tofe_edge.errors import InputError

@@ -73,6 +73,15 @@ def test_rows_of_zeros_stay_zero(with_gram: bool) -> None:
     assert bool(torch.isfinite(scale).all())
 
 
+def test_what_a_block_leaves_over_reaches_the_columns_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, inputs = weights(5, 150, 0), correlated(150, 400, 0)
+    in_blocks = round_with_gram(weight, inputs @ inputs.T)
+    monkeypatch.setattr("tofe_edge.converters.rounding._BLOCK", 150)
+    column_by_column = round_with_gram(weight, inputs @ inputs.T)
+    # The products add up in another order: a weight in the middle of two steps may go either way.
+    assert (in_blocks[0] != column_by_column[0]).float().mean() < 0.01
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("samples", [200, 8], ids=["many samples", "few samples"])
 def test_with_a_gram_matrix_the_output_is_closer(seed: int, samples: int) -> None:

@@ -16,6 +16,8 @@ from tofe_edge.converters.quantize import Int8Weights, StaticRange
 from tofe_edge.converters.request import Calibration, ConvertRequest
 from tofe_edge.errors import InputError
 from tofe_edge.io.targets import (
+    FP32_GATES,
+    INT8_GATES,
     Lowered,
     LoweredMethod,
     Precision,
@@ -29,10 +31,10 @@ from tofe_edge.io.targets import (
 from tofe_edge.model.checkpoint import Checkpoint
 
 PRECISIONS = {
-    "fp32": Precision(),
-    "int8": Precision(int8_modes=("static",), quantizes_outputs=False),
-    "pal4": Precision(palette_bits=4),
-    "own": Precision(),
+    "fp32": Precision(FP32_GATES),
+    "int8": Precision(INT8_GATES, int8_modes=("static",), quantizes_outputs=False),
+    "pal4": Precision(INT8_GATES, palette_bits=4),
+    "own": Precision(FP32_GATES),
 }
 
 
@@ -66,7 +68,6 @@ def recording_target(calls: list[tuple[str, Any]]) -> Target:
         time=nothing,
         check=lambda request: calls.append(("check", request)),
         rewrite=noted("rewrite"),
-        finish=noted("finish"),
         prepare_images=noted("prepare_images"),
         selections=("topk",),
         manifest_fields=lambda options: {"io": "image", "deployment_target": "any"},
@@ -86,18 +87,18 @@ def test_a_target_of_ones_own_goes_through_the_pipeline(tiny_checkpoint: Checkpo
     calls: list[tuple[str, Any]] = []
     asked = request(tiny_checkpoint, calls, precision)
     conversion = convert(asked)
-    assert [name for name, _ in calls] == ["check", "prepare_images", "rewrite", "finish", "lower"]
+    assert [name for name, _ in calls] == ["check", "prepare_images", "rewrite", "lower"]
     made = dict(calls)
     assert made["check"] is asked
-    # Quantized between rewrite and finish, if the precision is the pipeline's to make; ranges are of prepared images.
-    layers = {type(module).__name__ for module in made["finish"].modules()}
+    forward, further = made["lower"].values()
+    # Quantized between rewrite and lower, if the precision is the pipeline's to make; ranges are of prepared images.
+    layers = {type(module).__name__ for module in forward.modules()}
     stored = {"int8": "Int8Weights", "pal4": "PaletteWeights"}.get(precision)
     assert layers & {"Int8Weights", "PaletteWeights"} == ({stored} if stored else set())
-    assert made["rewrite"] is not made["finish"] or stored is None
+    assert made["rewrite"] is not forward or stored is None
     if precision == "int8":
-        ranges, weights = made["finish"].get_submodule("blocks.1.fc1")[0], made["finish"].get_submodule("blocks.1.fc1")
+        ranges, weights = forward.get_submodule("blocks.1.fc1")[0], forward.get_submodule("blocks.1.fc1")
         assert isinstance(ranges, StaticRange) and isinstance(weights[-1], Int8Weights), "no quantizer behind it"
-    forward, further = made["lower"].values()
     assert forward.kept == (9, 5, 3) != further.kept and forward.blocks is further.blocks
     # The manifest says what the target says.
     manifest = conversion.manifest

@@ -12,9 +12,8 @@ from conftest import make_tiny_tofe
 from made_once import made_once
 from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, images, keep, kept, tiny_net
 
-from tofe_edge.converters.coreml import CoreMlOptions, lower
+from tofe_edge.converters.coreml import About, CoreMlOptions, lower
 from tofe_edge.converters.coreml_graph import NativeRankSelection, native_graph, native_topk
-from tofe_edge.converters.coreml_package import About
 from tofe_edge.converters.quantize import Int8Mode, gather_statistics, plan_int8, quantize
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.io.targets import Lowered

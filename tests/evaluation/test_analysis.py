@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.analysis import analyse
 from tofe_edge.evaluation.prediction import Prediction
-from tofe_edge.evaluation.statistics import bootstrap_difference
+from tofe_edge.evaluation.statistics import analyse, bootstrap_difference
 
 CLASSES = 7
 IMAGES = 60

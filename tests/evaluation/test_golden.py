@@ -27,6 +27,7 @@ from tofe_edge.io.files import write_content
 from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.preprocessing import normalize, resize_and_crop
+from tofe_edge.io.targets import FP32_GATES, INT8_GATES
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
 
@@ -107,7 +108,7 @@ def test_the_inputs_are_crops_that_need_no_preparation_but_the_arithmetic(
 
 def test_reading_gives_back_what_was_written(artifact: Artifact, golden: GoldenSet, folder: Path) -> None:
     found = read_golden(folder, artifact)
-    assert (found.artifact_sha256, found.precision) == (artifact.manifest.sha256, "int8")
+    assert (found.artifact_sha256, found.gates) == (artifact.manifest.sha256, INT8_GATES)
     assert found.preprocessing == golden.preprocessing
     for one, other in zip(found.vectors, golden.vectors, strict=True):
         assert (one.method, one.file, one.png, one.top5) == (other.method, other.file, other.png, other.top5)
@@ -151,7 +152,7 @@ def test_a_model_without_finite_logits_gets_none(artifact: Artifact, tiny_checkp
 def test_an_input_with_a_near_tie_is_marked_and_does_not_gate(golden: GoldenSet, artifact: Artifact) -> None:
     first, *others = golden.of("forward")
     tied = replace(first, expected=replace(first.expected, margins=(0.0,)))
-    marked = replace(golden, precision="fp32", vectors=(tied, *others))
+    marked = replace(golden, gates=FP32_GATES, vectors=(tied, *others))
     assert [vector.to_json()["near_tie"] for vector in marked.vectors] == [True, False, False, False]
 
     def other_token(pixels: npt.NDArray[np.float32]) -> Prediction:
@@ -162,7 +163,7 @@ def test_an_input_with_a_near_tie_is_marked_and_does_not_gate(golden: GoldenSet,
 
     parity = replay(marked, other_token)
     assert parity.passed and parity.near_ties == 1
-    assert not replay(replace(golden, precision="fp32"), other_token).passed
+    assert not replay(replace(golden, gates=FP32_GATES), other_token).passed
 
 
 def of_vector(**values: Any) -> Callable[[Any], object]:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY_COUNTS
+from PIL import Image
 
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.evaluate import evaluate, wilson_interval
-from tofe_edge.evaluation.parity import (
-    FP32_GATES,
-    GATES,
-    INT8_GATES,
-    MIN_IMAGES_FOR_RATE,
-    compare,
-    kept_overlap,
-    snr_db,
-)
+from tofe_edge.evaluation.evaluate import evaluate_samples
+from tofe_edge.evaluation.parity import compare, kept_overlap, snr_db
 from tofe_edge.evaluation.prediction import Prediction
-from tofe_edge.evaluation.reference import Mode, Reference, load_reference
-from tofe_edge.io.inputs import Inputs
+from tofe_edge.evaluation.reference import Mode, load_reference
+from tofe_edge.evaluation.statistics import proportion_interval
+from tofe_edge.io.dataset import Sample
+from tofe_edge.io.inputs import load_image
+from tofe_edge.io.targets import FP16_GATES, FP32_GATES, INT8_GATES, MIN_IMAGES_FOR_RATE, Gates
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 
@@ -76,9 +73,9 @@ def broken(value: float) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_identical_predictions_pass_every_gate(precision: str) -> None:
-    parity = compare(predictions(), predictions(), None, GATES[precision])
+@pytest.mark.parametrize("gates", [FP32_GATES, FP16_GATES, INT8_GATES])
+def test_identical_predictions_pass_every_gate(gates: Gates) -> None:
+    parity = compare(predictions(), predictions(), None, gates)
     assert parity.passed and parity.failures == ()
     assert (parity.images, parity.top1_agreement, parity.decided_agreement) == (160, 1.0, 1.0)
     assert parity.kept_overlap == (1.0, 1.0, 1.0)
@@ -186,24 +183,22 @@ def test_only_images_with_a_clear_winner_count_as_decided() -> None:
     assert (found.decided_images, found.decided_agreement, found.top1_agreement) == (1, 1.0, 0.5)
 
 
-def labelled_inputs(reference: Reference, wrong: int) -> tuple[Inputs, list[Prediction]]:
-    """Ten random inputs labelled with the net's own classes, but for the last ``wrong`` with their likeliest but one."""
-    generator = np.random.default_rng(0)
-    pixels = tuple(generator.standard_normal((1, 3, 64, 64)).astype(np.float32) for _ in range(10))
-    found = [reference(image) for image in pixels]
-    ranked = [np.argsort(-prediction.logits) for prediction in found]
-    labels = tuple(int(ranks[1 if number >= 10 - wrong else 0]) for number, ranks in enumerate(ranked))
-    return Inputs(pixels, labels, (), "noise"), found
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wrong", [0, 3])
-def test_evaluation_of_a_tiny_net(tiny_checkpoint: Checkpoint, mode: Mode, wrong: int) -> None:
+def test_evaluation_of_a_tiny_net(tiny_checkpoint: Checkpoint, tmp_path: Path, mode: Mode, wrong: int) -> None:
+    """Ten random images, labelled with the net's own classes, but for the last ``wrong`` with their likeliest but one."""
     reference = load_reference(tiny_checkpoint, mode, "cpu")
-    inputs, found = labelled_inputs(reference, wrong)
-    result = evaluate(reference, inputs)
+    generator, found, samples = np.random.default_rng(0), [], []
+    for number in range(10):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+        found.append(reference(load_image(path, reference.preprocessing)))
+        ranks = np.argsort(-found[-1].logits)
+        samples.append(Sample(path, int(ranks[1 if number >= 10 - wrong else 0])))
+    result = evaluate_samples(reference, tmp_path, samples, reference.preprocessing)
     assert (result.images, result.top1, result.top5) == (10, 100 - 10 * wrong, 100)
-    assert result.top1_interval == wilson_interval(10 - wrong, 10)
+    interval = proportion_interval(10 - wrong, 10)
+    assert result.top1_interval == (100 * interval.low, 100 * interval.high)
     spec = reference.model.backbone.spec
     kept = [[len(index) for index in prediction.kept] for prediction in found]
     costs = [gmacs(tofe_macs(spec, counts) if counts else dense_macs(spec)) for counts in kept]
@@ -211,12 +206,6 @@ def test_evaluation_of_a_tiny_net(tiny_checkpoint: Checkpoint, mode: Mode, wrong
     assert result.mean_kept == pytest.approx(tuple(np.mean(kept, axis=0)) if kept[0] else ())
     assert (mode == "batch") == (result.mean_kept == (9.0, 5.0, 3.0))
     assert set(result.to_json()) == {"top1", "top1_interval", "top5", "images", "gmacs", "mean_kept"}
-
-
-def test_evaluation_needs_labels(tiny_checkpoint: Checkpoint) -> None:
-    reference = load_reference(tiny_checkpoint, device="cpu")
-    with pytest.raises(InputError, match="needs labelled images"):
-        evaluate(reference, Inputs(labelled_inputs(reference, 0)[0].pixels, None, (), "noise"))
 
 
 def test_a_dense_checkpoint_has_no_other_mode(tiny_dense_checkpoint: Checkpoint) -> None:
@@ -269,7 +258,7 @@ def test_a_drop_of_accuracy_is_held_to_the_point(max_drop: float, passed: bool) 
     reference = predictions(200)
     labels = [int(one.logits.argmax()) for one in reference]
     artifact = [permuted_classes(reference[0]), *reference[1:]]
-    gates = replace(GATES["int8"], max_drop=max_drop, min_snr_db=-math.inf)
+    gates = replace(INT8_GATES, max_drop=max_drop, min_snr_db=-math.inf)
     (gate,) = [one for one in compare(reference, artifact, labels, gates).gates if one.name == "top-1 drop"]
     assert gate.passed == passed, gate.message
     # The other way round the artifact is better, which no gate minds.

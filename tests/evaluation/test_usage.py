@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.usage import (
+from tofe_edge.evaluation.prediction import (
     PERCENTILES,
     MeanUsage,
     distributions,

@@ -11,7 +11,7 @@ import pytest
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.images import read_image
-from tofe_edge.io.inputs import SAMPLES, Inputs, load_folder, load_image, load_photographs, load_unlabelled, read_inputs
+from tofe_edge.io.inputs import SAMPLES, Inputs, load_image, load_photographs, load_unlabelled, read_inputs
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
 
 SPEC = Preprocessing(image_size=32, crop_pct=0.9, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -23,51 +23,36 @@ def same(one: Inputs, other: Inputs) -> bool:
 
 
 def test_a_folder_gives_preprocessed_pixels_with_labels(image_folder: Path) -> None:
-    inputs = load_folder(image_folder, CLASS_IDS, SPEC, None)
-    assert inputs.labels == (0, 0, 0, 1, 1, 1)
-    assert inputs.unreadable == ()
-    assert inputs.source == str(image_folder)
+    inputs = load_unlabelled(image_folder, SPEC, 9, class_ids=CLASS_IDS)
+    assert inputs.labels is not None and sorted(inputs.labels) == [0, 0, 0, 1, 1, 1]
+    assert inputs.unreadable == () and inputs.source == f"images of {image_folder}"
     paths = [image_folder / name / f"{number}.png" for name in CLASS_IDS for number in range(3)]
-    for path, pixels in zip(paths, inputs.pixels, strict=True):
+    expected = {preprocess(read_image(path), SPEC).tobytes(): int(path.parent.name) for path in paths}
+    for pixels, label in zip(inputs.pixels, inputs.labels, strict=True):
         assert pixels.dtype == np.float32 and pixels.shape == (1, 3, 32, 32)
-        np.testing.assert_array_equal(pixels, preprocess(read_image(path), SPEC))
-
-
-def test_a_limit_takes_as_many_of_each_class(image_folder: Path) -> None:
-    assert load_folder(image_folder, CLASS_IDS, SPEC, 4).labels == (0, 0, 1, 1)
-
-
-def test_the_seed_decides_which_images_are_taken(image_folder: Path) -> None:
-    taken = [load_folder(image_folder, CLASS_IDS, SPEC, 2, seed) for seed in range(8)]
-    assert same(taken[0], load_folder(image_folder, CLASS_IDS, SPEC, 2, 0))
-    assert not all(same(taken[0], other) for other in taken[1:])
+        assert expected.pop(pixels.tobytes()) == label
 
 
 def test_unreadable_files_are_left_out_and_listed(image_folder: Path) -> None:
     broken = image_folder / "0" / "1.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    inputs = load_folder(image_folder, CLASS_IDS, SPEC, None)
-    assert inputs.unreadable == (broken,)
-    assert inputs.labels == (0, 0, 1, 1, 1)
-    unlabelled = load_unlabelled(image_folder, SPEC, 100)
-    assert (unlabelled.unreadable, len(unlabelled.pixels), unlabelled.labels) == ((broken,), 5, None)
+    for class_ids, labels in (((), None), (CLASS_IDS, [0, 0, 1, 1, 1])):
+        inputs = load_unlabelled(image_folder, SPEC, 100, class_ids=class_ids)
+        assert (inputs.unreadable, len(inputs.pixels)) == ((broken,), 5)
+        assert (inputs.labels and sorted(inputs.labels)) == labels
 
 
 def test_a_folder_without_one_readable_image_is_refused(image_folder: Path) -> None:
     for path in image_folder.rglob("*.png"):
         path.write_bytes(b"")
-    for action in (
-        lambda: load_folder(image_folder, CLASS_IDS, SPEC, None),
-        lambda: load_unlabelled(image_folder, SPEC, 9),
-    ):
-        with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be used") as caught:
-            action()
-        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be used") as caught:
+        load_unlabelled(image_folder, SPEC, 9)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no image"):
-        load_folder(tmp_path, CLASS_IDS, SPEC, None)
+        load_unlabelled(tmp_path, SPEC, 9)
     with pytest.raises(InputError, match="no"):
         load_unlabelled(tmp_path / "no", SPEC, 9)
 
@@ -153,7 +138,6 @@ def test_a_stream_holds_one_input_at_a_time(image_folder: Path) -> None:
 def test_an_image_that_a_table_lists_and_is_not_there_is_unreadable(image_folder: Path) -> None:
     table = image_folder / "images.csv"
     table.write_text("path,label\n0/0.png,0\n0/no.png,1\n")
-    inputs = load_folder(table, CLASS_IDS, SPEC, None)
-    assert inputs.unreadable == (image_folder / "0" / "no.png",)
-    assert inputs.labels == (0,)
-    assert find_samples(table, CLASS_IDS)[1] == Sample(image_folder / "0" / "no.png", 1)
+    first, missing = read_inputs(find_samples(table, CLASS_IDS), SPEC)
+    assert first.pixels is not None and missing.pixels is None
+    assert missing.sample == Sample(image_folder / "0" / "no.png", 1)

@@ -14,10 +14,12 @@ import torch
 
 from tofe_edge.budget.gmacs import Budget, choose
 from tofe_edge.cli import main
-from tofe_edge.evaluation.parity import FP32_GATES, compare
+from tofe_edge.evaluation.parity import compare
 from tofe_edge.evaluation.reference import Reference, load_reference
 from tofe_edge.io.artifact import open_artifact
-from tofe_edge.io.inputs import load_folder
+from tofe_edge.io.dataset import find_samples, sample_evenly
+from tofe_edge.io.inputs import read_inputs
+from tofe_edge.io.targets import FP32_GATES
 from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints
@@ -97,7 +99,8 @@ def test_fp32_is_one_delegate_a_stage_and_equals_the_reference(
     assert set(made["fallback_ops"]) == {"topk", "index_select", "view_copy"}  # type: ignore[call-overload]
     artifact = open_artifact(Path(str(made["artifact"])))
     spec = replace(artifact.manifest.preprocessing, resize="none")
-    images = load_folder(realdata / "validation", artifact.manifest.class_ids, spec, 64).pixels
+    samples = sample_evenly(find_samples(realdata / "validation", artifact.manifest.class_ids), 64)
+    images = [one.pixels for one in read_inputs(samples, spec) if one.pixels is not None]
     reference, model = load_reference(find_checkpoint("tofe_deit_tiny_063"), "batch", "cpu"), load(artifact, 1)
     clear = [image for image in images if _smallest_gap(reference, image) > _ROUNDING]
     assert len(clear) >= 60

@@ -14,8 +14,7 @@ from packaged_models import need
 
 from tofe_edge.cli import main
 from tofe_edge.errors import InputError
-from tofe_edge.runtimes.native_build import build
-from tofe_edge.runtimes.native_toolchain import Target, aarch64_emulator
+from tofe_edge.runtimes.native_build import Target, aarch64_emulator, build
 
 LIBRARIES = {"lib/libtofe.so": "$ORIGIN", "lib/libexecutorch.so": "$ORIGIN:$ORIGIN/../backends/cuda:$ORIGIN/../lib"}
 """Name: where it looks, as the real ones do."""

@@ -19,7 +19,7 @@ from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact, open_artifact
 from tofe_edge.io.preprocessing import normalize, resize_and_crop
 from tofe_edge.packaging.apple_vectors import noise
-from tofe_edge.runtimes.coreml_names import IMAGE, LOGITS, function_name
+from tofe_edge.runtimes.coreml_checks import IMAGE, LOGITS, function_name
 
 _DOUBLES = Path(__file__).parent / "apple_doubles"
 _ORDER = ("CryptoKit", "CoreGraphics", "ImageIO", "CoreVideo", "CoreML", "ExecuTorch")

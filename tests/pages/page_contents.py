@@ -16,14 +16,14 @@ from tofe_edge.cli.pages.convert import ConvertPage
 from tofe_edge.cli.pages.evaluation import EvaluationPage
 from tofe_edge.cli.pages.profile import ProfilePage
 from tofe_edge.cli.pages.tokens import TokensPage
-from tofe_edge.evaluation.analysis import analyse
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
 from tofe_edge.evaluation.image_tokens import ImageTokens
-from tofe_edge.evaluation.parity import INT8_GATES, GateResult, Parity, compare
-from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
-from tofe_edge.evaluation.usage import MeanUsage, distributions
+from tofe_edge.evaluation.parity import GateResult, Parity, compare
+from tofe_edge.evaluation.prediction import MeanUsage, Prediction, RankedClass, distributions, top_classes
+from tofe_edge.evaluation.statistics import analyse
 from tofe_edge.io.artifact import Manifest, Method
+from tofe_edge.io.targets import INT8_GATES, gates_of
 from tofe_edge.model.checkpoint import Checkpoint
 
 HOSTILE = (
@@ -89,7 +89,7 @@ def golden_of(manifest: Manifest) -> GoldenSet:
     prediction = Prediction(logits, tuple(np.array(stage) for stage in KEPT))
     best = tuple(top_classes(logits, manifest.class_names))
     vectors = tuple(GoldenVector(method, "0.png", b"", pixels, prediction, best) for method in manifest.methods)
-    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, vectors)
+    return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, vectors)
 
 
 def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-thermal")) -> ProfilePage:

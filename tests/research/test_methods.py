@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from research.lab import METHODS
+from research.compare_methods import METHODS
 from research.method import Method, Step
 from research.tofe import GivenToFe, LearnedToFe, RandomToFe
 from research.training import Course, Fit, fit

@@ -11,7 +11,7 @@ from peer_nets import TARGET, tiny_images, tiny_teacher, unsettled
 from torch import Tensor
 
 from research.evit import EViT, kept_of
-from research.tome import ToMe, ToMeEverywhere
+from research.tome import ToMe
 
 LARGER_TARGET = 0.0033
 """GMACs, of 0.0041 that a dense tiny net of seven blocks takes: two in each stage."""
@@ -88,19 +88,15 @@ def merged_by_hand(
     return [sums[place] / totals[place] for place in order], [totals[place] for place in order]
 
 
-@pytest.mark.parametrize("everywhere", [False, True])
 @torch.no_grad()
-def test_tome(everywhere: bool) -> None:
-    kind = ToMeEverywhere if everywhere else ToMe
-    method = unsettled(kind(tiny_teacher().backbone, TARGET))
+def test_tome() -> None:
+    method = unsettled(ToMe(tiny_teacher().backbone, TARGET))
     assert isinstance(method, ToMe) and sum(method.merged) > 3
-    images, teacher = tiny_images(4), tiny_teacher()
-    given_tokens = method.backbone.embed(images) if everywhere else teacher.stem(images)
-    found = method.infer_images(images) if everywhere else method.infer(given_tokens)
+    stem = tiny_teacher().stem(tiny_images(4))
     vit = method.backbone.vit
-    for image, logits in zip(given_tokens, found):
+    for image, logits in zip(stem, method.infer(stem)):
         tokens, sizes = list(image), [1.0] * len(image)
-        for block, number in zip(vit.blocks[0 if everywhere else 1 :], method.merged):
+        for block, number in zip(vit.blocks[1:], method.merged):
             after, _, keys = block_by_hand(block, torch.stack(tokens), torch.tensor(sizes))
             number = min(number, (len(tokens) - 1) // 2)
             tokens, sizes = merged_by_hand(list(after), sizes, keys.mean(dim=0), number)

@@ -16,9 +16,8 @@ from peer_nets import TARGET, tiny_teacher
 from safetensors.torch import save_file
 
 from research import compare_methods
-from research import lab as lab_module
-from research.crops import prepare_crops
 from research.training import Fit, fit
+from research.validation import prepare_crops
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import normalize
 from tofe_edge.model.backbones import create_backbone
@@ -62,13 +61,13 @@ def document(folder: Path) -> dict[str, Any]:
 def test_every_kind_of_method_gives_a_row(
     compare: Compare, tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = "tofe,tofe_given,evit,tome_everywhere_untrained,random,resolution"
+    names = "tofe,tofe_given,evit,tome_untrained,random,resolution"
     assert compare("--methods", names, "--checkpoint", str(tiny_checkpoint.path)) == 0
     rows = document(tmp_path)["methods"]
     assert list(rows) == ["dense", "tiny", *names.split(",")]
     trained = {name: (row["trained"], row["steps"], row["images_seen"]) for name, row in rows.items()}
     assert trained["tofe"] == trained["resolution"] == ("yes", 4, 16)
-    assert trained["tome_everywhere_untrained"] == ("no", 0, 0) and trained["tiny"] == ("elsewhere", 0, 0)
+    assert trained["tome_untrained"] == ("no", 0, 0) and trained["tiny"] == ("elsewhere", 0, 0)
     dense = rows["dense"]
     assert dense["difference"] == dense["lost"] == dense["gained"] == 0 and dense["mid_p"] == 1
     for row in rows.values():
@@ -76,7 +75,7 @@ def test_every_kind_of_method_gives_a_row(
         assert 0 <= low <= row["top1"] <= high <= 100 and 0 < row["gmacs"] < 0.003
         assert row["difference"] == pytest.approx(row["top1"] - dense["top1"], abs=0.011)
     assert document(tmp_path)["to_tofe"]["method"] in ("tofe", "tofe_given")
-    assert "| tome_everywhere_untrained" in capsys.readouterr().out
+    assert "| tome_untrained" in capsys.readouterr().out
 
 
 def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
@@ -90,7 +89,7 @@ def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
         return whole(method, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lab_module, "fit", cut)
+        patch.setattr(compare_methods, "fit", cut)
         with pytest.raises(KeyboardInterrupt):
             compare("--methods", "evit,tome")
     first = document(tmp_path)["methods"]

@@ -15,7 +15,7 @@ import pytest
 from native_builds import INCLUDE, compiled, sources
 
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.runtimes.native_toolchain import Target
+from tofe_edge.runtimes.native_build import Target
 
 Pixels = npt.NDArray[np.uint8]
 

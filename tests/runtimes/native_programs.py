@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tiny_exports
 from tiny_exports import SIZE
 from torch import Tensor
@@ -14,13 +19,15 @@ from tofe_edge.evaluation.golden import GoldenSet
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.files import write_content
 from tofe_edge.runtimes.native_output import swallow_native_stderr
-from tofe_edge.runtimes.native_runner import NativeResult
+from tofe_edge.runtimes.native_runner import arguments, call, failure, read_result
+from tofe_edge.runtimes.timing import Timing, TimingRequest
 
 Precision = Literal["fp32", "int8 dynamic", "int8 static"]
 TINY_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8 static")
 """Dynamic int8 is left to the full-size test."""
 
 INPUT_BYTES = 3 * SIZE * SIZE * 4
+ONE_RUN = TimingRequest(runs=1, warm_up=0)
 
 
 def tiny_program(folder: Path, precision: Precision) -> Path:
@@ -46,6 +53,41 @@ def in_python(model: Path, image: Tensor) -> list[bytes]:
         method = Runtime.get().load_program(model).load_method("forward")
         assert method is not None
         return [output.numpy().tobytes() for output in method.execute([image])]
+
+
+@dataclass(frozen=True)
+class NativeResult:
+    """What one call of the runner says, and the outputs of its last run in the program's order."""
+
+    timing: Timing
+    method: str
+    outputs: tuple[np.ndarray, ...]
+
+
+def run(
+    binary: Path,
+    model: Path,
+    pixels: bytes,
+    request: TimingRequest = ONE_RUN,
+    emulator: Sequence[str] = (),
+    *,
+    timeout_s: float = 600.0,
+) -> NativeResult:
+    """Run a model on raw float32 ``pixels``. Raises what benches raise for the runner's exit codes."""
+    with tempfile.TemporaryDirectory() as name:
+        given, made = Path(name) / "input.bin", Path(name) / "output.bin"
+        given.write_bytes(pixels)
+        words = [*arguments(str(model), request), "--input", str(given), "--output", str(made)]
+        done = call(binary, model, words, emulator, timeout_s)
+        if done.returncode:
+            raise failure(str(binary), str(model), done.returncode, done.stderr)
+        timing, document, stored = read_result(done.stdout), json.loads(done.stdout), made.read_bytes()
+    outputs = []
+    for output in document["outputs"]:
+        outputs.append(np.frombuffer(stored[: output["bytes"]], output["dtype"]).reshape(output["shape"]))
+        stored = stored[output["bytes"] :]
+    assert not stored, "the file is as long as its outputs"
+    return NativeResult(timing, document["method"], tuple(outputs))
 
 
 def content(result: NativeResult) -> list[bytes]:

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.runtimes import telemetry
-from tofe_edge.runtimes.affinity import bound_to, parse_cpus
-from tofe_edge.runtimes.bench import HostBench
+from tofe_edge.runtimes.bench import HostBench, Watch, bound_to, clocks, parse_cpus, temperatures
 from tofe_edge.runtimes.timing import TimingRequest
 
 
@@ -83,15 +81,15 @@ def _machine(root: Path) -> Path:
 
 def test_clocks_and_temperatures_are_read(tmp_path: Path) -> None:
     root = _machine(tmp_path)
-    assert telemetry.clocks(root) == {"cpu0": 1800000, "cpu1": 2400000}
-    assert telemetry.temperatures(root) == {"cpu": 45.123, "cpu thermal_zone1": -2.0}
+    assert clocks(root) == {"cpu0": 1800000, "cpu1": 2400000}
+    assert temperatures(root) == {"cpu": 45.123, "cpu thermal_zone1": -2.0}
 
 
 def test_a_watch_looks_once_a_second_and_is_silent_where_there_is_nothing(tmp_path: Path) -> None:
-    watch = telemetry.Watch(_machine(tmp_path / "full"))
+    watch = Watch(_machine(tmp_path / "full"))
     for at_s in (0.0, 0.3, 0.9, 1.2, 2.1, 2.2):
         watch.look(at_s)
     assert [state.at_s for state in watch.seen] == [0.0, 1.2, 2.2]
-    blind = telemetry.Watch(tmp_path)
+    blind = Watch(tmp_path)
     blind.look(0.0)
     assert blind.seen == ()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tofe_edge.budget.latency_parts import Part
+from tofe_edge.budget.latency_model import Part
 from tofe_edge.errors import DeviceError
 from tofe_edge.io.progress import covering_bar, progress_bar
 from tofe_edge.runtimes.calibration import Plan, time_parts, turns, undisturbed_ms

@@ -17,12 +17,12 @@ from coreml_stub import pretend
 from tofe_edge.converters.pipeline import convert
 from tofe_edge.converters.request import Calibration, ConvertRequest
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.evaluation.parity import FP32_GATES, INT8_GATES, compare
+from tofe_edge.evaluation.parity import compare
 from tofe_edge.evaluation.reference import load_reference
 from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
 from tofe_edge.io.files import write_content
 from tofe_edge.io.preprocessing import normalize
-from tofe_edge.io.targets import find_target
+from tofe_edge.io.targets import FP32_GATES, INT8_GATES, find_target
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes import coreml

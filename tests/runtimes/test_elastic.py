@@ -13,9 +13,8 @@ import pytest
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.runtimes import elastic
-from tofe_edge.runtimes.deadline import DeadlinePolicy
-from tofe_edge.runtimes.elastic import ElasticModel, load_elastic
+from tofe_edge.runtimes import deadline
+from tofe_edge.runtimes.deadline import DeadlinePolicy, ElasticModel, load_elastic
 
 COST = {"forward": 4.0, "forward_9": 2.0, "forward_5": 1.0}
 IMAGE = np.zeros((1, 3, 8, 8), np.float32)
@@ -43,7 +42,7 @@ class Device:
 
 def test_each_run_is_timed_and_takes_the_method_that_the_policy_chose(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(ms={name: 5 * cost for name, cost in COST.items()})
-    monkeypatch.setattr(elastic, "time", device)
+    monkeypatch.setattr(deadline, "time", device)
     methods: dict[str, Any] = {name: device.method(name) for name in COST}
     model = ElasticModel(methods, DeadlinePolicy(COST, deadline_ms=30))
 

@@ -17,11 +17,12 @@ from conftest import manifest_for
 from torch import Tensor, nn
 
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.evaluation.parity import FP32_GATES, compare
+from tofe_edge.evaluation.parity import compare
 from tofe_edge.evaluation.reference import load_reference
 from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.quiet import quiet
+from tofe_edge.io.targets import FP32_GATES
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.executorch import ExecuTorchModel, check_program, load, load_methods, set_threads

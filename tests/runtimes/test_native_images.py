@@ -15,17 +15,16 @@ from PIL import Image
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.evaluation.golden import GoldenSet, make_golden
-from tofe_edge.evaluation.parity import GATES
 from tofe_edge.evaluation.prediction import top_classes
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.images import read_image
 from tofe_edge.io.preprocessing import preprocess
+from tofe_edge.io.targets import FP32_GATES, find_target
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
-from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED
-from tofe_edge.runtimes.native_self_test import self_test_alone
-from tofe_edge.runtimes.native_toolchain import Target
+from tofe_edge.runtimes.native_build import Target
+from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED, self_test_alone
 
 pytestmark = pytest.mark.toolchain
 
@@ -198,11 +197,12 @@ def test_the_runner_replays_golden_vectors_alone(native: Built, model: Path, ela
         assert verdict.passed and verdict.images == 4
         assert verdict.kept_overlap == (1.0, 1.0, 1.0) and verdict.failures == ()
         # Here the same bytes; there another CPU's rounding.
-        assert verdict.snr_db is None or (native.emulator and verdict.snr_db > GATES["fp32"].min_snr_db)
+        assert verdict.snr_db is None or (native.emulator and verdict.snr_db > FP32_GATES.min_snr_db)
 
 
 def test_its_gates_are_those_of_python(host: Built, model: Path) -> None:
-    for precision, gates in GATES.items():
+    for precision, storage in find_target("coreml").precisions.items():
+        gates = storage.gates
         edit(model.with_suffix(".json"), "precision", precision)
         found = json.loads(host(str(model), "--self-test", str(model.with_suffix(".golden"))).stdout)
         assert found["methods"][0]["gates"] == {

@@ -18,7 +18,7 @@ from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.preprocessing import preprocess
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
-from tofe_edge.runtimes.native_toolchain import Target
+from tofe_edge.runtimes.native_build import Target
 
 pytestmark = pytest.mark.toolchain
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import make_tiny_tofe
 from native_builds import Built, runner
-from native_programs import TINY_PRECISIONS, Precision, content, in_python, tiny_program
+from native_programs import TINY_PRECISIONS, NativeResult, Precision, content, in_python, run, tiny_program
 from tiny_exports import COUNTS, images
 from torch import Tensor, nn
 
@@ -26,14 +26,13 @@ from tofe_edge.converters.quantize import gather_statistics, plan_int8, quantize
 from tofe_edge.converters.reproducible import SCORE_LIMIT, ReproducibleAttention, ReproducibleNorm, reproducible
 from tofe_edge.converters.request import Calibration, ConvertRequest
 from tofe_edge.converters.static_graph import build_static_graph
-from tofe_edge.evaluation.parity import FP32_GATES, INT8_GATES, kept_overlap, snr_db
+from tofe_edge.evaluation.parity import kept_overlap, snr_db
 from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.io.inputs import load_photographs
-from tofe_edge.io.targets import find_target
+from tofe_edge.io.targets import FP32_GATES, INT8_GATES, find_target
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.zoo import shipped_checkpoints
-from tofe_edge.runtimes.native_runner import NativeResult, run
-from tofe_edge.runtimes.native_toolchain import EMULATED_CPU
+from tofe_edge.runtimes.native_build import EMULATED_CPU
 
 Pixels = npt.NDArray[np.float32]
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from native_builds import Built, runner
+from native_programs import run
 
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.runtimes.native_output import swallow_native_stderr
-from tofe_edge.runtimes.native_runner import WRONG_CALL, run
+from tofe_edge.runtimes.native_runner import WRONG_CALL
 from tofe_edge.runtimes.timing import Telemetry, TimingRequest
 
 pytestmark = pytest.mark.toolchain
@@ -53,7 +54,7 @@ def test_runs_go_on_until_the_time_is_over(host: Built, model: Path) -> None:
 
 def test_one_run_takes_place_however_short_the_time(host: Built, model: Path) -> None:
     assert len(report(host, str(model), "--duration", "1e-05")["samples_ms"]) == 1
-    timed = run(host.binary, model, bytes(INPUT_BYTES), TimingRequest(duration_s=0.05, warm_up=1))
+    timed = run(host.binary, model, bytes(INPUT_BYTES), TimingRequest(duration_s=0.05, warm_up=1)).timing
     assert len(timed.latency.samples_ms) == len(timed.latency.started_s) > 1
 
 
@@ -135,7 +136,7 @@ def test_python_reads_what_was_noted(host: Built, model: Path, tmp_path: Path) -
     wrapper = tmp_path / "runner"
     wrapper.write_text(f'#!/bin/sh\nexec {host.binary} "$@" --sysfs {fake_sys(tmp_path / "sys")}\n')
     wrapper.chmod(0o755)
-    timed = run(wrapper, model, bytes(INPUT_BYTES))
+    timed = run(wrapper, model, bytes(INPUT_BYTES)).timing
     assert timed.machine is not None and timed.machine.cpu_model == "Board Five Rev 1.0"
     temperatures = {"cpu-thermal": 48.312, "cpu-thermal thermal_zone1": -5.0, 'od"d?': 60.0}
     assert timed.telemetry == (Telemetry(0.0, {"cpu0": 1800000, "cpu1": 2400000}, temperatures),)

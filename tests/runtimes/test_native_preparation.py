@@ -23,8 +23,8 @@ from PIL import Image
 from tofe_edge.errors import InputError
 from tofe_edge.io.images import read_image
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
+from tofe_edge.runtimes.native_build import Target
 from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, RUNTIME_ERROR, WRONG_CALL
-from tofe_edge.runtimes.native_toolchain import Target
 
 pytestmark = [
     pytest.mark.toolchain,

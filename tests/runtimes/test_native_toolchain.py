@@ -13,8 +13,14 @@ from native_builds import HEADERS, runner
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.packaging.android import MIN_SDK
-from tofe_edge.runtimes.native_build import SOURCES, build
-from tofe_edge.runtimes.native_toolchain import AARCH64_EXECUTORCH, aarch64_emulator, aarch64_toolchain, host_toolchain
+from tofe_edge.runtimes.native_build import (
+    AARCH64_EXECUTORCH,
+    SOURCES,
+    aarch64_emulator,
+    aarch64_toolchain,
+    build,
+    host_toolchain,
+)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.comparison import judge
 from tofe_edge.runtimes.latency import Latency
-from tofe_edge.runtimes.sustained import judge
 from tofe_edge.runtimes.timing import Telemetry
 
 

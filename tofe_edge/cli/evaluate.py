@@ -10,7 +10,7 @@ from typing import Any
 from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, require
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.evaluation import EvaluationPage, write_page
-from tofe_edge.evaluation.usage import CountDistribution
+from tofe_edge.evaluation.prediction import CountDistribution
 from tofe_edge.io.files import check_place
 from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
 

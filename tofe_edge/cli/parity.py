@@ -21,8 +21,7 @@ from tofe_edge.cli.options import (
 )
 from tofe_edge.cli.output import emit, facts
 from tofe_edge.cli.pages.parity import write_page
-from tofe_edge.evaluation.analysis import Accuracy, Analysis
-from tofe_edge.evaluation.statistics import Interval
+from tofe_edge.evaluation.statistics import Accuracy, Analysis, Interval
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.files import write_bytes
 from tofe_edge.workflows.parity import ParityReport, parity

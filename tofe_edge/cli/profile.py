@@ -21,14 +21,15 @@ from tofe_edge.cli.options import (
 from tofe_edge.cli.output import check_html_place, emit, facts, table, threads
 from tofe_edge.cli.pages.profile import ProfilePage, write_page
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
-from tofe_edge.runtimes.comparison import Comparison
+from tofe_edge.io.targets import target_of
+from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml import COMPUTE_UNITS
 from tofe_edge.runtimes.coreml_device import OnDevice
 from tofe_edge.runtimes.etdump import Breakdown
 from tofe_edge.runtimes.latency import WARM_UP_RUNS
-from tofe_edge.runtimes.sustained import Sustained
+from tofe_edge.runtimes.reports import DENSE, LatencyReport, PackageReport
 from tofe_edge.runtimes.timing import Timing
-from tofe_edge.workflows.profile import DENSE, LatencyReport, PackageReport, has_benches, profile
+from tofe_edge.workflows.profile import profile
 from tofe_edge.workflows.run import load
 
 _OPERATORS_SHOWN = 8
@@ -68,7 +69,10 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     artifact = load(args.model).artifact
     if args.html is not None:
-        require(has_benches(artifact), f"--html is for .pte models; {args.model} is measured on a Mac alone")
+        require(
+            target_of(artifact.manifest).native_runner,
+            f"--html is for .pte models; {args.model} is measured on a Mac alone",
+        )
         # Now, as a measurement takes a while.
         check_html_place(args.html, (artifact.path, artifact.manifest_path, golden_path_of(artifact.path)))
     report = profile(artifact, **keywords(profile, args))

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import InputError
-from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.evaluation.prediction import Prediction, reused_counts
 from tofe_edge.evaluation.reference import Reference
 from tofe_edge.evaluation.statistics import proportion_interval
-from tofe_edge.evaluation.usage import reused_counts
 from tofe_edge.io.dataset import Sample
-from tofe_edge.io.inputs import Inputs, none_usable, read_inputs
+from tofe_edge.io.inputs import none_usable, read_inputs
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import Backbone
@@ -117,9 +115,10 @@ class _Tally:
         images = self._kept.total()
         costs = [gmacs(tofe_macs(self._backbone, kept) if kept else dense_macs(self._backbone)) for kept in self._kept]
         weights = list(self._kept.values())
+        interval = proportion_interval(self._hits1, images)
         return Evaluation(
             top1=100 * self._hits1 / images,
-            top1_interval=wilson_interval(self._hits1, images),
+            top1_interval=(100 * interval.low, 100 * interval.high),
             top5=100 * self._hits5 / images,
             images=images,
             gmacs=float(np.average(costs, weights=weights)),
@@ -132,20 +131,6 @@ class _Tally:
 
 def _mean(tallied: Counter[tuple[int, ...]]) -> tuple[float, ...]:
     return tuple(np.average(list(tallied), axis=0, weights=list(tallied.values())).tolist())
-
-
-def evaluate(reference: Reference, inputs: Inputs) -> Evaluation:
-    """Top-1 and top-5 of a reference on labelled inputs in memory.
-
-    Raises:
-        InputError: the inputs have no labels.
-    """
-    if inputs.labels is None:
-        raise InputError("accuracy needs labelled images; give a folder of class folders with --data")
-    tally = _Tally(reference.model.backbone.spec)
-    for prediction, label in zip(reference.predict_all(inputs.pixels), inputs.labels):
-        tally.add(prediction, label)
-    return tally.evaluation(inputs.unreadable)
 
 
 def evaluate_samples(
@@ -174,9 +159,3 @@ def evaluate_samples(
         else:
             unreadable.append(item.sample.location)
     return tally.evaluation(unreadable)
-
-
-def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
-    """95 % confidence interval of a rate, in per cent (Wilson 1927)."""
-    interval = proportion_interval(hits, trials)
-    return 100 * interval.low, 100 * interval.high

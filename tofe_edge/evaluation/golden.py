@@ -20,14 +20,15 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 
-from tofe_edge.errors import GateError, InputError
-from tofe_edge.evaluation.parity import GATES, NEAR_TIE, Parity, compare
+from tofe_edge.errors import GateError, InputError, require
+from tofe_edge.evaluation.parity import NEAR_TIE, Parity, compare
 from tofe_edge.evaluation.prediction import Prediction, Predictor, RankedClass, top_classes
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
 from tofe_edge.io.documents import FORBID, Flag, Int, Number, Text, read_json, validate, without_schema
 from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.preprocessing import Preprocessing, denormalize, normalize
+from tofe_edge.io.targets import Gates, gates_of
 
 if TYPE_CHECKING:
     from tofe_edge.model.checkpoint import Checkpoint
@@ -85,7 +86,7 @@ class GoldenSet:
     """All vectors of an artifact, every input for every method."""
 
     artifact_sha256: str
-    precision: str
+    gates: Gates
     preprocessing: Preprocessing
     vectors: tuple[GoldenVector, ...]
 
@@ -142,7 +143,7 @@ def make_golden(artifact: Artifact, load: Callable[[str], Predictor], checkpoint
             expected = _expected(actual.logits, actual.kept, ties[number])
             best = tuple(top_classes(expected.logits, manifest.class_names))
             vectors.append(GoldenVector(name, f"{number}.png", pngs[number], pixels[number], expected, best))
-    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
+    return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, tuple(vectors))
 
 
 def replay(golden: GoldenSet, predictor: Predictor, method: str = DEFAULT_METHOD) -> Parity:
@@ -161,7 +162,7 @@ def replay(golden: GoldenSet, predictor: Predictor, method: str = DEFAULT_METHOD
     """
     vectors = golden.of(method)
     actual = [predictor(normalize(vector.pixels, golden.preprocessing)[None]) for vector in vectors]
-    return compare([vector.expected for vector in vectors], actual, None, GATES[golden.precision])
+    return compare([vector.expected for vector in vectors], actual, None, golden.gates)
 
 
 def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
@@ -189,7 +190,7 @@ def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
         expected = _expected(np.array(entry.logits, np.float32), entry.kept, entry.near_tie)
         best = tuple(top_classes(expected.logits, manifest.class_names))
         vectors.append(GoldenVector(entry.method, entry.file, *images[entry.file], expected, best))
-    return GoldenSet(manifest.sha256, manifest.precision, manifest.preprocessing, tuple(vectors))
+    return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, tuple(vectors))
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class _Document:
 def _entries(content: Any, manifest: Manifest) -> list[_Entry]:
     """The checked entries of ``golden.json``. Raises :class:`InputError` without the name of the file."""
     document = validate(_Document, without_schema(content, SCHEMA, "its"), "its")
-    _require(document.artifact_sha256 == manifest.sha256, f"it is of another model file than {manifest.artifact}")
+    require(document.artifact_sha256 == manifest.sha256, f"it is of another model file than {manifest.artifact}")
     entries = document.vectors
     for number, entry in enumerate(entries):
         try:
@@ -235,29 +236,29 @@ def _entries(content: Any, manifest: Manifest) -> list[_Entry]:
         except InputError as error:
             raise InputError(f"vector {number}: {error}") from error
     sums = {entry.file: entry.sha256 for entry in entries}
-    _require(all(sums[one.file] == one.sha256 for one in entries), "vectors give one file different checksums")
+    require(all(sums[one.file] == one.sha256 for one in entries), "vectors give one file different checksums")
     pairs = sorted((entry.method, entry.file) for entry in entries)
     expected = sorted((method, file) for method in manifest.methods for file in sums)
-    _require(pairs == expected, "it lacks or repeats a method's input")
+    require(pairs == expected, "it lacks or repeats a method's input")
     return entries
 
 
 def _check_entry(entry: _Entry, manifest: Manifest) -> None:
     """Check an entry against the model."""
-    _require(entry.method in manifest.methods, "its method is not one of the model's")
+    require(entry.method in manifest.methods, "its method is not one of the model's")
     classes = len(manifest.class_names)
-    _require(len(entry.logits) == classes, f"its logits are not {classes} numbers")
+    require(len(entry.logits) == classes, f"its logits are not {classes} numbers")
     # It follows from the logits; an app may show it without computing it, so it must be right.
     best = top_classes(np.array(entry.logits, np.float32), manifest.class_names)
-    _require(len(entry.top5) == len(best), f"top5 must list {len(best)} classes")
+    require(len(entry.top5) == len(best), f"top5 must list {len(best)} classes")
     for one, right in zip(entry.top5, best):
         near = abs(one.probability - right.probability) <= _PROBABILITY_TOLERANCE
-        _require(near and (one.index, one.name) == (right.index, right.name), "top5 is not what its logits say")
+        require(near and (one.index, one.name) == (right.index, right.name), "top5 is not what its logits say")
     counts = manifest.methods[entry.method].token_counts or []
-    _require(len(entry.kept) == len(counts), f"kept has not {len(counts)} stages")
+    require(len(entry.kept) == len(counts), f"kept has not {len(counts)} stages")
     for stage, (positions, count) in enumerate(zip(entry.kept, counts), start=1):
         inside = all(0 <= one < manifest.patch_tokens for one in positions)
-        _require(
+        require(
             inside and len(positions) == len(set(positions)) == count,
             f"kept of stage {stage} is not {count} different positions under {manifest.patch_tokens}",
         )
@@ -287,7 +288,7 @@ def _near_ties(
     artifact: Artifact, checkpoint: Checkpoint, method: Method, inputs: Sequence[npt.NDArray[np.float32]]
 ) -> list[bool]:
     """Whether another CPU may rightly keep another token, per input. Always false if the gates allow for that anyway."""
-    if not GATES[artifact.manifest.precision].skips_near_ties or method.token_counts is None:
+    if not gates_of(artifact.manifest).skips_near_ties or method.token_counts is None:
         return [False] * len(inputs)
     from tofe_edge.evaluation.reference import load_reference
     from tofe_edge.model.backbones import TokenCounts
@@ -302,8 +303,3 @@ def _to_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     stored = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stored, "PNG", compress_level=9)
     return stored.getvalue()
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.evaluation.evaluate import Predicted, predict_samples
-from tofe_edge.evaluation.prediction import RankedClass, top_classes
+from tofe_edge.evaluation.prediction import MeanUsage, RankedClass, reused_counts, top_classes
 from tofe_edge.evaluation.reference import Reference
-from tofe_edge.evaluation.usage import MeanUsage, reused_counts
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.preprocessing import Preprocessing, denormalize
 

@@ -1,4 +1,4 @@
-"""The parity gates: an artifact against its reference, with thresholds as named constants. Pure functions."""
+"""An artifact against its reference, by the gates of its precision (:mod:`tofe_edge.io.targets`). Pure functions."""
 
 from __future__ import annotations
 
@@ -12,50 +12,15 @@ import numpy.typing as npt
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.prediction import Prediction, probabilities
-
-MIN_IMAGES_FOR_RATE = 100
-"""Below this agreement is reported and not gated: a few borderline images would decide it. On 32 crops of two
-photographs the shipped int8 model agrees on 75 %, on 200 validation images on 96.5 %, with the same SNR. A small sample
-shows whether a program is right (SNR, kept tokens); how often int8 changes a class takes a real one (--data)."""
-
-
-@dataclass(frozen=True)
-class Gates:
-    """Thresholds that an artifact of one precision must reach."""
-
-    min_snr_db: float
-    min_top1_agreement: float
-    min_kept_overlap: float
-    min_psnr_db: float = -math.inf
-    max_drop: float | None = None
-    """Points of top-1 accuracy that the artifact may have less than the reference; ``None`` is not gated."""
-    min_images_for_rate: int = MIN_IMAGES_FOR_RATE
-    """Fewer images do not gate agreement."""
-    skips_near_ties: bool = False
-    """Leave out images on which the reference holds two tokens at the cut less than ``NEAR_TIE`` apart."""
-
+from tofe_edge.io.targets import Gates
 
 NEAR_TIE = 1e-5
 """For scores of order 1: fp32 in another order moves them by up to some 1e-6, and then either token is the right one. Of
 64 validation images one has a gap of 2e-8 at a cut."""
 
-FP32_GATES = Gates(min_snr_db=60.0, min_top1_agreement=1.0, min_kept_overlap=1.0, skips_near_ties=True)
-"""Same arithmetic in another order: about 1e-6 of the logits, never another token or class but by a near tie."""
-
-FP16_GATES = Gates(min_snr_db=20.0, min_psnr_db=35.0, min_top1_agreement=0.99, min_kept_overlap=0.98)
-"""35 dB is the PSNR gate of Apple's own converters of diffusion models. A token near the cut that fp16 swaps moves the logits
-more than its arithmetic does: the shipped net has 29.7 dB of SNR with some swapped, and 53.8 with fp32's tokens forced."""
-
-INT8_GATES = Gates(min_snr_db=10.0, min_top1_agreement=0.95, min_kept_overlap=0.85)
-"""Post-training int8 costs a vision transformer half a point of accuracy when done well; borderline images change sides,
-one in twenty at most. Tokens near the cut change sides too, and move the logits more than rounding does: the shipped
-net keeps 98, 96 and 93 % of its tokens in dynamic int8 at 16 dB. Below 10 dB or 85 % something is broken, not rounded."""
-
 DECIDED_MARGIN = 0.1
 """Closer than 10 points of probability, rounding may turn the top class: of 15 int8 changes seen on 232 images of
 a half-trained net, 13 were closer."""
-
-GATES = {"fp32": FP32_GATES, "fp16": FP16_GATES, "int8": INT8_GATES, "pal6": INT8_GATES, "pal4": INT8_GATES}
 
 
 @dataclass(frozen=True)

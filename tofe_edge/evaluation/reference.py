@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.errors import DeviceError, InputError, first_line
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.model.backbones import TokenCounts
@@ -119,7 +119,7 @@ def why_no_cuda() -> str | None:
             return None
     if torch.version.cuda is None and torch.version.hip is None:
         return f"PyTorch {torch.__version__} is built without CUDA"
-    because = "".join(f" ({_first_line(warning.message)})" for warning in said[:1])
+    because = "".join(f" ({first_line(warning.message)})" for warning in said[:1])
     return f"PyTorch finds no CUDA device here{because}"
 
 
@@ -144,11 +144,7 @@ def gpu_failures(device: torch.device, when: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"device {device}: out of memory {when}; free some of it, or use --device cpu") from error
     except torch.AcceleratorError as error:
-        raise DeviceError(f"device {device}: {_first_line(error)} {when}; use --device cpu") from error
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise DeviceError(f"device {device}: {first_line(error)} {when}; use --device cpu") from error
 
 
 def _split(inference: Inference) -> list[Prediction]:

@@ -8,6 +8,7 @@ negative. Logits are ``(images, classes)`` of any real type, labels ``(images,)`
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import require
 from tofe_edge.evaluation.parity import DECIDED_MARGIN, top2_margin
-from tofe_edge.evaluation.prediction import probabilities
+from tofe_edge.evaluation.prediction import Prediction, probabilities
 
 Array = npt.NDArray[Any]
 
@@ -107,7 +108,7 @@ def proportion_interval(hits: int, total: int, confidence: float = 0.95) -> Inte
     With p = hits / n and z the normal quantile of (1 + confidence) / 2, the ends are
     (p + z²/2n ± z √(p (1 - p) / n + z²/4n²)) / (1 + z²/n).
     """
-    _require(total >= 1 and 0 <= hits <= total, f"a rate is 0 to n images of n, at least one; not {hits} of {total}")
+    require(total >= 1 and 0 <= hits <= total, f"a rate is 0 to n images of n, at least one; not {hits} of {total}")
     z = -NormalDist().inv_cdf(_tail(confidence))
     rate, scale = hits / total, 1 + z * z / total
     centre = (rate + z * z / (2 * total)) / scale
@@ -146,7 +147,7 @@ def bootstrap_difference(
     hold what the sample does not.
     """
     images, lost, gained = _discordant(reference_right, artifact_right)
-    _require(resamples >= 1 and seed >= 0, f"bootstrap: {resamples} resamples with seed {seed}; give 1 and 0 at least")
+    require(resamples >= 1 and seed >= 0, f"bootstrap: {resamples} resamples with seed {seed}; give 1 and 0 at least")
     tail = _tail(confidence)
     # The two concordant cells add nothing to the difference: drawn as one, they leave its distribution as it is.
     cells = [lost / images, gained / images, (images - lost - gained) / images]
@@ -158,7 +159,7 @@ def bootstrap_difference(
 def top_k_hits(logits: Array, labels: Array, k: int = 1) -> npt.NDArray[np.bool_]:
     """Whether each label is among the ``k >= 1`` likeliest classes, the lower class first among equals: ``(images,)``."""
     logits, labels = _logits(logits), np.asarray(labels)
-    _require(k >= 1, f"top-k needs a k of at least 1, not {k}")
+    require(k >= 1, f"top-k needs a k of at least 1, not {k}")
     _check_labels(labels, *logits.shape)
     return np.take_along_axis(_among_best(logits, k), labels[:, None], axis=1)[:, 0]
 
@@ -175,7 +176,7 @@ def calibration_error(logits: Array, labels: Array, bins: int = 15) -> Calibrati
     B_m holds the images whose confidence is in ((m - 1) / bins, m / bins]: bins of equal width, at least one.
     """
     right = top_k_hits(logits, labels)
-    _require(bins >= 1, f"calibration needs at least 1 bin, not {bins}")
+    require(bins >= 1, f"calibration needs at least 1 bin, not {bins}")
     confidence = probabilities(np.asarray(logits)).max(1)
     member = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1
     error = float(np.abs(np.bincount(member, weights=right - confidence)).sum() / len(right))
@@ -206,9 +207,9 @@ def margin_at_cut(margins: Array) -> Margins:
     """Quantiles of score margins at the cut, ``(images,)`` as ``Prediction.margin`` has them: infinite is not known."""
     values = np.asarray(margins, np.float64)
     valid = values.ndim == 1 and not np.isnan(values).any() and not np.isneginf(values).any()
-    _require(valid, f"margins {values.shape} are not one number per image (infinite if not known)")
+    require(valid, f"margins {values.shape} are not one number per image (infinite if not known)")
     known = values[np.isfinite(values)]
-    _require(len(known) > 0, f"of {len(values)} images none has a known margin; has the net no token selectors?")
+    require(len(known) > 0, f"of {len(values)} images none has a known margin; has the net no token selectors?")
     quantiles = {f"p{percent}": float(np.percentile(known, percent)) for percent in (5, 25, 50, 75, 95)}
     return Margins(len(known), len(values) - len(known), quantiles)
 
@@ -216,7 +217,7 @@ def margin_at_cut(margins: Array) -> Margins:
 def worst(reference_logits: Array, artifact_logits: Array, labels: Array | None, count: int = 10) -> tuple[Change, ...]:
     """The ``count >= 1`` images on which the reference's top class loses most probability, by index among equals."""
     expected, actual = _pair(reference_logits, artifact_logits)
-    _require(count >= 1, f"worst needs a count of at least 1, not {count}")
+    require(count >= 1, f"worst needs a count of at least 1, not {count}")
     if labels is not None:
         _check_labels(np.asarray(labels), *expected.shape)
     before, after = probabilities(expected), probabilities(actual)
@@ -235,20 +236,15 @@ def sample_size_for(drop_points: float, discordant_rate: float, power: float = 0
     """
     drop, rate = drop_points / 100, discordant_rate
     valid = 0 < rate <= 1 and 0.5 <= power < 1
-    _require(valid, f"a discordant rate is in (0, 1] and power in [0.5, 1), not {rate:g} and {power:g}")
+    require(valid, f"a discordant rate is in (0, 1] and power in [0.5, 1), not {rate:g} and {power:g}")
     z_a, z_b = -NormalDist().inv_cdf(_tail(1 - significance)), NormalDist().inv_cdf(power)
     # 1.1 / 100 > 0.011 in floating point, hence the factor.
-    _require(0 < drop <= rate * (1 + 1e-9), f"a drop is in (0, {100 * rate:g}], the % discordant; not {drop_points:g}")
+    require(0 < drop <= rate * (1 + 1e-9), f"a drop is in (0, {100 * rate:g}], the % discordant; not {drop_points:g}")
     return math.ceil(((z_a * math.sqrt(rate) + z_b * math.sqrt(max(0.0, rate - drop * drop))) / drop) ** 2)
 
 
-def _require(held: bool | np.bool_, message: str) -> None:
-    if not held:
-        raise InputError(message)
-
-
 def _tail(confidence: float) -> float:  # beyond either end of a two-sided interval
-    _require(0 < confidence < 1, f"confidence, or 1 - significance, is in (0, 1), such as 0.95, not {confidence:g}")
+    require(0 < confidence < 1, f"confidence, or 1 - significance, is in (0, 1), such as 0.95, not {confidence:g}")
     return (1 - confidence) / 2
 
 
@@ -256,23 +252,23 @@ def _discordant(reference_right: Array, artifact_right: Array) -> tuple[int, int
     """Images, and how many of them the reference alone and the artifact alone has right."""
     before, after = np.asarray(reference_right), np.asarray(artifact_right)
     paired = before.ndim == 1 and before.shape == after.shape and before.size > 0
-    _require(paired, f"paired statistics need the same images on both sides, not {before.shape} and {after.shape}")
-    _require(before.dtype == after.dtype == np.bool_, f"right or wrong is bool, not {before.dtype} and {after.dtype}")
+    require(paired, f"paired statistics need the same images on both sides, not {before.shape} and {after.shape}")
+    require(before.dtype == after.dtype == np.bool_, f"right or wrong is bool, not {before.dtype} and {after.dtype}")
     return len(before), int((before & ~after).sum()), int((after & ~before).sum())
 
 
 def _logits(logits: Array, whose: str = "the") -> Array:
     array = np.asarray(logits)
     valid = array.ndim == 2 and len(array) >= 1 and array.shape[1] >= 2 and array.dtype.kind in "fiu"
-    _require(valid, f"{whose} logits {array.shape} {array.dtype} are not (images, classes) of numbers, from (1, 2) up")
+    require(valid, f"{whose} logits {array.shape} {array.dtype} are not (images, classes) of numbers, from (1, 2) up")
     finite = np.isfinite(array).all(1)
-    _require(finite.all(), f"{whose} logits of {(~finite).sum()} images are not finite; the first is {finite.argmin()}")
+    require(finite.all(), f"{whose} logits of {(~finite).sum()} images are not finite; the first is {finite.argmin()}")
     return array
 
 
 def _pair(reference_logits: Array, artifact_logits: Array) -> tuple[Array, Array]:
     expected, actual = _logits(reference_logits, "the reference's"), _logits(artifact_logits, "the artifact's")
-    _require(
+    require(
         expected.shape == actual.shape, f"reference and artifact are not of one shape: {expected.shape}, {actual.shape}"
     )
     return expected, actual
@@ -280,9 +276,9 @@ def _pair(reference_logits: Array, artifact_logits: Array) -> tuple[Array, Array
 
 def _check_labels(labels: Array, images: int, classes: int) -> None:
     valid = labels.shape == (images,) and labels.dtype.kind in "iu"
-    _require(valid, f"labels {labels.shape} {labels.dtype} are not integers, one for each of {images} images")
+    require(valid, f"labels {labels.shape} {labels.dtype} are not integers, one for each of {images} images")
     low, high = labels.min(), labels.max()
-    _require(low >= 0 and high < classes, f"labels {low} to {high} are not in 0 to {classes - 1}; of another data set?")
+    require(low >= 0 and high < classes, f"labels {low} to {high} are not in 0 to {classes - 1}; of another data set?")
 
 
 def _among_best(logits: Array, k: int) -> npt.NDArray[np.bool_]:
@@ -292,3 +288,92 @@ def _among_best(logits: Array, k: int) -> npt.NDArray[np.bool_]:
     above, level = logits > least, logits == least
     mask: npt.NDArray[np.bool_] = above | (level & (level.cumsum(1) <= k - above.sum(1, keepdims=True)))
     return mask
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy of both sides on labelled images, as shares; differences in points."""
+
+    top1_reference: Interval
+    top1_artifact: Interval
+    top5_reference: Interval
+    top5_artifact: Interval
+    difference: Interval
+    """Artifact less reference, paired bootstrap."""
+    mcnemar: McNemar
+    calibration_reference: Calibration
+    calibration_artifact: Calibration
+    images_to_see_half_a_point: int | None
+    """That a paired test needs, at this rate of changes, to see a drop of half a point; ``None`` if nothing changed."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything but the gates. ``accuracy`` is ``None`` without labels, ``margins`` empty for a dense net."""
+
+    agreement: Agreement
+    accuracy: Accuracy | None
+    margins: tuple[Margins, ...]
+    """Per stage: how clearly the reference's selector decides."""
+    worst: tuple[Change, ...]
+    worst_names: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Stable keys of ``tofe-edge parity --json`` under ``analysis``."""
+        document = asdict(self)
+        names = document.pop("worst_names")
+        document["worst"] = [{"image": name, **change} for name, change in zip(names, document["worst"])]
+        return document
+
+
+_HALF_A_POINT = 0.5
+
+
+def analyse(
+    reference: Sequence[Prediction],
+    artifact: Sequence[Prediction],
+    labels: Sequence[int] | None,
+    names: Sequence[str],
+    worst_count: int = 10,
+) -> Analysis:
+    """Statistics of predictions of the same images.
+
+    Args:
+        names: of the images, for the list of the worst.
+
+    Raises:
+        InputError: logits are not finite, or a label is no class.
+    """
+    expected = np.stack([prediction.logits for prediction in reference])
+    actual = np.stack([prediction.logits for prediction in artifact])
+    known = None if labels is None else np.asarray(labels)
+    changes = worst(expected, actual, known, min(worst_count, len(expected)))
+    stages = min(len(prediction.margins) for prediction in reference)
+    return Analysis(
+        agreement=agreement(expected, actual),
+        accuracy=None if known is None else _accuracy(expected, actual, known),
+        margins=tuple(
+            margin_at_cut(margins)
+            for stage in range(stages)
+            if np.isfinite(margins := np.array([one.margins[stage] for one in reference])).any()
+        ),
+        worst=changes,
+        worst_names=tuple(names[change.index] for change in changes),
+    )
+
+
+def _accuracy(expected: np.ndarray, actual: np.ndarray, labels: np.ndarray) -> Accuracy:
+    right = top_k_hits(expected, labels), top_k_hits(actual, labels)
+    test = mcnemar(*right)
+    changed = test.discordant_rate
+    return Accuracy(
+        top1_reference=top_k_accuracy(expected, labels),
+        top1_artifact=top_k_accuracy(actual, labels),
+        top5_reference=top_k_accuracy(expected, labels, 5),
+        top5_artifact=top_k_accuracy(actual, labels, 5),
+        difference=bootstrap_difference(*right),
+        mcnemar=test,
+        calibration_reference=calibration_error(expected, labels),
+        calibration_artifact=calibration_error(actual, labels),
+        images_to_see_half_a_point=sample_size_for(_HALF_A_POINT, changed) if changed >= _HALF_A_POINT / 100 else None,
+    )

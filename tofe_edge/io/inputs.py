@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.io.dataset import Sample
 from tofe_edge.io.images import list_images, read_image
 from tofe_edge.io.preprocessing import Preprocessing, preprocess, random_crop_views
 from tofe_edge.io.progress import progress_bar
@@ -61,19 +61,6 @@ def read_inputs(samples: Iterable[Sample], spec: Preprocessing) -> Iterator[Load
 def none_usable(source: Path, unreadable: int, reason: str) -> InputError:
     """The error for data of which not one image can be read."""
     return InputError(f"{source}: none of its {unreadable} images can be used (first: {reason})")
-
-
-def load_folder(
-    source: Path, class_ids: Sequence[str], spec: Preprocessing, limit: int | None, seed: int = 0
-) -> Inputs:
-    """Read (at most ``limit``, evenly over classes) images of a labelled data source (see ``find_samples``) into memory.
-
-    Files that cannot be read are left out and listed.
-
-    Raises:
-        InputError: there are no images, their labels are no classes of the model, or none can be read.
-    """
-    return _gather(source, sample_evenly(find_samples(source, class_ids), limit, seed), spec, str(source))
 
 
 def load_unlabelled(

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 
 from tofe_edge import __version__
 from tofe_edge.errors import InputError, shown
-from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest, Method
+from tofe_edge.io.targets import gates_of
 from tofe_edge.packaging.archive import Unpacked, read_zip, zip_bytes
 from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
 from tofe_edge.packaging.contents import PackagedModel
@@ -215,7 +215,7 @@ def assets_folder(name: str, sha256: str) -> str:
 def values_for(model: PackagedModel, package: str, licences: list[Licence]) -> dict[str, object]:
     """Return every key of the Android templates. Raises :class:`InputError` as :func:`~tofe_edge.packaging.platform.executorch_release`."""
     manifest, spec = model.manifest, model.manifest.preprocessing
-    gates, names = GATES[manifest.precision], _budget_names(manifest)
+    gates, names = gates_of(manifest), _budget_names(manifest)
     return {
         **common_values(manifest),
         "PACKAGE": package,

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from tofe_edge.errors import InputError, shown
-from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.targets import find_target, runs_on, targets_for
+from tofe_edge.io.targets import find_target, gates_of, runs_on, targets_for
 from tofe_edge.packaging.apple_names import check_methods, module_of
 from tofe_edge.packaging.apple_vectors import vectors_for
 from tofe_edge.packaging.archive import Unpacked
@@ -139,7 +138,7 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
         InputError: as :func:`systems_of` and :func:`~tofe_edge.packaging.platform.executorch_release`, or a method cannot name a case.
     """
     manifest, spec = model.manifest, model.manifest.preprocessing
-    gates, methods = GATES[manifest.precision], list(manifest.methods.values())
+    gates, methods = gates_of(manifest), list(manifest.methods.values())
     ios, macos = systems_of(manifest)
     check_methods(manifest)
     values: dict[str, object] = {

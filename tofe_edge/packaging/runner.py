@@ -18,8 +18,8 @@ from tofe_edge.io.artifact import Artifact, Manifest
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.runtimes.devices.deploy import cached_runner
-from tofe_edge.runtimes.native_self_test import MethodVerdict, self_test_alone
-from tofe_edge.runtimes.native_toolchain import Target, aarch64_emulator
+from tofe_edge.runtimes.native_build import Target, aarch64_emulator
+from tofe_edge.runtimes.native_runner import MethodVerdict, self_test_alone
 
 _PACKAGE = "executorch"
 RUNNER = "tofe_runner"

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
+from tofe_edge.io.targets import gates_of
 from tofe_edge.packaging.bundle import BundleFile
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -64,7 +64,7 @@ def facts(manifest: Manifest) -> str:
 
 def common_values(manifest: Manifest) -> dict[str, object]:
     """Return the keys of templates that are the same in every language: sizes, classes, preparation and gates."""
-    spec, gates = manifest.preprocessing, GATES[manifest.precision]
+    spec, gates = manifest.preprocessing, gates_of(manifest)
     return {
         "SHA256": manifest.sha256,
         "SIZE_BYTES": manifest.size_bytes,

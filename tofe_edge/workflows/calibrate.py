@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tofe_edge import __version__
-from tofe_edge.budget.latency_parts import Part, parts_of, to_table
+from tofe_edge.budget.latency_model import Part, parts_of, to_table
 from tofe_edge.converters.probes import build_probes, count_programs
 from tofe_edge.errors import require
 from tofe_edge.io.files import check_place, staging_dir, write_bytes

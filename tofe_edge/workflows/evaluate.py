@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tofe_edge.evaluation.evaluate import Evaluation, evaluate_samples
 from tofe_edge.evaluation.image_tokens import Extremes
+from tofe_edge.evaluation.prediction import CountDistribution, distributions
 from tofe_edge.evaluation.reference import Mode, load_reference
-from tofe_edge.evaluation.usage import CountDistribution, distributions
 from tofe_edge.io.dataset import find_samples, sample_evenly
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.workflows.sources import StrPath, open_checkpoint, resized

@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.analysis import Analysis, analyse
-from tofe_edge.evaluation.parity import GATES, GateResult, Gates, Parity, compare
+from tofe_edge.evaluation.parity import GateResult, Parity, compare
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Reference, load_reference
+from tofe_edge.evaluation.statistics import Analysis, analyse
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
 from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.io.inputs import Inputs, load_photographs
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
+from tofe_edge.io.targets import Gates, gates_of
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_by_checksum
@@ -48,25 +48,6 @@ class Picture:
     for_reference: npt.NDArray[np.float32]
 
 
-class Pictures(Protocol):
-    """Images to compare on. ``unreadable`` fills up while they are read."""
-
-    source: str
-    unreadable: list[Path]
-
-    def __len__(self) -> int:
-        """How many there are, those that cannot be read included."""
-        ...
-
-    def read(self, artifact: Preprocessing, reference: Preprocessing) -> Iterator[Picture]:
-        """Those that can be read, prepared both ways."""
-        ...
-
-    def thumbnail(self, name: str) -> bytes | None:
-        """A small JPEG of an image of the data; ``None`` if there is no file to show."""
-        ...
-
-
 class InMemory:
     """Inputs that are prepared already: both sides get the same."""
 
@@ -85,7 +66,7 @@ class InMemory:
             yield Picture(f"{self.source} {number}", label, pixels, pixels)
 
     def thumbnail(self, name: str) -> None:
-        """Nothing: the crops are not files."""
+        """``None``: the crops are not files."""
 
 
 class Streamed:
@@ -128,6 +109,10 @@ class Streamed:
         stored = BytesIO()
         image.save(stored, "JPEG", quality=80)
         return stored.getvalue()
+
+
+Pictures = InMemory | Streamed
+"""Images to compare on. ``unreadable`` fills up while they are read."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +161,7 @@ def check(
     rows = list(_predict_both(model, reference, stream, len(pictures)))
     names, labels, expected, actual = zip(*rows)
     known = None if None in labels else labels
-    parity = compare(expected, actual, known, adjust(GATES[manifest.precision]))
+    parity = compare(expected, actual, known, adjust(gates_of(manifest)))
     parity = replace(parity, gates=(*parity.gates, *_class_gate(artifact, checkpoint)))
     return Checked(parity, names, known, expected, actual, reference.device.type)
 
@@ -279,7 +264,7 @@ def parity(
             gates = replace(gates, min_top1_agreement=min_agreement, min_images_for_rate=1)
         return gates if max_drop is None else replace(gates, max_drop=max_drop)
 
-    pictures: InMemory | Streamed
+    pictures: Pictures
     if data is None:
         pictures = InMemory(load_photographs(resized(opened.manifest.preprocessing, resize)))
     else:

@@ -3,81 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import cast
 
-from tofe_edge.errors import DeviceError, InputError, require
-from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method, open_artifact
+import torch
+
+from tofe_edge.converters.quantize import SELECTORS, Int8Mode
+from tofe_edge.converters.request import Calibration, ConvertRequest
+from tofe_edge.errors import require
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, open_artifact
+from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.progress import progress_bar, warn
 from tofe_edge.io.targets import target_of
-from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.runtimes import coreml
-from tofe_edge.runtimes.affinity import bound_to
-from tofe_edge.runtimes.bench import Bench
-from tofe_edge.runtimes.comparison import Comparison, Rival, compare
-from tofe_edge.runtimes.coreml_counts import Share, by_operator, by_stage, costs, in_total
-from tofe_edge.runtimes.coreml_device import OnDevice, Placement, time_on_device
-from tofe_edge.runtimes.coreml_names import function_name
-from tofe_edge.runtimes.devices.opening import open_bench
-from tofe_edge.runtimes.etdump import Breakdown, break_down, stage_names
-from tofe_edge.runtimes.executorch import check_program
-from tofe_edge.runtimes.mil import load_program, open_package
-from tofe_edge.runtimes.sustained import Sustained, judge
-from tofe_edge.runtimes.timing import DEFAULT_RUNS, Timing, TimingRequest, joined
-from tofe_edge.workflows.dense_twin import make_dense_twin
+from tofe_edge.model.checkpoint import Checkpoint, dense_form
+from tofe_edge.runtimes.reports import DENSE, LatencyReport, PackageReport, ProfileRequest
+from tofe_edge.runtimes.timing import DEFAULT_RUNS
+from tofe_edge.workflows.convert import write_conversion
 from tofe_edge.workflows.parity import find_reference
 from tofe_edge.workflows.run import Model, artifact_of
 from tofe_edge.workflows.sources import StrPath
-
-DENSE = "dense"
-"""What to compare with: the same net without token reduction."""
-
-
-@dataclass(frozen=True)
-class LatencyReport:
-    """The latency of one method of a program, and what explains it.
-
-    Attributes:
-        where: the bench: ``host``, ``ssh://pi@kitchen``.
-        breakdown: time per stage and operator; ``None`` if it was not traced: on another device, or the trace is unknown.
-        sustained: whether the device throttles, if that was asked for.
-        comparison: with ``rival``, if that was asked for.
-        rival: ``dense``, or the path of another model.
-    """
-
-    artifact: Artifact
-    request: TimingRequest
-    where: str
-    timing: Timing
-    breakdown: Breakdown | None
-    sustained: Sustained | None
-    comparison: Comparison | None
-    rival: str | None
-
-
-@dataclass(frozen=True)
-class PackageReport:
-    """What one method of a Core ML package computes, and on a Mac how fast.
-
-    Attributes:
-        operators: counts by type of operator, most multiply-accumulates first.
-        stages: the same by stage.
-        total: of all operators.
-        timed: by choice of compute units; empty if this is not a Mac.
-        placement: where Core ML means to run the operators, for the first choice.
-        runs: timed runs per choice.
-    """
-
-    artifact: Artifact
-    method: Method
-    operators: tuple[Share, ...]
-    stages: tuple[Share, ...]
-    total: Share
-    timed: tuple[OnDevice, ...]
-    placement: tuple[Placement, ...]
-    runs: int
 
 
 def profile(
@@ -111,7 +58,7 @@ def profile(
         backbone: the net, if the checkpoint has plain dense weights.
 
     Returns:
-        A :class:`LatencyReport`; a :class:`PackageReport` for a Core ML package.
+        What the model's target reports: a :class:`LatencyReport`, or a :class:`PackageReport` for a folder.
 
     Raises:
         InputError: the options do not go together, or the model or the device is not there.
@@ -128,103 +75,76 @@ def profile(
     for name, value in (("checkpoint", checkpoint), ("backbone", backbone)):
         require(value is None or against == DENSE, f"--{name} is for --against dense")
     artifact = artifact_of(model)
-    chosen = artifact.manifest.method(method)
-    if not has_benches(artifact):
-        bench_options = {"on": on != "host", "runner": runner, "cpus": cpus, "sustained": sustained, "against": against}
-        for name, given in bench_options.items():
-            require(not given, f"--{name} is for .pte models; {artifact.path} is measured on a Mac alone")
-        require(threads is None, "--threads is for .pte models; Core ML has its own threads, see --compute-units")
-        return _profile_package(artifact, chosen, compute_units, runs or DEFAULT_RUNS)
-    require(compute_units is None, "--compute-units is for .mlpackage models; use --threads")
-    check_program(artifact)
-    request = TimingRequest(method, runs or DEFAULT_RUNS, duration_s=sustained, threads=threads or 1, cpus=cpus)
-    with ExitStack() as stack:
-        # The device first: that it cannot be reached should not be said after half a minute of converting.
-        bench = stack.enter_context(open_bench(on, runner))
-        comparison = None
-        if against is None:
-            timing = bench.time(artifact.path, request)
-        else:
-            if against == DENSE:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tofe-edge-")))
-                other = _dense_twin(artifact, find_reference(artifact, checkpoint, backbone), folder)
-            else:
-                other = open_artifact(Path(against))
-            comparison, timing = _compare(bench, artifact, other, request)
-        return LatencyReport(
-            artifact=artifact,
-            request=request,
-            where=bench.name,
-            timing=timing,
-            breakdown=trace(artifact, request.threads, method, cpus) if bench.name == "host" else None,
-            sustained=None if sustained is None else judge(timing.latency, timing.telemetry),
-            comparison=comparison,
-            rival=None if against is None else str(against),
-        )
-
-
-def has_benches(artifact: Artifact) -> bool:
-    """Whether benches (this machine, ssh, adb) run the model; Core ML packages run on a Mac alone."""
-    return target_of(artifact.manifest).native_runner
-
-
-def trace(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, cpus: str = "") -> Breakdown | None:
-    """Time per stage and operator on these cores; ``None``, with a warning, if the trace has an unknown shape."""
-    try:
-        with bound_to(cpus):
-            return break_down(artifact, threads, method)
-    except DeviceError as error:
-        # What was measured before must not be thrown away.
-        warn(f"no breakdown: {error}")
-        return None
-
-
-def _dense_twin(artifact: Artifact, checkpoint: Checkpoint, folder: Path) -> Artifact:
-    with progress_bar("converting the dense net (half a minute)", total=1, unit="net") as bar:
-        twin = make_dense_twin(artifact, checkpoint, folder)
-        bar.update(1)
-    return twin
-
-
-def _compare(bench: Bench, artifact: Artifact, other: Artifact, request: TimingRequest) -> tuple[Comparison, Timing]:
-    """Time the model in turn with another one that takes the same input."""
-    require(has_benches(other), f"{other.path}: is not a .pte model, which --against needs")
-    check_program(other)
-    ours, theirs = artifact.manifest, other.manifest
-    require(
-        (ours.batch, ours.preprocessing.image_size) == (theirs.batch, theirs.preprocessing.image_size),
-        f"{other.path}: takes batches of {theirs.batch} at {theirs.preprocessing.image_size} px where {artifact.path} takes "
-        f"{ours.batch} at {ours.preprocessing.image_size} px; compare models with the same input",
-    )
-    model = Rival(artifact.path, request.method, ours.method(request.method).gmacs)
-    comparison, timings = compare(bench, model, Rival(other.path, DEFAULT_METHOD, theirs.gmacs), request)
-    return comparison, joined(timings)
-
-
-def _profile_package(artifact: Artifact, method: Method, compute_units: str | None, runs: int) -> PackageReport:
-    """Count, and measure if there is Core ML: the compute units asked for, or each choice with ``all`` first."""
-    program = load_program(open_package(artifact.path), function_name(method.name))
-    try:
-        counted = costs(program.operations, program.function.inputs)
-    except InputError as error:
-        raise InputError(f"{artifact.path}: {error}") from error
-    timed: Sequence[OnDevice] = ()
-    placement: tuple[Placement, ...] = ()
-    if coreml.has_core_ml():
-        choices = [units for units in coreml.COMPUTE_UNITS if compute_units in (None, units)]
-        timed = [time_on_device(artifact, method.name, units, runs) for units in choices]
-        try:
-            placement = timed[0].placement()
-        except DeviceError as error:
-            # The latency has been measured; a plan that is not to be had must not throw it away.
-            warn(f"no placement: {error}")
-    return PackageReport(
-        artifact=artifact,
+    artifact.manifest.method(method)
+    request = ProfileRequest(
         method=method,
-        operators=tuple(by_operator(counted)),
-        stages=tuple(by_stage(counted, stage_names(artifact.manifest))),
-        total=in_total(counted),
-        timed=tuple(timed),
-        placement=placement,
-        runs=runs,
+        on=on,
+        runner=runner,
+        cpus=cpus,
+        threads=threads,
+        runs=runs or DEFAULT_RUNS,
+        sustained=sustained,
+        rival=None if against is None else str(against),
+        open_rival=None if against is None else partial(_rival, artifact, against, checkpoint, backbone),
+        compute_units=compute_units,
     )
+    report: LatencyReport | PackageReport = target_of(artifact.manifest).time(artifact, request)
+    return report
+
+
+@contextmanager
+def _rival(
+    artifact: Artifact, against: StrPath, checkpoint: StrPath | Checkpoint | None, backbone: str | None
+) -> Iterator[Artifact]:
+    """The other model: opened, or made of the same checkpoint and removed in the end."""
+    if against != DENSE:
+        yield open_artifact(Path(against))
+        return
+    reference = find_reference(artifact, checkpoint, backbone)
+    with tempfile.TemporaryDirectory(prefix="tofe-edge-") as folder:
+        with progress_bar("converting the dense net (half a minute)", total=1, unit="net") as bar:
+            twin = make_dense_twin(artifact, reference, Path(folder))
+            bar.update(1)
+        yield twin
+
+
+def make_dense_twin(artifact: Artifact, checkpoint: Checkpoint, folder: Path) -> Artifact:
+    """Convert the dense form of ``checkpoint`` in the precision, batch and size of ``artifact``.
+
+    Args:
+        checkpoint: what the artifact was made from.
+        folder: where the model and its manifest are written.
+
+    Raises:
+        InputError: the artifact is dense itself, or the net cannot be converted.
+    """
+    manifest, target = artifact.manifest, target_of(artifact.manifest)
+    require(
+        manifest.token_counts is not None,
+        f"{artifact.path}: is a dense model itself; give a model with token reduction",
+    )
+    calibration = None
+    if manifest.int8_mode == "static":
+        # Static ranges have to come from some image; which one does not change a latency.
+        photographs = load_photographs(manifest.preprocessing).pixels
+        calibration = Calibration(tuple(torch.from_numpy(pixels.copy()) for pixels in photographs), None)
+    # Selectors always are in float, and the dense net has none.
+    returned = [layer for layer in manifest.fp32_layers if not layer.startswith(SELECTORS)]
+    if returned:
+        warn(
+            f"{len(returned)} layers of {artifact.path} were left in float; the dense net's are not, and it gains by that"
+        )
+    request = ConvertRequest(
+        checkpoint=dense_form(checkpoint),
+        target=target,
+        precision=manifest.precision,
+        profile=manifest.profile,
+        file_name=f"dense{target.suffix}",
+        int8_mode=cast(Int8Mode, manifest.int8_mode or "dynamic"),
+        calibration=calibration,
+        batch=manifest.batch,
+        image_size=manifest.preprocessing.image_size,
+        reproducible=manifest.reproducible,
+        options=target.options_from({}),
+    )
+    return write_conversion(request, folder / request.file_name)

@@ -16,7 +16,7 @@ from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, open_artifact
 from tofe_edge.io.inputs import load_image
 from tofe_edge.io.targets import target_of
-from tofe_edge.runtimes.elastic import load_elastic
+from tofe_edge.runtimes.deadline import load_elastic
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.workflows.sources import StrPath
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tofe_edge.errors import require
 from tofe_edge.evaluation.image_tokens import UNLABELLED, ImageTokens, Traced, trace
+from tofe_edge.evaluation.prediction import MeanUsage
 from tofe_edge.evaluation.reference import Mode, load_reference
-from tofe_edge.evaluation.usage import MeanUsage
 from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.io.images import IMAGE_SUFFIXES, list_images
 from tofe_edge.model.checkpoint import Checkpoint

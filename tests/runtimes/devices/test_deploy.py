@@ -13,8 +13,7 @@ from local_shell import LocalShell
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.runtimes import native_build
-from tofe_edge.runtimes.devices.deploy import cache_folder, cached_runner, choose_runner
-from tofe_edge.runtimes.devices.facts import DeviceFacts, parse_facts
+from tofe_edge.runtimes.devices.deploy import DeviceFacts, cache_folder, cached_runner, choose_runner, parse_facts
 from tofe_edge.runtimes.native_runner import BINARY
 
 GLIBC, BIONIC = "/lib/ld-linux-aarch64.so.1", "/system/bin/linker64"

@@ -14,7 +14,7 @@ import pytest
 from local_shell import LocalShell, has
 
 from tofe_edge.runtimes.devices import scripts
-from tofe_edge.runtimes.devices.facts import parse_facts
+from tofe_edge.runtimes.devices.deploy import parse_facts
 from tofe_edge.runtimes.devices.process import OverdueError, run_program
 from tofe_edge.runtimes.devices.shell import Answer, script
 

@@ -18,8 +18,7 @@ from ssh_server import SshServer
 from tofe_edge.errors import DeviceError, InputError, TofeEdgeError
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.runtimes.devices.address import SshAddress, parse_address
-from tofe_edge.runtimes.devices.opening import open_bench, open_remote
-from tofe_edge.runtimes.devices.remote_bench import RemoteBench
+from tofe_edge.runtimes.devices.opening import RemoteBench, open_bench, open_remote
 from tofe_edge.runtimes.devices.shell import SHORT_S, LinkDropped
 from tofe_edge.runtimes.devices.ssh import SshShell, connected
 from tofe_edge.runtimes.timing import TimingRequest

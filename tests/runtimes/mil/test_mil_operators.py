@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mil_cases import CASES
 from mil_programs import save_cases
 
 from tofe_edge.runtimes.mil import OPERATORS, load_program, open_package
-from tofe_edge.runtimes.mil.operators import OPERATORS_BY_KIND
+from tofe_edge.runtimes.mil.operators import OPERATORS_BY_KIND, topk
 
 ELSEWHERE = {"classify"}
 """Tested in test_mil_images.py: coremltools writes it from a classifier's configuration only."""
@@ -36,6 +37,14 @@ def test_results_are_those_of_the_definition(kind: str, seed: int, ios: int) -> 
         assert len(results) == len(each.expected), label
         for name, expected in zip(results, each.expected):
             _assert_close(np.asarray(outputs[name]), np.asarray(expected), f"{label} {dict(each.constants)}")
+
+
+def test_topk_takes_the_lower_index_first_among_many_equals() -> None:
+    """More elements than PyTorch sorts stably by itself."""
+    x = np.random.default_rng(0).integers(0, 3, (2, 1000)).astype(np.float32)
+    for ascending in (False, True):
+        result = topk(torch.from_numpy(x), k=500, ascending=ascending)
+        assert np.array_equal(result[1].numpy(), np.argsort(x if ascending else -x, 1, kind="stable")[:, :500])
 
 
 def test_every_operator_has_a_case() -> None:

@@ -13,7 +13,7 @@ from tofe_edge.cli.pages.rendering import render_template, write_html
 from tofe_edge.cli.pages.token_map import heat_legend, image_maps
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.image_tokens import ImageTokens
-from tofe_edge.evaluation.usage import PERCENTILES, CountDistribution, MeanUsage
+from tofe_edge.evaluation.prediction import PERCENTILES, CountDistribution, MeanUsage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tofe_edge.cli.pages.rendering import render_template, write_html
 from tofe_edge.cli.pages.sections import layer_noise
-from tofe_edge.evaluation.analysis import Analysis
 from tofe_edge.evaluation.parity import Parity
+from tofe_edge.evaluation.statistics import Analysis
 from tofe_edge.io.artifact import Manifest
 
 Thumbnail = Callable[[str], bytes | None]

@@ -21,7 +21,7 @@ from tofe_edge.cli.pages.charts import figure
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.golden import GoldenSet
 from tofe_edge.evaluation.image_tokens import ImageTokens
-from tofe_edge.evaluation.usage import Mask, kept_mask, reused_mask, stages_computed
+from tofe_edge.evaluation.prediction import Mask, kept_mask, reused_mask, stages_computed
 from tofe_edge.io.artifact import Manifest
 
 Colour = tuple[int, int, int]

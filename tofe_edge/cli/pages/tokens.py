@@ -9,7 +9,7 @@ from pathlib import Path
 from tofe_edge.cli.pages.rendering import render_template, write_html
 from tofe_edge.cli.pages.token_map import heat_legend, image_maps
 from tofe_edge.evaluation.image_tokens import ImageTokens
-from tofe_edge.evaluation.usage import MeanUsage
+from tofe_edge.evaluation.prediction import MeanUsage
 
 
 @dataclass(frozen=True, kw_only=True)

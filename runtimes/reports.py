@@ -1,0 +1,86 @@
+"""What ``tofe-edge profile`` asks of a target, and what it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
+from tofe_edge.runtimes.comparison import Comparison, Sustained
+from tofe_edge.runtimes.coreml_counts import Share
+from tofe_edge.runtimes.coreml_device import OnDevice, Placement
+from tofe_edge.runtimes.etdump import Breakdown
+from tofe_edge.runtimes.timing import DEFAULT_RUNS, Timing, TimingRequest
+
+DENSE = "dense"
+"""What to compare with: the same net without token reduction."""
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """What is asked of a target's ``time``; it refuses what its runtime does not have. ``None`` or empty: not asked for.
+
+    Attributes:
+        on: the bench: ``host``, ``ssh://[user@]host[:port]``, ``adb`` or ``adb://SERIAL``.
+        runner: folder of a native runner built for the device.
+        sustained: seconds to run for, in place of ``runs``.
+        rival: what to compare with, as the user says it; ``open_rival`` makes or opens it, which may take a while.
+        compute_units: where Core ML may run a package.
+    """
+
+    method: str = DEFAULT_METHOD
+    on: str = "host"
+    runner: Path | None = None
+    cpus: str = ""
+    threads: int | None = None
+    runs: int = DEFAULT_RUNS
+    sustained: float | None = None
+    rival: str | None = None
+    open_rival: Callable[[], AbstractContextManager[Artifact]] | None = None
+    compute_units: str | None = None
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """The latency of one method of a program, and what explains it.
+
+    Attributes:
+        where: the bench: ``host``, ``ssh://pi@kitchen``.
+        breakdown: time per stage and operator; ``None`` if it was not traced: on another device, or the trace is unknown.
+        sustained: whether the device throttles, if that was asked for.
+        comparison: with ``rival``, ``dense`` or the path of another model, if that was asked for.
+    """
+
+    artifact: Artifact
+    request: TimingRequest
+    where: str
+    timing: Timing
+    breakdown: Breakdown | None
+    sustained: Sustained | None
+    comparison: Comparison | None
+    rival: str | None
+
+
+@dataclass(frozen=True)
+class PackageReport:
+    """What one method of a Core ML package computes, and on a Mac how fast.
+
+    Attributes:
+        operators: counts by type of operator, most multiply-accumulates first.
+        stages: the same by stage.
+        total: of all operators.
+        timed: by choice of compute units; empty if this is not a Mac.
+        placement: where Core ML means to run the operators, for the first choice.
+        runs: timed runs per choice.
+    """
+
+    artifact: Artifact
+    method: Method
+    operators: tuple[Share, ...]
+    stages: tuple[Share, ...]
+    total: Share
+    timed: tuple[OnDevice, ...]
+    placement: tuple[Placement, ...]
+    runs: int
