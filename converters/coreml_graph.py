@@ -28,15 +28,18 @@ class NativeAttention(nn.Module):
         super().__init__()
         self.qkv, self.proj, self.heads = attention.qkv, attention.proj, attention.heads
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """Attend from the first ``queries`` tokens (``None``: all) to all tokens: ``(B, queries, D)``."""
+    def forward(self, x: Tensor, queries: int | None = None, log_sizes: Tensor | None = None) -> Tensor:
+        """As :meth:`StaticAttention.forward`."""
         batch, tokens, dim = x.shape
         heads = self.heads
         split = self.qkv(x).view(batch, tokens, 3 * heads, dim // heads).permute(0, 2, 1, 3)
         query, key, value = split.split(heads, dim=1)
         if queries is not None and queries < tokens:
             query = query[:, :, :queries]
-        mixed = torch.matmul(torch.softmax(torch.matmul(query, key.transpose(2, 3)), -1), value)
+        scores = torch.matmul(query, key.transpose(2, 3))
+        if log_sizes is not None:
+            scores = scores + log_sizes[:, None]
+        mixed = torch.matmul(torch.softmax(scores, -1), value)
         out: Tensor = self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, queries or tokens, dim))
         return out
 

@@ -64,12 +64,21 @@ class StaticAttention(nn.Module):
         self.qkv, self.proj = qkv, proj
         self.heads = heads
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """Attend from the first ``queries`` tokens (``None``: all) to all tokens: ``(B, queries, D)``."""
+    def forward(self, x: Tensor, queries: int | None = None, log_sizes: Tensor | None = None) -> Tensor:
+        """Attend from the first ``queries`` tokens (``None``: all) to all tokens: ``(B, queries, D)``.
+
+        ``log_sizes`` ``(B, 1, T)``: logarithms of how often each token counts; ``None``: once.
+        """
         batch, tokens, dim = x.shape
         query, key, value = self._heads_first(self.qkv(x), dim // self.heads)
         query = first_tokens(query, queries)
-        mixed = self.mix(torch.bmm(query, key.permute(0, 2, 1)), value)
+        scores = torch.bmm(query, key.permute(0, 2, 1))
+        if log_sizes is not None and batch == 1:
+            scores = scores + log_sizes
+        elif log_sizes is not None:
+            by_image = scores.view(batch, self.heads, queries or tokens, tokens) + log_sizes.view(batch, 1, 1, tokens)
+            scores = by_image.view(scores.shape)
+        mixed = self.mix(scores, value)
         if batch > 1:
             mixed = mixed.view(batch, self.heads, *mixed.shape[1:])
         # contiguous().view(), not reshape(): what the exporter need not decompose costs it no second trace of the program.
@@ -118,8 +127,8 @@ class StaticBlock(nn.Module):
         self.fc1, self.act, self.fc2 = fc1, act, fc2
         self.queries = queries
 
-    def forward(self, x: Tensor) -> Tensor:
-        attended = self.attn(self.norm1(x), self.queries)
+    def forward(self, x: Tensor, log_sizes: Tensor | None = None) -> Tensor:
+        attended = self.attn(self.norm1(x), self.queries, log_sizes)
         x = first_tokens(x, self.queries) + attended
         out: Tensor = x + self.fc2(self.act(self.fc1(self.norm2(x))))
         return out

@@ -21,7 +21,7 @@ Select = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """Scores ``(B, N)``, tokens ``(B, N, D)`` and how many to take, K: their indices ``(B, K)`` or ``(K,)`` in
 descending order of score, and the tokens ``(B, K, D)`` in that order."""
 
-_STEEP = 2.0**126
+STEEP = 2.0**126
 """Times this, the difference of two unequal scores is at least 1, unless both are under 1e-30."""
 
 
@@ -65,8 +65,8 @@ class RankSelection(nn.Module):
     def forward(self, scores: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
         batch, total, _ = tokens.shape
         # ahead[b, i, j] = 1 if token j is better than token i; a step function that XNNPACK takes.
-        ahead = torch.clamp((scores.view(batch, 1, total) - scores.view(batch, total, 1)) * _STEEP, 0.0, 1.0)
-        behind = torch.clamp((scores.view(batch, total, 1) - scores.view(batch, 1, total)) * _STEEP, 0.0, 1.0)
+        ahead = torch.clamp((scores.view(batch, 1, total) - scores.view(batch, total, 1)) * STEEP, 0.0, 1.0)
+        behind = torch.clamp((scores.view(batch, total, 1) - scores.view(batch, 1, total)) * STEEP, 0.0, 1.0)
         rank = F.linear(ahead + (1.0 - ahead - behind) * self.earlier, self.ones)
         # one_hot[b, k, i] = 1 if token i has rank k: ranks are whole numbers, so a distance below 1 is 0. All ranks,
         # then a slice: slices of constants within a delegate crash ExecuTorch 1.5.1 when it runs them.

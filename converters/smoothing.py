@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from tofe_edge.converters.layers import ConvolutionStem, LinearStem, RmsNorm, StaticBlock
-from tofe_edge.converters.static_graph import StaticApproximator, StaticSelector, StaticToFe
+from tofe_edge.converters.static_graph import (
+    StaticApproximator,
+    StaticComparingSelector,
+    StaticSelector,
+    StaticToFe,
+    StaticUpdateApproximator,
+)
 
 STRENGTH = 0.5
 """Exponent of the loudness that is taken out of a channel, the paper's default. On the shipped net, with the tokens of
@@ -63,11 +69,17 @@ def smooth_residual(graph: StaticToFe, loudness: Tensor, strength: float = STREN
         elif isinstance(module, StaticApproximator):
             _scale_columns(module.fc1, scale)
             _scale_rows(module.fc2, scale)
+        elif isinstance(module, StaticUpdateApproximator):
+            _scale_columns(module.fc, scale)
+            _scale_rows(module.fc, scale)
+        elif isinstance(module, StaticComparingSelector):
+            for layer in (module.fc1, module.context, module.features):
+                _scale_columns(layer, scale)
         elif isinstance(module, StaticSelector):
             _scale_columns(module.fc1, scale)
-    for layer in smoothed.head.modules():
-        if isinstance(layer, nn.Linear):
-            _scale_columns(layer, scale)
+    for part in smoothed.head.modules():
+        if isinstance(part, nn.Linear):
+            _scale_columns(part, scale)
     return smoothed
 
 

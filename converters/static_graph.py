@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 
 from tofe_edge.converters.decompose import StaticLayers, to_static_layers
 from tofe_edge.converters.folding import centre_output, difference_of_outputs, fold_norm
-from tofe_edge.converters.layers import rms_norm
-from tofe_edge.converters.selection import Select, prepared, select_by_topk
+from tofe_edge.converters.layers import for_each_image, rms_norm
+from tofe_edge.converters.selection import STEEP, Select, prepared, select_by_topk
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.model.tofe import KEEP, ToFe, TokenApproximator, TokenSelector
+from tofe_edge.model.merging import CLOSENESS, SHARPNESS
+from tofe_edge.model.tofe import KEEP, ComparingSelector, ToFe, TokenApproximator, TokenSelector, UpdateApproximator
 
 
 class StaticSelector(nn.Module):
@@ -38,6 +40,82 @@ class StaticSelector(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         out: Tensor = self.score(F.gelu(self.fc2(F.gelu(self.fc1(self.norm(patches))))))
         return out
+
+
+class StaticComparingSelector(nn.Module):
+    """Scores ``(B, N, 1)`` of patch tokens, and the features ``(B, N, FEATURES)`` that they are compared by.
+
+    Features have the length ``CLOSENESS ** 0.5``, so that their products need no factor. Of the resemblance to a better
+    token a constant is left out, which changes no order.
+    """
+
+    def __init__(self, selector: ComparingSelector, patch_tokens: int) -> None:
+        super().__init__()
+        self.norm = rms_norm(selector.norm)
+        self.fc1 = fold_norm(selector.norm, selector.fc1)
+        self.context = fold_norm(selector.norm, selector.context)
+        self.fc2 = selector.fc2
+        self.score = difference_of_outputs(selector.fc3, KEEP, 1 - KEEP)
+        self.features = centre_output(selector.features)
+        self.weight = float(selector.aversion.detach()) / CLOSENESS
+        self.mean_row: Tensor
+        self.lengths: Tensor
+        self.ones: Tensor
+        self.one: Tensor
+        self.register_buffer("mean_row", torch.full((1, 1, patch_tokens), 1.0 / patch_tokens))
+        self.register_buffer("lengths", torch.full((1, self.features.out_features), 1.0 / CLOSENESS))
+        self.register_buffer("ones", torch.ones(1, patch_tokens))
+        self.register_buffer("one", torch.ones(1))
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.norm(patches)
+        # 1. The score of each token beside the mean of all.
+        mean = torch.bmm(for_each_image(self.mean_row, patches[:, :, :1].permute(0, 2, 1)), tokens)
+        hidden = self.fc1(tokens) + self.context(mean)
+        scores = self.score(F.gelu(self.fc2(F.gelu(hidden))))
+        # 2. Features, and how alike tokens are.
+        features = self.features(tokens)
+        features = features * torch.rsqrt(F.linear(features * features, self.lengths))
+        closeness = torch.exp(torch.bmm(features, features.permute(0, 2, 1)))
+        # 3. Less the resemblance to a better one.
+        batch, total, _ = patches.shape
+        better = torch.clamp((scores.view(batch, 1, total) - scores) * STEEP, 0.0, 1.0)
+        resemblance = torch.log(F.linear(closeness * better, self.ones, self.one))
+        return scores - resemblance * self.weight, features
+
+
+class StaticUpdateApproximator(nn.Module):
+    """Updates of kept tokens to those of the frozen tokens merged into them; centred in and out."""
+
+    def __init__(self, approximator: UpdateApproximator) -> None:
+        super().__init__()
+        self.fc: nn.Module = centre_output(approximator.fc)
+
+    def forward(self, update: Tensor) -> Tensor:
+        out: Tensor = self.fc(update)
+        return out
+
+
+@dataclass(frozen=True)
+class StaticMerge:
+    """Kept tokens ``(B, K, D)`` with the frozen ones averaged in; see :class:`tofe_edge.model.merging.Merge`."""
+
+    tokens: Tensor
+    sizes: Tensor
+    """``(B, K, 1)``"""
+    shares: Tensor
+    """``(B, M, K)``"""
+
+
+def static_merge(tokens: Tensor, features: Tensor, kept: int) -> StaticMerge:
+    """Average tokens from ``kept`` on into the first ``kept`` ones, by features of the length ``CLOSENESS ** 0.5``."""
+    staying, frozen = tokens[:, :kept], tokens[:, kept:]
+    alike = torch.bmm(features[:, kept:] * (SHARPNESS / CLOSENESS), features[:, :kept].permute(0, 2, 1))
+    shares = torch.ops.aten._softmax(alike, -1, False)
+    to_kept = shares.permute(0, 2, 1)
+    # Ones made of data: a constant's length would be another one for each budget.
+    sizes = torch.bmm(to_kept, 0.0 * frozen[:, :, :1] + 1.0) + 1.0
+    return StaticMerge((staying + torch.bmm(to_kept, frozen)) / sizes, sizes, shares)
 
 
 class StaticApproximator(nn.Module):
@@ -64,8 +142,8 @@ class StaticToFe(nn.Module):
     def __init__(
         self,
         parts: StaticLayers,
-        selectors: Sequence[TokenSelector],
-        approximators: Sequence[TokenApproximator],
+        selectors: Sequence[nn.Module],
+        approximators: Sequence[nn.Module],
         kept: Sequence[int],
         select: Select = select_by_topk,
     ) -> None:
@@ -73,8 +151,9 @@ class StaticToFe(nn.Module):
         self.stem = parts.stem
         self.blocks = nn.ModuleList(parts.blocks)
         self.head = parts.head
-        self.selectors = nn.ModuleList(StaticSelector(selector) for selector in selectors)
-        self.approximators = nn.ModuleList(StaticApproximator(approximator) for approximator in approximators)
+        self.selectors = nn.ModuleList(selectors)
+        self.approximators = nn.ModuleList(approximators)
+        self.merges = parts.spec.merges
         self.prefix = parts.spec.prefix_tokens
         self.kept = tuple(kept)
         self.select = prepared(select, parts.spec.patch_tokens)
@@ -84,28 +163,60 @@ class StaticToFe(nn.Module):
     def forward(self, image: Tensor, forced: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """Classify; ``forced`` are selections to follow instead of the scores (batch 1, measurement only)."""
         tokens = self._run_blocks(0, self.stem(image))
-        frozen: Tensor | None = None
+        thawed: Tensor | None = None
         selections: list[Tensor] = []
         for stage, kept in enumerate(self.kept):
             # 1. All patch tokens: kept ones, and frozen ones approximated.
             prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
-            if frozen is not None:
-                patches = torch.cat((patches, self.approximators[stage - 1](frozen)), dim=1)
+            if thawed is not None:
+                patches = torch.cat((patches, thawed), dim=1)
             # 2. Their order, best first.
             total, last = patches.shape[1], stage + 1 == len(self.kept)
-            if forced:
-                order, sorted_patches = forced[stage], patches[:, forced[stage].view(-1).long()]
-            else:
-                scores = self.selectors[stage](patches).view(patches.shape[:2])
-                order, sorted_patches = self.select(scores, patches, kept if last else total)
+            order, ranked, features = self._select(stage, patches, kept if last and not self.merges else total, forced)
             selections.append(order)
-            # 3. The best go on, the others are frozen.
-            all_stay = last or kept == total
-            staying = sorted_patches if all_stay else sorted_patches[:, :kept]
-            tokens = torch.cat((prefix, staying), dim=1)
-            frozen = None if all_stay else sorted_patches[:, kept:]
-            tokens = self._run_blocks(stage + 1, tokens)
+            # 3. The best go on, the others are frozen, and merged into them or silent.
+            some_freeze = kept < ranked.shape[1]
+            staying = ranked[:, :kept] if some_freeze else ranked
+            merged = static_merge(ranked, features, kept) if features is not None and some_freeze else None
+            if merged is not None:
+                staying = merged.tokens
+            tokens = self._run_blocks(stage + 1, torch.cat((prefix, staying), dim=1), self._log_sizes(prefix, merged))
+            # 4. Frozen ones thaw.
+            thawed = None
+            if some_freeze and not last:
+                frozen, approximator = ranked[:, kept:], self.approximators[stage]
+                if merged is None:
+                    thawed = approximator(frozen)
+                else:
+                    update = approximator(tokens[:, self.prefix :] - merged.tokens)
+                    thawed = frozen + torch.bmm(merged.shares, update)
         return (self.head(tokens), *selections)
+
+    def _select(
+        self, stage: int, patches: Tensor, count: int, forced: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The order of the patch tokens, the best ``count`` of them in it, and their features if the selector has some."""
+        batch, total, dim = patches.shape
+        scored = self.selectors[stage](patches)
+        scores, features = scored if self.merges else (scored, None)
+        if features is not None:
+            # One operator moves both.
+            patches = torch.cat((patches, features), dim=2)
+        if forced:
+            order, ranked = forced[stage], patches[:, forced[stage].view(-1).long()]
+        else:
+            order, ranked = self.select(scores.view(batch, total), patches, count)
+        if features is None:
+            return order, ranked, None
+        return order, ranked[:, :, :dim], ranked[:, :, dim:]
+
+    @staticmethod
+    def _log_sizes(prefix: Tensor, merged: StaticMerge | None) -> Tensor | None:
+        """``(B, 1, P + K)``; prefix tokens stand for themselves."""
+        if merged is None:
+            return None
+        columns = torch.cat((0.0 * prefix[:, :, :1], torch.log(merged.sizes)), dim=1)
+        return columns.view(len(prefix), 1, columns.shape[1])
 
     def with_counts(self, kept: Sequence[int]) -> StaticToFe:
         """The same net, sharing every weight, with other token counts."""
@@ -113,9 +224,9 @@ class StaticToFe(nn.Module):
         twin.kept = tuple(kept)
         return twin
 
-    def _run_blocks(self, stage: int, tokens: Tensor) -> Tensor:
+    def _run_blocks(self, stage: int, tokens: Tensor, log_sizes: Tensor | None = None) -> Tensor:
         for index in self.stage_blocks[stage]:
-            tokens = self.blocks[index](tokens)
+            tokens = self.blocks[index](tokens, log_sizes)
         return tokens
 
 
@@ -132,6 +243,20 @@ def build_static_graph(model: ToFe, counts: TokenCounts | None, select: Select =
     if counts is None:
         return StaticToFe(parts, (), (), ()).eval()
     kept = counts.check(model.backbone.spec).kept
-    selectors = [selector for selector in model.selectors if isinstance(selector, TokenSelector)]
-    approximators = [module for module in model.approximators if isinstance(module, TokenApproximator)]
+    selectors = [_static_selector(selector, model.backbone.spec.patch_tokens) for selector in model.selectors]
+    approximators = [_static_approximator(approximator) for approximator in model.approximators]
     return StaticToFe(parts, selectors, approximators, kept, select).eval()
+
+
+def _static_selector(selector: nn.Module, patch_tokens: int) -> nn.Module:
+    if isinstance(selector, ComparingSelector):
+        return StaticComparingSelector(selector, patch_tokens)
+    assert isinstance(selector, TokenSelector)
+    return StaticSelector(selector)
+
+
+def _static_approximator(approximator: nn.Module) -> nn.Module:
+    if isinstance(approximator, UpdateApproximator):
+        return StaticUpdateApproximator(approximator)
+    assert isinstance(approximator, TokenApproximator)
+    return StaticApproximator(approximator)

@@ -18,7 +18,7 @@ from tofe_edge.io.documents import Int, Number, Text, validate, without_schema
 from tofe_edge.io.files import sha256_of, write_atomically
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.tensors import must_be_a_file, read_metadata, read_tensors
-from tofe_edge.model.backbones import PAPER, Backbone, BackboneAdapter, Reduction, TokenCounts, create_backbone
+from tofe_edge.model.backbones import Backbone, BackboneAdapter, Reduction, TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import backbone_to_json
 from tofe_edge.model.backbones.weights import load_strictly
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
@@ -59,7 +59,7 @@ class Checkpoint:
     """The file holds a dense backbone's weights in its own key names, without our header."""
     stages: tuple[int, ...] | None = None
     """Blocks before which tokens are selected, from 0; ``None``: the paper's."""
-    reduction: Reduction = PAPER
+    reduction: Reduction = "paper"
 
     @property
     def top1(self) -> float:
@@ -151,7 +151,7 @@ class _Net:
     name: Text
     overrides: dict[Text, Int]
     shape: _Shape
-    reduction: Reduction = PAPER
+    reduction: Reduction = "paper"
 
 
 @dataclass(frozen=True)

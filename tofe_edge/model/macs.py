@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tofe_edge.model.backbones.spec import Backbone
+from tofe_edge.model.backbones.spec import FEATURES, Backbone
 
 Number = Any
 """A count of tokens or MACs: int, float or tensor."""
@@ -29,10 +29,15 @@ def stem_macs(backbone: Backbone) -> int:
     )
 
 
-def selector_macs(tokens: Number, dim: int, context: bool = False) -> Number:
-    """One token selector on ``tokens`` patch tokens: D -> D/2 -> D/4 -> 2; with context D -> D/2 of their mean too."""
+def selector_macs(tokens: Number, dim: int) -> Number:
+    """One token selector on ``tokens`` patch tokens: D -> D/2 -> D/4 -> 2."""
     half, quarter = dim // 2, dim // 4
-    return tokens * (dim * half + half * quarter + quarter * 2) + (dim * half if context else 0)
+    return tokens * (dim * half + half * quarter + quarter * 2)
+
+
+def comparison_macs(tokens: Number, dim: int) -> Number:
+    """What a selector that merges adds: a Linear on the mean token, features of all tokens, and their products."""
+    return dim * (dim // 2) + tokens * dim * FEATURES + tokens * tokens * FEATURES
 
 
 def approximator_macs(tokens: Number, dim: int) -> Number:
@@ -41,8 +46,8 @@ def approximator_macs(tokens: Number, dim: int) -> Number:
 
 
 def merging_macs(kept: Number, frozen: Number, dim: int) -> Number:
-    """Merging frozen tokens into kept ones: similarities, and their averages."""
-    return 2 * kept * frozen * dim
+    """Merging frozen tokens into kept ones: similarities of their features, and averages."""
+    return kept * frozen * (FEATURES + dim)
 
 
 def thawing_macs(kept: Number, frozen: Number, dim: int) -> Number:
@@ -76,8 +81,9 @@ def tofe_macs(backbone: Backbone, kept: Sequence[Number], approximated: Literal[
     total = stem_macs(backbone) + head_macs(backbone, kept[-1])
     for blocks, count in zip(backbone.stage_lengths(), in_stage):
         total = total + blocks * block_macs(count + backbone.prefix_tokens, dim, backbone.mlp_hidden)
-    total = total + len(backbone.stages) * selector_macs(tokens, dim, backbone.reduction.context)
-    if backbone.reduction.merges:
+    total = total + len(backbone.stages) * selector_macs(tokens, dim)
+    if backbone.merges:
+        total = total + len(backbone.stages) * comparison_macs(tokens, dim)
         total = total + sum(merging_macs(count, tokens - count, dim) for count in kept)
         return total + sum(thawing_macs(count, tokens - count, dim) for count in kept[:-1])
     for count in kept[:-1]:

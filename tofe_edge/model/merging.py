@@ -1,23 +1,26 @@
 """Frozen tokens that keep speaking: each is merged into the kept token most like it. Pure functions on tensors.
 
-A departure from the paper, whose frozen tokens are silent until they are thawed. Here the kept token becomes the mean of
-the tokens it stands for and counts as often in attention (ToMe, arXiv 2210.09461). Unlike ToMe's, a merge is undone: when
-the frozen token thaws it is itself again, plus the update of its kept token.
+A departure from the paper, whose frozen tokens are silent until they are thawed. Here a kept token becomes the mean of
+the tokens that it stands for and counts as often in attention (ToMe, arXiv 2210.09461). Unlike ToMe's, a merge is undone:
+when a frozen token thaws it is itself again, plus the update of its kept token.
 
-"Most like" is a softmax over cosine similarities that is sharp enough to pick one token: unlike an argmax it has a
-gradient, does not jump where two tokens are equally like, and stays within one delegate.
+Tokens are compared by features ``(B, N, F)`` of length 1, see :meth:`tofe_edge.model.tofe.ComparingSelector.compare`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 SHARPNESS = 300.0
-"""Factor of the cosine similarities. From 150 on, the divergence from the dense net is that of an argmax (DeiT-Tiny)."""
+"""Factor of the cosines in the softmax that says which kept token is most like a frozen one. From 150 on, the divergence
+from the dense net is that of an argmax (DeiT-Tiny); unlike an argmax it has a gradient and stays within a delegate."""
+
+CLOSENESS = 20.0
+"""Factor of the cosines in :func:`resemblance_to_better`. A maximum in its place gives the same divergence (DeiT-Tiny)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Merge:
     Attributes:
         tokens: ``(B, K, D)``.
         sizes: ``(B, K)``, how many tokens each one stands for; at least 1.
-        shares: ``(B, F, K)``, which kept tokens stand for each frozen one; rows add up to 1.
+        shares: ``(B, M, K)``, which kept tokens stand for each frozen one; rows add up to 1.
     """
 
     tokens: Tensor
@@ -35,18 +38,19 @@ class Merge:
     shares: Tensor
 
 
-def merge(kept: Tensor, frozen: Tensor) -> Merge:
-    """Average frozen tokens ``(B, F, D)`` into kept ones ``(B, K, D)``."""
-    shares = (SHARPNESS * similarity(frozen, kept)).softmax(dim=-1)
+def merge(kept: Tensor, frozen: Tensor, kept_features: Tensor, frozen_features: Tensor) -> Merge:
+    """Average frozen tokens ``(B, M, D)`` into kept ones ``(B, K, D)``, by features ``(B, K, F)`` and ``(B, M, F)``."""
+    shares = (SHARPNESS * frozen_features @ kept_features.transpose(1, 2)).softmax(dim=-1)
     sizes = 1 + shares.sum(dim=1)
     return Merge((kept + shares.transpose(1, 2) @ frozen) / sizes[..., None], sizes, shares)
 
 
-def masked_merge(patches: Tensor, mask: Tensor) -> Merge:
+def masked_merge(patches: Tensor, features: Tensor, mask: Tensor) -> Merge:
     """:func:`merge` with every token in its place.
 
     Args:
         patches: ``(B, N, D)``.
+        features: ``(B, N, F)``.
         mask: ``(B, N)``, 1 for kept tokens and 0 for frozen ones. May carry gradients. If it keeps none of an image,
             nothing of it is merged.
 
@@ -55,7 +59,7 @@ def masked_merge(patches: Tensor, mask: Tensor) -> Merge:
         ``shares`` ``(B, N, N)`` has zeros in rows of kept tokens and in columns of frozen ones.
     """
     kept, frozen = mask[:, None, :], 1 - mask[:, :, None]
-    scores = SHARPNESS * similarity(patches, patches)
+    scores = SHARPNESS * features @ features.transpose(1, 2)
     best = scores.masked_fill(kept < 0.5, torch.finfo(scores.dtype).min).amax(dim=-1, keepdim=True).detach()
     weights = torch.exp((scores - best).clamp(max=0)) * kept
     shares = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny) * frozen
@@ -63,10 +67,15 @@ def masked_merge(patches: Tensor, mask: Tensor) -> Merge:
     return Merge((patches + shares.transpose(1, 2) @ patches) / sizes[..., None], sizes, shares)
 
 
-def similarity(tokens: Tensor, others: Tensor) -> Tensor:
-    """Cosines ``(B, K, L)`` of tokens ``(B, K, D)`` and others ``(B, L, D)``, each less the mean of its channels.
+def resemblance_to_better(features: Tensor, scores: Tensor) -> Tensor:
+    """How much each token resembles a token with a higher score: ``(B, N)``.
 
-    Less the mean because that is what a LayerNorm reads, and what an exported graph carries.
+    A soft maximum of the cosines less 1, so 0 for a twin; near -1 if no better token is alike, and -1 if none is better.
+
+    Args:
+        features: ``(B, N, F)``.
+        scores: ``(B, N)``.
     """
-    unit, other_unit = (F.normalize(one - one.mean(dim=-1, keepdim=True), dim=-1) for one in (tokens, others))
-    return unit @ other_unit.transpose(1, 2)
+    closeness = torch.exp(CLOSENESS * (features @ features.transpose(1, 2) - 1))
+    better = (scores[:, None, :] > scores[:, :, None]).to(closeness.dtype)
+    return ((closeness * better).sum(dim=-1) + math.exp(-CLOSENESS)).log() / CLOSENESS

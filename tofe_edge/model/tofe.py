@@ -10,8 +10,7 @@
 The two inference forms gather kept tokens and put them back in place (``Rearrange``, Eq. 7). On kept
 tokens they equal the masked form with the same masks.
 
-What frozen tokens do is the :class:`Reduction` of the backbone's spec: in the paper they are silent until they thaw; merged,
-they are averaged into kept tokens (:mod:`tofe_edge.model.merging`).
+How tokens are selected and what frozen ones do is the reduction of the backbone's spec, ``"paper"`` or ``"merging"``.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
+from tofe_edge.model.backbones.spec import FEATURES
 from tofe_edge.model.masking import mask_of, put, rank_order, take
-from tofe_edge.model.merging import Merge, masked_merge, merge
+from tofe_edge.model.merging import Merge, masked_merge, merge, resemblance_to_better
 
 KEEP = 0
 """Index of "keep" among a selector's two outputs."""
@@ -36,28 +36,47 @@ Gumbel = Callable[[Tensor], Tensor]
 
 
 class TokenSelector(nn.Module):
-    """Scores patch tokens: LayerNorm, then a three-layer MLP to (keep, freeze) logits (Eq. 8).
+    """Scores patch tokens: LayerNorm, then a three-layer MLP to (keep, freeze) logits (Eq. 8)."""
 
-    With ``context`` the MLP sees the mean of all tokens beside each one, so that it knows what a token is to be told from.
-    """
-
-    def __init__(self, dim: int, context: bool = False) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, dim // 2)
         self.fc2 = nn.Linear(dim // 2, dim // 4)
         self.fc3 = nn.Linear(dim // 4, 2)
-        self.context = nn.Linear(dim, dim // 2, bias=False) if context else None
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patch tokens ``(B, N, D)`` to logits ``(B, N, 2)``."""
-        tokens = self.norm(patches)
-        hidden = self.fc1(tokens)
-        if self.context is not None:
-            hidden = hidden + self.context(tokens.mean(dim=1, keepdim=True))
-        hidden = F.gelu(self.fc2(F.gelu(hidden)))
+        hidden = F.gelu(self.fc2(F.gelu(self.fc1(self.norm(patches)))))
         out: Tensor = self.fc3(hidden)
         return out
+
+
+class ComparingSelector(TokenSelector):
+    """A selector that sees more than each token alone; not of the paper.
+
+    The MLP sees the mean of all tokens beside each one. Of its score is taken off how much the token resembles one with a
+    higher score: what it would say is said already.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.context = nn.Linear(dim, dim // 2, bias=False)
+        self.features = nn.Linear(dim, FEATURES)
+        self.aversion = nn.Parameter(torch.zeros(()))
+        """Weight of the resemblance; 0 ranks by the MLP alone."""
+
+    def compare(self, patches: Tensor) -> Tensor:
+        """Features ``(B, N, FEATURES)`` of patch tokens: vectors of length 1, whose products say how alike tokens are."""
+        features = self.features(F.layer_norm(patches, patches.shape[-1:]))
+        return F.normalize(features - features.mean(dim=-1, keepdim=True), dim=-1)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        tokens = self.norm(patches)
+        hidden = self.fc1(tokens) + self.context(tokens.mean(dim=1, keepdim=True))
+        logits: Tensor = self.fc3(F.gelu(self.fc2(F.gelu(hidden))))
+        resemblance = resemblance_to_better(self.compare(patches), _score(logits))
+        return logits - self.aversion * F.pad(resemblance[..., None], (KEEP, 1 - KEEP))
 
 
 class TokenApproximator(nn.Module):
@@ -135,9 +154,11 @@ class ToFe(nn.Module):
     def __init__(self, backbone: BackboneAdapter) -> None:
         super().__init__()
         spec = backbone.spec
-        approximator = UpdateApproximator if spec.reduction.merges else TokenApproximator
+        selector, approximator = (
+            (ComparingSelector, UpdateApproximator) if spec.merges else (TokenSelector, TokenApproximator)
+        )
         self.backbone = backbone
-        self.selectors = nn.ModuleList(TokenSelector(spec.dim, spec.reduction.context) for _ in spec.stages)
+        self.selectors = nn.ModuleList(selector(spec.dim) for _ in spec.stages)
         self.approximators = nn.ModuleList(approximator(spec.dim) for _ in spec.stages[1:])
 
     def run_blocks(self, stage: int, tokens: Tensor, keep: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
@@ -200,7 +221,9 @@ class ToFe(nn.Module):
             mask = masks[stage] if masks is not None else _draw(logits, gumbel)
             used.append(mask)
             keep = torch.cat((mask.new_ones(len(mask), spec.prefix_tokens), mask), dim=1)
-            merged = masked_merge(patches, mask) if spec.reduction.merges else None
+            merged = None
+            if isinstance(selector, ComparingSelector):
+                merged = masked_merge(patches, selector.compare(patches), mask)
             start, sizes = (patches, None) if merged is None else (merged.tokens, merged.sizes)
             stage_input = torch.cat((tokens[:, : spec.prefix_tokens], start), dim=1)
             processed = self.run_blocks(stage + 1, stage_input, keep, sizes)
@@ -259,7 +282,7 @@ class ToFe(nn.Module):
         margins: list[Tensor] = []
         rearranged: list[Tensor] = []
         every: list[Tensor] = []
-        for stage in range(len(self.selectors)):
+        for stage, selector in enumerate(self.selectors):
             patches = tokens[:, prefix:]
             scores = self.score(stage, patches.detach())
             every.append(scores)
@@ -270,7 +293,10 @@ class ToFe(nn.Module):
             margins.append(_margin(scores, order, number))
             frozen_index = order[:, number:]
             staying, frozen = take(patches, index), take(patches, frozen_index)
-            merged = merge(staying, frozen) if self.backbone.spec.reduction.merges and frozen_index.shape[1] else None
+            merged = None
+            if isinstance(selector, ComparingSelector) and number < patches.shape[1]:
+                features = selector.compare(patches)
+                merged = merge(staying, frozen, take(features, index), take(features, frozen_index))
             start, sizes = (staying, None) if merged is None else (merged.tokens, merged.sizes)
             processed = self.run_blocks(stage + 1, torch.cat((tokens[:, :prefix], start), dim=1), sizes=sizes)
             if stage < len(self.approximators):

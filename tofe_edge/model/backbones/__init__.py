@@ -8,9 +8,9 @@ from dataclasses import replace
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import lvvit
 from tofe_edge.model.backbones.adapter import BackboneAdapter
-from tofe_edge.model.backbones.spec import OVERRIDES, PAPER, Backbone, Reduction, TokenCounts, check_stages
+from tofe_edge.model.backbones.spec import OVERRIDES, Backbone, Reduction, TokenCounts, check_stages
 
-__all__ = ["PAPER", "Backbone", "BackboneAdapter", "Reduction", "TokenCounts", "create_backbone"]
+__all__ = ["Backbone", "BackboneAdapter", "Reduction", "TokenCounts", "create_backbone"]
 
 
 def create_backbone(
@@ -18,7 +18,7 @@ def create_backbone(
     overrides: Mapping[str, int] | None = None,
     pretrained: bool = False,
     stages: Sequence[int] | None = None,
-    reduction: Reduction = PAPER,
+    reduction: Reduction = "paper",
 ) -> BackboneAdapter:
     """Build a backbone by name: ``lvvit_s``, ``lvvit_m``, or any plain vision transformer of timm.
 

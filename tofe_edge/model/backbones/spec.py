@@ -24,27 +24,16 @@ class Conv:
     """Input pixels per output pixel along one side, counted from the image."""
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """How tokens are selected, and what frozen ones do; the defaults are the paper's.
+Reduction = Literal["paper", "merging"]
+"""How tokens are selected, and what frozen ones do.
 
-    Attributes:
-        frozen: ``"silent"``: the kept tokens do not see the frozen ones until they are thawed (the paper).
-            ``"merged"``: each frozen token is averaged into the kept token most like it, and receives that token's
-            update when it thaws, see :mod:`tofe_edge.model.merging`.
-        context: a selector sees the mean of all patch tokens beside each token.
-    """
+``"paper"``: a selector looks at each token alone, and frozen tokens are silent until they are thawed.
+``"merging"``: a selector sees the mean token beside each one and freezes what resembles a better token; each frozen token is
+averaged into the kept token most like it, and receives that token's update when it thaws. See :mod:`tofe_edge.model.merging`.
+"""
 
-    frozen: Literal["silent", "merged"] = "silent"
-    context: bool = False
-
-    @property
-    def merges(self) -> bool:
-        """Whether frozen tokens are merged into kept ones."""
-        return self.frozen == "merged"
-
-
-PAPER = Reduction()
+FEATURES = 32
+"""Channels in which a selector that merges compares tokens."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,12 @@ class Backbone:
     classifiers: int = 1
     """Linear heads on prefix tokens; the net averages them."""
     overrides: dict[str, int] = field(default_factory=dict, hash=False)
-    reduction: Reduction = PAPER
+    reduction: Reduction = "paper"
+
+    @property
+    def merges(self) -> bool:
+        """Whether frozen tokens are merged into kept ones."""
+        return self.reduction == "merging"
 
     def stage_lengths(self) -> tuple[int, ...]:
         """Blocks per stage, stage 0 (before the first selector, all tokens) first: S + 1 numbers."""
@@ -118,7 +112,7 @@ class TokenCounts:
 def backbone_to_json(backbone: Backbone) -> dict[str, Any]:
     """What a checkpoint header stores to build the same backbone again."""
     document = {"name": backbone.name, "overrides": dict(backbone.overrides), "shape": _shape(backbone)}
-    return document if backbone.reduction == PAPER else {**document, "reduction": asdict(backbone.reduction)}
+    return document if backbone.reduction == "paper" else {**document, "reduction": backbone.reduction}
 
 
 def _shape(backbone: Backbone) -> dict[str, Any]:
