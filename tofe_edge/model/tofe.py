@@ -71,10 +71,15 @@ class ComparingSelector(TokenSelector):
         features = self.features(F.layer_norm(patches, patches.shape[-1:]))
         return F.normalize(features - features.mean(dim=-1, keepdim=True), dim=-1)
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def by_importance(self, patches: Tensor) -> Tensor:
+        """Logits ``(B, N, 2)`` of the MLP alone."""
         tokens = self.norm(patches)
         hidden = self.fc1(tokens) + self.context(tokens.mean(dim=1, keepdim=True))
         logits: Tensor = self.fc3(F.gelu(self.fc2(F.gelu(hidden))))
+        return logits
+
+    def forward(self, patches: Tensor) -> Tensor:
+        logits = self.by_importance(patches)
         resemblance = resemblance_to_better(self.compare(patches), _score(logits))
         return logits - self.aversion * F.pad(resemblance[..., None], (KEEP, 1 - KEEP))
 
@@ -146,6 +151,24 @@ class Inference:
     """S index tensors ``(B, N^s)``: positions of kept patch tokens, best first."""
     margins: tuple[Tensor, ...]
     """S tensors ``(B,)``: score of the last kept token less that of the first frozen one (inf if none is)."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Patch tokens, parted for a stage; B images, K of N tokens kept."""
+
+    order: Tensor
+    """``(B, N)``: positions, best first."""
+    index: Tensor
+    """``(B, K)``: positions of kept tokens."""
+    frozen_index: Tensor
+    """``(B, N - K)``"""
+    staying: Tensor
+    """``(B, K, D)``: what goes through the blocks."""
+    frozen: Tensor
+    """``(B, N - K, D)``: the frozen tokens as they were."""
+    merged: Merge | None
+    """``None``: frozen tokens are silent, or there are none."""
 
 
 class ToFe(nn.Module):
@@ -275,6 +298,34 @@ class ToFe(nn.Module):
             raise InputError(f"instance-adaptive inference takes one image at a time, not {len(image)}")
         return self._infer(self.stem(image), lambda stage, scores: max(1, int((scores > 0).sum()))).inference
 
+    def freeze(self, stage: int, patches: Tensor, scores: Tensor, number: int) -> Selection:
+        """Keep the ``number`` patch tokens ``(B, N, D)`` with the highest scores ``(B, N)``; the others freeze."""
+        selector, order = self.selectors[stage], rank_order(scores)
+        index, frozen_index = order[:, :number], order[:, number:]
+        staying, frozen, merged = take(patches, index), take(patches, frozen_index), None
+        if isinstance(selector, ComparingSelector) and number < patches.shape[1]:
+            features = selector.compare(patches)
+            merged = merge(staying, frozen, take(features, index), take(features, frozen_index))
+            staying = merged.tokens
+        return Selection(order, index, frozen_index, staying, frozen, merged)
+
+    def rearrange(self, stage: int, selection: Selection, processed: Tensor) -> Tensor:
+        """Patch tokens ``(B, N, D)`` after ``stage``, of which the kept ones ``(B, K, D)`` came out as ``processed``.
+
+        Frozen tokens are corrected where they stand, kept ones put back (Eq. 7).
+        """
+        patches = processed.new_zeros(*selection.order.shape, processed.shape[-1])
+        patches = put(patches, selection.index, processed)
+        if selection.frozen_index.shape[1]:
+            thawed = self._thaw(stage, selection.frozen, selection.merged, processed)
+            patches = put(patches, selection.frozen_index, thawed)
+        return patches
+
+    def run_stage(self, stage: int, prefix: Tensor, selection: Selection) -> Tensor:
+        """Prefix ``(B, P, D)`` and kept tokens through the blocks between selection ``stage`` and the next: ``(B, P + K, D)``."""
+        sizes = selection.merged.sizes if selection.merged else None
+        return self.run_blocks(stage + 1, torch.cat((prefix, selection.staying), dim=1), sizes=sizes)
+
     def _infer(self, tokens: Tensor, count: Callable[[int, Tensor], int]) -> _Run:
         """Algorithm 1 from the first selection on."""
         prefix = self.backbone.spec.prefix_tokens
@@ -282,33 +333,19 @@ class ToFe(nn.Module):
         margins: list[Tensor] = []
         rearranged: list[Tensor] = []
         every: list[Tensor] = []
-        for stage, selector in enumerate(self.selectors):
+        for stage in range(len(self.selectors)):
             patches = tokens[:, prefix:]
             scores = self.score(stage, patches.detach())
             every.append(scores)
             number = count(stage, scores)
-            order = rank_order(scores)
-            index = order[:, :number]
-            kept.append(index)
-            margins.append(_margin(scores, order, number))
-            frozen_index = order[:, number:]
-            staying, frozen = take(patches, index), take(patches, frozen_index)
-            merged = None
-            if isinstance(selector, ComparingSelector) and number < patches.shape[1]:
-                features = selector.compare(patches)
-                merged = merge(staying, frozen, take(features, index), take(features, frozen_index))
-            start, sizes = (staying, None) if merged is None else (merged.tokens, merged.sizes)
-            processed = self.run_blocks(stage + 1, torch.cat((tokens[:, :prefix], start), dim=1), sizes=sizes)
+            selection = self.freeze(stage, patches, scores, number)
+            kept.append(selection.index)
+            margins.append(_margin(scores, selection.order, number))
+            tokens = self.run_stage(stage, tokens[:, :prefix], selection)
             if stage < len(self.approximators):
-                # Rearrange (Eq. 7): frozen tokens are corrected where they stand, kept ones put back.
-                if frozen_index.shape[1]:
-                    thawed = self._thaw(stage, frozen, merged, processed[:, prefix:])
-                    patches = put(patches, frozen_index, thawed)
-                patches = put(patches, index, processed[:, prefix:])
+                patches = self.rearrange(stage, selection, tokens[:, prefix:])
                 rearranged.append(patches)
-                tokens = torch.cat((processed[:, :prefix], patches), dim=1)
-            else:
-                tokens = processed
+                tokens = torch.cat((tokens[:, :prefix], patches), dim=1)
         inference = Inference(self.backbone.logits(tokens), tuple(kept), tuple(margins))
         return _Run(inference, tuple(rearranged), tuple(every))
 

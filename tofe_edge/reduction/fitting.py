@@ -1,0 +1,205 @@
+"""Fitting the parts of a net that merges, stage by stage, to what the dense net does. No labels, no training of blocks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
+from tofe_edge.model.masking import take
+from tofe_edge.model.tofe import ComparingSelector, Selection, ToFe, UpdateApproximator
+from tofe_edge.reduction.evidence import BATCH, Evidence, divergence
+
+_LEARNING_RATE = 2e-3
+_WEIGHT_DECAY = 0.01
+_WARM_UP = 50
+_RIDGE = 1e-3
+"""Share of the mean variance that is added to each direction."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a reduction looks like: what a search chooses.
+
+    Attributes:
+        stages: blocks before which tokens are selected.
+        counts: patch tokens kept per stage.
+        aversion: weight of the resemblance to better tokens in the scores.
+    """
+
+    stages: tuple[int, ...]
+    counts: TokenCounts
+    aversion: float
+
+
+class Fitter:
+    """Fits plans for one dense net; what plans share is computed once.
+
+    Args:
+        fit: what selectors and approximators are fitted to.
+        judged: what plans are judged on.
+        passes: over the images of ``fit``, per selector.
+    """
+
+    def __init__(self, backbone: BackboneAdapter, fit: Evidence, judged: Evidence, passes: int, seed: int) -> None:
+        self.backbone, self.fit, self.judged = backbone, fit, judged
+        self._passes, self._seed = passes, seed
+        self._first: dict[int, tuple[ComparingSelector, Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def build(self, plan: Plan) -> tuple[ToFe, Tensor]:
+        """The net of a plan, fitted, and its logits on the judged images. Its blocks are those of the dense net."""
+        model = reduced_net(self.backbone, plan.stages)
+        prefix, edges = self.backbone.spec.prefix_tokens, (*plan.stages, self.backbone.spec.depth)
+        selector, fitting, judging = self._first_stage(plan.stages[0])
+        for stage, number in enumerate(plan.counts.kept):
+            # 1. A selector that expects what the dense net will attend to.
+            if stage > 0:
+                importance = self.fit.future_importance(edges[stage])
+                selector = fit_selector(fitting[:, prefix:], importance, self._passes, self._seed + stage)
+            selector = copy.deepcopy(selector)
+            selector.aversion.fill_(plan.aversion)
+            model.selectors[stage] = selector
+            # 2. An approximator that brings thawed tokens near the dense net's.
+            if stage + 1 < len(plan.counts.kept):
+                model.approximators[stage] = self._approximator(model, stage, number, fitting, edges[stage + 1])
+                fitting = advance(model, stage, number, fitting)
+            judging = advance(model, stage, number, judging)
+        return model.eval(), self.backbone.logits(judging)
+
+    def divergence(self, plan: Plan) -> float:
+        """The divergence of a plan's net from the dense net on the judged images, in nats."""
+        return divergence(self.build(plan)[1], self.judged.logits)
+
+    def _first_stage(self, block: int) -> tuple[ComparingSelector, Tensor, Tensor]:
+        """The first selector, and tokens of both sets of images at its block: they do not depend on counts."""
+        if block not in self._first:
+            fitting, judging = (self._dense_until(block, one.embedded) for one in (self.fit, self.judged))
+            patches = fitting[:, self.backbone.spec.prefix_tokens :]
+            selector = fit_selector(patches, self.fit.future_importance(block), self._passes, self._seed)
+            self._first[block] = selector, fitting, judging
+        return self._first[block]
+
+    def _dense_until(self, block: int, tokens: Tensor) -> Tensor:
+        for index in range(block):
+            tokens = _in_batches(lambda some, index=index: self.backbone.block(index, some), tokens)  # type: ignore[misc]
+        return tokens
+
+    def _approximator(self, model: ToFe, stage: int, number: int, tokens: Tensor, block: int) -> UpdateApproximator:
+        """Ridge regression of the updates that frozen tokens had in the dense net, from those of their kept tokens."""
+        prefix, updates, wanted, weights = self.backbone.spec.prefix_tokens, [], [], []
+        target = self.fit.states[:, block]
+        importance = self.fit.future_importance(block)[: len(target)]
+        for start in range(0, len(target), BATCH):
+            some = slice(start, min(start + BATCH, len(target)))
+            selection, processed = _run(model, stage, number, tokens[some])
+            assert selection.merged is not None, "a plan freezes some tokens in every stage"
+            update = processed[:, prefix:] - selection.merged.tokens
+            update = selection.merged.shares @ (update - update.mean(dim=-1, keepdim=True))
+            updates.append(update.flatten(0, 1))
+            missing = take(target[some].float(), selection.frozen_index) - selection.frozen
+            wanted.append(missing.flatten(0, 1))
+            # What matters is tokens that will be attended to.
+            weights.append(importance[some].gather(1, selection.frozen_index).flatten())
+        weight, bias = ridge(torch.cat(updates), torch.cat(wanted), torch.cat(weights))
+        approximator = UpdateApproximator(self.backbone.spec.dim)
+        approximator.fc.weight.copy_(weight)
+        approximator.fc.bias.copy_(bias)
+        return approximator
+
+
+def reduced_net(backbone: BackboneAdapter, stages: tuple[int, ...]) -> ToFe:
+    """A net that merges, with selections before these blocks; the backbone's weights are shared, not copied."""
+    twin = copy.copy(backbone)
+    twin.spec = replace(backbone.spec, stages=stages, reduction="merging")
+    return ToFe(twin).eval()
+
+
+def fit_selector(patches: Tensor, importance: Tensor, passes: int, seed: int) -> ComparingSelector:
+    """A selector whose scores rank patch tokens ``(B, N, D)`` by their importance ``(B, N)``.
+
+    The loss is the cross entropy between the shares of importance and the softmax of the scores of an image (ListNet, Cao et
+    al. 2007). Of the losses tried its best tokens held most of the importance; squared error of logarithms and membership in
+    the best N^s came behind.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        selector = ComparingSelector(patches.shape[-1])
+    shares = importance / importance.sum(dim=1, keepdim=True)
+    learned = [p for name, p in selector.named_parameters() if not name.startswith(("features", "aversion"))]
+    optimizer = torch.optim.AdamW(learned, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    steps, step = passes * -(-len(patches) // BATCH), 0
+    with torch.enable_grad():
+        for _ in range(passes):
+            for some in torch.randperm(len(patches), generator=generator).split(BATCH):
+                factor = 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / _WARM_UP)
+                for group in optimizer.param_groups:
+                    group["lr"] = _LEARNING_RATE * factor
+                logits = selector.by_importance(patches[some].detach())
+                scores = logits[..., 0] - logits[..., 1]
+                loss = -(shares[some] * scores.log_softmax(dim=1)).sum(dim=1).mean()
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                step += 1
+    with torch.no_grad():
+        selector.features.weight.copy_(principal_directions(patches, selector.features.out_features))
+        selector.features.bias.zero_()
+    return selector.requires_grad_(False)
+
+
+def principal_directions(patches: Tensor, number: int) -> Tensor:
+    """The directions ``(number, D)`` in which normalised patch tokens ``(B, N, D)`` vary most, around zero; zeros behind the D-th."""
+    dim = patches.shape[-1]
+    moment = torch.zeros(dim, dim, dtype=torch.float64)
+    for some in patches.split(BATCH):
+        rows = F.normalize(F.layer_norm(some, (dim,)), dim=-1).flatten(0, 1)
+        moment += (rows.T @ rows).double()
+    directions = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :number].T
+    # The sign of an eigenvector is anybody's: the largest component is positive.
+    sign = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
+    return F.pad(directions * sign, (0, 0, 0, max(0, number - dim))).float()
+
+
+def ridge(inputs: Tensor, outputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted ridge regression of outputs ``(M, E)`` from inputs ``(M, D)``: weight ``(E, D)`` and bias ``(E,)``."""
+    share = (weights / weights.sum()).double()[:, None]
+    x, y = inputs.double(), outputs.double()
+    x_mean, y_mean = (share * x).sum(dim=0), (share * y).sum(dim=0)
+    x, y = x - x_mean, y - y_mean
+    gram = x.T @ (share * x)
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
+    weight = torch.linalg.solve(gram, x.T @ (share * y)).T
+    return weight.float(), (y_mean - weight @ x_mean).float()
+
+
+def advance(model: ToFe, stage: int, number: int, tokens: Tensor) -> Tensor:
+    """Tokens ``(B, P + N, D)`` through a stage: to the next selection, or ``(B, P + K, D)`` to the head."""
+    prefix, last = model.backbone.spec.prefix_tokens, stage + 1 == len(model.selectors)
+
+    def through(some: Tensor) -> Tensor:
+        selection, processed = _run(model, stage, number, some)
+        if last:
+            return processed
+        patches = model.rearrange(stage, selection, processed[:, prefix:])
+        return torch.cat((processed[:, :prefix], patches), dim=1)
+
+    return _in_batches(through, tokens)
+
+
+def _run(model: ToFe, stage: int, number: int, tokens: Tensor) -> tuple[Selection, Tensor]:
+    prefix = model.backbone.spec.prefix_tokens
+    patches = tokens[:, prefix:]
+    selection = model.freeze(stage, patches, model.score(stage, patches), number)
+    return selection, model.run_stage(stage, tokens[:, :prefix], selection)
+
+
+def _in_batches(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    return torch.cat([function(some) for some in tokens.split(BATCH)])
