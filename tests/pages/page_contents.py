@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
 from tofe_edge.evaluation.usage import MeanUsage, distributions
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes.etdump import TimeShare
+from tofe_edge.runtimes.timing import Telemetry
 
 HOSTILE = (
     "<script>alert(1)</script>\"'&<img src=x onerror=y>",
@@ -37,20 +39,6 @@ HOSTILE = (
 """Names as a file, a class, a layer, an operator, a sensor or a device may have them."""
 
 SIZE, KEPT = 64, ((0, 1, 2, 5, 6, 7, 9, 10, 11), (1, 2, 3, 5, 6), (1, 2, 5))
-
-
-@dataclass(frozen=True)
-class Share:
-    name: str
-    ms: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Reading:
-    at_s: float
-    khz: Mapping[str, float]
-    celsius: Mapping[str, float]
 
 
 def latency_record(source: str) -> dict[str, Any]:
@@ -109,11 +97,11 @@ def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-ther
         planned_bytes=755824,
         peak_rss_bytes=35_000_000,
         readings=[
-            Reading(0.1 * at, dict.fromkeys(names, khz), dict.fromkeys(names, heat))
+            Telemetry(0.1 * at, dict.fromkeys(names, khz), dict.fromkeys(names, heat))
             for at, (khz, heat) in enumerate(states)
         ],
-        stages=tuple(Share(name, 1.5, 3) for name in names),
-        operators=tuple(Share(f"{name} {number}", 0.1 * number, number) for name in names for number in range(9)),
+        stages=tuple(TimeShare(name, 1.5, 3) for name in names),
+        operators=tuple(TimeShare(f"{name} {number}", 0.1 * number, number) for name in names for number in range(9)),
         sustained=f"{names[0]} throttles: the last quarter takes 1.20 times the first (95 %: 1.10 to 1.30).",
         against=f"Token reduction pays against {names[0]}.",
     )
@@ -133,8 +121,8 @@ def convert_page(manifest: Manifest, names: tuple[str, ...] = ("gate", "val")) -
         source=names[-1],
         measured_on="this machine with 1 thread",
         samples_ms=(5.0, 5.1, 5.1, 5.4),
-        stages=tuple(Share(name, 1.5, 3) for name in names),
-        operators=tuple(Share(name, 0.5, 2) for name in names),
+        stages=tuple(TimeShare(name, 1.5, 3) for name in names),
+        operators=tuple(TimeShare(name, 0.5, 2) for name in names),
         block_ms={"int8": [(8, 0.1), (96, 0.7)]},
         fitted_ms={"int8": [(count, 0.01 * count) for count in range(1, 97)]},
     )

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tofe_edge.budget.latency_model import block_ms, fits
-from tofe_edge.cli.pages.convert import ConvertPage, write_page
+from tofe_edge.cli.pages.convert import ConvertPage, render
+from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.targets import target_of
@@ -32,7 +33,7 @@ def write_convert_page(path: Path, converted: Converted) -> None:
         source=converted.source,
         prefix_tokens=backbone.prefix_tokens,
     )
-    write_page(path, with_times(with_block_latency(content, backbone, plan.profile), artifact))
+    write_html(path, render(with_times(with_block_latency(content, backbone, plan.profile), artifact)))
 
 
 def with_block_latency(content: ConvertPage, backbone: Backbone, profile: DeviceProfile | None) -> ConvertPage:

@@ -22,11 +22,8 @@ _FOR_PACKAGING = (
 """Options that do not go with --check; an empty text counts as given."""
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "package", help="make a model into what an app's build takes, or check such a bundle"
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument(
         "model", type=Path, nargs="?", metavar="MODEL", help="a .pte or .mlpackage with manifest and golden vectors"
     )
@@ -71,7 +68,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="with --check: run the program that a Linux bundle brings; only for bundles you trust",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,8 @@ from tofe_edge.cli.options import (
     require,
 )
 from tofe_edge.cli.output import check_html_place, emit, facts, table, threads
-from tofe_edge.cli.pages.profile import ProfilePage, write_page
+from tofe_edge.cli.pages.profile import ProfilePage, render
+from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.runtimes.comparison import Comparison
 from tofe_edge.runtimes.coreml import COMPUTE_UNITS
@@ -35,9 +36,8 @@ _OPERATORS_SHOWN = 8
 _BUSY = "runs took much longer than they computed: the machine was busy with something else"
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("profile")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     add_model(parser)
     parser.add_argument("--runs", type=positive_int, metavar="N", help="timed runs (default: 50)")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads (default: 1)")
@@ -61,7 +61,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the charts")
     add_method(parser)
     add_checkpoint(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +104,7 @@ def _write_page(path: Path, report: LatencyReport) -> None:
         sustained=_sustained_text(report.sustained) if report.sustained else "",
         against=_comparison_text(report.comparison, report.rival or "") if report.comparison else "",
     )
-    write_page(path, page)
+    write_html(path, render(page))
 
 
 def _json(report: LatencyReport) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import argparse
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tofe_edge.cli.options import add_method, add_model, add_threads, positive_float, require
 from tofe_edge.cli.output import emit, table
@@ -14,9 +13,8 @@ from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.workflows.run import SelfTest, load
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("run")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     add_model(parser)
     parser.add_argument(
         "images", type=Path, nargs="*", default=[], metavar="IMAGE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
@@ -36,7 +34,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="no IMAGE: does every method (or --method) compute here what it computed where it was converted?",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

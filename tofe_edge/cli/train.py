@@ -16,15 +16,12 @@ from tofe_edge.workflows.train import train
 _BACKBONE = "deit_tiny_patch16_224"
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     shipped = " or ".join(shipped_recipes())
     keys = ", ".join(key if default is None else f"{key}={default}" for key, default in KEYS.items())
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "train",
-        description="An interrupted run goes on where it was when called again.",
-        epilog=f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do.",
-    )
+    parser.description = "An interrupted run goes on where it was when called again."
+    parser.epilog = f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do."
     add = parser.add_argument
     add("--backbone", default=_BACKBONE, metavar="NAME", help="lvvit_s, lvvit_m or a timm vision transformer")
     weights = parser.add_mutually_exclusive_group()
@@ -62,7 +59,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     for key in KEYS:  # the options of earlier versions
         add(f"--{key.replace('_', '-')}", action=_AsSetting, dest="settings", help=argparse.SUPPRESS)
     parser.set_defaults(renamed=[])
-    return parser
 
 
 class _AsSetting(argparse.Action):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import math
 import platform
 import signal
 import subprocess
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.evaluation.golden import golden_path_of
@@ -56,34 +53,7 @@ def runner_files(arch: str, build: Path | None, manifest: Manifest) -> dict[str,
         raise InputError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
 
 
-@dataclass(frozen=True)
-class NativeReplay:
-    """The verdict of a runner on one method of its bundle."""
-
-    verdict: MethodVerdict
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate was reached."""
-        return self.verdict.passed
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """The gates that were not reached, in words."""
-        return self.verdict.failures
-
-    @property
-    def snr_db(self) -> float:
-        """SNR of the logits; infinite if they are the same to the bit."""
-        ratio = self.verdict.snr_db
-        return ratio if ratio is not None else math.inf if self.verdict.passed else -math.inf
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all figures."""
-        return asdict(self.verdict)
-
-
-def runner_test(runner: Path, artifact: Artifact, arch: str) -> dict[str, NativeReplay]:
+def runner_test(runner: Path, artifact: Artifact, arch: str) -> dict[str, MethodVerdict]:
     """Have the runner of an unpacked bundle replay the golden vectors beside an artifact, as the service on a device does.
 
     Raises:
@@ -97,7 +67,7 @@ def runner_test(runner: Path, artifact: Artifact, arch: str) -> dict[str, Native
     except DeviceError as error:
         # It starts here, so it is not this machine that is wrong.
         raise InputError(str(error)) from error
-    return {one.method: NativeReplay(one) for one in verdicts}
+    return {one.method: one for one in verdicts}
 
 
 def _start(runner: Path, prefix: tuple[str, ...]) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tofe_edge.cli.pages.charts import percentiles
-from tofe_edge.cli.pages.rendering import render_template, write_html
-from tofe_edge.cli.pages.sections import BlockLatency, Share, block_latency, latency_histogram, layer_noise
+from tofe_edge.cli.pages.rendering import render_template
+from tofe_edge.cli.pages.sections import BlockLatency, block_latency, latency_histogram, layer_noise
 from tofe_edge.cli.pages.token_map import heat_legend, method_maps
 from tofe_edge.evaluation.golden import GoldenSet
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Manifest
+from tofe_edge.runtimes.etdump import TimeShare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,14 @@ class ConvertPage:
     measured_on: str = ""
     """Where the following were measured, and with how many threads."""
     samples_ms: Sequence[float] = ()
-    stages: Sequence[Share] = ()
-    operators: Sequence[Share] = ()
+    stages: Sequence[TimeShare] = ()
+    operators: Sequence[TimeShare] = ()
     block_ms: Mapping[str, BlockLatency] = field(default_factory=dict)
     """The profile's latency table, by precision."""
     fitted_ms: Mapping[str, BlockLatency] = field(default_factory=dict)
     """The latency model's forecast for every number of tokens, by precision."""
     prefix_tokens: int = 1
     """CLS, and the distillation token if there is one."""
-
-
-def write_page(path: Path, content: ConvertPage) -> None:
-    """Write the page atomically. Raises :class:`InputError` if it cannot be written."""
-    write_html(path, render(content))
 
 
 def render(content: ConvertPage) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
 
 from tofe_edge.cli.pages.charts import Mark, Words, count_histogram, figure
-from tofe_edge.cli.pages.rendering import render_template, write_html
+from tofe_edge.cli.pages.rendering import render_template
 from tofe_edge.cli.pages.token_map import heat_legend, image_maps
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.image_tokens import ImageTokens
@@ -31,11 +30,6 @@ class EvaluationPage:
     most: Sequence[ImageTokens]
     """Both with pixels."""
     class_names: Sequence[str]
-
-
-def write_page(path: Path, shown: EvaluationPage) -> None:
-    """Write the page atomically. Raises :class:`InputError` if it cannot be written."""
-    write_html(path, render(shown))
 
 
 def render(shown: EvaluationPage) -> str:

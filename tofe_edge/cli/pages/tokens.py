@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from tofe_edge.cli.pages.rendering import render_template, write_html
+from tofe_edge.cli.pages.rendering import render_template
 from tofe_edge.cli.pages.token_map import heat_legend, image_maps
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.evaluation.usage import MeanUsage
@@ -25,11 +24,6 @@ class TokensPage:
     drawn: Sequence[ImageTokens]
     """Images with their pixels."""
     class_names: Sequence[str]
-
-
-def write_page(path: Path, shown: TokensPage) -> None:
-    """Write the page atomically. Raises :class:`InputError` if it cannot be written."""
-    write_html(path, render(shown))
 
 
 def render(shown: TokensPage) -> str:
