@@ -34,8 +34,7 @@ from tofe_edge.model.checkpoint import default_classes
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.recipe import read_recipe
+from tofe_edge.training.recipe import TrainingConfig, read_recipe
 from tofe_edge.training.views import Views, prepare_views, view_recipe
 
 _PACKAGES = ("torch", "timm", "numpy")

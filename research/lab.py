@@ -23,8 +23,7 @@ from tofe_edge.model.backbones import BackboneAdapter
 from tofe_edge.model.checkpoint import load_model
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint
-from tofe_edge.training.batches import TrainingSet
-from tofe_edge.training.teacher import TrainingBatch
+from tofe_edge.training.batches import TrainingBatch, TrainingSet
 from tofe_edge.training.views import ViewRecipe, Views, batches_from_views
 
 _CPU = torch.device("cpu")

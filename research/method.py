@@ -15,9 +15,9 @@ from tofe_edge.model.backbones import Backbone, BackboneAdapter
 from tofe_edge.model.backbones.timm_vit import TimmVit
 from tofe_edge.model.macs import gmacs
 from tofe_edge.model.tofe import Gumbel
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.batches import TrainingBatch
 from tofe_edge.training.losses import classification_loss, distillation_loss
-from tofe_edge.training.teacher import TrainingBatch
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.views import Views
 
 _HALVINGS = 40

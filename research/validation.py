@@ -19,7 +19,7 @@ from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.io.preprocessing import Preprocessing, normalize, resize_and_crop
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.teacher import teacher_targets
+from tofe_edge.training.batches import teacher_targets
 
 _BATCH = 50
 

@@ -24,9 +24,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tofe_edge.errors import DeviceError, GateError, InputError, TofeEdgeError
     from tofe_edge.profiles import DeviceProfile, load_profile
-    from tofe_edge.workflows.api import convert, package
+    from tofe_edge.workflows.api import convert
     from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
-    from tofe_edge.workflows.package import Packaged
+    from tofe_edge.workflows.package import Packaged, package
     from tofe_edge.workflows.parity import ParityReport, parity
     from tofe_edge.workflows.profile import LatencyReport, PackageReport, profile
     from tofe_edge.workflows.run import Classification, Model, SelfTest, load
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 _WHERE = {
     "errors": ("DeviceError", "GateError", "InputError", "TofeEdgeError"),
     "profiles": ("DeviceProfile", "load_profile"),
-    "workflows.api": ("convert", "package"),
+    "workflows.api": ("convert",),
     "workflows.evaluate": ("EvaluationReport", "evaluate"),
-    "workflows.package": ("Packaged",),
+    "workflows.package": ("Packaged", "package"),
     "workflows.parity": ("ParityReport", "parity"),
     "workflows.profile": ("LatencyReport", "PackageReport", "profile"),
     "workflows.run": ("Classification", "Model", "SelfTest", "load"),

@@ -18,7 +18,7 @@ from tofe_edge.io.artifact import Method
 from tofe_edge.io.files import fingerprint
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.apple import PLATFORM as APPLE
-from tofe_edge.packaging.apple_names import module_of
+from tofe_edge.packaging.apple import module_of
 from tofe_edge.packaging.bundle import Bundle
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.platform import Options

@@ -197,7 +197,7 @@ def _budgets(text: str) -> tuple[float, ...]:
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was made."""
     # Here, so that help and a wrong call need no PyTorch.
-    from tofe_edge.cli.convert_page import write_convert_page
+    from tofe_edge.cli.pages.convert import write_convert_page
     from tofe_edge.workflows.convert import ConvertOptions, carry_out, resolve_options
 
     require(args.removed is None, f"{args.removed} was removed, see CHANGELOG.md; leave it out")

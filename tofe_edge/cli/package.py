@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import require
+from tofe_edge.cli.options import keywords, require
 from tofe_edge.cli.output import emit, facts
-from tofe_edge.io.artifact import open_artifact
 from tofe_edge.packaging.check import BundleCheck
 from tofe_edge.packaging.linux import ARCHES
 from tofe_edge.packaging.platform import Options, platform_names
@@ -82,14 +82,11 @@ def run(args: argparse.Namespace) -> int:
     require(args.model is not None, "package needs a MODEL and --platform, or --check BUNDLE")
     require(args.platform is not None, f"package needs --platform: {', '.join(platform_names())}")
     packaged = package(
-        open_artifact(args.model),
+        args.model,
         args.platform,
-        args.out or Path("out"),
-        Options(args.source, args.package_name, args.kotlinc, args.arch, args.runner),
-        name=args.name,
-        checkpoint=args.checkpoint,
-        weights_licence=args.weights_licence,
-        force=args.force,
+        args.out or "out",
+        **keywords(package, args),
+        **{field.name: getattr(args, field.name) for field in fields(Options)},
     )
     emit(args.json, packaged.to_json(), _describe(packaged))
     return 0

@@ -1,4 +1,7 @@
-"""Batches of a training run. Everything follows from (seed, step), so that a resumed run sees the same images."""
+"""What each step of a training run learns from: images and the dense teacher's view of them.
+
+Everything follows from (seed, step), so that a resumed run sees the same images.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,56 @@ from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.preprocessing import Preprocessing, normalize, random_resized_crop
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.recipe import Augmentation, HyperParameters
-from tofe_edge.training.teacher import TrainingBatch, teacher_targets
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """What the student learns from the dense model on one batch."""
+
+    stem: Tensor
+    """Tokens ``(B, P + N, D)`` at the input of block l_1."""
+    stages: tuple[Tensor, ...]
+    """Patch tokens ``(B, N, D)`` at the input of blocks l_2 … l_S."""
+    logits: Tensor
+    """``(B, classes)``"""
+    importance: Tensor
+    """``(B, S, N)``: the attention that each patch token receives from stage s on, to the last block."""
+
+    def to(self, device: torch.device) -> TeacherView:
+        """The same on a device."""
+        stages = tuple(stage.to(device) for stage in self.stages)
+        return TeacherView(self.stem.to(device), stages, self.logits.to(device), self.importance.to(device))
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's examples on the device that trains."""
+
+    step: int
+    view: TeacherView
+    labels: Tensor
+    images: Tensor | None
+    """``(B, 3, H, W)``; ``None``: the student starts where the teacher's view does."""
+    unreadable: int
+
+
+@torch.no_grad()
+def teacher_targets(teacher: ToFe, images: Tensor) -> TeacherView:
+    """Run the dense teacher and note its residual stream where the student is compared with it."""
+    spec, backbone = teacher.backbone.spec, teacher.backbone
+    tokens = stem = teacher.stem(images)
+    stages, received = [], []
+    for stage, (first, end) in enumerate(pairwise((*spec.stages, spec.depth)), start=1):
+        paid = []
+        for index in range(first, end):
+            paid.append(backbone.attention_received(index, tokens))
+            tokens = backbone.block(index, tokens)
+        received.append(torch.stack(paid).sum(dim=0))
+        if stage < len(spec.stages):
+            stages.append(tokens[:, spec.prefix_tokens :])
+    # What a later stage attends to is to be kept now, too: it is computed anew from here on.
+    importance = torch.stack(received, dim=1).flip(1).cumsum(dim=1).flip(1)
+    return TeacherView(stem, tuple(stages), backbone.logits(tokens), importance)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def guidance_loss(scores: Sequence[Tensor], importance: Sequence[Tensor]) -> Ten
 
     Args:
         scores: S tensors ``(B, N)``.
-        importance: S tensors ``(B, N)``, of :class:`tofe_edge.training.teacher.TeacherView`.
+        importance: S tensors ``(B, N)``, of :class:`tofe_edge.training.batches.TeacherView`.
 
     The logarithm of the importance, standardized over the batch, is the aim for scores less their mean over the batch:
     how many tokens are kept is left to the budget. Squared gaps, their mean over tokens, summed over stages.

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tofe_edge.errors import InputError, did_you_mean, shown
+from tofe_edge.model.backbones.spec import TokenCounts
 
 _SHIPPED = Path(__file__).with_name("recipes")
 _POSITIVE = ("epochs", "batch_size", "learning_rate", "backbone_learning_rate", "gradient_clip")
@@ -206,3 +207,37 @@ def _check(values: Mapping[str, Any], source: Path | str) -> Recipe:
         if key not in KEYS:
             raise InputError(f"{source}: {key}: not a key of a recipe{did_you_mean(key, KEYS)}") from error
         raise InputError(f"{source}: {key}: {first['msg']}, not {shown(str(first['input']))}") from error
+
+
+_TARGETS = ("target_gmacs", "target_ms")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(HyperParameters):
+    """Hyper-parameters and what they are to reach."""
+
+    target_gmacs: float | None = None
+    """Whole-net budget, in 1e9 multiply-accumulates. Either this or the next."""
+    target_ms: float | None = None
+    """Whole-net budget, in milliseconds that a device's latency table predicts."""
+    latency_table: str | None = None
+    """Which table that is: its fingerprint, so that a run does not go on with another one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        targets = {name: getattr(self, name) for name in _TARGETS if getattr(self, name) is not None}
+        if len(targets) != 1:
+            raise InputError("training: a run has one target, either target_gmacs or target_ms")
+        for name, target in targets.items():
+            if not 0 < target < float("inf"):
+                raise InputError(f"training: {name} must be a finite number greater than 0, not {target}")
+        if self.latency_table is not None and self.target_ms is None:
+            raise InputError("training: latency_table is for a target in milliseconds, and this one is in GMACs")
+        if self.token_counts is not None:
+            TokenCounts.parse(self.token_counts)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields that are set, for the checkpoint's header: the target first."""
+        values = asdict(self)
+        first = {name: values.pop(name) for name in (*_TARGETS, "latency_table")}
+        return {name: value for name, value in {**first, **values}.items() if value is not None}

@@ -22,7 +22,6 @@ from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import (
     MeasuredCounts,
     center_selectors,
@@ -31,7 +30,7 @@ from tofe_edge.training.counts import (
     read_images,
     typical_samples,
 )
-from tofe_edge.training.recipe import Recipe
+from tofe_edge.training.recipe import Recipe, TrainingConfig
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
 from tofe_edge.training.trainer import TrainingResult, train

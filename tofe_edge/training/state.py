@@ -14,7 +14,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.files import write_atomically
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,16 @@ from tofe_edge.io.files import write_json
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import Backbone
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.batches import batches, samples_digest, shuffled, weights_digest
+from tofe_edge.training.batches import (
+    TeacherView,
+    TrainingBatch,
+    batches,
+    samples_digest,
+    shuffled,
+    teacher_targets,
+    weights_digest,
+)
 from tofe_edge.training.recipe import Augmentation, HyperParameters
-from tofe_edge.training.teacher import TeacherView, TrainingBatch, teacher_targets
 
 try:
     import fcntl
