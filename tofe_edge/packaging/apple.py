@@ -12,7 +12,6 @@ from tofe_edge.errors import InputError, shown
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.targets import find_target, runs_on, targets_for
-from tofe_edge.packaging.apple_vectors import vectors_for
 from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
 from tofe_edge.packaging.contents import LABELS, PackagedModel
@@ -55,7 +54,7 @@ def build(model: PackagedModel, options: Options) -> Bundle:
     licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH] if needs_executorch(variant) else [])]
     values = values_for(model, module_of(model, options.package_name))
     files = {
-        **_code(model, variant, {**values, **vectors_for(manifest.preprocessing)}),
+        **_code(model, variant, values),
         **{f"{_MODEL}{name}": file for name, file in model.files().items()},
         "README.md": _readme(variant, values),
         **legal_files(f"{model.name} for Apple's systems", licences),
@@ -133,7 +132,7 @@ def systems_of(manifest: Manifest) -> tuple[str, str]:
 
 
 def values_for(model: PackagedModel, module: str) -> dict[str, object]:
-    """Return every key of the Apple templates but those of the test vectors and the README's ``USE``.
+    """Return every key of the Apple templates but the README's ``RUNTIME_NOTES``.
 
     Raises:
         InputError: as :func:`systems_of` and :func:`~tofe_edge.packaging.platform.executorch_release`, or a method cannot name a case.
