@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from conftest import manifest_for
 
-from tofe_edge.cli.pages import convert, evaluation, parity, profile, tokens
+from tofe_edge.cli.pages import convert, parity, profile, tokens
 from tofe_edge.cli.pages.convert import ConvertPage
-from tofe_edge.cli.pages.evaluation import EvaluationPage
 from tofe_edge.cli.pages.profile import ProfilePage
-from tofe_edge.cli.pages.tokens import TokensPage
+from tofe_edge.cli.pages.tokens import EvaluationPage, TokensPage
 from tofe_edge.evaluation.analysis import analyse
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
@@ -82,7 +81,7 @@ def golden_of(manifest: Manifest) -> GoldenSet:
 
 def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-thermal")) -> ProfilePage:
     """A sustained run with everything that a page can show; ``names`` are those of sensors and parts."""
-    states = [(1800000.0 - 10000.0 * at, 40.0 + at) for at in range(50)]
+    states = [(1_800_000 - 10_000 * at, 40.0 + at) for at in range(50)]
     return ProfilePage(
         manifest=manifest,
         golden=golden_of(manifest),
@@ -196,8 +195,8 @@ PAGES: dict[str, Callable[..., str]] = {
     "profile": lambda manifest, *names: profile.render(profile_page(manifest, names)),
     "convert": lambda manifest, *names: convert.render(convert_page(manifest, names)),
     "parity": lambda manifest, *names: parity_page(manifest, names),
-    "tokens": lambda manifest, *names: tokens.render(tokens_page(names[0])),
-    "evaluation": lambda manifest, *names: evaluation.render(evaluation_page(names[0])),
+    "tokens": lambda manifest, *names: tokens.render_tokens(tokens_page(names[0])),
+    "evaluation": lambda manifest, *names: tokens.render_evaluation(evaluation_page(names[0])),
 }
 """Every page of a manifest, with these names wherever others than the manifest give one."""
 

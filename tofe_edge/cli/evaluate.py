@@ -9,8 +9,8 @@ from typing import Any
 
 from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, require
 from tofe_edge.cli.output import emit, facts, table
-from tofe_edge.cli.pages.evaluation import EvaluationPage, render
 from tofe_edge.cli.pages.rendering import write_html
+from tofe_edge.cli.pages.tokens import EvaluationPage, render_evaluation
 from tofe_edge.evaluation.usage import CountDistribution
 from tofe_edge.io.files import check_place
 from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             most=report.extremes.most(),
             class_names=checkpoint.classes.names,
         )
-        write_html(args.html, render(page))
+        write_html(args.html, render_evaluation(page))
     emit(args.json, _json(report, args.html), describe(report, args.html))
     return 0
 

@@ -10,7 +10,7 @@ from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoin
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.contact_sheet import contact_sheet
 from tofe_edge.cli.pages.rendering import write_html
-from tofe_edge.cli.pages.tokens import TokensPage, render
+from tofe_edge.cli.pages.tokens import TokensPage, render_tokens
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.io.files import check_place, write_bytes
 from tofe_edge.model.checkpoint import Checkpoint
@@ -77,7 +77,7 @@ def _write(args: argparse.Namespace, report: TokenReport) -> list[Path]:
             drawn=drawn,
             class_names=report.checkpoint.classes.names,
         )
-        write_html(args.html, render(page))
+        write_html(args.html, render_tokens(page))
     if args.png is not None:
         write_bytes(args.png, contact_sheet(drawn))
     return [path for path in (args.html, args.png) if path is not None]

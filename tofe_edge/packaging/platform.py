@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
 
 from tofe_edge.errors import InputError, shown
+from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.targets import runs_on, targets_for
 from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.provenance import Provenance
+from tofe_edge.runtimes.native_self_test import MethodVerdict
 
 _MODULES = {name: f"tofe_edge.packaging.{name}" for name in ("android", "apple", "linux")}
 _PACKAGE = "executorch"
@@ -39,23 +40,8 @@ class Options:
     """Folder with the user's own build of the native runner; ``None``: built on this machine and kept."""
 
 
-class Replay(Protocol):
-    """The result of replaying the golden vectors of one method."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate was reached."""
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """The gates that were not reached, in words."""
-
-    @property
-    def snr_db(self) -> float:
-        """SNR of the logits; infinite if they are the same to the bit."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all figures."""
+Replay = Parity | MethodVerdict
+"""The result of replaying the golden vectors of one method: on this machine's runtime, or by the program in a bundle."""
 
 
 @dataclass(frozen=True)

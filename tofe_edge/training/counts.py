@@ -89,7 +89,6 @@ def _kept(masks: Sequence[Tensor]) -> npt.NDArray[np.float64]:
     return np.array([float(mask.sum()) for mask in masks])
 
 
-_BATCH = 16
 _MOST_IMAGES = 1024
 """Single images differ by tens of tokens, so their mean is known to one."""
 
