@@ -13,8 +13,6 @@ from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.recipe import KEYS, shipped_recipes
 from tofe_edge.workflows.train import train
 
-_BACKBONE = "deit_tiny_patch16_224"
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
@@ -23,7 +21,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = "An interrupted run goes on where it was when called again."
     parser.epilog = f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do."
     add = parser.add_argument
-    add("--backbone", default=_BACKBONE, metavar="NAME", help="lvvit_s, lvvit_m or a timm vision transformer")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--weights", type=Path, metavar="FILE", help="dense weights: .safetensors or .pth")
     weights.add_argument("--pretrained", action="store_true", help="fetch timm's published weights")
@@ -42,9 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--target-ms",
         type=positive_float,
         metavar="T",
-        help="the same in milliseconds per image, as the latency table of --profile predicts them",
+        help="the same in milliseconds per image, as the latency table of --set profile=PROFILE predicts them",
     )
-    add("--profile", metavar="PROFILE", help="for --target-ms: a profile from `tofe-edge calibrate`")
     add("--recipe", metavar="NAME", help=f"how to train: {shipped}, or a YAML file (default: paper)")
     add(
         "--set",
@@ -54,7 +50,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="another value for a key of the recipe; may be repeated",
     )
-    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="what to train on (default: auto)")
     add("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     for key in KEYS:  # the options of earlier versions
         add(f"--{key.replace('_', '-')}", action=_AsSetting, dest="settings", help=argparse.SUPPRESS)

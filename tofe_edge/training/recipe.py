@@ -110,6 +110,12 @@ class HyperParameters:
 class Recipe(HyperParameters):
     """Everything that a recipe file or ``--set`` may say: hyper-parameters, and the settings of one run."""
 
+    backbone: str = "deit_tiny_patch16_224"
+    """``lvvit_s``, ``lvvit_m`` or a timm vision transformer."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """What to train on."""
+    profile: str | None = None
+    """The device profile whose latency table holds a target in milliseconds, from ``tofe-edge calibrate``."""
     select_before: str | None = None
     """Blocks before which tokens are selected, from 0, such as ``"1,4,8"``; ``None``: those of the start, or the paper's
     quarter, half and three quarters of the way. Small budgets want earlier ones."""

@@ -51,28 +51,18 @@ _PAPER = Recipe()
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """A training run: what it starts from, what it learns from, what it is to reach, and where its checkpoint goes."""
+    """A training run: what it starts from, learns from, is to reach, and writes; see :func:`tofe_edge.workflows.train.train`."""
 
     data: tuple[str, ...]
-    """Sources of training images, each ``DATA`` or ``DATA:REPEATS``; see :class:`tofe_edge.training.batches.Source`."""
     out: Path
-    """The checkpoint to write; state and log stand beside it."""
     target_gmacs: float | None = None
     target_ms: float | None = None
-    """Either of both; milliseconds are those that the latency table of ``profile`` predicts."""
     profile: DeviceProfile | None = None
-    backbone: str = "deit_tiny_patch16_224"
     weights: Path | None = None
-    """Dense weights, .safetensors or .pth."""
     pretrained: bool = False
-    """Take timm's published weights in place of a file."""
     start: Checkpoint | None = None
-    """A ToFe checkpoint to go on from, such as that of the next larger budget; ``None``: the dense weights."""
     validation: Path | None = None
-    """Labelled images on which accuracy is measured at the end."""
     recipe: Recipe = _PAPER
-    device: str = "auto"
-    """``auto``, ``cuda`` or ``cpu``."""
 
 
 def train_checkpoint(request: TrainingRequest) -> Checkpoint:
@@ -87,7 +77,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     recipe, state = request.recipe, request.out.with_suffix(".state")
     _check_request(request)
     config = TrainingConfig(**recipe.hyper_parameters(), target_gmacs=request.target_gmacs, target_ms=request.target_ms)
-    device = pick_device(request.device)
+    device = pick_device(recipe.device)
     with staging_dir(request.out.parent):
         pass  # the folder can be written to
     # 2. Teacher, student, images
@@ -95,7 +85,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     torch.manual_seed(config.seed)
     stages = parse_stages(recipe.select_before) if recipe.select_before else None
     host = create_backbone(
-        request.backbone,
+        recipe.backbone,
         pretrained=request.pretrained,
         stages=stages or (request.start.stages if request.start else None),
     )
@@ -164,10 +154,10 @@ def _check_request(request: TrainingRequest) -> None:
     recipe, milliseconds = request.recipe, request.target_ms is not None
     wrong = {
         f"{request.out}: a checkpoint's file name ends in .safetensors": request.out.suffix != ".safetensors",
-        "--profile says where --target-ms is held; --target-gmacs holds everywhere": request.profile is not None
+        "profile says where --target-ms is held; --target-gmacs holds everywhere": request.profile is not None
         and not milliseconds,
         "precision is that of the latency table of --target-ms": recipe.precision is not None and not milliseconds,
-        "--target-ms is held by a device's latency table; say which with --profile": request.profile is None
+        "--target-ms is held by a device's latency table; say which with --set profile=PROFILE": request.profile is None
         and milliseconds,
         "start_share is a share of the way to --start; say which": recipe.start_share is not None
         and request.start is None,
@@ -224,7 +214,7 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
     if replace(own, stages=expected.stages) != expected:
         raise InputError(
             f"--start {request.start.name}: is a {own.name} with {own.image_size} px and {own.classes} classes, "
-            "not the --backbone to train"
+            "not the backbone to train"
         )
     if len(own.stages) != len(expected.stages):
         raise InputError(
@@ -262,7 +252,7 @@ def _views(
             "start from a checkpoint trained with views, or leave it out"
         )
     of_views = view_recipe(teacher, data.train, config.views, config.seed, config.augmentation)
-    device = pick_device(request.device)
+    device = pick_device(request.recipe.device)
     with gpu_failures(device, "in preparing views"):
         return prepare_views(
             request.recipe.views_dir or request.out.with_suffix(".views"), teacher.to(device), data.train, of_views
@@ -311,11 +301,11 @@ def _record(
         "steps": result.steps,
         "mean_kept": [round(mean, 3) for mean in measured.means],
         "mean_kept_sampled": [round(mean, 3) for mean in measured.sampled_means],
-        "device": pick_device(request.device).type,
+        "device": pick_device(request.recipe.device).type,
         "torch": str(torch.__version__),
         "warnings": warnings,
     }
 
 
 def _teacher_name(request: TrainingRequest) -> str:
-    return request.weights.name if request.weights else f"timm {request.backbone}"
+    return request.weights.name if request.weights else f"timm {request.recipe.backbone}"
