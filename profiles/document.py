@@ -68,7 +68,7 @@ class Document:
     """A YAML document: its values, and where in the file they are."""
 
     file: str
-    """As the user wrote it."""
+    """Its name as the user wrote it."""
     node: yaml.Node
     values: Any
     """Mappings, lists, texts, numbers and booleans."""

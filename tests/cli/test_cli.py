@@ -149,7 +149,8 @@ def test_train_writes_a_checkpoint(
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, weights)
     document = document_of(
         program, "train", "--weights", weights, "--data", f"{image_folder}:2", "--target-gmacs", 0.002,
-        "--set", "device=cpu", "--out", out, "--set", "epochs=1", "--set", "fixed_epochs=0.5", "--set", "batch_size=4", "--set", "held_out=2",
+        "--out", out, "--set", "device=cpu", "--set", "epochs=1", "--set", "fixed_epochs=0.5", "--set", "batch_size=4",
+        "--set", "held_out=2",
     )  # fmt: skip
     assert document.keys() == {"checkpoint", "token_counts", "gmacs", "accuracy", "training"}
     assert document["checkpoint"] == str(out) and out.is_file()

@@ -201,8 +201,8 @@ def run(args: argparse.Namespace) -> int:
     from tofe_edge.workflows.convert import ConvertOptions, carry_out, resolve_options
 
     require(args.removed is None, f"{args.removed} was removed, see CHANGELOG.md; leave it out")
-    given = {field.name: getattr(args, field.name) for field in fields(ConvertOptions) if field.name != "options"}
-    plan = resolve_options(ConvertOptions(**given, options=dict(args.option)))
+    values = {field.name: getattr(args, field.name) for field in fields(ConvertOptions) if field.name != "options"}
+    plan = resolve_options(ConvertOptions(**values, options=dict(args.option)))
     if args.html is not None:
         # Now, as a conversion takes a while.
         check_html_place(args.html, plan.places)

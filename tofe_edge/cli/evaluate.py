@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             evaluation=report.evaluation,
             shipped=report.shipped_counts,
             patch_tokens=report.extremes.patch_tokens,
-            found=report.distribution,
+            distributions=report.distribution,
             fewest=report.extremes.fewest(),
             most=report.extremes.most(),
             class_names=checkpoint.classes.names,

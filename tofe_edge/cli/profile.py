@@ -194,7 +194,7 @@ def _machine(timing: Timing) -> str:
 
 
 def _sustained_text(result: Sustained) -> str:
-    """Whether it throttles, and how clocks and temperatures went."""
+    """Say whether it throttles, and how clocks and temperatures went."""
     verdict = {
         True: "it throttles",
         False: "it does not slow down",
@@ -220,7 +220,7 @@ def _sustained_text(result: Sustained) -> str:
 
 
 def _comparison_text(result: Comparison, rival: str) -> str:
-    """Which is faster here; against the dense net whether token reduction pays, and from where on."""
+    """Say which is faster here; against the dense net whether token reduction pays, and from where on."""
     ratio, dense = result.ratio, rival == DENSE
     verdict = {
         True: "Token reduction pays on this device" if dense else "The model is faster on this device",

@@ -54,13 +54,13 @@ def run(args: argparse.Namespace) -> int:
         }
         emit(args.json, document, _self_test_text(args.model, result))
         return 0 if result.passed else 1
-    found = model.run(*args.images, threads=args.threads, method=args.method, deadline_ms=args.deadline_ms)
+    classified = model.run(*args.images, threads=args.threads, method=args.method, deadline_ms=args.deadline_ms)
     emit(
         args.json,
-        [{**asdict(one), "image": str(one.image)} for one in found],
+        [{**asdict(one), "image": str(one.image)} for one in classified],
         "\n\n".join(
             f"{one.image}\n{table([[f'{100 * best.probability:5.1f} %', best.name] for best in one.top5], ['', 'class'])}"
-            for one in found
+            for one in classified
         ),
     )
     return 0

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_places(args: argparse.Namespace) -> None:
-    """Before minutes are spent: nothing that is read is written over, and no page over a picture."""
+    """Refuse, before minutes are spent, to write over what is read, or a page over a picture."""
     places = [path for path in (args.html, args.png) if path is not None]
     read = {path.resolve() for path in (*(args.image or ()), Path(args.checkpoint))}
     read |= {args.data.resolve()} if args.data else set()

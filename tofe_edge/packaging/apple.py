@@ -68,12 +68,12 @@ def _code(model: PackagedModel, variant: str, values: Mapping[str, object]) -> d
     folders = {"apple/sources": _SOURCES, f"apple/{variant}": _SOURCES, "apple/tests": _TESTS}
     if not needs_executorch(variant):
         folders[f"apple/coreml-{model.manifest.io}"] = _SOURCES
-    found = {
+    files = {
         f"{place}{PurePosixPath(name).name}": render(name, values)
         for folder, place in folders.items()
         for name in template_names(folder)
     }
-    return {_MANIFEST: found.pop(f"{_SOURCES}{_MANIFEST}"), **found}
+    return {_MANIFEST: files.pop(f"{_SOURCES}{_MANIFEST}"), **files}
 
 
 def _readme(variant: str, values: Mapping[str, object]) -> BundleFile:

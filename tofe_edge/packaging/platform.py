@@ -46,7 +46,7 @@ Replay = Parity | MethodVerdict
 
 @dataclass(frozen=True)
 class Platform:
-    """How to make a bundle, and how to check one.
+    """A platform: how to make its bundles, and how to check one.
 
     Attributes:
         options: fields of :class:`Options` that it uses.

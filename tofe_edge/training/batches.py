@@ -58,7 +58,7 @@ class TrainingBatch:
 
 @torch.no_grad()
 def teacher_targets(teacher: ToFe, images: Tensor) -> TeacherView:
-    """Run the dense teacher and note its residual stream where the student is compared with it."""
+    """Run the dense teacher and note its residual stream at the points at which the student is compared with it."""
     spec, backbone = teacher.backbone.spec, teacher.backbone
     tokens = stem = teacher.stem(images)
     stages, received = [], []
@@ -96,7 +96,7 @@ class TrainingSet:
     """What is trained on, and what is held out for measuring token counts."""
 
     train: tuple[Sample, ...]
-    """With repeats: the samples of one epoch."""
+    """The samples of one epoch, with repeats."""
     held_out: tuple[Sample, ...]
 
     @classmethod
@@ -145,7 +145,7 @@ def batches(
     seed: int,
     augmentation: Augmentation,
 ) -> Iterator[Batch]:
-    """Augmented batches for ``steps``, the next ones decoded while the current one is trained on."""
+    """Yield augmented batches for ``steps``, the next ones decoded while the current one is trained on."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending = [
             pool.submit(_batch, samples, preprocessing, batch_size, step, seed, augmentation) for step in steps[:2]
@@ -188,7 +188,7 @@ def _batch(
 
 
 def shuffled(length: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which of ``length`` items a step draws: each epoch is a fresh permutation, the tail of one runs into the next."""
+    """Return which of ``length`` items a step draws: each epoch is a fresh permutation, the tail of one runs into the next."""
     positions = [divmod(position, length) for position in range(step * batch_size, (step + 1) * batch_size)]
     return np.array([_permutation(length, seed, epoch)[offset] for epoch, offset in positions])
 
@@ -235,7 +235,7 @@ def _span(center: float, half: float, length: int) -> tuple[int, int]:
 
 
 def weights_digest(net: nn.Module) -> str:
-    """SHA-256 of the names and values of all weights and buffers."""
+    """Return the SHA-256 of the names and values of all weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in net.state_dict().items():
         digest.update(name.encode())
@@ -244,7 +244,7 @@ def weights_digest(net: nn.Module) -> str:
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
-    """SHA-256 of the names and labels of the images, in order; not of what is in them."""
+    """Return the SHA-256 of the names and labels of the images, in order; not of what is in them."""
     digest = hashlib.sha256()
     for sample in samples:
         name = f"{sample.location.parent.name}/{sample.location.name}\0{sample.label}\n"
@@ -255,7 +255,7 @@ def samples_digest(samples: Sequence[Sample]) -> str:
 def batches_from_images(
     data: TrainingSet, teacher: ToFe, config: HyperParameters, steps: range, device: torch.device
 ) -> Iterator[TrainingBatch]:
-    """Random crops, the next ones decoded while the current ones are trained on."""
+    """Yield random crops, the next ones decoded while the current ones are trained on."""
     preprocessing = teacher.backbone.preprocessing
     for batch in batches(data.train, preprocessing, config.batch_size, steps, config.seed, config.augmentation):
         images = batch.images.to(device)

@@ -102,7 +102,7 @@ class HyperParameters:
 
     @property
     def augmentation(self) -> Augmentation:
-        """How crops are drawn."""
+        """The way crops are drawn."""
         return Augmentation(self.crop_scale, self.cutmix)
 
 
@@ -146,7 +146,7 @@ class Recipe(HyperParameters):
             raise InputError(f"training: start_share must lie in [0, 1], not {self.start_share}")
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """The fields of :class:`HyperParameters`."""
+        """Return the fields of :class:`HyperParameters`."""
         return {field.name: getattr(self, field.name) for field in fields(HyperParameters)}
 
 
@@ -155,12 +155,12 @@ KEYS: dict[str, Any] = {field.name: field.default for field in fields(Recipe)}
 
 
 def shipped_recipes() -> list[str]:
-    """The names of the recipes that come with the program."""
+    """Return the names of the recipes that come with the program."""
     return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
 
 
 def read_recipe(name: str | None = None, settings: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe or a file, with ``settings`` (``"key=value"``, the last one counts) in place of its own values.
+    """Return a shipped recipe or a file, with ``settings`` (``"key=value"``, the last one counts) in place of its own values.
 
     Args:
         name: a shipped name or the path of a YAML file; ``None``: the defaults.
@@ -176,13 +176,13 @@ def read_recipe(name: str | None = None, settings: Sequence[str] = ()) -> Recipe
         path = _SHIPPED / f"{name}.yaml" if name in shipped_recipes() else Path(name)
         values = _load(path)
         _check(values, path)
-    given: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: expected key=value, such as --set epochs=3")
-        given[key] = value or None
-    return _check({**values, **given}, "--set")
+        own[key] = value or None
+    return _check({**values, **own}, "--set")
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check(values: Mapping[str, Any], source: Path | str) -> Recipe:
-    """A recipe from plain values. Raises :class:`InputError` naming the source and the key."""
+    """Return a recipe from plain values. Raises :class:`InputError` naming the source and the key."""
     for key, value in values.items():
         if isinstance(value, bool):  # which Python takes for a number
             raise InputError(f"{source}: {key}: expected a number or a text, not {str(value).lower()}")
@@ -243,7 +243,7 @@ class TrainingConfig(HyperParameters):
             TokenCounts.parse(self.token_counts)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields that are set, for the checkpoint's header: the target first."""
+        """Return all fields that are set, for the checkpoint's header: the target first."""
         values = asdict(self)
         first = {name: values.pop(name) for name in (*_TARGETS, "latency_table")}
         return {name: value for name, value in {**first, **values}.items() if value is not None}

@@ -84,19 +84,19 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     # The seed is for weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
     stages = parse_stages(recipe.select_before) if recipe.select_before else None
-    host = create_backbone(
+    adapter = create_backbone(
         recipe.backbone,
         pretrained=request.pretrained,
         stages=stages or (request.start.stages if request.start else None),
     )
     if request.weights is not None:
-        host.load_dense(read_tensors(request.weights))
-    cost = _cost(request, host.spec)
+        adapter.load_dense(read_tensors(request.weights))
+    cost = _cost(request, adapter.spec)
     if config.token_counts is not None:
-        _check_given(TokenCounts.parse(config.token_counts).check(host.spec), cost)
+        _check_given(TokenCounts.parse(config.token_counts).check(adapter.spec), cost)
     if isinstance(cost, LatencyCost):
         config = replace(config, latency_table=cost.fingerprint)
-    teacher, classes = ToFe(host), default_classes(host.spec.classes)
+    teacher, classes = ToFe(adapter), default_classes(adapter.spec.classes)
     model = _student(request, teacher)
     data = TrainingSet.find(
         tuple(Source.parse(text) for text in request.data), classes.ids, config.held_out, config.seed
@@ -114,10 +114,10 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     with gpu_failures(device, f"with batch_size {config.batch_size}"):
         result = train(model, data, config, cost, request.out, device, teacher, views)
     # 4. Measure token counts and set the selectors' thresholds
-    images = read_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
+    images = read_images(data.held_out or sample_evenly(data.train, 256), adapter.preprocessing)
     learned = measure_counts(model, images, config.seed)
     fitted, with_noise = (FittedCounts(result.counts, 1.0), False) if result.counts else fit_measured(learned, cost)
-    as_validated = replace(host.preprocessing, resize=recipe.validation_resize)
+    as_validated = replace(adapter.preprocessing, resize=recipe.validation_resize)
     typical = read_images(to_center_on, as_validated) if to_center_on else images
     center_selectors(model, fitted.counts, typical)
     # 5. Record, measure accuracy, write
@@ -143,7 +143,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     if unreadable:
         record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
     name = recipe.name or request.out.stem
-    header = describe(name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
+    header = describe(name, adapter.spec, adapter.preprocessing, classes, fitted.counts, None, record)
     if validation is not None and dense is not None:
         header = replace(header, accuracy=_accuracy(request.out, model, header, validation, dense))
     return save(request.out, model, header)
@@ -173,7 +173,7 @@ def _check_request(request: TrainingRequest) -> None:
 
 
 def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation, dense: Examined) -> dict[str, Any]:
-    """The accuracy of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
+    """Measure the accuracy of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
 
     What an earlier call has left at ``out`` is not replaced by a checkpoint without accuracy, though.
     """
@@ -204,7 +204,7 @@ def _check_given(counts: TokenCounts, cost: Cost) -> None:
 
 
 def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
-    """The net to train: the teacher's copy, or the one to start from. Raises :class:`InputError` if that is another."""
+    """Return the net to train: the teacher's copy, or the one to start from. Raises :class:`InputError` if that is another."""
     if request.start is None:
         return copy.deepcopy(teacher)
     if request.start.token_counts is None:
@@ -233,7 +233,7 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
 def _views(
     request: TrainingRequest, config: TrainingConfig, teacher: ToFe, model: ToFe, data: TrainingSet
 ) -> Views | None:
-    """The prepared views, where asked for.
+    """Return the prepared views, if asked for.
 
     Raises:
         InputError: the student is not the teacher up to the first selection, or as :func:`prepare_views`.
@@ -260,7 +260,7 @@ def _views(
 
 
 def _cost(request: TrainingRequest, backbone: Backbone) -> Cost:
-    """What is trained to. Raises :class:`InputError` if it is out of reach, or the profile cannot tell."""
+    """Return what is trained to. Raises :class:`InputError` if it is out of reach, or the profile cannot tell."""
     cost: Cost
     if request.target_ms is not None:
         assert request.profile is not None, "_check_request has seen to it"
@@ -279,7 +279,7 @@ def _record(
     result: TrainingResult,
     measured: MeasuredCounts,
 ) -> dict[str, Any]:
-    """The training record of a checkpoint's header: names of folders, never paths of the machine."""
+    """Return the training record of a checkpoint's header: names of folders, never paths of the machine."""
     share = request.recipe.start_share
     gaps = [abs(a - b) for a, b in zip(measured.means, measured.sampled_means)]
     warnings = []

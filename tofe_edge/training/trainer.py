@@ -43,7 +43,7 @@ class TrainingResult:
     steps: int
     unreadable: int
     counts: TokenCounts | None
-    """That the blocks were trained with; ``None`` if tokens were masked to the end."""
+    """The counts that the blocks were trained with; ``None`` if tokens were masked to the end."""
 
 
 def train(
@@ -139,9 +139,9 @@ def train(
 
 
 def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cost: Cost) -> TokenCounts:
-    """What the selectors have learned to keep, in counts that meet the target; or the counts that are given.
+    """Return what the selectors have learned to keep, in counts that meet the target; or the counts that are set.
 
-    Where the noise stays to the end, learned are the means with it, as in the paper: without it, undecided selectors
+    If the noise stays to the end, learned are the means with it, as in the paper: without it, undecided selectors
     keep all of some stages and little of others.
     """
     if config.token_counts is not None:

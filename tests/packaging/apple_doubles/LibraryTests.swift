@@ -90,20 +90,20 @@ final class PreprocessingTests: XCTestCase {
 final class ScoresTests: XCTestCase {
     func testDistances() {
         var distance = LogitDistance()
-        distance.add(wanted: [3, -4], found: [3, -4])
+        distance.add(expected: [3, -4], actual: [3, -4])
         XCTAssertEqual(distance.snr, .infinity)
-        distance.add(wanted: [0, 5], found: [0.5, 5])
+        distance.add(expected: [0, 5], actual: [0.5, 5])
         XCTAssertEqual(distance.snr, 10 * log10(50 / 0.25), accuracy: 1e-9)
         XCTAssertEqual(distance.psnr, 10 * log10(25 / 0.0625), accuracy: 1e-9)
         XCTAssertTrue(SelfTest.judge(distance, []).snrDb.isFinite)
-        distance.add(wanted: [1], found: [.nan])
+        distance.add(expected: [1], actual: [.nan])
         XCTAssertEqual(distance.snr, -.infinity)
         XCTAssertFalse(SelfTest.judge(distance, []).passed)
     }
 
     func testOtherTokensFail() {
         var distance = LogitDistance()
-        distance.add(wanted: [1], found: [1])
+        distance.add(expected: [1], actual: [1])
         XCTAssertTrue(SelfTest.judge(distance, [1, 1]).passed)
         XCTAssertEqual(SelfTest.judge(distance, [1, 0.5]).failures.count, 1)
         XCTAssertFalse(SelfTest.judge(distance, [.nan]).passed)

@@ -32,7 +32,7 @@ class ConvertPage:
 
     manifest: Manifest
     golden: GoldenSet | None
-    """For the token maps."""
+    """The source of the token maps."""
     reason: str
     """Why this checkpoint and these counts."""
     parity: Mapping[str, Parity]
@@ -40,7 +40,7 @@ class ConvertPage:
     source: str
     """Names the images of the parity check."""
     measured_on: str = ""
-    """Where the following were measured, and with how many threads."""
+    """The machine that the following were measured on, and with how many threads."""
     samples_ms: Sequence[float] = ()
     stages: Sequence[TimeShare] = ()
     operators: Sequence[TimeShare] = ()

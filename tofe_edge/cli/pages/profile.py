@@ -27,7 +27,7 @@ class ProfilePage:
 
     manifest: Manifest
     golden: GoldenSet | None
-    """For the token map."""
+    """The source of the token map."""
     method: str
     where: str
     """How the device was reached: ``this machine``, ``ssh://user@host``."""

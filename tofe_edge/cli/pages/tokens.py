@@ -56,7 +56,7 @@ class EvaluationPage:
     shipped: Sequence[int]
     """N^s of the checkpoint."""
     patch_tokens: int
-    found: Sequence[CountDistribution]
+    distributions: Sequence[CountDistribution]
     fewest: Sequence[ImageTokens]
     most: Sequence[ImageTokens]
     """Both with pixels."""
@@ -69,21 +69,21 @@ def render_evaluation(page: EvaluationPage) -> str:
     Raises:
         InputError: the patches of an image do not fill a square.
     """
-    result, stages = page.evaluation, range(1, len(page.found) + 1)
+    result, stages = page.evaluation, range(1, len(page.distributions) + 1)
     return render_template(
         "evaluation.html",
         page=page,
         usage=MeanUsage(result.images, page.patch_tokens, result.mean_kept, result.mean_reused),
         charts=Markup().join(_chart(page, stage) for stage in stages),
         percentiles=PERCENTILES,
-        heat_legend=heat_legend(len(page.found) + 1),
+        heat_legend=heat_legend(len(page.distributions) + 1),
         fewest=image_maps(page.fewest),
         most=image_maps(page.most),
     )
 
 
 def _chart(page: EvaluationPage, stage: int) -> Markup:
-    counts, shipped = page.found[stage - 1], page.shipped[stage - 1]
+    counts, shipped = page.distributions[stage - 1], page.shipped[stage - 1]
     spread = f"standard deviation {counts.std:.1f}"
     words = Words(
         title=f"Tokens kept in stage {stage}",
