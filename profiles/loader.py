@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tofe_edge.errors import did_you_mean, shown
+from tofe_edge.errors import did_you_mean, quoted
 from tofe_edge.profiles.document import MAX_FILE_BYTES, Document, ProfileError, parse_document
 from tofe_edge.profiles.latency import Anchor, LatencyTable, NetShape, same_subject, yaml_lines
 from tofe_edge.profiles.schema import DeviceProfile, build_profile
@@ -41,7 +41,9 @@ def read_profile(name_or_path: str) -> tuple[bytes, str]:
     names = profile_names()
     if name_or_path not in names:
         hint = did_you_mean(name_or_path, names) or ";"
-        raise ProfileError(f"unknown profile {shown(name_or_path)}{hint} {_LIST_HINT}, or give the path of a YAML file")
+        raise ProfileError(
+            f"unknown profile {quoted(name_or_path)}{hint} {_LIST_HINT}, or give the path of a YAML file"
+        )
     path = _SHIPPED_FOLDER / f"{name_or_path}.yaml"
     return _read(path, str(path)), str(path)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from tofe_edge import __version__
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.packaging.archive import Unpacked, read_zip, zip_bytes
@@ -198,7 +198,7 @@ def package_of(model: PackagedModel, chosen: str | None) -> str:
                 f"{model.name}: the package made of the name, {package}, is not valid; give one with --package-name, such as "
                 "com.example.model"
             )
-        raise InputError(f"--package-name {shown(package)}: is not a package; give one such as com.example.model")
+        raise InputError(f"--package-name {quoted(package)}: is not a package; give one such as com.example.model")
     return package
 
 
@@ -261,7 +261,7 @@ def _budget_names(manifest: Manifest) -> dict[str, str]:
             or not re.fullmatch(r"[A-Za-z0-9_]+", method, re.ASCII)
         ):
             raise InputError(
-                f"{manifest.artifact}: method {shown(method)} cannot name a constant; convert the model again"
+                f"{manifest.artifact}: method {quoted(method)} cannot name a constant; convert the model again"
             )
     if len(set(names.values())) < len(names):
         raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")

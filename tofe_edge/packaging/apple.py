@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.targets import find_target, runs_on, targets_for
@@ -104,7 +104,7 @@ def variant_of(model: PackagedModel) -> str:
     if runs_on(manifest, _NAME):
         return manifest.target
     raise InputError(
-        f"{model.file_name}: is a model for {shown(manifest.target)} with {shown(manifest.backend)}, which does not run on Apple's "
+        f"{model.file_name}: is a model for {quoted(manifest.target)} with {quoted(manifest.backend)}, which does not run on Apple's "
         "systems; convert it for iphone_15 or another of their profiles"
     )
 
@@ -120,7 +120,7 @@ def systems_of(manifest: Manifest) -> tuple[str, str]:
     target = manifest.deployment_target or "none"
     if target not in SYSTEMS:
         raise InputError(
-            f"{manifest.artifact}: its deployment target {shown(target)} is not one of {', '.join(SYSTEMS)}; convert it again"
+            f"{manifest.artifact}: its deployment target {quoted(target)} is not one of {', '.join(SYSTEMS)}; convert it again"
         )
     ages = list(SYSTEMS)
     if manifest.further_methods and ages.index(target) < ages.index(_FUNCTIONS_SYSTEM):
@@ -233,10 +233,10 @@ def module_of(model: PackagedModel, chosen: str | None) -> str:
     made = "".join(part.capitalize() for part in identifier(model.name).split("_")) + "Model"
     module = made if chosen is None else chosen
     if not _MODULE.fullmatch(module):
-        raise InputError(f"--package-name {shown(module)}: cannot name a Swift module; give one such as FlowerModel")
+        raise InputError(f"--package-name {quoted(module)}: cannot name a Swift module; give one such as FlowerModel")
     if module.lower() in _TAKEN:
         raise InputError(
-            f"--package-name {shown(module)}: is the name of a module or type that an app may use; give one such as FlowerModel"
+            f"--package-name {quoted(module)}: is the name of a module or type that an app may use; give one such as FlowerModel"
         )
     return module
 
@@ -251,7 +251,7 @@ def check_methods(manifest: Manifest) -> None:
     for name in names:
         if not _METHOD.fullmatch(name) or _KEYWORD.fullmatch(name):
             raise InputError(
-                f"{manifest.artifact}: method {shown(name)} cannot name a case in Swift; convert the model again"
+                f"{manifest.artifact}: method {quoted(name)} cannot name a case in Swift; convert the model again"
             )
     if len({name.lower() for name in names}) < len(names):
         raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tofe_edge.errors import DeviceError, InputError, shown
+from tofe_edge.errors import DeviceError, InputError, quoted
 from tofe_edge.evaluation.golden import golden_path_of
 from tofe_edge.io.artifact import Artifact, Manifest
 from tofe_edge.io.progress import progress_bar
@@ -303,7 +303,7 @@ def problems(unpacked: Unpacked, provenance: Provenance) -> list[str]:
     """Return what would keep a bundle from running on its machine. Raises :class:`InputError` for a damaged program."""
     files, arch = unpacked.files, provenance.variant
     if unpacked.form == "zip" or arch not in ARCHES:
-        return [f"{PROVENANCE} says {_NAME} and {shown(arch)}, but this is a {unpacked.form}"]
+        return [f"{PROVENANCE} says {_NAME} and {quoted(arch)}, but this is a {unpacked.form}"]
     lines = [f"{name} is missing" for name in (RUNNER, LIBRARY, HEADER) if name not in files]
     if lines:
         return lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.targets import runs_on, targets_for
@@ -86,7 +86,7 @@ def find_platform(name: str) -> Platform:
         InputError: there is no such platform.
     """
     if name not in _MODULES:
-        raise InputError(f"platform {shown(name)} is not one of {', '.join(_MODULES)}")
+        raise InputError(f"platform {quoted(name)} is not one of {', '.join(_MODULES)}")
     platform: Platform = import_module(_MODULES[name]).PLATFORM
     return platform
 
@@ -111,7 +111,7 @@ def executorch_release(manifest: Manifest, platform: str) -> str:
     release = _RELEASE.fullmatch(stated)
     if release is None:
         raise InputError(
-            f"{manifest.artifact}: was made with executorch {shown(stated or 'of an unknown version')}, for which there is no "
+            f"{manifest.artifact}: was made with executorch {quoted(stated or 'of an unknown version')}, for which there is no "
             f"release for {platform}; convert it with a released version"
         )
     return release[1]

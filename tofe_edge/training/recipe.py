@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from tofe_edge.errors import InputError, did_you_mean, shown
+from tofe_edge.errors import InputError, did_you_mean, quoted
 from tofe_edge.model.backbones.spec import TokenCounts
 
 _SHIPPED = Path(__file__).with_name("recipes")
@@ -212,7 +212,7 @@ def _check(values: Mapping[str, Any], source: Path | str) -> Recipe:
         key = str(first["loc"][0]) if first["loc"] else "recipe"
         if key not in KEYS:
             raise InputError(f"{source}: {key}: not a key of a recipe{did_you_mean(key, KEYS)}") from error
-        raise InputError(f"{source}: {key}: {first['msg']}, not {shown(str(first['input']))}") from error
+        raise InputError(f"{source}: {key}: {first['msg']}, not {quoted(str(first['input']))}") from error
 
 
 _TARGETS = ("target_gmacs", "target_ms")
