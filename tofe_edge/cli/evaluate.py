@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, require
+from tofe_edge.cli.options import add_data, add_device, keywords
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.cli.pages.tokens import EvaluationPage, render_evaluation
+from tofe_edge.errors import require
 from tofe_edge.evaluation.usage import CountDistribution
 from tofe_edge.io.files import check_place
 from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
+from tofe_edge.workflows.sources import open_checkpoint
 
 _EXAMPLES = 3
 """Images of the page with the fewest tokens, and with the most."""

@@ -8,8 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import keywords, require
+from tofe_edge.cli.options import keywords
 from tofe_edge.cli.output import emit, facts
+from tofe_edge.errors import require
 from tofe_edge.packaging.check import BundleCheck
 from tofe_edge.packaging.linux import ARCHES
 from tofe_edge.packaging.platform import Options, platform_names

@@ -8,19 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import (
-    add_checkpoint,
-    add_method,
-    add_model,
-    add_on,
-    keywords,
-    positive_float,
-    positive_int,
-    require,
-)
+from tofe_edge.cli.options import add_checkpoint, add_method, add_model, add_on, keywords, positive_float, positive_int
 from tofe_edge.cli.output import check_html_place, emit, facts, table, threads
 from tofe_edge.cli.pages.profile import ProfilePage, render
 from tofe_edge.cli.pages.rendering import write_html
+from tofe_edge.errors import require
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.runtimes.comparison import Comparison
 from tofe_edge.runtimes.coreml import COMPUTE_UNITS

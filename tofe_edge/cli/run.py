@@ -7,8 +7,9 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from tofe_edge.cli.options import add_method, add_model, add_threads, positive_float, require
+from tofe_edge.cli.options import add_method, add_model, add_threads, positive_float
 from tofe_edge.cli.output import emit, table
+from tofe_edge.errors import require
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.workflows.run import SelfTest, load
 

@@ -6,14 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, positive_int, require
+from tofe_edge.cli.options import add_data, add_device, keywords, positive_int
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.contact_sheet import contact_sheet
 from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.cli.pages.tokens import TokensPage, render_tokens
+from tofe_edge.errors import require
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.io.files import check_place, write_bytes
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.workflows.sources import open_checkpoint
 from tofe_edge.workflows.tokens import TokenReport, trace_tokens
 
 _DRAWN = 16

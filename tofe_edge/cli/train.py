@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tofe_edge.cli.options import keywords, positive_float
-from tofe_edge.cli.output import emit, facts
+from tofe_edge.cli.output import emit, facts, threads
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.recipe import KEYS, shipped_recipes
 from tofe_edge.workflows.train import train
@@ -92,8 +92,7 @@ def _describe(checkpoint: Checkpoint) -> str:
     ]
     budget = (checkpoint.training or {}).get("budget", {})
     if budget.get("unit") == "ms":
-        threads = f"{budget['threads']} thread{'s' if budget['threads'] > 1 else ''}"
-        where = f"{budget['profile']} in {budget['precision']} with {threads}"
+        where = f"{budget['profile']} in {budget['precision']} with {threads(budget['threads'])}"
         rows.append(
             ("latency", f"{budget['predicted']:.2f} ms predicted on {where}; the target was {budget['target']:g}")
         )

@@ -11,12 +11,19 @@ from pathlib import PurePosixPath
 from tofe_edge.errors import InputError, quoted
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.targets import find_target, runs_on, targets_for
+from tofe_edge.io.targets import find_target, targets_for
 from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
 from tofe_edge.packaging.contents import LABELS, PackagedModel
 from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, legal_files, weights_licence
-from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below
+from tofe_edge.packaging.platform import (
+    Options,
+    Platform,
+    check_method_names,
+    executorch_release,
+    files_below,
+    require_target,
+)
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
 from tofe_edge.packaging.texts import boolean, common_values, float_words, render, template_names
 
@@ -49,7 +56,8 @@ def build(model: PackagedModel, options: Options) -> Bundle:
     Raises:
         InputError: Apple's systems do not run it, or the module's name is not valid.
     """
-    manifest, variant = model.manifest, variant_of(model)
+    require_target(model, "Apple")
+    manifest, variant = model.manifest, model.manifest.target
     weights = weights_licence(manifest.checkpoint, manifest.checkpoint_sha256, model.weights)
     licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH] if needs_executorch(variant) else [])]
     values = values_for(model, module_of(model, options.package_name))
@@ -98,17 +106,6 @@ def needs_executorch(target: str) -> bool:
     return find_target(target).native_runner
 
 
-def variant_of(model: PackagedModel) -> str:
-    """Return the target that runs the model. Raises :class:`InputError` if it does not run on Apple's systems."""
-    manifest = model.manifest
-    if runs_on(manifest, _NAME):
-        return manifest.target
-    raise InputError(
-        f"{model.file_name}: is a model for {quoted(manifest.target)} with {quoted(manifest.backend)}, which does not run on Apple's "
-        "systems; convert it for iphone_15 or another of their profiles"
-    )
-
-
 def systems_of(manifest: Manifest) -> tuple[str, str]:
     """Return the oldest iOS and macOS that run the model.
 
@@ -140,7 +137,7 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
     manifest, spec = model.manifest, model.manifest.preprocessing
     gates, methods = GATES[manifest.precision], list(manifest.methods.values())
     ios, macos = systems_of(manifest)
-    check_methods(manifest)
+    check_method_names(manifest, lambda name: _METHOD.fullmatch(name) and not _KEYWORD.fullmatch(name), "case in Swift")
     values: dict[str, object] = {
         **common_values(manifest),
         "MODULE": module,
@@ -239,22 +236,6 @@ def module_of(model: PackagedModel, chosen: str | None) -> str:
             f"--package-name {quoted(module)}: is the name of a module or type that an app may use; give one such as FlowerModel"
         )
     return module
-
-
-def check_methods(manifest: Manifest) -> None:
-    """Refuse methods that cannot name a case of ``TofeBudget``.
-
-    Raises:
-        InputError: one cannot.
-    """
-    names = list(manifest.methods)
-    for name in names:
-        if not _METHOD.fullmatch(name) or _KEYWORD.fullmatch(name):
-            raise InputError(
-                f"{manifest.artifact}: method {quoted(name)} cannot name a case in Swift; convert the model again"
-            )
-    if len({name.lower() for name in names}) < len(names):
-        raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")
 
 
 PLATFORM = Platform(_NAME, ("package_name",), bundle_name, build, problems, model_files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 from tofe_edge.errors import InputError, quoted
@@ -75,14 +76,9 @@ def check_files(files: Mapping[str, BundleFile]) -> None:
         if twin != name:
             raise InputError(f"bundle files {twin} and {name} differ in case alone")
     for name in files:
-        for parent in _parents(name.lower()):
+        for parent in map(str, PurePosixPath(name.lower()).parents):
             if parent in seen:
                 raise InputError(f"bundle file {seen[parent]} is a folder too, for {name}")
-
-
-def _parents(name: str) -> list[str]:
-    parts = name.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def check_member_name(name: str) -> None:

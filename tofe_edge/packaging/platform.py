@@ -101,6 +101,25 @@ def require_target(model: PackagedModel, platform: str) -> None:
         )
 
 
+def check_method_names(manifest: Manifest, good: Callable[[str], object], what: str) -> None:
+    """Refuse methods that cannot name a constant of their own in the platform's language.
+
+    Args:
+        good: whether a name can; two that differ in case alone cannot.
+        what: the constant, in words.
+
+    Raises:
+        InputError: one cannot.
+    """
+    for name in manifest.methods:
+        if not good(name):
+            raise InputError(
+                f"{manifest.artifact}: method {quoted(name)} cannot name a {what}; convert the model again"
+            )
+    if len({name.lower() for name in manifest.methods}) < len(manifest.methods):
+        raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")
+
+
 def executorch_release(manifest: Manifest, platform: str) -> str:
     """Return the release of ExecuTorch for a platform that fits: the one whose Python package made the program.
 

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -146,14 +146,13 @@ def batches(
     augmentation: Augmentation,
 ) -> Iterator[Batch]:
     """Yield augmented batches for ``steps``, the next ones decoded while the current one is trained on."""
+    make = partial(_batch, samples, preprocessing, batch_size, seed, augmentation)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = [
-            pool.submit(_batch, samples, preprocessing, batch_size, step, seed, augmentation) for step in steps[:2]
-        ]
+        pending = [pool.submit(make, step) for step in steps[:2]]
         for step in steps:
             batch = pending.pop(0).result()
             if step + 2 < steps.stop:
-                pending.append(pool.submit(_batch, samples, preprocessing, batch_size, step + 2, seed, augmentation))
+                pending.append(pool.submit(make, step + 2))
             yield batch
 
 
@@ -161,9 +160,9 @@ def _batch(
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     batch_size: int,
-    step: int,
     seed: int,
     augmentation: Augmentation,
+    step: int,
 ) -> Batch:
     generator = np.random.default_rng([seed, 2, step])
     images: list[np.ndarray] = []
