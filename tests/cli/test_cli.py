@@ -148,8 +148,9 @@ def test_train_writes_a_checkpoint(
     dense = create_backbone("deit_tiny_patch16_224", tiny_overrides).state_dict()
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, weights)
     document = document_of(
-        program, "train", "--weights", weights, "--data", f"{image_folder}:2", "--target-gmacs", 0.002, "--device", "cpu",
-        "--out", out, "--set", "epochs=1", "--set", "fixed_epochs=0.5", "--set", "batch_size=4", "--set", "held_out=2",
+        program, "train", "--weights", weights, "--data", f"{image_folder}:2", "--target-gmacs", 0.002,
+        "--out", out, "--set", "device=cpu", "--set", "epochs=1", "--set", "fixed_epochs=0.5", "--set", "batch_size=4",
+        "--set", "held_out=2",
     )  # fmt: skip
     assert document.keys() == {"checkpoint", "token_counts", "gmacs", "accuracy", "training"}
     assert document["checkpoint"] == str(out) and out.is_file()

@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 from tofe_edge.budget.cost import Cost, GmacsCost, LatencyCost
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, masks_of
+from tofe_edge.training.batches import teacher_targets
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
 from tofe_edge.training.schedule import gumbel_sampler
-from tofe_edge.training.teacher import teacher_targets
 
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s"]
 COUNTS = [(9, 5, 3), (16, 16, 16), (1, 16, 1)]

@@ -18,7 +18,7 @@ from tofe_edge.io.artifact import Method
 from tofe_edge.io.files import fingerprint
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.apple import PLATFORM as APPLE
-from tofe_edge.packaging.apple_names import module_of
+from tofe_edge.packaging.apple import module_of
 from tofe_edge.packaging.bundle import Bundle
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.platform import Options
@@ -75,7 +75,7 @@ def test_every_swift_file_parses(bundle: Bundle) -> None:
     parser = need_parser()
     assert syntax_errors(parser, b"let x = = 3")
     sources = {name: file.data for name, file in bundle.files.items() if name.endswith(".swift")}
-    assert len(sources) >= 20
+    assert len(sources) >= 17
     assert {name: errors for name, data in sources.items() if (errors := syntax_errors(parser, data))} == {}
 
 
@@ -90,13 +90,6 @@ def test_the_models_files_are_resources_that_are_copied_whole(bundle: Bundle, mo
     assert found == model.files()
     assert sum(name.endswith(".png") for name in found) == 4
     assert 'resources: [.copy("Model"), .process("PrivacyInfo.xcprivacy")]' in text(bundle, "Package.swift")
-
-
-def test_tests_carry_vectors(bundle: Bundle) -> None:
-    cases = re.findall(r'expected: "([A-Za-z0-9+/=]+)"', text(bundle, "Tests/ClassifierTests/ResampleTests.swift"))
-    assert len(cases) == 16 and len(set(cases)) == 15  # of the same size, both filters copy
-    sums = re.findall(r'"([0-9a-f]{64})"', text(bundle, "Tests/ClassifierTests/PreprocessingTests.swift"))
-    assert len(set(sums)) == 14
 
 
 def test_the_systems_are_those_that_run_the_model(bundle: Bundle, kind: str) -> None:
@@ -158,8 +151,8 @@ def test_names_of_classes_and_backbones_stay_out_of_the_code(plain: PackagedMode
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"target": "tflite", "backend": "gpu"}, "does not run on Apple's systems"),
-        ({"backend": "coreml"}, "does not run on Apple's systems"),
+        ({"target": "tflite", "backend": "gpu"}, "does not run on Apple;"),
+        ({"backend": "coreml"}, "does not run on Apple;"),
         ({**COREML, "deployment_target": None}, "deployment target 'none' is not one of"),
         ({**COREML, "deployment_target": 'iOS17"),'}, "is not one of iOS16"),
         ({**COREML, "deployment_target": "iOS17"}, "several budgets, which need iOS18, not iOS17"),

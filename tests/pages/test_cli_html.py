@@ -14,8 +14,7 @@ from page_contents import Tags, convert_page, plain_manifest
 
 from tofe_edge.budget.latency_model import shape_of
 from tofe_edge.cli import main
-from tofe_edge.cli.convert_page import with_block_latency
-from tofe_edge.cli.pages.convert import render
+from tofe_edge.cli.pages.convert import render, with_block_latency
 from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.profiles import DeviceProfile, load_profile

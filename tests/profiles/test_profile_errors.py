@@ -39,13 +39,13 @@ def message_for(content: str | bytes, folder: Path) -> str:
 
 
 def test_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(ProfileError, match=r"'jetson_orinn'; did you mean 'jetson_orin'\?.*`tofe-edge profiles`"):
+    with pytest.raises(ProfileError, match=r"'jetson_orinn'; did you mean 'jetson_orin'\?.*`tofe-edge devices`"):
         load_profile("jetson_orinn")
 
 
 @pytest.mark.parametrize("name", ["", "zzzzzz", "schema", "Jetson Orin\n", "x" * 10_000])
 def test_unknown_name_names_the_command(name: str) -> None:
-    with pytest.raises(ProfileError, match=r"unknown profile .*`tofe-edge profiles`") as caught:
+    with pytest.raises(ProfileError, match=r"unknown profile .*`tofe-edge devices`") as caught:
         load_profile(name)
     assert str(caught.value).isprintable()
 

@@ -103,7 +103,6 @@ def test_defaults(shipped: DeviceProfile) -> None:
 def test_rule_by_hand() -> None:
     # 600 GOPS at 0.2 are 60 GMACs a second; 0.4 of 1/30 s of them are 0.8.
     assert derive_budget_gmacs(600.0) == pytest.approx(0.8)
-    assert derive_budget_gmacs(600.0, efficiency=0.4, frame_share=1.0, frame_rate_hz=10.0) == pytest.approx(12.0)
 
 
 def test_rule_uses_the_fastest_big_cores() -> None:
@@ -116,17 +115,6 @@ def test_rule_uses_the_fastest_big_cores() -> None:
 def test_rule_refuses_threads_without_a_big_core(threads: int) -> None:
     with pytest.raises(ValueError, match="use 1 to 5"):
         big_core_int8_gops(load_profile("pixel_8").cpu.clusters, threads)
-
-
-def test_rule_refuses_impossible_arguments() -> None:
-    with pytest.raises(ValueError, match="int8_gops"):
-        derive_budget_gmacs(0.0)
-    with pytest.raises(ValueError, match="frame_rate_hz"):
-        derive_budget_gmacs(600.0, frame_rate_hz=0.0)
-    with pytest.raises(ValueError, match="efficiency"):
-        derive_budget_gmacs(600.0, efficiency=1.1)
-    with pytest.raises(ValueError, match="frame_share"):
-        derive_budget_gmacs(600.0, frame_share=0.0)
 
 
 # --- a user's own file -----------------------------------------------------------------------------------------------

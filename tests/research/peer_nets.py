@@ -9,8 +9,8 @@ from torch import Tensor
 
 from research.method import Method
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.teacher import teacher_targets
+from tofe_edge.training.batches import teacher_targets
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.views import Views
 
 TARGET = 0.002

@@ -23,7 +23,7 @@ from conftest import make_tiny_tofe
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.trainer import train
 
 CONFIG = TrainingConfig(

@@ -17,8 +17,8 @@ from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import counts as counts_module
-from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import center_selectors, measure_counts, typical_samples
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import gumbel_sampler, noise_scale
 
 _SPEC = create_backbone("deit_tiny_patch16_224").spec

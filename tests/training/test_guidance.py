@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.batches import teacher_targets
 from tofe_edge.training.losses import SPREAD, guidance_loss
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import make_optimizer
-from tofe_edge.training.teacher import teacher_targets
 
 IMAGES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

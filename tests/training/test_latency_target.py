@@ -28,7 +28,7 @@ def settings(epochs: float, fixed_epochs: float) -> tuple[str, ...]:
         "epochs": epochs, "fixed_epochs": fixed_epochs, "batch_size": 8, "held_out": 8, "learning_rate": 2e-3,
         "backbone_learning_rate": 2e-3, "budget_weight": 1e7,
     }  # fmt: skip
-    return "--device", "cpu", *(word for key, value in recipe.items() for word in ("--set", f"{key}={value}"))
+    return "--set", "device=cpu", *(word for key, value in recipe.items() for word in ("--set", f"{key}={value}"))
 
 
 SETTINGS, BRIEF = settings(20, 2), settings(0.25, 0.1)
@@ -59,7 +59,16 @@ def test_a_run_meets_a_target_in_milliseconds_and_records_where_it_holds(
     table, out = tiny_table(), tmp_path / "net.safetensors"
     cost = LatencyCost(TINY_NET, 2.7, table, "my_board")
     code, stdout, _ = program(
-        "train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, table), *SETTINGS, "--out", out, "--json"
+        "train",
+        *data,
+        "--target-ms",
+        2.7,
+        "--set",
+        f"profile={board(tmp_path, table)}",
+        *SETTINGS,
+        "--out",
+        out,
+        "--json",
     )
     assert code == 0
     header = read_header(out)
@@ -98,7 +107,7 @@ def test_the_table_of_the_precision_that_is_asked_for_counts(
 ) -> None:
     profile = board(tmp_path, tiny_table("int8"), tiny_table("fp32", 100.0))
     code, stdout, _ = program(
-        "train", *data, "--target-ms", 4.6, "--profile", profile, "--set", "precision=fp32", *BRIEF,
+        "train", *data, "--target-ms", 4.6, "--set", f"profile={profile}", "--set", "precision=fp32", *BRIEF,
         "--out", tmp_path / "net.safetensors", "--json",
     )  # fmt: skip
     assert code == 0
@@ -113,9 +122,11 @@ def test_the_table_of_the_precision_that_is_asked_for_counts(
 def test_a_run_does_not_go_on_with_another_table(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:
     out = tmp_path / "net.safetensors"
     brief = (*BRIEF, "--out", out)
-    assert program("train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, tiny_table()), *brief)[0] == 0
+    assert (
+        program("train", *data, "--target-ms", 2.7, "--set", f"profile={board(tmp_path, tiny_table())}", *brief)[0] == 0
+    )
     again = board(tmp_path, tiny_table(block_us=51.0))
-    _, _, err = program("train", *data, "--target-ms", 2.7, "--profile", again, *brief)
+    _, _, err = program("train", *data, "--target-ms", 2.7, "--set", f"profile={again}", *brief)
     assert "net.state: belongs to a run with another latency_table;" in err
     _, _, err = program("train", *data, "--target-gmacs", 0.002, *brief)
     assert "net.state: belongs to a run with another latency_table, target_gmacs, target_ms;" in err
@@ -123,7 +134,8 @@ def test_a_run_does_not_go_on_with_another_table(tmp_path: Path, data: tuple[str
 
 def test_people_read_what_is_predicted_and_where(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:
     code, stdout, _ = program(
-        "train", *data, "--target-ms", 2.7, "--profile", board(tmp_path, tiny_table()), *BRIEF, "--out", tmp_path / "net.safetensors",
+        "train", *data, "--target-ms", 2.7, "--set", f"profile={board(tmp_path, tiny_table())}",
+        *BRIEF, "--out", tmp_path / "net.safetensors",
     )  # fmt: skip
     assert code == 0
     (line,) = [line for line in stdout.splitlines() if line.startswith("latency ")]
@@ -142,8 +154,8 @@ def test_fitted_counts_meet_a_target_in_milliseconds() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--target-ms", 2.7], "--target-ms is held by a device's latency table; say which with --profile"),
-        (["--target-gmacs", 0.002, "--profile", "jetson_orin"], "--profile says where --target-ms is held"),
+        (["--target-ms", 2.7], "--target-ms is held by a device's latency table; say which with --set profile="),
+        (["--target-gmacs", 0.002, "--set", "profile=jetson_orin"], "profile says where --target-ms is held"),
         (["--target-gmacs", 0.002, "--set", "precision=int8"], "precision is that of the latency table of --target-ms"),
         (["--target-gmacs", 0.002, "--set", "start_share=0.5"], "start_share is a share of the way to --start; say"),
         (["--target-gmacs", 9], "--target-gmacs 9: deit_tiny_patch16_224 takes 0.00"),
@@ -174,7 +186,7 @@ def test_a_target_that_no_table_can_hold_is_refused(
     tmp_path: Path, data: tuple[str, ...], program: Program, tables: list[LatencyTable], target: float, said: str
 ) -> None:
     out = tmp_path / "out" / "net.safetensors"
-    options = ("--target-ms", target, "--profile", board(tmp_path, *tables), *SETTINGS, "--out", out)
+    options = ("--target-ms", target, "--set", f"profile={board(tmp_path, *tables)}", *SETTINGS, "--out", out)
     assert said in refusal(program, "train", *data, *options)
     assert not out.parent.exists()
 

@@ -21,7 +21,7 @@ from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import run
 from tofe_edge.training.accuracy import Examined, Validation
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.run import TrainingRequest
 
 
@@ -274,7 +274,7 @@ def test_views_need_a_start_with_the_first_blocks_of_the_dense_weights(
 
 
 def test_a_start_of_another_backbone_is_refused(request_: TrainingRequest, tiny_checkpoint: Checkpoint) -> None:
-    with pytest.raises(InputError, match="is a deit_tiny_patch16_224 with 64 px and 10 classes, not the --backbone"):
+    with pytest.raises(InputError, match="is a deit_tiny_patch16_224 with 64 px and 10 classes, not the backbone"):
         trained(request_, start=tiny_checkpoint, backbone="deit_small_patch16_224")
 
 

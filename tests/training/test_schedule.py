@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import Schedule
 
 CONFIG = TrainingConfig(target_gmacs=1.0, epochs=10, fixed_epochs=2, batch_size=8)

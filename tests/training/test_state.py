@@ -21,7 +21,7 @@ from tofe_edge.model.checkpoint import Checkpoint, save
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import state
 from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import make_optimizer
 from tofe_edge.training.state import Progress
 from tofe_edge.training.trainer import train

@@ -20,7 +20,7 @@ from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import batches as batches_module
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.trainer import train
 

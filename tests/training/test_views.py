@@ -20,10 +20,8 @@ from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import views as module
-from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.recipe import Augmentation
-from tofe_edge.training.teacher import teacher_targets
+from tofe_edge.training.batches import Batch, Source, TrainingSet, batches, teacher_targets
+from tofe_edge.training.recipe import Augmentation, TrainingConfig
 from tofe_edge.training.trainer import train
 from tofe_edge.training.views import ViewRecipe, Views, prepare_views, view_recipe
 

@@ -20,7 +20,7 @@ from tofe_edge.training import run
 from tofe_edge.training.recipe import KEYS, Recipe
 from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
-RECIPE = Recipe(epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
+RECIPE = Recipe(device="cpu", epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
 TARGET_GMACS = 0.002
 STILL: dict[str, Any] = {"learning_rate": 1e-12, "final_learning_rate": 1e-13, "backbone_learning_rate": 1e-12}
 """Nothing moves."""
@@ -80,7 +80,6 @@ def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
         weights=write_dense(folder, overrides),
         validation=folder / "val",
         recipe=RECIPE,
-        device="cpu",
     )
 
 
