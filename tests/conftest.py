@@ -50,14 +50,11 @@ JSON_VALUES = st.recursive(
 Program = Callable[..., tuple[int, str, str]]
 """``program(*arguments)``: exit code, stdout and stderr."""
 
-TinyToFe = Callable[..., ToFe]
-"""``tiny_tofe(name="deit_tiny_patch16_224", seed=0, **overrides)``"""
-
 TinyModel = Callable[..., Path]
 """``tiny_model(*options)``"""
 
 
-def make_tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrides: int) -> ToFe:
+def tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrides: int) -> ToFe:
     """An eval ToFe whose every parameter and running statistic counts: none is zero, one or untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + zlib.crc32(name.encode()))
@@ -196,18 +193,6 @@ def _garbage_is_looked_for_in_what_a_module_makes() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_overrides() -> dict[str, int]:
-    """What makes a published backbone tiny: 16 patch tokens, 4 blocks, 10 classes."""
-    return dict(TINY)
-
-
-@pytest.fixture(scope="session")
-def tiny_tofe() -> TinyToFe:
-    """The factory :func:`make_tiny_tofe`; each call builds a fresh net, the same for the same arguments."""
-    return make_tiny_tofe
-
-
-@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A saved fp16 ToFe checkpoint with counts (9, 5, 3); its file is ``tiny_checkpoint.path``."""
     return _saved(tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors", TINY_COUNTS)
@@ -220,7 +205,7 @@ def tiny_dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoin
 
 
 def _saved(path: Path, counts: TokenCounts | None) -> Checkpoint:
-    model = make_tiny_tofe()
+    model = tiny_tofe()
     host = model.backbone
     classes = default_classes(host.spec.classes)
     accuracy = {"top1": 70.5, "top5": 90.25, "dense_top1": 72.0, "images": 40, "dataset": "noise"}

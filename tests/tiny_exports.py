@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 from made_once import made_once
 from torch import Tensor, nn
 
@@ -66,7 +66,7 @@ def images(count: int, seed: int, size: int = SIZE) -> list[Tensor]:
 
 def tiny_net(name: str = "deit") -> ToFe:
     """The tiny net of a family, the same each time."""
-    return make_tiny_tofe({"deit": "deit_tiny_patch16_224", "lvvit": "lvvit_s"}[name])
+    return tiny_tofe({"deit": "deit_tiny_patch16_224", "lvvit": "lvvit_s"}[name])
 
 
 def tiny_graph(select: Select = select_by_topk) -> StaticToFe:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 
 from benchmarks import runtimes, subjects
 from benchmarks.contenders import Built, Recipe, Subject, Unavailable
@@ -98,8 +99,8 @@ def test_a_checkpoint_without_counts_is_refused(tiny_dense_checkpoint: Checkpoin
         subjects.from_checkpoint(str(tiny_dense_checkpoint.path), None)
 
 
-def test_the_dense_twin_selects_where_the_checkpoint_does(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
-    model = ToFe(create_backbone("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5)))
+def test_the_dense_twin_selects_where_the_checkpoint_does(tmp_path: Path) -> None:
+    model = ToFe(create_backbone("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 5)))
     spec, counts = model.backbone.spec, TokenCounts((9, 5, 3))
     header = describe("moved", spec, model.backbone.preprocessing, default_classes(10), counts, {"top1": 70.5}, {})
     save(tmp_path / "moved.safetensors", model, header)

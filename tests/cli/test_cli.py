@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Program, TinyModel, document_of
+from conftest import TINY, Program, TinyModel, document_of
 from safetensors.torch import save_file
 
 from tofe_edge.cli import COMMANDS, main
@@ -136,16 +136,15 @@ def test_parity_counts_images_that_cannot_be_read(
 def test_train_writes_a_checkpoint(
     tmp_path: Path,
     image_folder: Path,
-    tiny_overrides: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
     program: Program,
 ) -> None:
     def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
-        return create_backbone(name, tiny_overrides, pretrained, stages)
+        return create_backbone(name, TINY, pretrained, stages)
 
     monkeypatch.setattr(training_run, "create_backbone", tiny)
     weights, out = tmp_path / "dense.safetensors", tmp_path / "trained" / "net.safetensors"
-    dense = create_backbone("deit_tiny_patch16_224", tiny_overrides).state_dict()
+    dense = create_backbone("deit_tiny_patch16_224", TINY).state_dict()
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, weights)
     document = document_of(
         program, "train", "--weights", weights, "--data", f"{image_folder}:2", "--target-gmacs", 0.002, "--device", "cpu",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_exports import COUNTS, SIZE
@@ -25,7 +25,7 @@ def forms() -> dict[str, Select]:
 
 
 def static_graph(name: str = "deit_tiny_patch16_224", dense: bool = False) -> StaticToFe:
-    return build_static_graph(make_tiny_tofe(name), None if dense else COUNTS)
+    return build_static_graph(tiny_tofe(name), None if dense else COUNTS)
 
 
 def noise(seed: int) -> Tensor:
@@ -60,7 +60,7 @@ def test_a_dense_graph_has_a_native_form_too(name: str) -> None:
 def test_the_graph_it_was_made_of_stays_as_it_was() -> None:
     graph = static_graph()
     before = {name: value.clone() for name, value in graph.state_dict().items()}
-    native_graph(graph, native_topk, make_tiny_tofe().backbone.preprocessing)
+    native_graph(graph, native_topk, tiny_tofe().backbone.preprocessing)
     assert any(isinstance(module, RmsNorm) for module in graph.modules())
     assert all(torch.equal(value, before[name]) for name, value in graph.state_dict().items())
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import tiny_exports
 import torch
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, Export, export, images, tiny_net, two_methods
 
 from tofe_edge.converters.executorch import lower
@@ -174,7 +174,7 @@ def test_each_method_agrees_with_its_own_program_bit_for_bit() -> None:
 
 def test_a_further_budget_costs_at_most_a_fortieth_at_the_width_of_the_shipped_nets() -> None:
     """The graph that a further method adds does not grow with the width; the weights, stored once, grow with its square."""
-    graph = build_static_graph(make_tiny_tofe(dim=192, classes=1000), COUNTS)
+    graph = build_static_graph(tiny_tofe(dim=192, classes=1000), COUNTS)
     graph = quantize(graph, plan_int8(graph, "dynamic"))
     two = lower({"forward": graph, OTHER: graph.with_counts(OTHER_COUNTS)}, (1, 3, SIZE, SIZE))
     assert all(method.delegates == 4 for method in two.methods.values())

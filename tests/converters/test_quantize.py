@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_exports import images, seeded, tiny_graph, tiny_net
@@ -31,7 +32,6 @@ from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.parity import snr_db
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.model.tofe import ToFe
 
 MODES: list[Int8Mode] = ["dynamic", "static"]
 
@@ -172,7 +172,7 @@ def test_a_quantized_net_follows_its_float_net(graph: Callable[[], StaticToFe], 
     assert snr_db(wanted, found) > 18
 
 
-def test_static_int8_leaves_out_layers_that_no_image_reaches(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_static_int8_leaves_out_layers_that_no_image_reaches() -> None:
     """Approximators where every token is kept: they have no range, and no place in the graph."""
     graph = build_static_graph(tiny_tofe(), TokenCounts((16, 16, 16)))
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny_tofe, manifest_for
+from conftest import manifest_for, tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_exports import COUNTS, SIZE, Export, export, images, lower_and_watch, run
@@ -41,7 +41,7 @@ ROUNDED_DIFFERENTLY = {"aten._softmax.default", "aten.rsqrt.default", "aten.sqrt
 
 def ordinary(name: str = "deit_tiny_patch16_224") -> StaticToFe:
     size = 56 if "patch14" in name else SIZE
-    return build_static_graph(make_tiny_tofe(name, image_size=size), COUNTS)
+    return build_static_graph(tiny_tofe(name, image_size=size), COUNTS)
 
 
 def inputs(graph_name: str, count: int) -> list[Tensor]:
@@ -106,7 +106,7 @@ def test_the_graph_that_it_is_made_of_stays_as_it_was() -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("select", [select_by_topk, select_by_rank])
 def test_batches_ranks_and_other_counts_work_too(batch: int, select: object) -> None:
-    graph = build_static_graph(make_tiny_tofe(), COUNTS, select)  # type: ignore[arg-type]
+    graph = build_static_graph(tiny_tofe(), COUNTS, select)  # type: ignore[arg-type]
     picture = torch.cat(images(batch, seed=4))
     for kept in (COUNTS.kept, (16, 4, 2)):
         ours, wanted = reproducible(graph).with_counts(kept)(picture), graph.with_counts(kept)(picture)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from conftest import tiny_tofe
 from torch import Tensor
 
 from tofe_edge.converters.smoothing import loudest_normalised, smooth_residual
@@ -33,7 +32,7 @@ def graph_with_a_loud_channel(model: ToFe) -> StaticToFe:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_outputs_and_selections_stay_the_same(tiny_tofe: Callable[..., ToFe], name: str, strength: float) -> None:
+def test_outputs_and_selections_stay_the_same(name: str, strength: float) -> None:
     model = tiny_tofe(name)
     graph, inputs = build_static_graph(model, COUNTS), images(model, 4)
     loudness = torch.rand(model.backbone.spec.dim, generator=torch.Generator().manual_seed(0)) + 0.1
@@ -46,7 +45,7 @@ def test_outputs_and_selections_stay_the_same(tiny_tofe: Callable[..., ToFe], na
             assert all(torch.equal(a, b) for a, b in zip(found_orders, orders, strict=True))
 
 
-def test_the_loud_channel_is_found_and_made_quieter(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_the_loud_channel_is_found_and_made_quieter() -> None:
     model = tiny_tofe()
     graph, inputs = graph_with_a_loud_channel(model), images(model, 4)
     before = loudest_normalised(graph, inputs)
@@ -55,7 +54,7 @@ def test_the_loud_channel_is_found_and_made_quieter(tiny_tofe: Callable[..., ToF
     assert float(after[5] / after.median()) < 0.7 * float(before[5] / before.median())
 
 
-def test_the_graph_it_is_given_is_left_alone(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_the_graph_it_is_given_is_left_alone() -> None:
     model = tiny_tofe()
     graph = build_static_graph(model, COUNTS)
     before = {name: value.clone() for name, value in graph.state_dict().items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import refused
+from conftest import TINY, refused
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -114,14 +114,14 @@ def test_samples_are_counted_not_kept(reference: Reference, image_folder: Path) 
 
 
 @pytest.fixture
-def training(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """``train`` of a tiny net but for its images."""
 
     def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
-        return create_backbone(name, tiny_overrides, pretrained, stages)
+        return create_backbone(name, TINY, pretrained, stages)
 
     monkeypatch.setattr(training_run, "create_backbone", tiny)
-    dense = create_backbone("deit_tiny_patch16_224", tiny_overrides).state_dict()
+    dense = create_backbone("deit_tiny_patch16_224", TINY).state_dict()
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
     options = (
         "--target-gmacs 0.002 --epochs 1 --fixed-epochs 0.5 --batch-size 4 --held-out 2 --device cpu --json --weights"

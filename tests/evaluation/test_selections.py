@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import TinyToFe
+from conftest import tiny_tofe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +46,7 @@ def test_names_carried_along_through_every_reordering_agree(orders: list[list[in
         assert found.tolist() == names[:count]
 
 
-def test_composition_gives_what_the_reference_keeps(tiny_tofe: TinyToFe) -> None:
+def test_composition_gives_what_the_reference_keeps() -> None:
     """Orders relative to the stage before, as a graph without Rearrange returns them, give the reference's positions."""
     counts = TokenCounts((9, 5, 3))
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -85,11 +85,11 @@ def test_a_patch_that_is_none_is_refused(kept: Kept, stage: int) -> None:
 
 def test_counts_of_a_net_are_those_of_its_masks() -> None:
     import torch
-    from conftest import make_tiny_tofe
+    from conftest import tiny_tofe
 
     from tofe_edge.model.tofe import masks_of
 
-    model: ToFe = make_tiny_tofe()
+    model: ToFe = tiny_tofe()
     inference = model.forward_batch(
         torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(3)), TokenCounts((9, 5, 3))
     )

@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import JSON_VALUES, TINY_COUNTS, TinyToFe, fine_or_refused, refused
+from conftest import JSON_VALUES, TINY, TINY_COUNTS, fine_or_refused, refused, tiny_tofe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -61,7 +61,7 @@ def images() -> Tensor:
 
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
-def test_header_and_logits_come_back(tmp_path: Path, tiny_tofe: TinyToFe, name: str, half: bool) -> None:
+def test_header_and_logits_come_back(tmp_path: Path, name: str, half: bool) -> None:
     model, counts = tiny_tofe(name), TokenCounts((9, 5, 3))
     spec = model.backbone.spec
     header = describe("net", spec, model.backbone.preprocessing, default_classes(10), counts, {"top1": 1.5}, {"a": [1]})
@@ -79,8 +79,8 @@ def test_header_and_logits_come_back(tmp_path: Path, tiny_tofe: TinyToFe, name: 
     assert half != torch.equal(found, wanted)
 
 
-def test_where_selections_stand_comes_back(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
-    host = create_backbone("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5))
+def test_where_selections_stand_comes_back(tmp_path: Path) -> None:
+    host = create_backbone("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 5))
     model, counts = ToFe(host).eval(), TokenCounts((9, 6, 3))
     header = describe("early", host.spec, host.preprocessing, default_classes(10), counts)
     save(tmp_path / "early.safetensors", model, header, half=False)
@@ -92,14 +92,12 @@ def test_where_selections_stand_comes_back(tmp_path: Path, tiny_overrides: dict[
     assert torch.equal(wanted, found)
 
 
-def test_saving_twice_gives_the_same_bytes(tmp_path: Path, tiny_tofe: TinyToFe, tiny_checkpoint: Checkpoint) -> None:
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     again = save(tmp_path / "again.safetensors", tiny_tofe(), tiny_checkpoint)
     assert again.sha256() == tiny_checkpoint.sha256()
 
 
-def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(
-    tiny_tofe: TinyToFe, tiny_dense_checkpoint: Checkpoint
-) -> None:
+def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(tiny_dense_checkpoint: Checkpoint) -> None:
     read = read_header(tiny_dense_checkpoint.path)
     assert read.token_counts is None
     assert read.gmacs == read.dense_gmacs
@@ -110,12 +108,10 @@ def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_plain_dense_weights_are_a_dense_model(
-    tmp_path: Path, tiny_tofe: TinyToFe, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
+def test_plain_dense_weights_are_a_dense_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     monkeypatch.setattr(
         "tofe_edge.model.checkpoint.create_backbone",
-        lambda name, overrides=None, stages=None: create_backbone(name, overrides or tiny_overrides, stages=stages),
+        lambda name, overrides=None, stages=None: create_backbone(name, overrides or TINY, stages=stages),
     )
     model, path = tiny_tofe(), tmp_path / f"plain{suffix}"
     weights = {key.removeprefix("vit."): value for key, value in model.backbone.state_dict().items()}
@@ -257,7 +253,7 @@ def test_a_corrupt_header_is_read_or_refused_and_nothing_else(
     fine_or_refused(lambda: float(read_header(path).top1), path)
 
 
-def test_a_header_length_that_looks_like_a_pickle_is_still_read(tmp_path: Path, tiny_tofe: TinyToFe) -> None:
+def test_a_header_length_that_looks_like_a_pickle_is_still_read(tmp_path: Path) -> None:
     # safetensors files begin with the length of their header; 0x80 is also how a pickle begins.
     model = tiny_tofe()
     spec, preprocessing = model.backbone.spec, model.backbone.preprocessing

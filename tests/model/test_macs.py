@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
-from conftest import TinyToFe
+from conftest import tiny_tofe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -96,7 +96,7 @@ def counted_macs(run: FlopCounterMode) -> int:
 
 
 @pytest.mark.parametrize(("name", "overrides"), COUNTED)
-def test_dense_macs_equal_a_count_over_the_module(tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]) -> None:
+def test_dense_macs_equal_a_count_over_the_module(name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides)
     spec = model.backbone.spec
     images = torch.zeros(1, 3, spec.image_size, spec.image_size)
@@ -105,7 +105,7 @@ def test_dense_macs_equal_a_count_over_the_module(tiny_tofe: TinyToFe, name: str
     assert counted_macs(counter) == dense_macs(spec)
 
 
-def test_macs_do_not_depend_on_the_name(tiny_tofe: TinyToFe) -> None:
+def test_macs_do_not_depend_on_the_name() -> None:
     spec = tiny_tofe("deit_tiny_distilled_patch16_224").backbone.spec
     assert spec.classifiers == 2
     assert (
@@ -116,7 +116,7 @@ def test_macs_do_not_depend_on_the_name(tiny_tofe: TinyToFe) -> None:
 @pytest.mark.parametrize("counts", [(9, 5, 3), (1, 1, 1), (16, 16, 16), (3, 11, 7)])
 @pytest.mark.parametrize(("name", "overrides"), COUNTED)
 def test_tofe_macs_equal_a_count_over_the_module(
-    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int], counts: tuple[int, int, int]
+    name: str, overrides: dict[str, int], counts: tuple[int, int, int]
 ) -> None:
     model = tiny_tofe(name, **overrides)
     spec = model.backbone.spec

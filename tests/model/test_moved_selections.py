@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Program
+from conftest import TINY, Program
 
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import default_classes, describe, read_header, save
@@ -25,16 +25,14 @@ def early_net(overrides: dict[str, int], name: str = "deit_tiny_patch16_224") ->
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
-def test_it_selects_there_at_another_image_size_too(tiny_overrides: dict[str, int], name: str) -> None:
-    model = early_net(tiny_overrides, name)
+def test_it_selects_there_at_another_image_size_too(name: str) -> None:
+    model = early_net(TINY, name)
     resized = at_image_size(model, TokenCounts((9, 6, 3)), model.backbone.preprocessing, 96).model
     assert resized.backbone.spec.stages == model.backbone.spec.stages
 
 
-def test_it_is_converted_within_its_gates_and_profiled_by_its_own_stages(
-    program: Program, tmp_path: Path, tiny_overrides: dict[str, int]
-) -> None:
-    model = early_net(tiny_overrides)
+def test_it_is_converted_within_its_gates_and_profiled_by_its_own_stages(program: Program, tmp_path: Path) -> None:
+    model = early_net(TINY)
     host = model.backbone
     counts = TokenCounts((9, 6, 3))
     path = tmp_path / "early.safetensors"

@@ -9,7 +9,7 @@ import numpy_reference
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TinyToFe
+from conftest import tiny_tofe
 from torch import Tensor
 
 from tofe_edge.errors import InputError
@@ -31,13 +31,13 @@ PATCHES = 16
 
 
 @pytest.fixture(params=FAMILIES, ids=[name for name, _ in FAMILIES])
-def net(request: pytest.FixtureRequest, tiny_tofe: TinyToFe) -> ToFe:
+def net(request: pytest.FixtureRequest) -> ToFe:
     name, overrides = request.param
     return tiny_tofe(name, **overrides).requires_grad_(False)
 
 
 @pytest.fixture
-def deit(tiny_tofe: TinyToFe) -> ToFe:
+def deit() -> ToFe:
     return tiny_tofe(DEIT).requires_grad_(False)
 
 
@@ -162,7 +162,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one(net: ToFe) -> None:
 
 
 @pytest.mark.parametrize(("name", "overrides"), FAMILIES[:-1])
-def test_the_dense_forward_is_timms_own(tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]) -> None:
+def test_the_dense_forward_is_timms_own(name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides).requires_grad_(False)
     images = images_for(model)
     vit: Any = model.backbone.vit
@@ -180,9 +180,7 @@ def test_with_all_tokens_kept_every_form_is_the_dense_forward(net: ToFe) -> None
 
 @pytest.mark.parametrize("counts", [(9, 5, 3), (3, 11, 7), (1, 1, 1), (16, 2, 16)])
 @pytest.mark.parametrize("name", [DEIT, DISTILLED])
-def test_batch_adaptive_agrees_with_numpy_from_the_papers_equations(
-    tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...]
-) -> None:
+def test_batch_adaptive_agrees_with_numpy_from_the_papers_equations(name: str, counts: tuple[int, ...]) -> None:
     model = tiny_tofe(name, depth=6).requires_grad_(False)
     images = images_for(model, 2)
     inference = model.forward_batch(images, TokenCounts(counts))
@@ -269,7 +267,7 @@ def test_the_blocks_of_each_stage_see_the_prefix_and_the_kept_tokens_only(
     assert lengths == [count for blocks, count in stages for _ in range(blocks)]
 
 
-def test_gradients_reach_every_selector_and_approximator(tiny_tofe: TinyToFe) -> None:
+def test_gradients_reach_every_selector_and_approximator() -> None:
     model = tiny_tofe(DEIT)
     torch.manual_seed(0)
     output = model.forward_masked(images_for(model), gumbel=lambda logits: F.gumbel_softmax(logits, hard=True))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY, make_tiny_tofe
+from conftest import TINY, tiny_tofe
 from peer_nets import TARGET, tiny_teacher
 from safetensors.torch import save_file
 
@@ -122,7 +122,7 @@ def test_weights_and_images_that_were_tested_are_settings(
     assert compare("--methods", "evit_untrained") == 0
     settings = document(tmp_path)["settings"]
     assert (settings["validation_images"], settings["validation_unreadable"]) == (5, 1)
-    save_file(make_tiny_tofe(seed=1).backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
+    save_file(tiny_tofe(seed=1).backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
     assert compare("--methods", "tome_untrained", "--views", str(tmp_path / "others")) == 2
     assert "has results with another weights_sha256; use" in capsys.readouterr().err
     (tmp_path / "methods.yaml").write_text("[]")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 from native_builds import Built, runner
 from native_programs import TINY_PRECISIONS, Precision, content, in_python, tiny_program
 from tiny_exports import COUNTS, images
@@ -75,7 +75,7 @@ def differing(one: Built, other: Built, model: Path, pixels: Sequence[Pixels]) -
 
 def tiny(folder: Path, precision: str, *, ordinary: bool = False, name: str = "deit_tiny_patch16_224") -> Path:
     """The tiny net in ``fp32`` or static ``int8``."""
-    graph = build_static_graph(make_tiny_tofe(name), TokenCounts((9, 5, 3)))
+    graph = build_static_graph(tiny_tofe(name), TokenCounts((9, 5, 3)))
     if not ordinary:
         graph = reproducible(graph)
     if precision == "int8":

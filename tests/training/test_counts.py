@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,6 @@ from tofe_edge.budget.cost import TARGET_TOLERANCE, fit_counts
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.macs import gmacs, tofe_macs
-from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import counts as counts_module
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import center_selectors, measure_counts, typical_samples
@@ -91,15 +90,13 @@ CENTRED = torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("kept", [(9, 5, 3), (16, 1, 8), (2, 12, 16)])
-def test_instance_mode_then_keeps_the_counts_on_average(
-    tiny_tofe: Callable[..., ToFe], kept: tuple[int, int, int]
-) -> None:
+def test_instance_mode_then_keeps_the_counts_on_average(kept: tuple[int, int, int]) -> None:
     model = tiny_tofe()
     center_selectors(model, TokenCounts(kept), CENTRED)
     assert measure_counts(model, CENTRED).means == pytest.approx(kept, abs=0.051)  # one of 20 x 16 scores
 
 
-def test_batch_mode_gives_what_it_gave(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_batch_mode_gives_what_it_gave() -> None:
     model, counts = tiny_tofe(), TokenCounts((9, 5, 3))
     with torch.no_grad():
         before = model.forward_batch(CENTRED, counts)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_COUNTS
+from conftest import TINY_COUNTS, tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -37,7 +36,7 @@ def attention_maps(model: ToFe, images: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
-def test_importance_is_the_attention_received_from_a_stage_on(tiny_tofe: Callable[..., ToFe], name: str) -> None:
+def test_importance_is_the_attention_received_from_a_stage_on(name: str) -> None:
     model = tiny_tofe(name)
     maps = [heads.mean(dim=1) for heads in attention_maps(model, IMAGES)]
     received = [weights[:, 0, 1:] + weights[:, :, 1:].mean(dim=1) for weights in maps]
@@ -63,7 +62,7 @@ def test_how_many_tokens_are_kept_is_left_to_the_budget(shift: float) -> None:
 
 
 @pytest.mark.parametrize("gathered", [False, True])
-def test_guidance_teaches_selectors_and_gathered_nothing_else(tiny_tofe: Callable[..., ToFe], gathered: bool) -> None:
+def test_guidance_teaches_selectors_and_gathered_nothing_else(gathered: bool) -> None:
     model = tiny_tofe()
     view = teacher_targets(model, IMAGES)
     optimizer = make_optimizer(

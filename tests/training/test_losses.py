@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import TINY, tiny_tofe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.model.backbones import Backbone, create_backbone
-from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.losses import approximation_loss, budget_loss, distillation_loss
 from tofe_edge.training.schedule import gumbel_sampler
 
@@ -64,8 +62,8 @@ def tensors(array: npt.NDArray[np.float64]) -> list[Tensor]:
 
 
 @pytest.fixture(scope="module")
-def spec(tiny_overrides: dict[str, int]) -> Backbone:
-    return create_backbone("deit_tiny_patch16_224", tiny_overrides).spec
+def spec() -> Backbone:
+    return create_backbone("deit_tiny_patch16_224", TINY).spec
 
 
 @settings(max_examples=40, deadline=None)
@@ -142,7 +140,7 @@ def test_budget_gradient_points_towards_the_budget_for_every_token(spec: Backbon
         assert bool((sign * mask.grad > 0).all())
 
 
-def test_descending_the_budget_loss_lowers_kept_counts_through_the_selectors(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_descending_the_budget_loss_lowers_kept_counts_through_the_selectors() -> None:
     model = tiny_tofe()
     images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(model.selectors.parameters(), lr=3e-3)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from tiny_run import RECIPE, STILL, TARGET_GMACS, make_request, stand_in, trained, write_dense
 
 from tofe_edge.errors import InputError
@@ -26,18 +27,16 @@ from tofe_edge.training.run import TrainingRequest
 
 
 @pytest.fixture
-def request_(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
-    stand_in(monkeypatch, tiny_overrides)
-    return make_request(tmp_path, tiny_overrides)
+def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
+    stand_in(monkeypatch, TINY)
+    return make_request(tmp_path, TINY)
 
 
 @pytest.fixture
-def deeper(
-    request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> TrainingRequest:
+def deeper(request_: TrainingRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
     """A net with one block more than its stages need."""
-    monkeypatch.setitem(tiny_overrides, "depth", 5)
-    write_dense(tmp_path, tiny_overrides)
+    monkeypatch.setitem(TINY, "depth", 5)
+    write_dense(tmp_path, TINY)
     return request_
 
 

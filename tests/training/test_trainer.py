@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, tiny_tofe
 from tiny_run import assert_same_weights, records, striped_images
 
 from tofe_edge.budget.cost import GmacsCost
@@ -55,9 +55,7 @@ def weights_of(model: ToFe) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def short_run(
-    tmp_path_factory: pytest.TempPathFactory, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> dict[str, torch.Tensor]:
+def short_run(tmp_path_factory: pytest.TempPathFactory, data: TrainingSet) -> dict[str, torch.Tensor]:
     """Weights after an uninterrupted run of 8 steps."""
     model = tiny_tofe()
     train(model, data, SHORT, COST, tmp_path_factory.mktemp("short") / "net.safetensors", CPU)
@@ -77,9 +75,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch, error: BaseException
     monkeypatch.setattr(batches_module, "batches", cut)
 
 
-def test_training_lowers_the_loss_and_meets_the_budget(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> None:
+def test_training_lowers_the_loss_and_meets_the_budget(tmp_path: Path, data: TrainingSet) -> None:
     model = tiny_tofe()
     spec = model.backbone.spec
 
@@ -98,7 +94,7 @@ def test_training_lowers_the_loss_and_meets_the_budget(
 
 
 def test_the_backbone_is_fixed_while_the_configuration_says_so(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, short_run: dict[str, torch.Tensor]
+    tmp_path: Path, data: TrainingSet, short_run: dict[str, torch.Tensor]
 ) -> None:
     moved = [key for key, value in tiny_tofe().state_dict().items() if not torch.equal(value, short_run[key])]
     assert len([key for key in moved if key.startswith("backbone.")]) > 40, "it learns once it is free"
@@ -112,7 +108,7 @@ def test_the_backbone_is_fixed_while_the_configuration_says_so(
 
 @pytest.mark.parametrize("other", [False, True])
 def test_selectors_learn_on_the_first_blocks_of_their_own_net(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, monkeypatch: pytest.MonkeyPatch, other: bool
+    tmp_path: Path, data: TrainingSet, monkeypatch: pytest.MonkeyPatch, other: bool
 ) -> None:
     model, teacher = tiny_tofe(), tiny_tofe(seed=1) if other else None
     stems, runs, masked, stem = [], [], ToFe.masked_from, ToFe.stem
@@ -143,7 +139,6 @@ def test_selectors_learn_on_the_first_blocks_of_their_own_net(
 )
 def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
     tmp_path: Path,
-    tiny_tofe: Callable[..., ToFe],
     data: TrainingSet,
     short_run: dict[str, torch.Tensor],
     monkeypatch: pytest.MonkeyPatch,
@@ -163,7 +158,6 @@ def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
 
 def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
     tmp_path: Path,
-    tiny_tofe: Callable[..., ToFe],
     data: TrainingSet,
     short_run: dict[str, torch.Tensor],
     monkeypatch: pytest.MonkeyPatch,
@@ -190,7 +184,7 @@ def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
 
 
 def test_a_run_interrupted_while_tokens_are_gathered_resumes_with_its_counts(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: TrainingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(SHORT, gathered_epochs=1, guidance_weight=1.0)
     whole, resumed = tiny_tofe(), tiny_tofe()
@@ -208,9 +202,7 @@ def test_a_run_interrupted_while_tokens_are_gathered_resumes_with_its_counts(
     assert_same_weights(weights_of(resumed), weights_of(whole))
 
 
-def test_guidance_teaches_the_selectors_of_a_run(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> None:
+def test_guidance_teaches_the_selectors_of_a_run(tmp_path: Path, data: TrainingSet) -> None:
     config = replace(SHORT, epochs=8, gathered_epochs=7, learning_rate=5e-3, guidance_weight=1.0)
     train(tiny_tofe(), data, config, COST, tmp_path / "net.safetensors", CPU)
     gaps = [record["guidance"] for record in records(tmp_path / "net.safetensors")]

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, tiny_tofe
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import create_backbone
-from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import views as module
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
 from tofe_edge.training.config import TrainingConfig
@@ -37,7 +36,7 @@ def data(image_folder: Path) -> TrainingSet:
 
 
 @pytest.fixture
-def wanted(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> ViewRecipe:
+def wanted(data: TrainingSet) -> ViewRecipe:
     return view_recipe(tiny_tofe(), data.train, COUNT, seed=3, augmentation=Augmentation(0.35))
 
 
@@ -46,7 +45,7 @@ Prepare = Callable[..., Views]
 
 
 @pytest.fixture
-def prepare(tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]) -> Prepare:
+def prepare(tmp_path: Path, data: TrainingSet, wanted: ViewRecipe) -> Prepare:
     def prepared(folder: str = "views", of: Any = None, **changes: Any) -> Views:
         return prepare_views(tmp_path / folder, tiny_tofe(), of or data.train, replace(wanted, **changes))
 
@@ -64,7 +63,7 @@ def same(one: Views, other: Views) -> None:
 
 
 def test_views_are_what_the_teacher_gives_for_the_same_crops(
-    data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe], prepare: Prepare
+    data: TrainingSet, wanted: ViewRecipe, prepare: Prepare
 ) -> None:
     teacher = tiny_tofe()
     views = prepare()
@@ -121,7 +120,7 @@ def test_views_of_another_recipe_are_refused(wanted: ViewRecipe, field: str, pre
         prepare(**{field: other})
 
 
-def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> None:
+def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet) -> None:
     one = view_recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35))
     assert view_recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35)) == one
     assert view_recipe(tiny_tofe(), data.train[1:], COUNT, 0, Augmentation(0.35)).samples != one.samples
@@ -175,7 +174,7 @@ def test_what_the_last_batch_has_to_spare_makes_up_for_unreadable_images(
 
 
 def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
-    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe], prepare: Prepare
+    tmp_path: Path, data: TrainingSet, prepare: Prepare
 ) -> None:
     model = tiny_tofe()
     views = prepare()
