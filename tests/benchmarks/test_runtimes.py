@@ -44,10 +44,7 @@ def recipes() -> tuple[Recipe, ...]:
 
 
 def test_a_comparison_writes_its_figures_and_says_what_it_skipped(
-    tiny_checkpoint: Checkpoint,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runtimes, "all_recipes", recipes)
     arguments = ["--checkpoint", str(tiny_checkpoint.path), "--runs", "2", "--out", str(tmp_path)]
@@ -78,9 +75,7 @@ def test_a_comparison_writes_its_figures_and_says_what_it_skipped(
         (["--threads", "0"], "--threads 0: expected a positive whole number or 'all'"),
     ],
 )
-def test_wrong_arguments_are_refused_in_one_line(
-    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_arguments_are_refused(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert runtimes.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and reason in line
@@ -124,9 +119,7 @@ def test_a_backbone_gets_random_weights_that_are_the_same_each_time() -> None:
     assert first.gmacs()["ToFe"] < first.gmacs()["dense"]
 
 
-def test_calibration_comes_from_a_folder_or_from_the_photographs(
-    tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
+def test_calibration_from_a_folder_or_the_photographs(tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
     spec = tiny_checkpoint.preprocessing
     given, source = subjects.calibration_inputs(image_folder, spec)
     assert len(given) == 6 and source == f"images of {image_folder.name}"

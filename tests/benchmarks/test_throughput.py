@@ -59,7 +59,7 @@ def test_every_batch_size_gives_a_row(measure: Measure) -> None:
     assert [line.split(" | ")[2] for line in table] == ["1", "3"]
 
 
-def test_without_a_gpu_it_runs_on_the_cpu_and_says_so(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpu_is_used_if_there_is_no_gpu(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     document, out = measure("--batches", "1")
     assert document["file"].startswith("throughput-cpu-20")

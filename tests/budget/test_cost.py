@@ -48,7 +48,7 @@ def slopes(cost: Cost, kept: Sequence[float]) -> list[float]:
 
 @settings(max_examples=30)
 @given(kept=counts, table=st.sampled_from(list(TABLES.values())))
-def test_at_whole_counts_the_cost_is_the_prediction(kept: list[int], table: LatencyTable) -> None:
+def test_the_cost_of_whole_counts_is_the_prediction(kept: list[int], table: LatencyTable) -> None:
     cost, wanted = in_ms(table), predict_ms(table, NET, TokenCounts(tuple(kept)))
     assert cost.of_counts(kept) == wanted
     assert float(cost.of(tensors(kept)).detach()) == pytest.approx(wanted, rel=1e-6)
@@ -56,7 +56,7 @@ def test_at_whole_counts_the_cost_is_the_prediction(kept: list[int], table: Late
 
 @settings(max_examples=30)
 @given(kept=counts, stage=st.integers(0, 2), share=st.floats(0, 1))
-def test_between_whole_counts_it_is_a_straight_line(kept: list[int], stage: int, share: float) -> None:
+def test_the_cost_is_linear_between_whole_counts(kept: list[int], stage: int, share: float) -> None:
     cost = in_ms(TABLES["steps and dips"])
     kept[stage] = min(kept[stage], NET.patch_tokens - 1)
     higher = [count + (index == stage) for index, count in enumerate(kept)]
@@ -67,7 +67,7 @@ def test_between_whole_counts_it_is_a_straight_line(kept: list[int], stage: int,
 
 @settings(max_examples=20)
 @given(kept=counts)
-def test_without_teeth_the_gradient_is_that_of_the_curve(kept: list[int]) -> None:
+def test_a_smooth_table_has_the_gradient_of_its_curve(kept: list[int]) -> None:
     tokens = (2, *range(8, 197, 8), 197)
     table = replace(TABLES["even"], block=tuple((n, 0.01 + 2e-3 * n + 1e-5 * n * n) for n in tokens))
     cost, step = in_ms(table), 8
@@ -128,7 +128,7 @@ def test_the_same_share_of_the_dense_cost_weighs_the_same_in_both_units(table: L
 
 
 @given(linear=st.floats(0.01, 10), square=st.floats(0, 0.1), points=st.integers(3, 300), offset=st.floats(-100, 100))
-def test_a_parabola_that_rises_is_found(linear: float, square: float, points: int, offset: float) -> None:
+def test_a_rising_parabola_is_fitted(linear: float, square: float, points: int, offset: float) -> None:
     n = np.arange(1, points + 1)
     found = rising_parabola(linear * n + square * n**2 + offset)
     assert found == pytest.approx((linear, square), rel=1e-3, abs=1e-3)

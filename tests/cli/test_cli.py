@@ -82,9 +82,7 @@ def test_json_keys(call: str, program: Program, model: Path, tiny_checkpoint: Ch
     assert set(document[0] if isinstance(document, list) else document) == set(JSON_KEYS[call].split())
 
 
-def test_convert_writes_a_model_its_manifest_and_golden_vectors_and_nothing_else(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
-) -> None:
+def test_convert_writes_model_manifest_and_golden_vectors(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     out = tmp_path / "new" / "out"
     call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--precision", "fp32", "--out", str(out), "--json"]
     done = subprocess.run([*PROGRAM, *call], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
@@ -101,7 +99,7 @@ def test_convert_writes_a_model_its_manifest_and_golden_vectors_and_nothing_else
     assert str(tiny_checkpoint.path.parent) not in json.dumps(stored)
 
 
-def test_options_may_stand_between_model_and_images(
+def test_run_mixes_options_and_images(
     program: Program, model: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = (image_folder / "0" / f"{number}.png" for number in range(3))
@@ -119,7 +117,7 @@ def test_options_may_stand_between_model_and_images(
     assert code == 0 and json.loads(out)[0]["image"] == "-3.png"
 
 
-def test_parity_counts_images_that_cannot_be_read(
+def test_parity_counts_unreadable_ones(
     program: Program, model: Path, tiny_checkpoint: Checkpoint, image_folder: Path
 ) -> None:
     broken = image_folder / "0" / "broken.png"
@@ -133,12 +131,7 @@ def test_parity_counts_images_that_cannot_be_read(
     assert document["top1_agreement"] == 1 and document["kept_overlap"] == [1, 1, 1]
 
 
-def test_train_writes_a_checkpoint(
-    tmp_path: Path,
-    image_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    program: Program,
-) -> None:
+def test_train(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
         return create_backbone(name, TINY, pretrained, stages)
 

@@ -79,9 +79,7 @@ def error_of(program: Program, *words: object, code: int = 2) -> str:
 # --- calibrate -------------------------------------------------------------------------------------------------------
 
 
-def test_a_profile_gets_its_table_and_keeps_its_text(
-    board: Path, tiny_checkpoint: Checkpoint, program: Program
-) -> None:
+def test_a_profile_keeps_its_text(board: Path, tiny_checkpoint: Checkpoint, program: Program) -> None:
     before = board.read_text()
     words = ("calibrate", "--profile", board, "--checkpoint", tiny_checkpoint.path, "--quick", "--threads", 1)
     code, out, _ = program(*words, "--precision", "fp32", "--json")
@@ -156,7 +154,7 @@ def test_an_interrupted_calibration_writes_nothing(
         ("select --profile BOARD --max-latency-ms 5", "`tofe-edge calibrate --profile my_board --checkpoint BEST`"),
     ],
 )
-def test_calls_that_make_no_sense(
+def test_wrong_calls_are_refused(
     program: Program, board: Path, tiny_checkpoint: Checkpoint, call: str, message: str
 ) -> None:
     paths = {"BOARD": board, "CKPT": tiny_checkpoint.path}

@@ -19,9 +19,7 @@ def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> list[objec
     return ["convert", "--checkpoint", checkpoint.path, "--target", "coreml", "--out", out, *arguments]
 
 
-def test_convert_run_and_parity_of_a_package(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path, program: Program
-) -> None:
+def test_convert_run_parity(tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path, program: Program) -> None:
     out = tmp_path / "out"
     made = document_of(program, *convert(tiny_checkpoint, out, "--precision", "fp32", "--option", "author=A. Author"))
     path = Path(made["artifact"])
@@ -50,7 +48,7 @@ def test_convert_run_and_parity_of_a_package(
     assert checked["images"] == 6 and checked["top1_agreement"] == 1.0
 
 
-def test_converting_again_replaces_the_package(
+def test_a_package_is_replaced(
     tiny_checkpoint: Checkpoint, tiny_model: TinyModel, tmp_path: Path, program: Program
 ) -> None:
     first = tiny_model("--target", "coreml", "--option", "io=tensor", "--selection", "topk")
@@ -64,9 +62,7 @@ def test_converting_again_replaces_the_package(
     assert fingerprint_of(path.parent) == fingerprint_of(first.parent)
 
 
-def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
-) -> None:
+def test_apple_devices_choose_core_ml_and_ios(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program) -> None:
     made = document_of(
         program, "convert", "--profile", "iphone_16", "--checkpoint", tiny_checkpoint.path, "--out", tmp_path,
         "--precision", "fp16", "--elastic", "0.0016", "--option", "float32_selectors=true",
@@ -77,9 +73,7 @@ def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(
 
 
 @pytest.mark.parametrize("removed", [["--layout", "channels_first"], ["--backend", "coreml"], ["--backend"]])
-def test_a_removed_option_names_the_changelog(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, removed: list[str]
-) -> None:
+def test_a_removed_option(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, removed: list[str]) -> None:
     line = refusal(program, *convert(tiny_checkpoint, tmp_path, *removed))
     assert line == f"{removed[0]} was removed, see CHANGELOG.md; leave it out"
 
@@ -120,17 +114,13 @@ def test_the_help_of_a_target_shows_every_option_and_its_own(capsys: pytest.Capt
     )
 
 
-def test_more_tokens_than_float16_counts_are_refused_before_any_work(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
-) -> None:
+def test_tokens_float16_cannot_count_are_refused(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program) -> None:
     line = refusal(program, *convert(tiny_checkpoint, tmp_path, "--precision", "fp16", "--image-size", "768"))
     assert "2304 tokens cannot be ranked: float16 counts to 2048; use --selection topk" in line
 
 
 @pytest.mark.parametrize("suffix", [".mlpackage", ".json", ".golden"])
-def test_what_is_in_the_way_is_found_first_and_left_alone(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, suffix: str
-) -> None:
+def test_what_is_in_the_way_is_left(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, suffix: str) -> None:
     place = tmp_path / f"tiny-fp16-coreml{suffix}"
     if suffix == ".json":
         place.mkdir()

@@ -33,9 +33,7 @@ def counts_of(checkpoint: Checkpoint, folder: Path) -> np.ndarray:
     return np.array([[len(positions) for positions in kept] for kept in found])
 
 
-def test_instance_adaptive_counts_are_a_distribution(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
+def test_instance_mode_has_a_distribution(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
     document = json.loads(evaluate(program, tiny_checkpoint, image_folder, "--mode", "instance", "--json"))
     counts = counts_of(tiny_checkpoint, image_folder)
     assert [entry["stage"] for entry in document["distribution"]] == [1, 2, 3]
@@ -51,9 +49,7 @@ def test_instance_adaptive_counts_are_a_distribution(
 
 
 @pytest.mark.parametrize("mode", ["batch", "instance"])
-def test_reused_tokens_are_those_that_tokens_finds(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, mode: str
-) -> None:
+def test_reuse_is_that_of_tokens(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, mode: str) -> None:
     document = json.loads(evaluate(program, tiny_checkpoint, image_folder, "--mode", mode, "--json"))
     _, out, _ = program(
         "tokens", tiny_checkpoint.path, "--data", image_folder, "--mode", mode, "--json", "--device", "cpu"
@@ -69,9 +65,7 @@ def test_a_dense_model_reuses_nothing(program: Program, tiny_dense_checkpoint: C
     assert "reused" not in evaluate(program, tiny_dense_checkpoint, image_folder)
 
 
-def test_the_table_compares_counts_with_the_shipped_ones(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
+def test_a_table_compares_shipped_counts(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
     out = evaluate(program, tiny_checkpoint, image_folder, "--mode", "instance")
     counts = counts_of(tiny_checkpoint, image_folder)
     lines = [line.split() for line in out.splitlines() if line.startswith("stage ")]
@@ -89,9 +83,7 @@ def test_the_table_compares_counts_with_the_shipped_ones(
     assert "difference" not in evaluate(program, tiny_checkpoint, image_folder)
 
 
-def test_the_page_has_a_histogram_a_stage_and_both_ends(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
-) -> None:
+def test_pages_of_histograms(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     out = evaluate(program, tiny_checkpoint, image_folder, "--mode", "instance", "--html", page)
     assert out.endswith(f"wrote  {page}\n")
@@ -126,9 +118,7 @@ def test_a_page_needs_counts_that_differ(
     assert "add --mode instance" in line and not page.exists()
 
 
-def test_a_page_goes_where_nothing_else_is(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
-) -> None:
+def test_no_file_is_replaced(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path) -> None:
     call = ("evaluate", tiny_checkpoint.path, "--data", image_folder, "--mode", "instance", "--html")
     assert "is a folder" in refusal(program, *call, tmp_path)
     assert "is the checkpoint" in refusal(program, *call, tiny_checkpoint.path)

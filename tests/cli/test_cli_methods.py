@@ -68,7 +68,7 @@ def test_elastic_writes_further_methods(elastic: Path) -> None:
     assert document["parity"]["passed"] is True
 
 
-def test_run_takes_the_method_it_is_told_to(elastic: Path, image: Path, program: Program) -> None:
+def test_run_takes_a_method(elastic: Path, image: Path, program: Program) -> None:
     (further,) = manifest(elastic)["further_methods"]
     ((default,), (smaller,)) = (
         document_of(program, "run", elastic, image),
@@ -87,9 +87,7 @@ def test_a_deadline_chooses_the_method(elastic: Path, image: Path, program: Prog
     assert easy[0]["kept"] == further["token_counts"] and easy[-1]["kept"] == [9, 5, 3]
 
 
-def test_profile_and_parity_take_the_method_they_are_told_to(
-    elastic: Path, tiny_checkpoint: Checkpoint, program: Program
-) -> None:
+def test_profile_and_parity_take_a_method(elastic: Path, tiny_checkpoint: Checkpoint, program: Program) -> None:
     (further,) = manifest(elastic)["further_methods"]
     document = document_of(program, "profile", elastic, "--runs", 2, "--method", further["name"])
     assert (document["method"], document["batch"], document["gmacs"]) == (further["name"], 2, further["gmacs"])
@@ -102,7 +100,7 @@ def test_profile_and_parity_take_the_method_they_are_told_to(
     assert document["passed"] is True and document["kept_overlap"] == [1, 1, 1]
 
 
-def test_parity_of_a_method_is_against_that_methods_counts(
+def test_parity_uses_the_methods_counts(
     elastic: Path, tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
 ) -> None:
     """A manifest that is wrong about a method fails the gate of that method, and of no other."""
@@ -162,9 +160,7 @@ def test_another_size_and_selection_by_rank(resized: Path, tiny_checkpoint: Chec
     assert document["parity"]["passed"] is True and document["parity"]["kept_overlap"] == [1, 1, 1]
 
 
-def test_the_commands_run_what_was_resized(
-    resized: Path, image_folder: Path, tiny_checkpoint: Checkpoint, program: Program
-) -> None:
+def test_resized_models_run(resized: Path, image_folder: Path, tiny_checkpoint: Checkpoint, program: Program) -> None:
     images = sorted(image_folder.rglob("*.png"))[:3]
     together = document_of(program, "run", resized, *images)
     assert [entry["kept"] for entry in together] == [[5, 3, 2]] * 3
@@ -188,9 +184,7 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_int8_with_calibration_images_reports_what_it_cost(
-    tiny_checkpoint: Checkpoint, calibration: Path, tmp_path: Path, program: Program
-) -> None:
+def test_int8_says_its_cost(tiny_checkpoint: Checkpoint, calibration: Path, tmp_path: Path, program: Program) -> None:
     document = document_of(
         program, "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "int8", "--calibration", calibration,
         "--calibration-images", 4, "--max-accuracy-drop", 50, "--out", tmp_path,
@@ -206,9 +200,7 @@ def test_int8_with_calibration_images_reports_what_it_cost(
     assert stored["quantization"]["fp32_because"].keys() <= set(stored["fp32_layers"])
 
 
-def test_an_accuracy_drop_needs_labels(
-    tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, program: Program
-) -> None:
+def test_drops_need_labels(tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, program: Program) -> None:
     (image_folder / "1").rename(image_folder / "cats")
     options = ["--precision", "int8", "--max-accuracy-drop", 1, "--calibration", image_folder]
     line = refusal(program, "convert", "--checkpoint", tiny_checkpoint.path, *options, "--out", tmp_path / "out")
@@ -235,9 +227,7 @@ def test_what_does_not_go_together_is_refused(
     assert not out.exists() or list(out.iterdir()) == []
 
 
-def test_a_dense_model_has_no_further_budgets(
-    tiny_dense_checkpoint: Checkpoint, tmp_path: Path, program: Program
-) -> None:
+def test_a_dense_model_has_one_budget(tiny_dense_checkpoint: Checkpoint, tmp_path: Path, program: Program) -> None:
     line = refusal(
         program, "convert", "--checkpoint", tiny_dense_checkpoint.path, "--elastic", 0.001, "--out", tmp_path / "out"
     )
@@ -261,9 +251,7 @@ def test_a_dense_model_has_no_further_budgets(
         ("--int8-mode", "mixed", "invalid choice: 'mixed' (choose from 'dynamic', 'static', 'weights')"),
     ],
 )
-def test_a_bad_value_names_its_option(
-    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_values_name_the_option(option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["convert", option, value])
     assert ended.value.code == 2

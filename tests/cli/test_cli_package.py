@@ -91,9 +91,7 @@ def test_licence_and_record_of_the_weights_are_taken_along(
 
 
 @pytest.mark.parametrize("stem", ["a b", "é", "-x", "1x", "a'; rm x", "a$(x)", "a" * 200, ".x", "con"])
-def test_names_that_cannot_name_a_package_are_refused_and_replaced_by_name(
-    model: Path, program: Program, tmp_path: Path, stem: str
-) -> None:
+def test_names_that_cannot_name_a_package_are_refused(model: Path, program: Program, tmp_path: Path, stem: str) -> None:
     hostile = renamed(model, stem)
     call = ("package", hostile, "--platform", "android", "--source", "--out", tmp_path / "out")
     assert "cannot name a package" in refusal(program, *call)
@@ -145,5 +143,5 @@ def test_a_stale_manifest_and_missing_parts_are_refused(model: Path, program: Pr
         (("--check", "no-such-bundle"), "no-such-bundle: there is no such bundle"),
     ],
 )
-def test_calls_that_make_no_sense_are_told(program: Program, arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_calls_are_refused(program: Program, arguments: tuple[str, ...], message: str) -> None:
     assert message in refusal(program, "package", *arguments)

@@ -22,9 +22,7 @@ def tokens(program: Program, checkpoint: Checkpoint, *arguments: object) -> str:
     return out
 
 
-def test_the_program_says_where_every_token_went(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
-) -> None:
+def test_tokens_are_reported(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path) -> None:
     paths = [image_folder / "0" / "0.png", image_folder / "0" / "1.png"]
     page, sheet = tmp_path / "new" / "page.html", tmp_path / "sheet.png"
     call = ("--image", *paths, "--html", page, "--png", sheet)
@@ -49,7 +47,7 @@ def test_the_program_says_where_every_token_went(
     assert all(any(line.startswith(str(path)) and "9, 5, 3" in line for line in lines) for path in paths)
 
 
-def test_labelled_data_flat_folders_and_csv_say_the_same(
+def test_every_source_says_the_same(
     program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
 ) -> None:
     paths, flat = sorted(image_folder.rglob("*.png")), tmp_path / "flat"
@@ -80,9 +78,7 @@ def test_the_table_is_that_of_the_paper(program: Program, tiny_checkpoint: Check
         assert line.split()[2:] == [f"{kept:.2f}", f"{reused:.2f}", f"{share:.2%}"]
 
 
-def test_all_images_are_counted_and_some_drawn(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
-) -> None:
+def test_images_are_drawn(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     out = tokens(program, tiny_checkpoint, "--data", image_folder, "--limit", 5, "--draw", 2, "--html", page)
     assert out.endswith(f"wrote  {page}\n")

@@ -86,9 +86,7 @@ def test_fold_norm_of_a_norm_without_affine_part_is_the_layer_itself() -> None:
 
 @random_layers
 @given(inputs=WIDTHS, outputs=WIDTHS, seed=SEEDS, bias=st.booleans(), factor=st.none() | st.floats(-4, 4))
-def test_scale_output_by_a_number_or_by_one_an_output(
-    inputs: int, outputs: int, seed: int, bias: bool, factor: float | None
-) -> None:
+def test_scale_output_by_one_or_many(inputs: int, outputs: int, seed: int, bias: bool, factor: float | None) -> None:
     layer, x = linear(inputs, outputs, seed, bias), rows(inputs, seed)
     gamma = torch.randn(outputs, generator=seeded(seed + 3)) if factor is None else factor
     wanted = (gamma.double() if isinstance(gamma, Tensor) else gamma) * run_in_float64(layer, x)

@@ -53,7 +53,7 @@ def test_the_stages_of_a_net_with_linears_alone_need_one_pass_each() -> None:
     assert [stage.linear_pass_only for stage in tiny_exports.export("fp32").stages] == [True] * 4
 
 
-def test_of_lvvit_only_the_stem_and_the_head_need_all_passes() -> None:
+def test_only_stem_and_head_of_lvvit_need_all_passes() -> None:
     assert [stage.linear_pass_only for stage in tiny_exports.export("lvvit").stages] == [False, True, True, False]
 
 
@@ -142,9 +142,7 @@ def lowered_toy(toy: type[nn.Module]) -> tuple[nn.Module, Lowered, tuple[Stage, 
         (NothingInside, 0, {"cumsum": 1}),
     ],
 )
-def test_branches_around_an_operator_that_stays_outside(
-    toy: type[nn.Module], delegates: int, outside: dict[str, int]
-) -> None:
+def test_branches_around_an_outside_operator(toy: type[nn.Module], delegates: int, outside: dict[str, int]) -> None:
     net, lowered, stages = lowered_toy(toy)  # type: ignore[arg-type]
     method = lowered.methods["forward"]
     assert (method.delegates, len(stages)) == (delegates, delegates)

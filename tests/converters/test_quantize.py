@@ -193,9 +193,7 @@ MAGNITUDES = st.sampled_from([1e-3, 1.0, 1e3])
     magnitude=MAGNITUDES,
     shift=st.sampled_from([-3.0, 0.0, 3.0]),
 )
-def test_dynamic_input_is_off_by_a_step_of_its_own_token(
-    shape: tuple[int, int, int], seed: int, magnitude: float, shift: float
-) -> None:
+def test_dynamic_input_is_off_by_a_step(shape: tuple[int, int, int], seed: int, magnitude: float, shift: float) -> None:
     x = magnitude * (torch.randn(shape, generator=seeded(seed)) + shift)
     # One loud token: it must not cost the others.
     x[0, 0] *= 100

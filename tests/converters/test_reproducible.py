@@ -134,7 +134,7 @@ def test_a_token_of_zeros_stays_one() -> None:
 
 
 @given(st.floats(0.1, SCORE_LIMIT), st.integers(0, 2**16))
-def test_within_the_limit_it_is_softmax(largest: float, seed: int) -> None:
+def test_attention_is_softmax_within_the_limit(largest: float, seed: int) -> None:
     attention, twin = attention_and_twin()
     generator = torch.Generator().manual_seed(seed)
     scores, value = torch.randn(3, 7, 9, generator=generator), torch.randn(3, 9, 16, generator=generator)
@@ -143,7 +143,7 @@ def test_within_the_limit_it_is_softmax(largest: float, seed: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [1e2, 1e4, 1e30])
-def test_beyond_the_limit_nothing_overflows(factor: float) -> None:
+def test_nothing_overflows_beyond_the_limit(factor: float) -> None:
     _, twin = attention_and_twin()
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(3, 577, 577, generator=generator) * factor

@@ -65,7 +65,7 @@ def test_the_forms_agree_for_any_counts(name: str, counts: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize(("name", "overrides"), FAMILIES + DEEPER)
-def test_without_counts_the_graph_is_the_dense_backbone(name: str, overrides: dict[str, int]) -> None:
+def test_a_graph_of_no_counts_is_the_dense_backbone(name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides)
     graph, images = build_static_graph(model, None), images_for(model, 3)
     with torch.no_grad():
@@ -264,7 +264,7 @@ def test_other_selections_forced_are_followed() -> None:
 
 @pytest.mark.parametrize("counts", [(12, 7, 4), (16, 5, 3), (9, 16, 16), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
-def test_with_counts_is_the_graph_of_those_counts(name: str, counts: tuple[int, ...]) -> None:
+def test_a_graph_takes_other_counts(name: str, counts: tuple[int, ...]) -> None:
     model = tiny_tofe(name)
     graph = build_static_graph(model, TokenCounts((9, 5, 3)))
     twin, built = graph.with_counts(counts), build_static_graph(model, TokenCounts(counts))
@@ -277,7 +277,7 @@ def test_with_counts_is_the_graph_of_those_counts(name: str, counts: tuple[int, 
     assert graph.kept == (9, 5, 3) and twin.kept == counts
 
 
-def test_with_counts_shares_every_weight() -> None:
+def test_graphs_of_other_counts_share_every_weight() -> None:
     graph = build_static_graph(tiny_tofe(), TokenCounts((9, 5, 3)))
     own, shared = graph.state_dict(), graph.with_counts((12, 7, 4)).state_dict()
     assert own.keys() == shared.keys()

@@ -47,9 +47,7 @@ def streamed(reference: Reference, source: Path) -> Evaluation:
 
 @pytest.mark.parametrize("mode", ["batch", "instance", "dense"])
 @pytest.mark.parametrize("corrupt", [(), (0, 17, 18, 49), tuple(range(16, 40))])
-def test_a_stream_gives_what_memory_gives(
-    tiny_checkpoint: Checkpoint, many_images: Path, mode: Mode, corrupt: tuple[int, ...]
-) -> None:
+def test_streaming_agrees(tiny_checkpoint: Checkpoint, many_images: Path, mode: Mode, corrupt: tuple[int, ...]) -> None:
     reference = load_reference(tiny_checkpoint, mode, "cpu")
     broken = [path for position, path in enumerate(sorted(many_images.rglob("*.png"))) if position in corrupt]
     for path in broken:

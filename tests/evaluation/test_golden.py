@@ -81,9 +81,7 @@ def test_the_folder_stands_beside_the_model() -> None:
     assert golden_path_of(Path("net.mlpackage")) == Path("net.golden")
 
 
-def test_every_method_has_every_input_and_the_same_bytes_each_time(
-    artifact: Artifact, golden: GoldenSet, tiny_checkpoint: Checkpoint
-) -> None:
+def test_every_method_has_every_input(artifact: Artifact, golden: GoldenSet, tiny_checkpoint: Checkpoint) -> None:
     files = [f"{number}.png" for number in range(IMAGES)]
     pairs = [(vector.method, vector.file) for vector in golden.vectors]
     assert pairs == [(method, file) for method in COUNTS for file in files]
@@ -91,9 +89,7 @@ def test_every_method_has_every_input_and_the_same_bytes_each_time(
     assert sorted(golden.content()) == [*files, DOCUMENT]
 
 
-def test_the_inputs_are_crops_that_need_no_preparation_but_the_arithmetic(
-    artifact: Artifact, golden: GoldenSet, folder: Path
-) -> None:
+def test_the_inputs_need_no_preparation_but_the_arithmetic(artifact: Artifact, golden: GoldenSet, folder: Path) -> None:
     spec = artifact.manifest.preprocessing
     crops = {view.tobytes() for view in load_photographs(spec, 2).pixels}
     for vector in golden.of("forward"):
@@ -207,17 +203,13 @@ DAMAGED: list[tuple[Callable[[Any], object], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), DAMAGED)
-def test_a_wrong_document_is_refused(
-    folder: Path, artifact: Artifact, change: Callable[[Any], object], message: str
-) -> None:
+def test_documents_are_checked(folder: Path, artifact: Artifact, change: Callable[[Any], object], message: str) -> None:
     edit(folder, change)
     line = refused(folder / DOCUMENT, lambda: read_golden(folder, artifact))
     assert message in line and line.endswith("; copy the model's own folder or convert it again")
 
 
-def test_pictures_that_are_swapped_missing_or_of_another_size_are_refused(
-    folder: Path, artifact: Artifact, golden: GoldenSet
-) -> None:
+def test_swapped_missing_or_resized_pictures_are_refused(folder: Path, artifact: Artifact, golden: GoldenSet) -> None:
     first, second = (folder / f"{number}.png" for number in (0, 1))
     first.write_bytes(golden.vectors[1].png)
     second.write_bytes(golden.vectors[0].png)

@@ -296,9 +296,7 @@ def test_sample_size_is_the_formula_of_connor() -> None:
 
 
 @given(st.floats(0.01, 1), st.floats(0.01, 0.99), st.floats(0.5, 0.98), st.floats(0.001, 0.2))
-def test_a_smaller_drop_or_more_certainty_takes_more_images(
-    rate: float, part: float, power: float, level: float
-) -> None:
+def test_a_smaller_drop_or_certainty_takes_more_images(rate: float, part: float, power: float, level: float) -> None:
     drop = 100 * rate * part
     images = sample_size_for(drop, rate, power, level)
     assert 1 <= images <= sample_size_for(0.9 * drop, rate, power, level)

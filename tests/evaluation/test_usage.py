@@ -71,7 +71,7 @@ def test_a_patch_is_reused_in_every_stage_that_keeps_it_once_it_was_frozen() -> 
     assert reused_counts([[0, 1], [1, 2], [2], [0, 2]], 3) == (0, 1, 1, 2)
 
 
-def test_without_selections_every_patch_is_computed_once() -> None:
+def test_a_dense_net_computes_every_patch_once() -> None:
     mask = kept_mask([], 4)
     assert mask.shape == (0, 4) == reused_mask(mask).shape and stages_computed(mask).tolist() == [1] * 4
     assert reused_counts([], 4) == ()
@@ -133,5 +133,5 @@ def test_json_has_the_keys_that_others_read() -> None:
     }  # fmt: skip
 
 
-def test_of_nothing_and_of_dense_nets_there_is_none() -> None:
+def test_nothing_and_dense_nets_have_none() -> None:
     assert distributions([]) == () == distributions([((), 5)])

@@ -265,9 +265,7 @@ def test_a_corrupt_value_is_taken_or_refused_and_nothing_else(artifact: Artifact
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_damaged_byte_of_the_manifest_is_taken_or_refused_and_nothing_else(
-    artifact: Artifact, data: st.DataObject
-) -> None:
+def test_a_damaged_byte_of_the_manifest_is_taken_or_refused(artifact: Artifact, data: st.DataObject) -> None:
     write_manifest(artifact.path, manifest_for(CONTENT))
     content = bytearray(artifact.manifest_path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

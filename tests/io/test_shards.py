@@ -127,9 +127,7 @@ def test_a_member_over_the_limit_is_unreadable(shard: Path, monkeypatch: pytest.
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_a_shard_that_does_not_fit_is_refused_with_its_first_culprit(
-    shard: Path, parts: list[Part], words: str, form: int
-) -> None:
+def test_a_wrong_shard_is_refused_with_its_first_culprit(shard: Path, parts: list[Part], words: str, form: int) -> None:
     message = refused(shard, lambda: find(shard, tar(parts, form)))
     assert words in message
 

@@ -94,9 +94,7 @@ names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @given(
     files=st.dictionaries(names, st.binary(max_size=1500), min_size=1, max_size=5), form=st.sampled_from(["gnu", "pax"])
 )
-def test_members_are_those_that_tarfile_sees(
-    files: dict[str, bytes], form: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_members_equal_tarfile(files: dict[str, bytes], form: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "both.tar"
     path.write_bytes(tar(list(files.items()), FORMATS[form]))
     with tarfile.open(path, "r:") as archive:

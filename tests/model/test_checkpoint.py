@@ -79,7 +79,7 @@ def test_header_and_logits_come_back(tmp_path: Path, name: str, half: bool) -> N
     assert half != torch.equal(found, wanted)
 
 
-def test_where_selections_stand_comes_back(tmp_path: Path) -> None:
+def test_the_places_of_selections_come_back(tmp_path: Path) -> None:
     host = create_backbone("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 5))
     model, counts = ToFe(host).eval(), TokenCounts((9, 6, 3))
     header = describe("early", host.spec, host.preprocessing, default_classes(10), counts)
@@ -207,9 +207,7 @@ def test_a_header_without_one_of_its_keys_is_refused(tmp_path: Path, tiny_checkp
     [{"token_counts": counts} for counts in ([0, 1, 1], [], ["a", 5, 3], "9,5,3", 9, [9, None, 3], [math.inf, 5, 3])]
     + [{"gmacs": 10**400}, {"gmacs": "many"}, {"accuracy": {}}, {"accuracy": {"top1": "high"}}, {"classes": {"ids": []}}],
 )  # fmt: skip
-def test_a_header_with_a_malformed_value_is_refused(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, change: dict[str, Any]
-) -> None:
+def test_malformed_values_are_refused(tmp_path: Path, tiny_checkpoint: Checkpoint, change: dict[str, Any]) -> None:
     path = rewritten(tiny_checkpoint, tmp_path / "bad.safetensors", lambda document: document.update(change))
     refused(path, lambda: read_header(path))
 
@@ -229,7 +227,7 @@ MISFITS: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("key", "value", "reason"), MISFITS)
-def test_a_header_that_does_not_fit_the_net_is_refused_on_loading(
+def test_headers_of_other_nets_fail_on_loading(
     tmp_path: Path, tiny_checkpoint: Checkpoint, key: str, value: Any, reason: str
 ) -> None:
     *place, last = key.split("/")
@@ -244,9 +242,7 @@ def test_a_header_that_does_not_fit_the_net_is_refused_on_loading(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["schema", *REQUIRED]), JSON_VALUES)
-def test_a_corrupt_header_is_read_or_refused_and_nothing_else(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, key: str, value: Any
-) -> None:
+def test_corrupt_headers_are_read_or_refused(tmp_path: Path, tiny_checkpoint: Checkpoint, key: str, value: Any) -> None:
     document = {**parts(tiny_checkpoint.path)[1], key: value}
     path = tmp_path / "corrupt.safetensors"
     save_file({"x": torch.zeros(1)}, str(path), {KEY: json.dumps(document)})

@@ -115,9 +115,7 @@ def test_macs_do_not_depend_on_the_name() -> None:
 
 @pytest.mark.parametrize("counts", [(9, 5, 3), (1, 1, 1), (16, 16, 16), (3, 11, 7)])
 @pytest.mark.parametrize(("name", "overrides"), COUNTED)
-def test_tofe_macs_equal_a_count_over_the_module(
-    name: str, overrides: dict[str, int], counts: tuple[int, int, int]
-) -> None:
+def test_tofe_macs_equal_a_module_count(name: str, overrides: dict[str, int], counts: tuple[int, int, int]) -> None:
     model = tiny_tofe(name, **overrides)
     spec = model.backbone.spec
     images = torch.zeros(1, 3, spec.image_size, spec.image_size)
@@ -134,7 +132,7 @@ NAMES = st.sampled_from(FIVE)
 
 @settings(max_examples=100, deadline=None)
 @given(NAMES, COUNTS, st.integers(0, 2), st.integers(1, 196), APPROXIMATED)
-def test_keeping_more_tokens_in_any_stage_costs_more(
+def test_more_tokens_cost_more(
     name: str, counts: tuple[int, ...], stage: int, more: int, approximated: Approximated
 ) -> None:
     larger = list(counts)
@@ -154,9 +152,7 @@ def test_macs_lie_between_the_floor_and_all_tokens(name: str, counts: tuple[int,
 
 @settings(max_examples=50, deadline=None)
 @given(NAMES, COUNTS, APPROXIMATED)
-def test_ints_floats_and_tensors_give_equal_numbers(
-    name: str, counts: tuple[int, ...], approximated: Approximated
-) -> None:
+def test_ints_floats_and_tensors_agree(name: str, counts: tuple[int, ...], approximated: Approximated) -> None:
     spec = spec_of(name)
     whole = tofe_macs(spec, counts, approximated)
     assert isinstance(whole, int)

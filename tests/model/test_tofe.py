@@ -70,9 +70,7 @@ def test_masked_forward_with_the_masks_of_the_gathered_one_gives_its_logits(net:
     assert gathered.logits.std(dim=0).min() > 1e-3, "the logits must depend on the image for this to mean anything"
 
 
-def test_masked_and_gathered_forward_hold_the_same_tokens_after_each_stage(
-    net: ToFe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masked_and_gathered_forward_hold_the_same_tokens(net: ToFe, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_for(net)
     seen = scored_patches(net, monkeypatch)
     gathered = net.forward_batch(images, COUNTS)
@@ -117,7 +115,7 @@ def test_the_gathered_form_is_batch_adaptive_inference_and_trains_all_but_the_se
     }
 
 
-def test_a_given_stem_replaces_the_first_blocks(net: ToFe) -> None:
+def test_a_stem_replaces_the_first_blocks(net: ToFe) -> None:
     images = images_for(net)
     stem = net.run_blocks(0, net.backbone.embed(images))
     close(net.masked_from(stem).logits, net.forward_masked(images).logits)
@@ -131,9 +129,7 @@ def test_instance_adaptive_is_batch_adaptive_with_its_own_counts(net: ToFe) -> N
         close(instance.logits, batch.logits)
 
 
-def test_instance_adaptive_keeps_exactly_the_tokens_with_positive_scores(
-    net: ToFe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_instance_adaptive_keeps_the_tokens_with_positive_scores(net: ToFe, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = scored_patches(net, monkeypatch)
     inference = net.forward_instance(images_for(net, 1, seed=3))
     for stage, index in enumerate(inference.kept):
@@ -142,7 +138,7 @@ def test_instance_adaptive_keeps_exactly_the_tokens_with_positive_scores(
         assert sorted(index[0].tolist()) == (likely or [int(keep_probability.argmax())])
 
 
-def test_instance_adaptive_keeps_the_best_token_where_none_is_wanted(deit: ToFe) -> None:
+def test_instance_adaptive_keeps_at_least_the_best_token(deit: ToFe) -> None:
     for selector in deit.selectors:
         selector.get_submodule("fc3").get_parameter("bias").copy_(torch.tensor([-100.0, 100.0]))
     image = images_for(deit, 1)
@@ -169,7 +165,7 @@ def test_the_dense_forward_is_timms_own(name: str, overrides: dict[str, int]) ->
     close(model.forward_dense(images), vit(images))
 
 
-def test_with_all_tokens_kept_every_form_is_the_dense_forward(net: ToFe) -> None:
+def test_every_form_with_all_tokens_is_the_dense_forward(net: ToFe) -> None:
     images = images_for(net)
     everything = net.forward_batch(images, TokenCounts((PATCHES,) * 3))
     close(everything.logits, net.forward_dense(images))
@@ -200,9 +196,7 @@ def test_the_margin_is_the_score_gap_at_the_cut(deit: ToFe, monkeypatch: pytest.
         close(inference.margins[stage], ranked[:, count - 1] - ranked[:, count])
 
 
-def test_a_token_frozen_in_one_stage_is_reused_in_the_next_after_its_approximation(
-    deit: ToFe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frozen_token_is_reused_after_its_approximation(deit: ToFe, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_for(deit, 1)
     first = deit.forward_batch(images, COUNTS)
     frozen = sorted(set(range(PATCHES)) - set(first.kept[0][0].tolist()))
@@ -251,9 +245,7 @@ def test_tokens_frozen_in_the_last_stage_do_not_matter(net: ToFe, monkeypatch: p
         assert (net.forward_masked(images, masks=masks).logits - before).abs().max() > 1e-2
 
 
-def test_the_blocks_of_each_stage_see_the_prefix_and_the_kept_tokens_only(
-    net: ToFe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_stage_sees_the_prefix_and_the_kept_tokens_only(net: ToFe, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     block = net.backbone.block
 

@@ -76,9 +76,7 @@ def test_another_run_of_the_compiler_makes_the_same_bytes(bundle: Bundle, model:
     assert ANDROID.build(model, Options(package_name="com.example.tiny", kotlinc=need_kotlinc())) == bundle
 
 
-def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(
-    aar: Path, model: PackagedModel, tmp_path: Path
-) -> None:
+def test_aapt_leaves_the_model_uncompressed(aar: Path, model: PackagedModel, tmp_path: Path) -> None:
     aapt = need("aapt", INSTALL)
     framework = need_file("/usr/share/android-framework-res/framework-res.apk", INSTALL)
     folder = unpacked(aar, tmp_path / "aar")
@@ -116,7 +114,7 @@ def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_
         assert (tmp_path / "classes/com/example/classify" / sample.name).with_suffix(".class").is_file()
 
 
-def test_a_folder_with_another_models_aar_is_found(bundle: Bundle, model: PackagedModel) -> None:
+def test_an_aar_of_another_model_is_reported(bundle: Bundle, model: PackagedModel) -> None:
     aar = next(one for one in bundle.files if one.endswith(".aar"))
     other = read_provenance(
         provenance_file("android", "aar", replace(model, name="other"), [], dict(bundle.files)), PROVENANCE

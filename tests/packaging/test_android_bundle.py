@@ -141,7 +141,7 @@ def test_wrong_packages_are_refused(model: PackagedModel, package: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Class", "in"])
-def test_a_name_that_makes_no_package_is_told_as_such(model: PackagedModel, name: str) -> None:
+def test_a_model_name_that_makes_no_package_is_refused(model: PackagedModel, name: str) -> None:
     message = rf"^{name}: the package made of the name, tofeedge\.{name.lower()}, is not valid; give"
     with pytest.raises(InputError, match=message):
         package_of(replace(model, name=name), None)
@@ -160,9 +160,7 @@ def test_every_file_beside_the_model_is_known_by_its_checksum(model: PackagedMod
     assert sums == {name: hashlib.sha256(data).hexdigest() for name, data in beside.items()} and len(sums) == 8
 
 
-def test_without_a_compiler_the_way_out_is_told(
-    model: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_compiler_is_reported(model: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"kotlinc: not found on PATH; install .* --source, which needs no compiler"):
         ANDROID.build(model, Options())
@@ -172,7 +170,7 @@ def test_without_a_compiler_the_way_out_is_told(
         ANDROID.build(model, Options(source=True, kotlinc=tmp_path))
 
 
-def test_a_compiler_that_fails_is_told_in_one_line(model: PackagedModel, tmp_path: Path) -> None:
+def test_a_compiler_that_fails_is_one_line(model: PackagedModel, tmp_path: Path) -> None:
     broken = tmp_path / "kotlinc"
     for script, message in (
         ("exit 1", "is not a Kotlin compiler that runs here"),

@@ -121,7 +121,7 @@ def test_entries_of_a_zip_are_stored_and_aligned(files: dict[str, BundleFile], n
     assert (alignment_of("x.pte"), alignment_of("x.so"), alignment_of("x.png")) == (16384, 16384, 4)
 
 
-def test_a_path_too_long_for_tar_is_told() -> None:
+def test_a_path_too_long_for_tar_is_refused() -> None:
     name = "/".join(["a" * 90, "b" * 90])
     with pytest.raises(InputError, match="name is too long for a tar archive; give a shorter name"):
         tar_gz_bytes({name: BundleFile(b"")}, "c" * 90)

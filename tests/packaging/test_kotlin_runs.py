@@ -45,9 +45,7 @@ def assert_ended(child: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc: Linux")
-def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_compiler_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler, child = hanging(tmp_path)
     monkeypatch.setattr(kotlin, "_SECONDS", 1)
     with pytest.raises(InputError, match="did not end within 1 s"):
@@ -72,7 +70,7 @@ def test_a_packager_that_is_stopped_takes_its_compiler_along(tmp_path: Path, mon
     assert_ended(child)
 
 
-def test_a_compiler_in_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_in_the_working_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(tmp_path / "kotlinc", 'echo "info: kotlinc-jvm 2.1.0 (JRE)" >&2')
     monkeypatch.chdir(tmp_path)
     found = kotlin.compile_kotlin(Path("kotlinc"), {"a.kt": BundleFile(b"")}, tmp_path, "net")

@@ -87,9 +87,7 @@ def test_sums_can_be_verified_without_this_program(unpacked: Path) -> None:
     assert done.returncode == 0 and "lib/libtofe.so: OK" in done.stdout
 
 
-def test_check_lets_the_bundles_own_runner_replay(
-    machine: Machine, bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_runs_the_bundles_runner(machine: Machine, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["package", "--check", str(bundle), "--run-program", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] and found["self_test"]["ran"] and found["program_was_run"]

@@ -145,9 +145,7 @@ def test_options_without_effect_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_a_runner_without_the_library_says_what_to_install(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_runner_needs_the_library(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert package(model, tmp_path, tmp_path / "out") == 2
     assert f"--runner {tmp_path}: has no tofe_runner" in capsys.readouterr().err
     runner = pretend_runner(tmp_path / "runner")
@@ -156,7 +154,7 @@ def test_a_runner_without_the_library_says_what_to_install(
     assert "`apt-get install nlohmann-json3-dev libstb-dev`" in capsys.readouterr().err
 
 
-def test_a_bundle_that_cannot_be_run_here_passes_and_says_why(
+def test_a_bundle_that_cannot_be_run_here_passes(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
@@ -171,9 +169,7 @@ def test_a_bundle_that_cannot_be_run_here_passes_and_says_why(
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="needs a machine that bundles are for")
-def test_a_runner_that_does_not_even_start_on_its_machine_fails(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_runner_that_does_not_start_fails(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arch = platform.machine()
     assert package(model, pretend_runner(tmp_path / "runner", arch), tmp_path, "--arch", arch) == 0
     assert main(["package", "--check", str(tmp_path / f"net-linux-{arch}.tar.gz"), "--run-program"]) == 1
@@ -199,7 +195,7 @@ def test_an_unpacked_bundle_is_checked_too(unpacked: Path) -> None:
     assert failure == "tofe_runner is not executable, unlike when it was packaged"
 
 
-def test_a_provenance_of_another_model_is_found(unpacked: Path) -> None:
+def test_a_provenance_of_another_model_is_reported(unpacked: Path) -> None:
     document = json.loads((unpacked / PROVENANCE).read_text())
     document["manifest"]["sha256"] = "0" * 64
     (unpacked / PROVENANCE).write_text(json.dumps(document))
@@ -210,9 +206,7 @@ def never(runner: Path, artifact: Artifact, arch: str) -> Mapping[str, Parity]:
     raise AssertionError("this program must not be run")
 
 
-def test_the_bundles_own_program_is_not_run_unasked(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_run_unasked(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("tofe_edge.workflows.package.runner_test", never)
     monkeypatch.setattr("tofe_edge.workflows.package._self_test", runs)
     assert main(["package", "--check", str(bundle)]) == 0

@@ -189,7 +189,7 @@ def test_folders_with_links_or_pipes_are_refused(tmp_path: Path) -> None:
     assert "is not a plain file" in refused(odd, lambda: unpack(tmp_path))
 
 
-def test_what_is_no_bundle_at_all_is_told(tmp_path: Path) -> None:
+def test_what_is_no_bundle_at_all_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     for content in (b"hello", b"", b"\x89PNG"):
         file.write_bytes(content)

@@ -53,9 +53,7 @@ def test_convert_writes_the_page_of_what_it_made(converted: Path, folder: Path) 
     assert all(layer in tags.text for layer in manifest["quantization"]["layers"])
 
 
-def test_profile_writes_the_page_of_what_it_measured(
-    converted: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_profile_writes_what_it_measured(converted: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = folder / "measured.html"
     assert main(["profile", str(converted), "--runs", "7", "--html", str(page), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

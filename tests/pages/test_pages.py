@@ -99,7 +99,7 @@ def test_no_name_is_markup_and_nothing_is_loaded(page: str, hostile: str, manife
 
 
 @given(st.text(min_size=1))
-def test_any_text_stays_text_and_is_shown_as_it_is(name: str) -> None:
+def test_any_text_stays_the_text_it_is(name: str) -> None:
     page = evaluation.render(replace(evaluation_page(), checkpoint=name, fewest=(), most=()))
     tags = Tags(page)
     assert tags.names == Tags(evaluation.render(replace(evaluation_page(), fewest=(), most=()))).names

@@ -60,7 +60,7 @@ def test_what_is_written_is_read_back_and_stands_behind_the_text_as_it_was() -> 
     assert tables_of(VALID.encode()) == ()
 
 
-def test_where_selections_stood_comes_back() -> None:
+def test_the_places_of_selections_come_back() -> None:
     moved = replace(TABLE, tofe=(*TABLE.tofe, Anchor((118, 98, 61), 5.2, (1, 4, 8))))
     written = with_tables(VALID.encode(), [moved], "board.yaml")
     assert tables_of(written) == (moved,)

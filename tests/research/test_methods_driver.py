@@ -59,7 +59,7 @@ def document(folder: Path) -> dict[str, Any]:
     return read
 
 
-def test_every_kind_of_method_gives_a_row(
+def test_methods_give_rows(
     compare: Compare, tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = "tofe,tofe_given,evit,tome_everywhere_untrained,random,resolution"
@@ -79,9 +79,7 @@ def test_every_kind_of_method_gives_a_row(
     assert "| tome_everywhere_untrained" in capsys.readouterr().out
 
 
-def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
-    compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_comparison_goes_on(compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit
 
     def cut(method: Any, *arguments: Any) -> Fit:
@@ -142,9 +140,7 @@ def test_weights_and_images_that_were_tested_are_settings(
         (["--checkpoint", "nothing"], "nothing"),
     ],
 )
-def test_wrong_arguments(
-    compare: Compare, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_calls(compare: Compare, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(*options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error

@@ -41,7 +41,7 @@ def test_requests_that_make_no_sense_are_refused(wrong: dict[str, float]) -> Non
         TimingRequest(**wrong)  # type: ignore[arg-type]
 
 
-def test_cores_are_chosen_and_given_back() -> None:
+def test_cores_are_chosen_and_restored() -> None:
     before = os.sched_getaffinity(0)
     core = min(before)
     with bound_to(str(core)):

@@ -71,9 +71,7 @@ def macs_of_graph(spec: Backbone, manifest: Manifest, kept: list[int]) -> int:
 
 
 @pytest.mark.parametrize("which", ["by_rank", "by_topk"])
-def test_macs_are_those_of_the_formula_but_for_what_the_graph_does_otherwise(
-    which: str, request: pytest.FixtureRequest
-) -> None:
+def test_macs_are_those_of_the_formula_but_for_known_differences(which: str, request: pytest.FixtureRequest) -> None:
     artifact: Artifact = request.getfixturevalue(which)
     spec = create_backbone(artifact.manifest.backbone, TINY).spec
     for name, program in programs(artifact).items():

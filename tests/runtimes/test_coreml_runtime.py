@@ -47,9 +47,7 @@ def tensor_artifact(tiny_model: TinyModel) -> Artifact:
 
 
 @pytest.mark.parametrize("io", ["image", "tensor"])
-def test_an_fp32_package_predicts_what_the_reference_predicts(
-    tiny_checkpoint: Checkpoint, request: pytest.FixtureRequest, io: str
-) -> None:
+def test_fp32_equals_the_reference(tiny_checkpoint: Checkpoint, request: pytest.FixtureRequest, io: str) -> None:
     artifact: Artifact = request.getfixturevalue(f"{io}_artifact")
     manifest = artifact.manifest
     assert (manifest.io, manifest.backend, manifest.deployment_target) == (io, "coreml", "iOS17")
@@ -82,9 +80,7 @@ def elastic_package(tiny_model: TinyModel) -> Artifact:
     return open_artifact(tiny_model("--target", "coreml", "--elastic", "0.0016", "--option", "deployment_target=iOS18"))
 
 
-def test_every_method_of_an_elastic_package_predicts_as_its_reference(
-    elastic_package: Artifact, tiny_checkpoint: Checkpoint
-) -> None:
+def test_every_method_equals_its_reference(elastic_package: Artifact, tiny_checkpoint: Checkpoint) -> None:
     assert len(elastic_package.manifest.methods) == 2
     pixels = pictures(tiny_checkpoint, 1)[0]
     for name, method in elastic_package.manifest.methods.items():
@@ -109,9 +105,7 @@ def test_an_unknown_method_is_refused(elastic_package: Artifact) -> None:
         open_model(elastic_package, 1, "backward")
 
 
-def test_a_damaged_package_is_refused_and_what_a_file_manager_leaves_is_no_damage(
-    image_artifact: Artifact, tmp_path: Path
-) -> None:
+def test_a_damaged_package_is_refused_and_leftovers_are_no_damage(image_artifact: Artifact, tmp_path: Path) -> None:
     path = tmp_path / image_artifact.path.name
     shutil.copytree(image_artifact.path, path)
     shutil.copy(image_artifact.manifest_path, tmp_path)
@@ -139,7 +133,7 @@ def test_core_ml_itself_is_refused_where_there_is_none(image_artifact: Artifact)
 
 
 @pytest.mark.parametrize("kind", ["image_artifact", "tensor_artifact", "elastic_package"])
-def test_core_ml_is_given_the_picture_that_the_executor_is_given(
+def test_core_ml_gets_the_executors_picture(
     kind: str, request: pytest.FixtureRequest, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Noise: no picture is its own mirror image, and no channel another one."""

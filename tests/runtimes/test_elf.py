@@ -28,7 +28,7 @@ PLAIN = elf("aarch64", ["liba.so", "libc.so.6"], "$ORIGIN/lib", ["GLIBC_2.17", "
     st.lists(st.tuples(st.integers(1, 9), st.integers(0, 99)), max_size=4, unique=True),
     st.sampled_from([15, 29]),
 )
-def test_what_was_written_is_read(
+def test_headers_are_read(
     arch: str, needed: list[str], search: list[str], versions: list[tuple[int, int]], tag: int
 ) -> None:
     texts = [f"GLIBC_{major}.{minor}" for major, minor in versions]

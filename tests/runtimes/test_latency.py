@@ -58,9 +58,7 @@ def test_what_is_called_between_runs_is_called_after_each() -> None:
 
 
 @pytest.mark.parametrize(("duration_s", "runs"), [(1.0, 250), (1e-12, 1)])
-def test_a_duration_takes_the_place_of_the_number(
-    monkeypatch: pytest.MonkeyPatch, duration_s: float, runs: int
-) -> None:
+def test_a_duration_replaces_the_number(monkeypatch: pytest.MonkeyPatch, duration_s: float, runs: int) -> None:
     """By a clock that moves on by a millisecond when it is read, four times per run."""
     ticks = itertools.count()
     monkeypatch.setattr("tofe_edge.runtimes.latency.time.perf_counter", lambda: next(ticks) / 1e3)

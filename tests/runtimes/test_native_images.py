@@ -77,9 +77,7 @@ def edit(path: Path, key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("method", [0, 2])
-def test_a_picture_gives_the_classes_that_python_gives(
-    host: Built, elastic_artifact: Artifact, picture: Path, method: int
-) -> None:
+def test_classes_are_those_of_python(host: Built, elastic_artifact: Artifact, picture: Path, method: int) -> None:
     manifest = elastic_artifact.manifest
     name = list(manifest.methods)[method]
     done = host(str(elastic_artifact.path), "--image", str(picture), "--top", "3", "--method", name)
@@ -93,7 +91,7 @@ def test_a_picture_gives_the_classes_that_python_gives(
     assert report["outputs"][0]["shape"] == [3, 10]
 
 
-def test_on_arm_the_same_classes(native: Built, host: Built, elastic_artifact: Artifact, picture: Path) -> None:
+def test_arm_gives_the_same_classes(native: Built, host: Built, elastic_artifact: Artifact, picture: Path) -> None:
     words = [str(elastic_artifact.path), "--image", str(picture), "--top", "10"]
     here, there = json.loads(host(*words).stdout), json.loads(native(*words).stdout)
     assert [one["index"] for one in there["top"]] == [one["index"] for one in here["top"]]

@@ -57,7 +57,7 @@ def test_one_run_takes_place_however_short_the_time(host: Built, model: Path) ->
     assert len(timed.latency.samples_ms) == len(timed.latency.started_s) > 1
 
 
-def test_it_runs_on_the_cores_it_is_told_to(host: Built, model: Path) -> None:
+def test_it_runs_on_the_cores_it_gets(host: Built, model: Path) -> None:
     core = str(max(os.sched_getaffinity(0)))
     assert report(host, str(model), "--cpus", core)["cpus"] == [int(core)]
     assert report(host, str(model))["cpus"] is None
@@ -118,7 +118,7 @@ def test_clocks_and_temperatures_are_read_between_runs(host: Built, model: Path,
     }
 
 
-def test_without_thermal_zones_the_sensors_are_read(host: Built, model: Path, tmp_path: Path) -> None:
+def test_sensors_are_read_if_there_are_no_thermal_zones(host: Built, model: Path, tmp_path: Path) -> None:
     sensor = tmp_path / "class/hwmon/hwmon3"
     sensor.mkdir(parents=True)
     (sensor / "name").write_text("coretemp\n")

@@ -30,9 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 
 
 @pytest.mark.parametrize("precision", TINY_PRECISIONS)
-def test_outputs_are_those_of_the_python_runtime_to_the_bit(
-    host: Built, tiny: dict[Precision, Path], precision: Precision
-) -> None:
+def test_outputs_equal_the_python_runtimes(host: Built, tiny: dict[Precision, Path], precision: Precision) -> None:
     for image in images(4, seed=2):
         result = run(host.binary, tiny[precision], image.numpy().tobytes())
         assert content(result) == in_python(tiny[precision], image)
@@ -40,16 +38,14 @@ def test_outputs_are_those_of_the_python_runtime_to_the_bit(
         assert [output.shape for output in result.outputs] == [(1, 10), (16,), (16,), (3,)]
 
 
-def test_without_an_input_every_element_is_one_half(host: Built, tiny: dict[Precision, Path], tmp_path: Path) -> None:
+def test_a_missing_input_is_one_half_everywhere(host: Built, tiny: dict[Precision, Path], tmp_path: Path) -> None:
     output = tmp_path / "out.bin"
     done = host(str(tiny["fp32"]), "--output", str(output))
     assert done.returncode == 0
     assert output.read_bytes() == b"".join(in_python(tiny["fp32"], torch.full((1, 3, SIZE, SIZE), 0.5)))
 
 
-def test_the_report_is_one_line_of_json_with_statistics_of_all_samples(
-    host: Built, tiny: dict[Precision, Path]
-) -> None:
+def test_the_report_is_json_with_statistics_of_all_samples(host: Built, tiny: dict[Precision, Path]) -> None:
     done = host(str(tiny["fp32"]), "--runs", "7", "--warmup", "2", "--threads", "2")
     assert done.returncode == 0
     assert done.stderr == ""
@@ -138,9 +134,7 @@ def test_a_missing_file_and_a_folder_are_bad_files(host: Built, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
-def test_a_program_cut_short_is_a_bad_file(
-    host: Built, tiny: dict[Precision, Path], tmp_path: Path, share: float
-) -> None:
+def test_a_cut_program_is_a_bad_file(host: Built, tiny: dict[Precision, Path], tmp_path: Path, share: float) -> None:
     whole = tiny["fp32"].read_bytes()
     path = tmp_path / "cut.pte"
     path.write_bytes(whole[: 8 + int(share * (len(whole) - 8))])
@@ -152,9 +146,7 @@ def test_a_program_cut_short_is_a_bad_file(
 @pytest.mark.parametrize(
     ("size", "said"), [(0, "has 0 bytes"), (INPUT_BYTES - 1, f"has {INPUT_BYTES - 1} bytes"), (INPUT_BYTES + 1, "has more bytes")]
 )  # fmt: skip
-def test_an_input_of_another_size_is_a_bad_input(
-    host: Built, tiny: dict[Precision, Path], tmp_path: Path, size: int, said: str
-) -> None:
+def test_input_size_is_checked(host: Built, tiny: dict[Precision, Path], tmp_path: Path, size: int, said: str) -> None:
     path = tmp_path / "in.bin"
     path.write_bytes(bytes(size))
     message = host.refused(BAD_INPUT, str(tiny["fp32"]), "--input", str(path))

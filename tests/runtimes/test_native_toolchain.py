@@ -34,9 +34,7 @@ def tool(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-def test_what_is_missing_is_named_with_the_command_that_gets_it(
-    monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path
-) -> None:
+def test_what_is_missing_is_named_with_a_command(monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path) -> None:
     assert host_toolchain().compiler == tools / "g++"
     with pytest.raises(InputError, match=f"{AARCH64_EXECUTORCH} is not set: .*`pip download .*manylinux_2_28_aarch64"):
         aarch64_toolchain()
@@ -58,9 +56,7 @@ def test_what_is_missing_is_named_with_the_command_that_gets_it(
         (b"\x7fELF" + bytes(14) + b"\xb7\x00", r"is ExecuTorch 0\.1\.0, but models are made with"),
     ],
 )
-def test_a_wheel_of_another_machine_or_version_is_refused(
-    tools: Path, tmp_path: Path, library: bytes | None, message: str
-) -> None:
+def test_wrong_wheels_are_refused(tools: Path, tmp_path: Path, library: bytes | None, message: str) -> None:
     package = tmp_path / "executorch"
     (package / "share" / "cmake").mkdir(parents=True)
     (package / "lib").mkdir()
@@ -81,9 +77,7 @@ def test_a_wheel_of_another_machine_or_version_is_refused(
         ),
     ],
 )
-def test_a_build_that_fails_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path, said: str, reason: str
-) -> None:
+def test_a_failed_build(monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path, said: str, reason: str) -> None:
     monkeypatch.setenv("PATH", f"{tools}:/bin:/usr/bin")
     tool(tools / "cmake", f"cat >&2 <<'END'\n{said}\nEND\nexit 1")
     with pytest.raises(DeviceError, match=rf"cannot be built \(cmake: {re.escape(reason)}\)$"):

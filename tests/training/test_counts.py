@@ -31,10 +31,7 @@ def test_means_that_meet_the_target_are_only_rounded_half_up() -> None:
     assert fitted.factor == 1.0
 
 
-@given(
-    means=st.tuples(st.floats(40, 150), st.floats(25, 120), st.floats(10, 80)),
-    target=st.floats(0.55, 0.75),
-)
+@given(means=st.tuples(st.floats(40, 150), st.floats(25, 120), st.floats(10, 80)), target=st.floats(0.55, 0.75))
 def test_fitted_counts_meet_any_target_within_reach(means: tuple[float, float, float], target: float) -> None:
     fitted = fit_counts(means, _SPEC, target)
     assert gmacs(tofe_macs(_SPEC, fitted.counts.kept)) == pytest.approx(target, rel=TARGET_TOLERANCE)
@@ -66,7 +63,7 @@ def test_sampled_masks_are_hard_and_as_frequent_as_their_probability() -> None:
     assert float(kept.mean()) == pytest.approx(0.8, abs=0.02)
 
 
-def test_without_noise_the_likelier_choice_is_taken_and_gradients_flow() -> None:
+def test_the_likelier_choice_is_taken_if_there_is_no_noise() -> None:
     logits = torch.log(torch.tensor([[[0.6, 0.4], [0.4, 0.6]]])).requires_grad_()
     kept = gumbel_sampler(0, 0, scale=0.0)(logits)[..., 0]
     assert kept.detach().round().tolist() == [[1.0, 0.0]]
@@ -90,7 +87,7 @@ CENTRED = torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("kept", [(9, 5, 3), (16, 1, 8), (2, 12, 16)])
-def test_instance_mode_then_keeps_the_counts_on_average(kept: tuple[int, int, int]) -> None:
+def test_centred_selectors_keep_the_counts_on_average(kept: tuple[int, int, int]) -> None:
     model = tiny_tofe()
     center_selectors(model, TokenCounts(kept), CENTRED)
     assert measure_counts(model, CENTRED).means == pytest.approx(kept, abs=0.051)  # one of 20 x 16 scores
@@ -114,9 +111,7 @@ def test_the_threshold_has_as_many_scores_above_it_as_asked(scores: list[float],
     assert sum(score > float(found) for score in scores) == above
 
 
-def test_of_a_folder_any_images_are_taken_whatever_its_folders_are_called(
-    image_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_may_have_any_names(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counts_module, "_MOST_IMAGES", 4)
     (image_folder / "1").rename(image_folder / "no class of the net")
     taken = [typical_samples(image_folder, ("0", "1"), seed) for seed in range(8)]

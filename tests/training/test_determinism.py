@@ -33,9 +33,7 @@ def busy_machine(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def test_equal_seeds_give_equal_runs_under_load_and_after_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_seeds_give_equal_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, TINY)
     request = make_request(tmp_path, TINY)
     longer: dict[str, Any] = {"epochs": 4.0, "gathered_epochs": 1.0, "guidance_weight": 1.0}

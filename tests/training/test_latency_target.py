@@ -53,9 +53,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return "--weights", str(write_dense(tmp_path, TINY)), "--data", str(striped_images(tmp_path / "data", 20))
 
 
-def test_a_run_meets_a_target_in_milliseconds_and_records_where_it_holds(
-    tmp_path: Path, data: tuple[str, ...], program: Program
-) -> None:
+def test_a_run_meets_a_target_in_milliseconds(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:
     table, out = tiny_table(), tmp_path / "net.safetensors"
     cost = LatencyCost(TINY_NET, 2.7, table, "my_board")
     code, stdout, _ = program(
@@ -93,9 +91,7 @@ def predict_means(cost: LatencyCost, kept: list[float]) -> float:
     return float(cost.of([torch.tensor([count]) for count in kept]))
 
 
-def test_the_table_of_the_precision_that_is_asked_for_counts(
-    tmp_path: Path, data: tuple[str, ...], program: Program
-) -> None:
+def test_the_precision_chooses_the_table(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:
     profile = board(tmp_path, tiny_table("int8"), tiny_table("fp32", 100.0))
     code, stdout, _ = program(
         "train", *data, "--target-ms", 4.6, "--profile", profile, "--set", "precision=fp32", *BRIEF,
@@ -150,7 +146,7 @@ def test_fitted_counts_meet_a_target_in_milliseconds() -> None:
         (["--target-gmacs", 0.0001], "--target-gmacs 0.0001: deit_tiny_patch16_224 takes 0.00"),
     ],
 )
-def test_a_target_that_makes_no_sense_is_refused(
+def test_wrong_targets_are_refused(
     tmp_path: Path, data: tuple[str, ...], program: Program, options: list[str], said: str
 ) -> None:
     out = tmp_path / "out" / "net.safetensors"

@@ -72,9 +72,7 @@ def test_values_that_make_no_sense_are_refused(name: str | None, setting: str, s
     assert said in str(caught.value)
 
 
-def test_an_option_of_earlier_versions_is_the_setting_of_that_name_with_a_hint(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_option_of_earlier_versions_is_a_setting_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     old = ["--learning-rate", "1e-3", "--select-before", "1,4,8", "--set", "epochs=2", "--views-dir", "views"]
     assert parse([*TRAIN, *old]).settings == [
         "learning_rate=1e-3", "select_before=1,4,8", "epochs=2", "views_dir=views",

@@ -107,9 +107,7 @@ def test_counts_are_the_means_of_held_out_images_scaled_to_the_target(request_: 
     assert header.gmacs == pytest.approx(TARGET_GMACS, rel=0.03)
 
 
-def test_instance_mode_keeps_the_counts_on_the_images_it_is_centred_on(
-    request_: TrainingRequest, tmp_path: Path
-) -> None:
+def test_instance_mode_keeps_the_counts_it_is_centred_on(request_: TrainingRequest, tmp_path: Path) -> None:
     (tmp_path / "kitchen.v2" / "monday").mkdir(parents=True)
     for number, path in enumerate(sorted((tmp_path / "val").rglob("*.png"))):
         folder = tmp_path / "kitchen.v2" / ("monday" if number % 2 else "")
@@ -129,9 +127,7 @@ def test_instance_mode_keeps_the_counts_on_the_images_it_is_centred_on(
     assert unlabelled.accuracy == centred.accuracy, "no label is looked at"
 
 
-def test_a_finished_checkpoint_stays_until_one_with_its_accuracy_takes_its_place(
-    request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_checkpoint_stays_until_replaced(request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(**changes: Any) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Validation, "examine", interrupt_after_the_dense_model(Validation.examine))
@@ -149,9 +145,7 @@ def test_a_finished_checkpoint_stays_until_one_with_its_accuracy_takes_its_place
     assert not list(request_.out.parent.glob(".*"))
 
 
-def test_a_checkpoint_that_finds_no_room_is_written_by_the_next_call_without_training_again(
-    request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_without_room_is_written_later(request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, *content: object) -> Checkpoint:
         raise InputError(f"{path}: cannot be written (No space left on device)")
 
@@ -197,7 +191,7 @@ def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tm
     assert gathered.gmacs == pytest.approx(TARGET_GMACS, rel=0.03), "counts may be those of the start's selectors"
 
 
-def test_a_run_selects_as_it_is_told_or_as_its_start_does(deeper: TrainingRequest, tmp_path: Path) -> None:
+def test_a_run_selects_as_asked_or_as_its_start_does(deeper: TrainingRequest, tmp_path: Path) -> None:
     common: dict[str, Any] = {"target_gmacs": 0.0023, "views": 24}
     early = trained(deeper, select_before="1,3,4", **common)
     following = replace(deeper, start=early, out=tmp_path / "out/next.safetensors")
@@ -257,16 +251,14 @@ def test_what_is_refused_before_any_training(request_: TrainingRequest, changes:
     assert not list(request_.out.parent.glob("*.state"))
 
 
-def test_an_output_folder_that_is_a_file_is_found_before_any_training(request_: TrainingRequest) -> None:
+def test_an_output_folder_that_is_a_file_is_refused_first(request_: TrainingRequest) -> None:
     request_.out.parent.write_text("a file")
     with pytest.raises(InputError, match="cannot be written to"):
         trained(request_)
     assert request_.out.parent.read_text() == "a file"
 
 
-def test_views_need_a_start_with_the_first_blocks_of_the_dense_weights(
-    request_: TrainingRequest, tmp_path: Path
-) -> None:
+def test_views_need_the_first_blocks_of_the_dense_weights(request_: TrainingRequest, tmp_path: Path) -> None:
     other = trained(request_, epochs=4.0, fixed_epochs=0.0, backbone_learning_rate=0.05)
     with pytest.raises(InputError, match="its blocks before the first selection are not those of the dense weights"):
         trained(request_, start=other, out=tmp_path / "out" / "next.safetensors", views=24)
@@ -277,7 +269,7 @@ def test_a_start_of_another_backbone_is_refused(request_: TrainingRequest, tiny_
         trained(request_, start=tiny_checkpoint, backbone="deit_small_patch16_224")
 
 
-def test_counts_can_be_given_in_place_of_learned(request_: TrainingRequest) -> None:
+def test_counts_can_be_set_in_place_of_learned(request_: TrainingRequest) -> None:
     given: dict[str, Any] = {"gathered_epochs": 1.0, "guidance_weight": 1.0, "target_gmacs": 0.00177}
     assert kept_by(trained(request_, token_counts="9,5,3", **given)) == (9, 5, 3)
     for counts, message in {

@@ -57,9 +57,7 @@ def data(image_folder: Path) -> TrainingSet:
     return TrainingSet.find([Source(image_folder)], [str(number) for number in range(10)], 0, 0)
 
 
-def test_a_full_disk_while_saving_is_an_error_and_the_old_state_survives(
-    saved: Saved, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_state(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(content: Any, path: Path) -> None:
         path.write_bytes(b"a part of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -82,9 +80,7 @@ def test_a_full_disk_while_saving_is_an_error_and_the_old_state_survives(
         ({"budget": "per_batch"}, "another budget;"),
     ],
 )
-def test_a_state_of_another_configuration_is_refused_naming_the_option(
-    saved: Saved, changes: dict[str, Any], named: str
-) -> None:
+def test_a_state_of_another_configuration_is_refused(saved: Saved, changes: dict[str, Any], named: str) -> None:
     before = {key: value.clone() for key, value in saved.model.state_dict().items()}
     with pytest.raises(InputError, match=named):
         saved.load(replace(SHORT, **changes))
@@ -119,9 +115,7 @@ def test_a_state_with_odd_contents_is_refused_and_says_what_to_do(saved: Saved, 
         saved.load()
 
 
-def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(
-    tmp_path: Path, tiny_checkpoint: Checkpoint
-) -> None:
+def test_a_full_disk_leaves_no_part_of_a_checkpoint(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     with nearly_full_disk(20_000), pytest.raises(InputError, match=r"net\.safetensors: cannot be written"):
         save(tmp_path / "net.safetensors", tiny_tofe(), tiny_checkpoint)
     assert list(tmp_path.iterdir()) == []

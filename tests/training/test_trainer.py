@@ -93,9 +93,7 @@ def test_training_lowers_the_loss_and_meets_the_budget(tmp_path: Path, data: Tra
     assert off_target(np.mean([record["kept"] for record in log[-2:]], axis=0).tolist()) < 0.1
 
 
-def test_the_backbone_is_fixed_while_the_configuration_says_so(
-    tmp_path: Path, data: TrainingSet, short_run: dict[str, torch.Tensor]
-) -> None:
+def test_the_backbone_is_fixed_at_first(tmp_path: Path, data: TrainingSet, short_run: dict[str, torch.Tensor]) -> None:
     moved = [key for key, value in tiny_tofe().state_dict().items() if not torch.equal(value, short_run[key])]
     assert len([key for key in moved if key.startswith("backbone.")]) > 40, "it learns once it is free"
     model, before = tiny_tofe(), tiny_tofe().state_dict()
@@ -157,10 +155,7 @@ def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
 
 
 def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
-    tmp_path: Path,
-    data: TrainingSet,
-    short_run: dict[str, torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, data: TrainingSet, short_run: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "net.safetensors"
     update, calls = torch.optim.AdamW.step, [0]
@@ -183,9 +178,7 @@ def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
     assert_same_weights(weights_of(resumed), short_run)
 
 
-def test_a_run_interrupted_while_tokens_are_gathered_resumes_with_its_counts(
-    tmp_path: Path, data: TrainingSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gathered_run_keeps_its_counts(tmp_path: Path, data: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(SHORT, gathered_epochs=1, guidance_weight=1.0)
     whole, resumed = tiny_tofe(), tiny_tofe()
     expected = train(whole, data, config, COST, tmp_path / "whole.safetensors", CPU)

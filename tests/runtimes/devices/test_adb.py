@@ -43,9 +43,7 @@ def nothing_left(folder: Path) -> bool:
 
 @pytest.mark.usefixtures("runner_cache")
 @pytest.mark.parametrize("shell_v2", [True, False], ids=["shell v2", "shell v1"])
-def test_models_are_timed_and_nothing_stays(
-    folder: Path, tmp_path: Path, elastic_artifact: Artifact, shell_v2: bool
-) -> None:
+def test_models_are_timed(folder: Path, tmp_path: Path, elastic_artifact: Artifact, shell_v2: bool) -> None:
     model = tmp_path / "-s $(touch hit) it's.pte"
     model.write_bytes(elastic_artifact.path.read_bytes())
     broken = tmp_path / "broken.pte"
@@ -63,9 +61,7 @@ def test_models_are_timed_and_nothing_stays(
 
 
 @pytest.mark.usefixtures("runner_cache")
-def test_a_cable_that_is_pulled_costs_a_repetition(
-    folder: Path, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pulled_cables_retry(folder: Path, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[int] = []
 
     def pull(device: AdbDevice) -> None:

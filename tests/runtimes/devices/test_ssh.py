@@ -128,9 +128,7 @@ def interfere(server: SshServer, action: Callable[[], object]) -> threading.Thre
 
 
 @pytest.mark.usefixtures("runner_cache")
-def test_a_connection_that_breaks_costs_a_repetition(
-    server: SshServer, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_links_retry(server: SshServer, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[int] = []
 
     def drop() -> None:
@@ -150,9 +148,7 @@ def test_a_connection_that_breaks_costs_a_repetition(
 
 
 @pytest.mark.usefixtures("runner_cache")
-def test_a_runner_ends_when_nobody_waits_any_more(
-    server: SshServer, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_orphan_runners_end(server: SshServer, elastic_artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     def vanish() -> None:
         # Stopped first, so that it takes no connection between the two.
         server.process.send_signal(signal.SIGSTOP)
@@ -189,7 +185,7 @@ def test_a_full_device_is_one_line(server: SshServer) -> None:
         subprocess.run(["umount", str(server.device)], check=True)
 
 
-def test_a_wrong_host_key_is_refused(server: SshServer) -> None:
+def test_a_wrong_key_of_the_device_is_refused(server: SshServer) -> None:
     ssh_server.new_host_key(server)
     assert "its host key is not the one in your known hosts" in refused(server)
     server.known_hosts.write_text("")
@@ -258,7 +254,7 @@ def test_what_ssh_says_is_understood(
     assert isinstance(caught.value, LinkDropped) == again
 
 
-def test_the_host_is_behind_the_options() -> None:
+def test_the_address_is_behind_the_options() -> None:
     command = SshShell(SshAddress("kitchen", "pi", 2222)).command("line")
     assert command[-3:] == ["--", "kitchen", "line"]
     assert "BatchMode=yes" in command
