@@ -1,7 +1,5 @@
 """Small nets, checkpoints and image folders that the tests share. Everything is seeded."""
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Golden vectors and programs that were tampered with."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

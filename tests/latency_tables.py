@@ -1,7 +1,5 @@
 """Latency tables that nobody measured."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from tofe_edge.budget.latency_model import curve, shape_of

@@ -1,7 +1,5 @@
 """Tar archives that the tests write: any member in any format, and headers that lie."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from collections.abc import Sequence

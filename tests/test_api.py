@@ -1,7 +1,5 @@
 """The Python API: the examples in its docstrings run, and importing it loads nothing heavy."""
 
-from __future__ import annotations
-
 import doctest
 import subprocess
 import sys

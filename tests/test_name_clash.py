@@ -1,7 +1,5 @@
 """Other packages may be called profiles, converters or runtimes: tofe_edge never imports them by accident."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

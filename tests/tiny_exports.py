@@ -1,7 +1,5 @@
 """Programs of tiny nets by the real exporter, made once for all tests that look at them."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Mapping

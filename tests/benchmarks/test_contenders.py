@@ -1,7 +1,5 @@
 """Each runtime that is installed builds a tiny net, dense and with ToFe, and agrees with eager fp32."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The benchmark of predictions: which counts it draws, and what it compares."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

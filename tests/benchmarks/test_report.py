@@ -1,7 +1,5 @@
 """The README's table and plot follow from a result file, and from nothing else."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

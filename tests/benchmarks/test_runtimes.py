@@ -1,7 +1,5 @@
 """The comparison end to end on tiny nets, with the runtime that is always there."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

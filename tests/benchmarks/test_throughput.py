@@ -1,7 +1,5 @@
 """The throughput benchmark end to end on a tiny net, its clock, and batches that do not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path

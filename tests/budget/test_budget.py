@@ -1,7 +1,5 @@
 """The budget selector: the most accurate checkpoint that fits, and why."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What a net costs: GMACs, and milliseconds of made-up latency tables with steps and dips."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Choosing by latency: what fits, what is raised, what is scaled, and what is said."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Predicting latency from a table: the arithmetic, and what must hold for every table."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The command line: what each command prints, its JSON keys, wrong calls, Ctrl-C."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

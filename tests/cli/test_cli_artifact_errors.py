@@ -1,7 +1,5 @@
 """Bad models, manifests, images and data given to ``run``, ``profile``, ``parity`` and ``evaluate``: one line, exit code 2 or 3."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """``tofe-edge calibrate``, and what ``select``, ``convert`` and ``devices`` make of its table, through the entry point."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

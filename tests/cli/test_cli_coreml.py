@@ -1,7 +1,5 @@
 """``tofe-edge`` with Core ML packages, through its real entry point and the real converter."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Bad input: one line that says what is wrong, the promised exit code, and nothing left in the output folder."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """``tofe-edge evaluate``: token counts of images, against those that the checkpoint ships."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``convert`` with several budgets, batches, other sizes, ranks and calibration, and the commands on what it wrote."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``tofe-edge package`` through its real entry point: bundles of a converted model, their check, and hostile input."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

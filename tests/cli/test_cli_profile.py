@@ -1,7 +1,5 @@
 """``profile`` on this machine: for how long, against what, as a page."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import signal

@@ -1,7 +1,5 @@
 """``tofe-edge profile`` of Core ML packages: counts anywhere, and what a Mac measures, against a stub of it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Whatever happens, the command line ends with one line and the right exit code."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

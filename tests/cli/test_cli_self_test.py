@@ -1,7 +1,5 @@
 """``convert`` writes golden vectors, ``run --self-test`` replays them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """``tofe-edge tokens`` through the program: JSON, table, page and picture, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

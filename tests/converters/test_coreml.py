@@ -1,7 +1,5 @@
 """Packages by the real converter: what they compute, and what they say of themselves."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The graph for Core ML: the same numbers as the static graph, from pixels too, and equal selections."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from conftest import tiny_tofe

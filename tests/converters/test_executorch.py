@@ -1,7 +1,5 @@
 """What the real exporter makes of tiny nets: one delegate a stage, the reference's numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Each folding equals the computation it replaces, on random layers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Grouping by level: the same numbers as ExecuTorch's own grouping, and valid delegates around what stays outside."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pytest

@@ -1,7 +1,5 @@
 """Statistics, plan and replacement of layers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import cast

@@ -1,7 +1,5 @@
 """The reproducible form of a graph: equal to the ordinary one up to rounding, and made of other operators."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Sequence

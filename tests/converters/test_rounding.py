@@ -1,7 +1,5 @@
 """Rounding to int8: what each weight may lose, and what looking at the inputs is worth."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import pytest

@@ -1,7 +1,5 @@
 """Two lowerings of one operation: topk with index_select, and ranks with one-hot products."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pytest

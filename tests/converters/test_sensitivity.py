@@ -1,7 +1,5 @@
 """What int8 costs a tiny net, whose fault it is, and which layers go back to fp32 for it."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Scaling the residual stream changes no output and evens out its channels."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from conftest import tiny_tofe

@@ -1,7 +1,5 @@
 """The exported form (concatenate, select again) equals the reference form (rearrange) on every family of backbones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

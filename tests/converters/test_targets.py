@@ -1,7 +1,5 @@
 """The seam between the pipeline and its targets: a target of a test's own goes through it, and names decide nothing."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Core ML packages of tiny nets by the real converter, made once for all tests that look at them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache

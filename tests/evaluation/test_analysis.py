@@ -1,7 +1,5 @@
 """The analysis of a comparison: the statistics of the right sides, under stable keys."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

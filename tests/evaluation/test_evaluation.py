@@ -1,7 +1,5 @@
 """Accuracy of a stream of images: the same as in memory, whatever the source, and without holding the images."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 import tracemalloc

@@ -1,7 +1,5 @@
 """Golden vectors: made, stored, read back whole or refused, replayed; what is not the artifact fails."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Parity gates catch injected faults; accuracy and its interval are what statistics says."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace

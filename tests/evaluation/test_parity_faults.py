@@ -1,7 +1,5 @@
 """Faults put into artifacts on purpose: ``tofe-edge parity`` has to notice each of them."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Where the reference runs: what is said where there is no GPU, where one fails, and that CUDA computes the same."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path

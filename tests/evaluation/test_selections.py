@@ -1,7 +1,5 @@
 """Selections of an exported graph, composed to positions in the image."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Intervals, tests and summaries against scipy, plain loops, simulation and known values."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """Kept, frozen, reused and how often computed: the masks say what sets of positions say."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 

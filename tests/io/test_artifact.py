@@ -1,7 +1,5 @@
 """A model file is opened only with its own, whole manifest."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Every data source gives the same samples of the same images, and a sample is spread evenly over classes."""
 
-from __future__ import annotations
-
 import os
 import tarfile
 from collections import Counter

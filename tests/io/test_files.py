@@ -1,7 +1,5 @@
 """Atomic writes: the old file or the new one, never a part, and nothing left lying around."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

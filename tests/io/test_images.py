@@ -1,7 +1,5 @@
 """Each rule of tofe_edge.io.images on a real file."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

@@ -1,7 +1,5 @@
 """Model inputs from data and photographs: labelled, seeded, and honest about what could not be read."""
 
-from __future__ import annotations
-
 import tracemalloc
 from pathlib import Path
 

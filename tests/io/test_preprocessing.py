@@ -1,7 +1,5 @@
 """tofe_edge.io.preprocessing against timm's evaluation transform and against hand-made cases."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import importlib.util

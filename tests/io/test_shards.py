@@ -1,7 +1,5 @@
 """Tar shards: images with the class of their folder or their .cls file, or refused by name; nothing is extracted."""
 
-from __future__ import annotations
-
 import gzip
 import tarfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """CSV files of paths and labels: quoting, encodings, and lines that are refused by number."""
 
-from __future__ import annotations
-
 import csv
 import io
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Archives: members as tarfile sees them, and nothing in a header taken on trust."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import tarfile

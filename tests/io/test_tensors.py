@@ -1,7 +1,5 @@
 """State dicts are read, and nothing in a pickle runs."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

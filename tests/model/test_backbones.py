@@ -1,7 +1,5 @@
 """Which nets are taken and which refused, LV-ViT's names and arithmetic, and strict loading of dense weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Checkpoints come back as they were written, and nothing else comes in."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -4,8 +4,6 @@ Where there is no GPU, ``meta`` stands in for it: a device that no tensor reache
 operators that meet two devices; :class:`OneDevice` refuses all of them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

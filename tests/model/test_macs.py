@@ -1,7 +1,5 @@
 """The MAC arithmetic against the published figures and against a count over the real modules."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 from typing import Literal

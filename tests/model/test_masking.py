@@ -1,7 +1,5 @@
 """Masked attention against a loop over tokens, and the bookkeeping of kept and frozen tokens."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

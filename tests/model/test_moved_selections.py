@@ -1,7 +1,5 @@
 """A net whose selections stand before other blocks than the paper's goes all the way."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A trained net at another input size: what is interpolated, what stays and what it costs."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from functools import cache

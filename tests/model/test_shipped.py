@@ -1,7 +1,5 @@
 """The shipped checkpoint at full size: what the README promises of it, apart from speed."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The three forwards of ToFe against each other, against timm and against NumPy, for every family of backbone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

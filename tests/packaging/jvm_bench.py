@@ -1,7 +1,5 @@
 """The packaged Android library on a JVM: its own classes, with working doubles of Android and a recording of ExecuTorch."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Runners for tests of Linux bundles: one that only looks like one, and real ones."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from dataclasses import dataclass

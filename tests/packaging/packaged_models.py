@@ -1,7 +1,5 @@
 """Models for the tests of packages, and the tools that some of them need."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Swift files parsed by tree-sitter, where no compiler is at hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

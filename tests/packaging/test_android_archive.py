@@ -1,7 +1,5 @@
 """The AAR: made with the Kotlin compiler, looked at by Android's own tools."""
 
-from __future__ import annotations
-
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Bundles for Android: what is in them, what is refused, the same bytes every time."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

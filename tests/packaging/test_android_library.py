@@ -1,7 +1,5 @@
 """The packaged Android library, run on a JVM: its preprocessing, self-test and errors, against the Python reference."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

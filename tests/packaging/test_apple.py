@@ -1,7 +1,5 @@
 """``tofe-edge package --platform apple`` with models that run: made, checked, kept."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

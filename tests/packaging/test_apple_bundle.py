@@ -1,7 +1,5 @@
 """Swift packages: what is in them, for which systems, what is refused, and what a check of one finds."""
 
-from __future__ import annotations
-
 import hashlib
 import plistlib
 import re

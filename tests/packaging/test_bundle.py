@@ -1,7 +1,5 @@
 """Names of files in bundles, and archives whose bytes follow from their content."""
 
-from __future__ import annotations
-
 import io
 import struct
 import tarfile

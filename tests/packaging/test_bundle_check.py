@@ -1,7 +1,5 @@
 """``package --check``: what was changed, added, removed or never fitted is found."""
 
-from __future__ import annotations
-
 import errno
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The Kotlin compiler as a program that is started: found, ended in time, and never left running."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time

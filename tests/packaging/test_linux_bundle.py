@@ -1,7 +1,5 @@
 """Linux bundles on the machines that they are for: this one, and 64-bit ARM under emulation."""
 
-from __future__ import annotations
-
 import ctypes
 import io
 import json

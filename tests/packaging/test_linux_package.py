@@ -1,7 +1,5 @@
 """Linux bundles without a compiler: what is in the archive, what is refused, and what a check of one finds."""
 
-from __future__ import annotations
-
 import configparser
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Bundles on the disk: whole, never over what is not an untouched bundle."""
 
-from __future__ import annotations
-
 import errno
 import os
 import threading

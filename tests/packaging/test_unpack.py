@@ -1,7 +1,5 @@
 """Hostile and damaged archives and folders: each is refused in one line, and nothing is extracted."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

@@ -1,7 +1,5 @@
 """What manifests and checkpoints say stays words in READMEs, NOTICE and code."""
 
-from __future__ import annotations
-
 import re
 import struct
 from dataclasses import replace

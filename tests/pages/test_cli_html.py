@@ -1,7 +1,5 @@
 """``--html`` of ``convert`` and ``profile`` through the real program, and the latency tables on the page of ``convert``."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Every page: complete, self-contained, and no name in it is markup."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """Token maps and contact sheets: what is dark, what is framed, and what is refused."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -1,7 +1,5 @@
 """Latency tables in profiles: what is read, what is refused, and that writing one leaves all else alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the loader says about bad names, paths and files: one line with file, line and key; and nothing else, ever."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

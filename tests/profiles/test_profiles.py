@@ -1,7 +1,5 @@
 """Shipped profiles, the budget rule, and reading a user's own file."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys

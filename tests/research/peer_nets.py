@@ -1,7 +1,5 @@
 """Tiny nets and views that the tests of compared methods share."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from conftest import TINY, tiny_tofe

@@ -1,7 +1,5 @@
 """Compared methods: they cost what they say, and learn in what is theirs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The comparison of methods end to end on a tiny net: rows, tables, settings, and refusals."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path

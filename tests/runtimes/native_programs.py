@@ -1,7 +1,5 @@
 """Programs of the tiny net for the native runner, and what the Python runtime makes of them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Literal

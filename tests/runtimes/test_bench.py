@@ -1,7 +1,5 @@
 """Timing here: what is measured, for how long, on which cores."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Timing parts in turn, on a bench that makes its times up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The verdict on token reduction, on a bench whose times are made up."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

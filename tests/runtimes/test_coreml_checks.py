@@ -1,7 +1,5 @@
 """What an app reads of a Core ML package, held to the manifest and to the logits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any

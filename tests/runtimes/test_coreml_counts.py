@@ -1,7 +1,5 @@
 """Counts of Core ML programs against the formula of :mod:`tofe_edge.model.macs` and by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest

@@ -1,7 +1,5 @@
 """Timing and placement by Core ML against a stub of coremltools, whose interface is held to the real one's."""
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import fields, replace
 from pathlib import Path

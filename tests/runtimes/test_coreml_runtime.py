@@ -1,7 +1,5 @@
 """Artifacts for Core ML run by the executor: what they predict, and what is refused."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from dataclasses import replace

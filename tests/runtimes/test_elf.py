@@ -1,7 +1,5 @@
 """What ELF headers say, of files made for it and of real ones; damaged ones are refused."""
 
-from __future__ import annotations
-
 import shutil
 import struct
 import subprocess

@@ -1,7 +1,5 @@
 """Breaking a run down: on made-up events, and on a real trace of a tiny net."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The runtime on a program whose answers are known, logits pixels and selections constants, and on a tiny elastic net."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Timing on made-up workloads: what is counted, in which order, and how samples are summed up; intervals of medians."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """The native runner with what stands beside a model: its manifest, images, golden vectors. Here and on an emulated ARM."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

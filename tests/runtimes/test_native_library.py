@@ -1,7 +1,5 @@
 """libtofe, the C API of the native runner: a C99 program that uses it, here and on an emulated ARM."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -1,8 +1,6 @@
 """The same models on x86-64 and on an emulated 64-bit ARM: a reproducible one computes the same bytes, an ordinary one about
 the same (docs/native.md)."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """How the native runner measures: for how long, on which cores, what it notes of the machine meanwhile."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """What the native runner does before a model runs, compared with hashlib and Pillow: checksums, images, preprocessing."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

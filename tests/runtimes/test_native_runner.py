@@ -1,7 +1,5 @@
 """The native runner, built here and called from Python: the same bytes as the Python runtime, what it reports, exit codes."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Sequence

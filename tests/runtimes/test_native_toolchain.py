@@ -1,7 +1,5 @@
 """Building the native runner: what is missing is named, what does not fit is refused."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Throttling is told from noise."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

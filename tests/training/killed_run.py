@@ -4,8 +4,6 @@
 updates of this process. State is saved after every third step, so that most kills lose steps.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import signal

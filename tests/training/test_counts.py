@@ -1,7 +1,5 @@
 """Token counts fitted to a budget, thresholds that keep them, and the fading of the Gumbel noise."""
 
-from __future__ import annotations
-
 import tarfile
 from pathlib import Path
 

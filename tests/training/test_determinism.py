@@ -1,7 +1,5 @@
 """Equal seeds give equal runs: whatever ran before in the process, and however busy the machine is."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

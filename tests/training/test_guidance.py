@@ -1,7 +1,5 @@
 """What the dense model attends to, and selectors that learn it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

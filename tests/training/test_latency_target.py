@@ -1,7 +1,5 @@
 """``tofe-edge train --target-ms``: a tiny net trained to a made-up latency table, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The paper's losses against plain loops."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pytest

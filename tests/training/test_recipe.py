@@ -1,7 +1,5 @@
 """Recipes: shipped ones, files and ``--set``; and the options of earlier versions, which go on working."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

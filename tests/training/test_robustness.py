@@ -1,7 +1,5 @@
 """What a training run survives: SIGKILL, a disk that fills up, images that break on the way. Nothing of it loses the run."""
 
-from __future__ import annotations
-
 import json
 import resource
 import signal

@@ -1,7 +1,5 @@
 """A whole run: dense weights and images in, a checkpoint with counts, accuracy and its record out."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The course of a run: two parts, each with its own warm-up and cosine."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

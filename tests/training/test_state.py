@@ -1,7 +1,5 @@
 """The state of an interrupted run: what is refused, and what a full disk leaves behind."""
 
-from __future__ import annotations
-
 import errno
 import math
 import os

@@ -1,7 +1,5 @@
 """The training loop on a tiny net: it learns, it meets its budget, and it can be stopped anywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prepared views: what is stored is what the teacher gives, whoever is interrupted; anything else is refused."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """What the tests of whole runs share: a tiny net under a published name, its dense weights and images of two classes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

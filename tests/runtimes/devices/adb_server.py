@@ -1,7 +1,5 @@
 """adb's own server, on a port and with keys of the test's."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """This machine as a device behind no link at all, with the faults that a link can have."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

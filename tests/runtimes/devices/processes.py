@@ -1,7 +1,5 @@
 """What runs on this machine, from /proc: tests look for what should have ended."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

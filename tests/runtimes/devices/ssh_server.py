@@ -1,7 +1,5 @@
 """A real sshd on a loopback port, with keys and a temporary folder of its own, and an ``ssh`` that knows it."""
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import os

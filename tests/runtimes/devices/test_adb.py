@@ -1,7 +1,5 @@
 """The system's adb, its server and a loopback device: measurements are whole, and nothing stays behind."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Addresses: what is read, and what nobody may pass on to ssh or adb."""
 
-from __future__ import annotations
-
 import string
 
 import pytest

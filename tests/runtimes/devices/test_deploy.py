@@ -1,7 +1,5 @@
 """Which runner a device gets, and which it never gets."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Programs that reach devices: their input, their time, their end."""
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path

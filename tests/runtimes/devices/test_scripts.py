@@ -1,7 +1,5 @@
 """The scripts that run on devices, in the shells that devices have."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

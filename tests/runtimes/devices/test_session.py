@@ -1,7 +1,5 @@
 """A session keeps its promises whichever call the link breaks in: whole results, whole files, nothing left behind."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands arrive as they were given, whatever the device's login shell is, and half an answer is none."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

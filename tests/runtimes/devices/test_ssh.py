@@ -1,7 +1,5 @@
 """A real sshd on a loopback port and the system's ssh: measurements are whole, and nothing stays behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

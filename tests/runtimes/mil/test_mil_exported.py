@@ -1,7 +1,5 @@
 """A vision transformer through torch.export and coremltools: what the file says against the net it was made from."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from pathlib import Path

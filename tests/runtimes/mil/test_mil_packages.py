@@ -1,7 +1,5 @@
 """Packages that are cut, forged or damaged: one line that says so, and nothing else."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile
