@@ -11,6 +11,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from made_once import made_once, share_in
+from native_builds import Built, runner
 from PIL import Image
 from torch import nn
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.artifact import Artifact, Manifest, open_artifact, write_manifest
+from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
+from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.model.tofe import ToFe
+from tofe_edge.runtimes import native_build
 
 # A busy machine is no defect: the time of one example is not asserted.
 settings.register_profile("tofe-edge", deadline=None)
@@ -72,9 +76,9 @@ def tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrides: i
     return model.eval()
 
 
-def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
-    """A manifest that vouches for ``content`` as an fp32 artifact of the tiny checkpoint."""
-    return Manifest(
+def plain_manifest(name: str, content: bytes, **changes: Any) -> Manifest:
+    """A manifest that vouches for ``content`` as an fp32 artifact of a net of 16 patch tokens."""
+    plain = Manifest(
         artifact=name,
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
@@ -82,14 +86,14 @@ def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
         backend="xnnpack",
         precision="fp32",
         int8_mode=None,
-        checkpoint=checkpoint.name,
-        checkpoint_sha256=checkpoint.sha256(),
-        backbone=checkpoint.backbone_name,
+        checkpoint="tiny",
+        checkpoint_sha256="0" * 64,
+        backbone="deit_tiny_patch16_224",
         profile=None,
         token_counts=[9, 5, 3],
         stage_blocks=[1, 1, 1, 1],
         patch_tokens=16,
-        gmacs=checkpoint.gmacs,
+        gmacs=0.5,
         delegates=4,
         fallback_ops={},
         fp32_layers=[],
@@ -101,12 +105,21 @@ def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
         io="tensor",
         deployment_target=None,
         quantization=None,
-        preprocessing=checkpoint.preprocessing,
-        class_names=list(checkpoint.classes.names),
-        class_ids=list(checkpoint.classes.ids),
+        preprocessing=Preprocessing(64, 0.9, "bicubic", IMAGENET_MEAN, IMAGENET_STD),
+        class_names=["cat", "hound"],
+        class_ids=["0", "1"],
         parity=None,
         versions={},
     )
+    return replace(plain, **changes)
+
+
+def manifest_for(checkpoint: Checkpoint, name: str, content: bytes, **changes: Any) -> Manifest:
+    """The same as an artifact of the tiny checkpoint."""
+    own: dict[str, Any] = {"checkpoint": checkpoint.name, "checkpoint_sha256": checkpoint.sha256()}
+    own |= {"gmacs": checkpoint.gmacs, "preprocessing": checkpoint.preprocessing}
+    own |= {"class_names": list(checkpoint.classes.names), "class_ids": list(checkpoint.classes.ids)}
+    return plain_manifest(name, content, **{**own, "backbone": checkpoint.backbone_name, **changes})
 
 
 @pytest.fixture
@@ -169,8 +182,20 @@ def nearly_full_disk(bytes_left: int) -> Iterator[None]:
 def _one_line(error: InputError, *paths: Path) -> str:
     message = str(error)
     assert message.startswith(tuple(f"{path}: " for path in paths))
-    assert "\n" not in message
     return message
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_error_is_one_line() -> Iterator[None]:
+    """Whichever test raises one of the package's own errors: its text is what a user sees."""
+
+    def checked(self: TofeEdgeError, *arguments: object) -> None:
+        assert not any("\n" in str(argument) for argument in arguments), arguments
+        Exception.__init__(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TofeEdgeError, "__init__", checked, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -239,24 +264,21 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> TinyModel:
 
 
 @pytest.fixture(scope="session")
-def elastic_artifact(tiny_checkpoint: Checkpoint) -> Artifact:
+def two_budgets(tiny_model: TinyModel) -> Path:
+    """The tiny checkpoint in fp32 with a smaller budget beside its own."""
+    return tiny_model("--elastic", "0.0016")
+
+
+@pytest.fixture
+def two_budgets_copy(two_budgets: Path, tmp_path: Path) -> Path:
+    """A copy to damage: model, manifest and golden vectors."""
+    return Path(shutil.copytree(two_budgets.parent, tmp_path / "copied")) / two_budgets.name
+
+
+@pytest.fixture(scope="session")
+def elastic_artifact(tiny_model: TinyModel) -> Artifact:
     """The tiny checkpoint in fp32 with a larger and a smaller budget beside its own, for batches of 3."""
-    # Here, because most tests need no exporter.
-    from tofe_edge.converters.pipeline import convert
-    from tofe_edge.converters.request import ConvertRequest
-    from tofe_edge.io.targets import find_target
-
-    name = "tiny-elastic.pte"
-
-    def make(folder: Path) -> None:
-        request = ConvertRequest(
-            tiny_checkpoint, find_target("executorch"), "fp32", None, name, further_gmacs=(0.0016, 0.002), batch=3
-        )
-        conversion = convert(request)
-        (folder / name).write_bytes(conversion.program)
-        write_manifest(folder / name, conversion.manifest)
-
-    return open_artifact(made_once("elastic", make) / name)
+    return open_artifact(tiny_model("--elastic", "0.0016,0.002", "--batch", "3"))
 
 
 @pytest.fixture
@@ -285,13 +307,15 @@ def realdata() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def host() -> Built:
+    """The native runner for this machine."""
+    return runner("host")
+
+
 @pytest.fixture
 def runner_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache of runners; what is built into it is a copy of the one that the tests of a run build."""
-    from native_builds import runner
-
-    from tofe_edge.runtimes import native_build
-
     built = runner("host").binary.parent
     monkeypatch.setattr(native_build, "build", lambda target, folder: shutil.copytree(built, folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -10,15 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Program, TinyModel, document_of
-from safetensors.torch import save_file
+from conftest import Program, document_of
+from tiny_run import stand_in, write_dense
 
 from tofe_edge.cli import COMMANDS, main
 from tofe_edge.evaluation.golden import golden_path_of
 from tofe_edge.model import zoo
-from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.training import run as training_run
 
 PROGRAM = [sys.executable, "-m", "tofe_edge"]
 DEADLINE_SECONDS = 300
@@ -58,12 +56,6 @@ JSON_KEYS = {
 """The contract: keys may be added, never renamed."""
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: TinyModel) -> Path:
-    """fp32, two budgets."""
-    return tiny_model("--elastic", "0.0016")
-
-
 @pytest.fixture
 def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     """A zoo that holds the tiny checkpoint alone, under the name of its header."""
@@ -74,8 +66,15 @@ def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Ch
 
 
 @pytest.mark.parametrize("call", JSON_KEYS)
-def test_json_keys(call: str, program: Program, model: Path, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
-    paths = {"MODEL": model, "CKPT": tiny_checkpoint.path, "DATA": image_folder, "IMAGE": image_folder / "0" / "0.png"}
+def test_json_keys(
+    call: str, program: Program, two_budgets: Path, tiny_checkpoint: Checkpoint, image_folder: Path
+) -> None:
+    paths = {
+        "MODEL": two_budgets,
+        "CKPT": tiny_checkpoint.path,
+        "DATA": image_folder,
+        "IMAGE": image_folder / "0" / "0.png",
+    }
     document = document_of(program, *(paths.get(word, word) for word in call.split()))
     assert set(document[0] if isinstance(document, list) else document) == set(JSON_KEYS[call].split())
 
@@ -98,29 +97,29 @@ def test_convert_writes_model_manifest_and_golden_vectors(tmp_path: Path, tiny_c
 
 
 def test_run_mixes_options_and_images(
-    program: Program, model: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+    program: Program, two_budgets: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = (image_folder / "0" / f"{number}.png" for number in range(3))
     third = third.rename(image_folder / "0" / "-3.png")
-    document = document_of(program, "run", model, "--deadline-ms", 1e4, first, "--threads", 1, second)
+    document = document_of(program, "run", two_budgets, "--deadline-ms", 1e4, first, "--threads", 1, second)
     assert [entry["image"] for entry in document] == [str(first), str(second)]
     for entry in document:
         assert [best.keys() for best in entry["top5"]] == [{"index", "name", "probability"}] * 5
         probabilities = [best["probability"] for best in entry["top5"]]
         assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1
-    (plain,) = document_of(program, "run", "--threads", 1, model, first)
+    (plain,) = document_of(program, "run", "--threads", 1, two_budgets, first)
     assert plain["kept"] == [9, 5, 3] and plain["top5"] != document[1]["top5"]
     monkeypatch.chdir(third.parent)
-    code, out, _ = program("run", "--json", model, "--", "-3.png")
+    code, out, _ = program("run", "--json", two_budgets, "--", "-3.png")
     assert code == 0 and json.loads(out)[0]["image"] == "-3.png"
 
 
 def test_parity_counts_unreadable_ones(
-    program: Program, model: Path, tiny_checkpoint: Checkpoint, image_folder: Path
+    program: Program, two_budgets: Path, tiny_checkpoint: Checkpoint, image_folder: Path
 ) -> None:
     broken = image_folder / "0" / "broken.png"
     broken.write_bytes(b"")
-    call = ("parity", model, "--checkpoint", tiny_checkpoint.path, "--device", "cpu")
+    call = ("parity", two_budgets, "--checkpoint", tiny_checkpoint.path, "--device", "cpu")
     document = document_of(program, *call, "--data", image_folder)
     assert document["images"] == 6 and document["unreadable"] == [str(broken)]
     assert 0 <= document["top1_reference"] == document["top1_artifact"] <= 1
@@ -130,15 +129,10 @@ def test_parity_counts_unreadable_ones(
 
 
 def test_train(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
-    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
-        return create_backbone(name, TINY, pretrained, stages)
-
-    monkeypatch.setattr(training_run, "create_backbone", tiny)
-    weights, out = tmp_path / "dense.safetensors", tmp_path / "trained" / "net.safetensors"
-    dense = create_backbone("deit_tiny_patch16_224", TINY).state_dict()
-    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, weights)
+    stand_in(monkeypatch)
+    out = tmp_path / "trained" / "net.safetensors"
     document = document_of(
-        program, "train", "--weights", weights, "--data", f"{image_folder}:2", "--target-gmacs", 0.002, "--device", "cpu",
+        program, "train", "--weights", write_dense(tmp_path), "--data", f"{image_folder}:2", "--target-gmacs", 0.002, "--device", "cpu",
         "--out", out, "--set", "epochs=1", "--set", "fixed_epochs=0.5", "--set", "batch_size=4", "--set", "held_out=2",
     )  # fmt: skip
     assert document.keys() == {"checkpoint", "token_counts", "gmacs", "accuracy", "training"}

@@ -6,22 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, TinyModel, refusal
+from conftest import Program, refusal
 
 from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.model.checkpoint import Checkpoint
 
 
-@pytest.fixture(scope="module")
-def converted(tiny_model: TinyModel) -> Path:
-    """fp32, two budgets."""
-    return tiny_model("--elastic", "0.0016")
-
-
 @pytest.fixture
-def model(converted: Path, tmp_path: Path) -> Path:
-    """The same, copied to another place: model, manifest and golden vectors."""
-    return Path(shutil.copytree(converted.parent, tmp_path / "copied")) / converted.name
+def model(two_budgets_copy: Path) -> Path:
+    return two_budgets_copy
 
 
 def package(program: Program, model: Path, out: Path, *arguments: object) -> dict[str, Any]:

@@ -20,10 +20,8 @@ PARITY_KEYS = {"images", "top1_agreement", "snr_db", "psnr_db", "kept_overlap", 
 
 
 @pytest.fixture
-def model(tiny_model: TinyModel, tmp_path: Path) -> Path:
-    """fp32, two budgets, copied to another place: model, manifest and golden vectors."""
-    converted = tiny_model("--elastic", "0.0016")
-    return Path(shutil.copytree(converted.parent, tmp_path / "copied")) / converted.name
+def model(two_budgets_copy: Path) -> Path:
+    return two_budgets_copy
 
 
 def self_test(program: Program, model: Path, *options: object, code: int = 0) -> Any:

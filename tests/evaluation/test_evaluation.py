@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, refused
+from conftest import refused
 from PIL import Image
-from safetensors.torch import save_file
+from tiny_run import stand_in, write_dense
 
 from tofe_edge.cli import main
 from tofe_edge.evaluation.evaluate import Evaluation, evaluate, evaluate_samples
 from tofe_edge.evaluation.reference import Mode, Reference, load_reference
 from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.inputs import load_folder
-from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.training import run as training_run
 
 IDS = [str(number) for number in range(10)]
 
@@ -112,17 +110,11 @@ def test_samples_are_counted_not_kept(reference: Reference, image_folder: Path) 
 @pytest.fixture
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """``train`` of a tiny net but for its images."""
-
-    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
-        return create_backbone(name, TINY, pretrained, stages)
-
-    monkeypatch.setattr(training_run, "create_backbone", tiny)
-    dense = create_backbone("deit_tiny_patch16_224", TINY).state_dict()
-    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    stand_in(monkeypatch)
     options = (
         "--target-gmacs 0.002 --epochs 1 --fixed-epochs 0.5 --batch-size 4 --held-out 2 --device cpu --json --weights"
     )
-    return ["train", *options.split(), f"{tmp_path}/dense.safetensors", "--out", f"{tmp_path}/net.safetensors"]
+    return ["train", *options.split(), str(write_dense(tmp_path)), "--out", f"{tmp_path}/net.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["x.tar", "shards"])

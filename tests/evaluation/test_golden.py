@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import JSON_VALUES, fine_or_refused, manifest_for, refused
-from golden_files import edit, spoilt_weight
+from conftest import JSON_VALUES, fine_or_refused, refused
+from golden_files import COUNTS, edit, pretend, pretended_artifact, spoilt_weight
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from tofe_edge.errors import GateError, InputError
 from tofe_edge.evaluation.golden import DOCUMENT, IMAGES, GoldenSet, golden_path_of, make_golden, read_golden, replay
-from tofe_edge.evaluation.prediction import Prediction, Predictor, top_classes
-from tofe_edge.io.artifact import Artifact, Method, open_artifact, write_manifest
+from tofe_edge.evaluation.prediction import Prediction, top_classes
+from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
 from tofe_edge.io.files import write_content
 from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_photographs
@@ -28,31 +28,10 @@ from tofe_edge.io.preprocessing import normalize, resize_and_crop
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
 
-COUNTS = {"forward": [9, 5, 3], "forward_5_3_2": [5, 3, 2]}
-"""Kept tokens of the artifact below, which is never run."""
-
-
-def pretend(method: str, gain: float = 1.0) -> Predictor:
-    """Logits and positions that depend on the image and the method alone."""
-
-    def predict(pixels: npt.NDArray[np.float32]) -> Prediction:
-        seed = int.from_bytes(hashlib.sha256(pixels.tobytes() + method.encode()).digest()[:4], "big")
-        generator = np.random.default_rng(seed)
-        logits = (gain * generator.standard_normal(10)).astype(np.float32)
-        return Prediction(logits, tuple(generator.permutation(16)[:count] for count in COUNTS[method]))
-
-    return predict
-
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
-    """Two methods, int8 (no reference is asked), bytes that are no program."""
-    path = tmp_path_factory.mktemp("golden") / "model.pte"
-    path.write_bytes(b"no program")
-    manifest = manifest_for(tiny_checkpoint, path.name, path.read_bytes())
-    other = Method("forward_5_3_2", COUNTS["forward_5_3_2"], 0.001, 4, {}, 0)
-    write_manifest(path, replace(manifest, precision="int8", further_methods=[other]))
-    return open_artifact(path)
+    return pretended_artifact(tiny_checkpoint, tmp_path_factory.mktemp("golden") / "model.pte")
 
 
 @pytest.fixture(scope="module")

@@ -363,9 +363,8 @@ def spoiled(value: float) -> Array:
     ],
 )
 def test_what_is_no_sample_is_refused(call: Callable[[], object], reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as raised:
+    with pytest.raises(InputError, match=reason):
         call()
-    assert "\n" not in str(raised.value)
 
 
 def test_results_are_plain_json() -> None:

@@ -45,9 +45,8 @@ def test_several_sets_one_level_deeper_are_read(image_folder: Path) -> None:
 
 
 def test_a_folder_that_is_no_class_is_refused_by_name(image_folder: Path) -> None:
-    with pytest.raises(InputError, match=f"^{image_folder / '1'}: '1' is not a class id of this model") as caught:
+    with pytest.raises(InputError, match=f"^{image_folder / '1'}: '1' is not a class id of this model"):
         find_samples(image_folder, ["0", "2"])
-    assert "\n" not in str(caught.value)
 
 
 def test_images_outside_any_class_folder_are_refused(image_folder: Path) -> None:

@@ -63,7 +63,6 @@ def refused(path: Path, *words: str) -> str:
     with pytest.raises(InputError) as caught:
         read_image(path)
     message = str(caught.value)
-    assert "\n" not in message
     assert path.name.replace("\n", " ") in message
     for word in words:
         assert word in message

@@ -58,9 +58,8 @@ def test_a_folder_without_one_readable_image_is_refused(image_folder: Path) -> N
         lambda: load_folder(image_folder, CLASS_IDS, SPEC, None),
         lambda: load_unlabelled(image_folder, SPEC, 9),
     ):
-        with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be used") as caught:
+        with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be used"):
             action()
-        assert "\n" not in str(caught.value)
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -183,9 +183,8 @@ BAD_VALUES: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BAD_VALUES.items() for value in values])
 def test_json_values_are_checked(key: str, value: object) -> None:
-    with pytest.raises(InputError, match=f"^a.json: .*{key}") as caught:
+    with pytest.raises(InputError, match=f"^a.json: .*{key}"):
         Preprocessing.from_json({**SPEC.to_json(), key: value}, "a.json")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["image_size", "crop_pct", "interpolation", "mean", "std", "color_order", "layout"])

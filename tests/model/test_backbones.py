@@ -42,7 +42,6 @@ def test_nets_that_cannot_carry_tofe_are_refused_with_the_reason(name: str, reas
     with pytest.raises(InputError, match=reason) as caught:
         on_meta(name)
     assert str(caught.value).startswith(f"backbone {name!r} cannot carry ToFe: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_net_with_a_cls_token_whose_head_pools_the_patches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +211,8 @@ def test_a_wrong_key_is_named_and_nothing_loaded(
     target = tiny_tofe(name).backbone
     before, weights = dense_weights(target), dense_weights(tiny_tofe(name, seed=1).backbone)
     damage(weights)
-    with pytest.raises(InputError, match=f"weights do not fit {name}: .*{reason}") as caught:
+    with pytest.raises(InputError, match=f"weights do not fit {name}: .*{reason}"):
         target.load_dense(weights)
-    assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[key]) for key, value in dense_weights(target).items())
 
 

@@ -169,9 +169,8 @@ def test_names_of_classes_and_backbones_stay_out_of_the_code(plain: PackagedMode
     ],
 )
 def test_models_that_do_not_fit_are_refused(plain: PackagedModel, changes: dict[str, Any], wanted: str) -> None:
-    with pytest.raises(InputError, match=re.escape(wanted)) as caught:
+    with pytest.raises(InputError, match=re.escape(wanted)):
         APPLE.build(as_kind(plain, **changes), Options())
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("options", [Options(source=True), Options(kotlinc=Path("kotlinc")), Options(arch="aarch64")])

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TinyModel
 from linux_runners import Machine, real_machine
 from packaged_models import need
 from PIL import Image
@@ -33,15 +32,9 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: TinyModel) -> Path:
-    """Of two budgets."""
-    return tiny_model("--elastic", "0.0016")
-
-
-@pytest.fixture(scope="module")
-def bundle(machine: Machine, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(machine: Machine, two_budgets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
-    call = ["package", model, "--platform", "linux", "--name", "net", "--arch", machine.arch]
+    call = ["package", two_budgets, "--platform", "linux", "--name", "net", "--arch", machine.arch]
     assert main(list(map(str, [*call, "--runner", machine.runner, "--out", out]))) == 0
     return out / f"net-linux-{machine.arch}.tar.gz"
 
@@ -115,9 +108,9 @@ def ppm(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def test_the_example_classifies_a_stream_as_python_does(machine: Machine, example: Path, model: Path) -> None:
-    artifact = open_artifact(model)
-    images = [read_image(path) for path in sorted(model.with_suffix(".golden").glob("*.png"))]
+def test_the_example_classifies_a_stream_as_python_does(machine: Machine, example: Path, two_budgets: Path) -> None:
+    artifact = open_artifact(two_budgets)
+    images = [read_image(path) for path in sorted(two_budgets.with_suffix(".golden").glob("*.png"))]
     predict, spec = open_model(artifact, 1), artifact.manifest.preprocessing
     logits = [predict(preprocess(image, spec)).logits.astype(np.float64) for image in images]
     code, lines, errors = classified(machine, example, b"".join(map(ppm, images)))

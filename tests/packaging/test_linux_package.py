@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from conftest import refused
 from elf_files import elf
+from golden_files import pretend
 from linux_runners import package, pretend_runner
-from packaged_models import pretend, pretend_model
+from packaged_models import pretend_model
 
 from tofe_edge.cli import main
 from tofe_edge.errors import InputError

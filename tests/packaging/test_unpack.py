@@ -52,7 +52,6 @@ def as_gzip(content: bytes) -> bytes:
 def why(action: object, content: bytes) -> str:
     with pytest.raises(InputError, match=r"^x: ") as caught:
         action(content, "x")  # type: ignore[operator]
-    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 

@@ -12,14 +12,12 @@ from native_programs import copy_of
 from PIL import Image
 
 from tofe_edge.errors import DeviceError, InputError
-from tofe_edge.evaluation.golden import GoldenSet, make_golden
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.evaluation.prediction import top_classes
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.images import read_image
 from tofe_edge.io.preprocessing import preprocess
-from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, SELF_TEST_FAILED
 from tofe_edge.runtimes.native_self_test import self_test_alone
@@ -30,26 +28,16 @@ pytestmark = pytest.mark.toolchain
 MISSING = object()
 
 
-@pytest.fixture(scope="module")
-def host() -> Built:
-    return runner("host")
-
-
 @pytest.fixture(scope="module", params=["host", "aarch64"])
 def native(request: pytest.FixtureRequest) -> Built:
     target: Target = request.param
     return runner(target)
 
 
-@pytest.fixture(scope="module")
-def golden(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint) -> GoldenSet:
-    return make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
-
-
 @pytest.fixture
-def model(elastic_artifact: Artifact, golden: GoldenSet, tmp_path: Path) -> Path:
+def model(elastic_artifact: Artifact, tmp_path: Path) -> Path:
     """A copy of the model with its manifest and its golden vectors, to damage."""
-    return copy_of(elastic_artifact, golden, tmp_path)
+    return copy_of(elastic_artifact, tmp_path)
 
 
 @pytest.fixture

@@ -10,11 +10,9 @@ from native_builds import Built, compiled, runner
 from native_programs import copy_of
 from PIL import Image
 
-from tofe_edge.evaluation.golden import make_golden
 from tofe_edge.evaluation.prediction import top_classes
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.preprocessing import preprocess
-from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.runtimes.native_toolchain import Target
 
@@ -41,10 +39,8 @@ def client(request: pytest.FixtureRequest) -> Built:
 
 
 @pytest.fixture(scope="module")
-def model(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    golden = make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
-    return copy_of(elastic_artifact, golden, folder)
+def model(elastic_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_of(elastic_artifact, tmp_path_factory.mktemp("model"))
 
 
 def painted() -> Image.Image:

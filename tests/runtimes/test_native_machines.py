@@ -38,11 +38,6 @@ Pixels = npt.NDArray[np.float32]
 SHAPE = (1, 3, 64, 64)
 
 
-@pytest.fixture(scope="module")
-def host() -> Built:
-    return runner("host")
-
-
 def machine(name: str) -> Built:
     """The runner on an emulated CPU: an ARM one by qemu's name, or x86-64 with nothing wider than AVX2."""
     if name == "Haswell":

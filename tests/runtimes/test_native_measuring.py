@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from native_builds import Built, runner
+from native_builds import Built
 
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.runtimes.native_output import swallow_native_stderr
@@ -19,11 +19,6 @@ from tofe_edge.runtimes.timing import Telemetry, TimingRequest
 pytestmark = pytest.mark.toolchain
 
 INPUT_BYTES = 3 * 3 * 64 * 64 * 4
-
-
-@pytest.fixture(scope="module")
-def host() -> Built:
-    return runner("host")
 
 
 @pytest.fixture(scope="module")

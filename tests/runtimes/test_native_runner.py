@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from native_builds import Built, runner
+from native_builds import Built
 from native_programs import INPUT_BYTES, TINY_PRECISIONS, Precision, content, in_python, tiny_program
 from tiny_exports import SIZE, images
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.runtimes.native_runner import BAD_FILE, BAD_INPUT, WRONG_CALL, run
 from tofe_edge.runtimes.timing import TimingRequest
-
-
-@pytest.fixture(scope="module")
-def host() -> Built:
-    return runner("host")
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ def busy_machine(processes: int) -> Iterator[None]:
 
 
 def test_equal_seeds_give_equal_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, TINY)
-    request = make_request(tmp_path, TINY)
+    stand_in(monkeypatch)
+    request = make_request(tmp_path)
     longer: dict[str, Any] = {"epochs": 4.0, "gathered_epochs": 1.0, "guidance_weight": 1.0}
     quiet = trained(request, **longer)
     torch.rand(7)  # whatever else draws from the process's generator

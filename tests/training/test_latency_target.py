@@ -47,8 +47,8 @@ def board(folder: Path, *tables: LatencyTable) -> Path:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """The options for 40 images of two classes and a tiny net's dense weights, under the name of the published net."""
 
-    stand_in(monkeypatch, TINY)
-    return "--weights", str(write_dense(tmp_path, TINY)), "--data", str(striped_images(tmp_path / "data", 20))
+    stand_in(monkeypatch)
+    return "--weights", str(write_dense(tmp_path)), "--data", str(striped_images(tmp_path / "data", 20))
 
 
 def test_a_run_meets_a_target_in_milliseconds(tmp_path: Path, data: tuple[str, ...], program: Program) -> None:

@@ -26,15 +26,15 @@ from tofe_edge.training.run import TrainingRequest
 
 @pytest.fixture
 def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
-    stand_in(monkeypatch, TINY)
-    return make_request(tmp_path, TINY)
+    stand_in(monkeypatch)
+    return make_request(tmp_path)
 
 
 @pytest.fixture
 def deeper(request_: TrainingRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
     """A net with one block more than its stages need."""
     monkeypatch.setitem(TINY, "depth", 5)
-    write_dense(tmp_path, TINY)
+    write_dense(tmp_path)
     return request_
 
 

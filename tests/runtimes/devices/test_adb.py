@@ -94,9 +94,8 @@ def test_commands_and_files_go_there_and_back(folder: Path, tmp_path: Path, shel
         shell.push(local, str(folder / "there"), timeout_s=SHORT_S, on_bytes=counts.append)
         assert sum(counts) == len(content)
         assert shell.read(str(folder / "there"), timeout_s=SHORT_S) == content
-        with pytest.raises(DeviceError, match=r"push failed \(No such file or directory\)") as caught:
+        with pytest.raises(DeviceError, match=r"push failed \(No such file or directory\)"):
             shell.push(local, str(folder / "no" / "where"), timeout_s=SHORT_S, on_bytes=counts.append)
-        assert "\n" not in str(caught.value)
         with pytest.raises(InputError, match="missing"):
             shell.push(tmp_path / "missing", str(folder / "there"), timeout_s=SHORT_S, on_bytes=counts.append)
     assert not list(tmp_path.rglob("hit"))
@@ -126,7 +125,6 @@ def test_android_takes_no_runner_for_another_c_library(folder: Path, tmp_path: P
 def refused(address: AdbAddress, kind: type[DeviceError] | type[InputError] = DeviceError) -> str:
     with pytest.raises(kind) as caught:
         connect(address)
-    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 

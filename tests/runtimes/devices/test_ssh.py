@@ -64,7 +64,6 @@ def refused(server: SshServer, kind: type[TofeEdgeError] = DeviceError) -> str:
         pass
     message = str(caught.value)
     assert message.startswith(f"{server.address}: ")
-    assert "\n" not in message
     assert nothing_left(server)
     return message
 
@@ -106,9 +105,8 @@ def test_what_the_runner_refuses_names_the_users_file(server: SshServer, tmp_pat
     model = tmp_path / "broken.pte"
     model.write_bytes(b"nothing of the kind" * 100)
     with open_bench(server.address) as bench:
-        with pytest.raises(InputError, match=r"/broken\.pte: ") as caught:
+        with pytest.raises(InputError, match=r"/broken\.pte: "):
             bench.time(model, TimingRequest())
-        assert "\n" not in str(caught.value)
         with pytest.raises(InputError, match="missing"):
             bench.time(tmp_path / "missing.pte", TimingRequest())
 
