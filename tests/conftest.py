@@ -168,6 +168,35 @@ def fine_or_refused(action: Callable[[], object], *paths: Path) -> None:
         _one_line(error, *paths)
 
 
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    """Change a JSON file in place."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Turn a bit of one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def shell_script(path: Path, text: str) -> Path:
+    """A program that ``sh`` runs."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def need(program: str, install: str) -> str:
+    """The path of a program; the test is skipped without it."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"needs {program}: {install}")
+    return path
+
+
 @contextmanager
 def nearly_full_disk(bytes_left: int) -> Iterator[None]:
     """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""

@@ -1,8 +1,6 @@
 """Golden vectors of models that nobody runs, and vectors and programs that were tampered with."""
 
 import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from conftest import manifest_for
 
-from tofe_edge.evaluation.golden import DOCUMENT
 from tofe_edge.evaluation.prediction import Prediction, Predictor
 from tofe_edge.io.artifact import Artifact, Method, write_manifest
 from tofe_edge.model.checkpoint import Checkpoint
@@ -38,13 +35,6 @@ def pretended_artifact(checkpoint: Checkpoint, path: Path, **changes: Any) -> Ar
     other = Method("forward_5_3_2", COUNTS["forward_5_3_2"], 0.001, 4, {}, 0)
     manifest = manifest_for(checkpoint, path.name, b"no program", precision="int8", further_methods=[other])
     return write_manifest(path, replace(manifest, **changes))
-
-
-def edit(folder: Path, change: Callable[[Any], object]) -> None:
-    """Change the document of a folder of golden vectors."""
-    document = json.loads((folder / DOCUMENT).read_text())
-    change(document)
-    (folder / DOCUMENT).write_text(json.dumps(document))
 
 
 def spoilt_weight(program: bytes) -> bytes:

@@ -195,6 +195,12 @@ def lower_and_watch(
         return lower(methods, input_shape), tuple(stages)
 
 
+def outside(lowered: Lowered) -> dict[str, int]:
+    """Operators outside the delegates that do something: the runtime executes no view."""
+    operators = lowered.methods["forward"].fallback_ops
+    return {name: number for name, number in operators.items() if name != "view_copy"}
+
+
 def run(lowered: Lowered, inputs: Tensor, method: str = "forward") -> list[Tensor]:
     """The outputs of one method of a program, copied out of its memory."""
     with swallow_native_stderr():

@@ -1,6 +1,5 @@
 """Bad models, manifests, images and data given to ``run``, ``profile``, ``parity`` and ``evaluate``: one line, exit code 2 or 3."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
-from conftest import Program, manifest_for, refusal
+from conftest import Program, edit_json, manifest_for, refusal
 from PIL import Image
 
 from tofe_edge.cli import main
@@ -30,8 +29,7 @@ def model(tmp_path: Path, tiny_checkpoint: Checkpoint) -> Path:
 
 
 def edit(path: Path, **changes: object) -> None:
-    manifest = manifest_path_of(path)
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+    edit_json(manifest_path_of(path), lambda document: document.update(changes))
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -74,9 +74,6 @@ def error_of(program: Program, *words: object, code: int = 2) -> str:
     return err.splitlines()[-1] if err else ""
 
 
-# --- calibrate -------------------------------------------------------------------------------------------------------
-
-
 def test_a_profile_keeps_its_text(board: Path, tiny_checkpoint: Checkpoint, program: Program) -> None:
     before = board.read_text()
     words = ("calibrate", "--profile", board, "--checkpoint", tiny_checkpoint.path, "--quick", "--threads", 1)
@@ -130,9 +127,6 @@ def test_an_interrupted_calibration_writes_nothing(
     assert main(["calibrate", "--profile", str(board), "--checkpoint", str(tiny_checkpoint.path)]) in (2, 130)
     assert board.read_bytes() == before
     assert [path.name for path in board.parent.iterdir()] == ["board.yaml"]
-
-
-# --- calls that cannot be met ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -194,9 +188,6 @@ def test_limits_that_convert_cannot_hold(
     call = ("convert", "--profile", calibrated, "--checkpoint", tiny_checkpoint.path, "--max-latency-ms")
     words = [tiny_dense_checkpoint.path if word == "DENSE" else word for word in options.split()]
     assert message in error_of(program, *call, *words, code=code)
-
-
-# --- select and convert ----------------------------------------------------------------------------------------------
 
 
 def test_select_by_latency(board: Path, program: Program) -> None:

@@ -12,14 +12,11 @@ import torch
 from conftest import Program, manifest_for, nearly_full_disk, refusal
 from safetensors.torch import load_file, save_file
 
-import tofe_edge.workflows.convert
 from tofe_edge import profiles
 from tofe_edge.converters import pipeline
 from tofe_edge.converters.request import ConvertRequest
-from tofe_edge.evaluation.parity import GateResult, Parity
 from tofe_edge.model import zoo
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.workflows.parity import Checked
 
 PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(300_000)
 """Has ExecuTorch's magic and is no program."""
@@ -212,13 +209,3 @@ def test_a_full_disk_leaves_nothing_behind(bench: Bench) -> None:
     with nearly_full_disk(100_000):
         line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32")
     assert "cannot be written" in line and "free some space" in line
-
-
-@pytest.mark.usefixtures("instant_conversion")
-def test_a_failed_parity_gate_is_exit_code_1_and_writes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = GateResult("logits SNR", "logits SNR 3.0 dB is under 60 dB", False)
-    failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, 20.0, (1.0, 1.0, 1.0), (gate,))
-    checked = Checked(failed, (), None, (), (), "cpu")
-    monkeypatch.setattr(tofe_edge.workflows.convert, "check", lambda *arguments, **options: checked)
-    line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32", code=1)
-    assert "not written, it differs from the reference: logits SNR 3.0 dB is under 60 dB" in line

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, refusal
+from conftest import Program, document_of, edit_json, flip, refusal
 
 from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.model.checkpoint import Checkpoint
@@ -19,10 +19,8 @@ def model(two_budgets_copy: Path) -> Path:
 
 def package(program: Program, model: Path, out: Path, *arguments: object) -> dict[str, Any]:
     """``--source``, which needs no compiler; the document of ``--json``."""
-    call = ("package", model, "--platform", "android", "--source", "--out", out, "--json", *arguments)
-    code, stdout, stderr = program(*call)
-    assert (code, stderr) == (0, "")
-    document: dict[str, Any] = json.loads(stdout)
+    call = ("package", model, "--platform", "android", "--source", "--out", out, *arguments)
+    document: dict[str, Any] = document_of(program, *call)
     return document
 
 
@@ -55,8 +53,7 @@ def test_a_bundle_is_written_and_its_check_runs_every_method(model: Path, progra
 def test_a_check_of_a_damaged_bundle_is_exit_code_1(model: Path, program: Program, tmp_path: Path) -> None:
     bundle = Path(package(program, model, tmp_path / "out")["bundle"])
     (asset,) = bundle.rglob("*.pte")
-    content = asset.read_bytes()
-    asset.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    flip(asset, at=100)
     code, out, _ = program("package", "--check", bundle, "--json")
     document = json.loads(out)
     assert (code, document["passed"], document["self_test"]["ran"]) == (1, False, False)
@@ -95,8 +92,7 @@ def test_names_that_cannot_name_a_package_are_refused(model: Path, program: Prog
 
 
 def test_a_manifest_that_names_another_path_leads_nowhere(model: Path, program: Program, tmp_path: Path) -> None:
-    manifest = json.loads(manifest_path_of(model).read_text())
-    manifest_path_of(model).write_text(json.dumps({**manifest, "artifact": "../../evil.pte"}))
+    edit_json(manifest_path_of(model), lambda document: document.update(artifact="../../evil.pte"))
     document = package(program, model, tmp_path / "out")
     bundle = Path(document["bundle"])
     assert not any(b"evil" in content for content in snapshot(bundle).values())
@@ -106,7 +102,7 @@ def test_a_manifest_that_names_another_path_leads_nowhere(model: Path, program: 
 def test_a_stale_manifest_and_missing_parts_are_refused(model: Path, program: Program, tmp_path: Path) -> None:
     call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
     content = model.read_bytes()
-    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flip(model)
     assert "its checksum is not the manifest's" in refusal(program, *call)
     model.write_bytes(content + b"x")
     assert "it is cut short or the manifest is stale" in refusal(program, *call)

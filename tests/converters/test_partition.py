@@ -12,15 +12,6 @@ from torch import Tensor, nn
 from tofe_edge.io.targets import Lowered
 
 
-@pytest.mark.parametrize("kind", ["fp32", "lvvit", "int8 dynamic", "int8 static"])
-def test_four_stages_are_four_delegates(kind: str) -> None:
-    exported = tiny_exports.export(kind)
-    assert len(exported.stages) == 4
-    assert exported.lowered.methods["forward"].delegates == 4
-    outside = {name: n for name, n in exported.lowered.methods["forward"].fallback_ops.items() if name != "view_copy"}
-    assert outside == {"topk": 3, "index_select": 3}
-
-
 @pytest.mark.parametrize("kind", ["fp32", "int8 dynamic", "int8 static"])
 def test_the_stock_partitioner_s_program_gives_the_same_outputs(kind: str) -> None:
     ours, stock = tiny_exports.lowered_short(kind), tiny_exports.lowered_short_by_the_stock_partitioner(kind)

@@ -2,20 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import manifest_for, tiny_tofe
+from conftest import Program, document_of, manifest_for, refusal, tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_exports import COUNTS, SIZE, Export, export, images, lower_and_watch, run
 from torch import Tensor, nn
 
-from tofe_edge.cli import main
 from tofe_edge.converters.layers import RmsNorm, StaticAttention
 from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
 from tofe_edge.converters.reproducible import (
@@ -197,40 +196,28 @@ def test_fp32_and_static_int8_may_be_reproducible(tiny_checkpoint: Checkpoint) -
     ],
 )
 def test_a_wrong_call_says_what_to_do(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Sequence[str], said: str
+    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, options: Sequence[str], said: str
 ) -> None:
-    call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--reproducible", *options, "--out", str(tmp_path)]
-    assert main(call) == 2
-    message = capsys.readouterr().err
-    assert re.search(said, message) and message.count("\n") == 1
+    call = ("convert", "--checkpoint", tiny_checkpoint.path, "--reproducible", *options, "--out", tmp_path)
+    assert re.search(said, refusal(program, *call))
     assert not list(tmp_path.iterdir())
 
 
-def convert(checkpoint: Checkpoint, out: Path, *options: object) -> Path:
-    assert main(["convert", "--checkpoint", str(checkpoint.path), *map(str, options), "--out", str(out)]) == 0
-    (model,) = out.glob("*.pte")
-    return model
-
-
 def test_the_artifact_says_that_it_is_reproducible(
-    tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, program: Program
 ) -> None:
-    model = convert(tiny_checkpoint, tmp_path, "--reproducible", "--calibration", image_folder)
+    call = ("convert", "--checkpoint", tiny_checkpoint.path, "--reproducible", "--calibration", image_folder)
+    model = Path(document_of(program, *call, "--out", tmp_path)["artifact"])
     manifest = open_artifact(model).manifest
     assert model.name == f"{tiny_checkpoint.name}-int8_static-reproducible.pte"
     assert (manifest.reproducible, manifest.precision, manifest.int8_mode) == (True, "int8", "static")
     assert manifest.parity is not None and manifest.parity["passed"]
-    assert main(["run", str(model), "--self-test"]) == 0
+    assert program("run", model, "--self-test")[0] == 0
 
 
-def edited(checkpoint: Checkpoint, edit: Callable[[dict[str, object]], object]) -> Manifest:
-    document = json.loads(json.dumps(manifest_for(checkpoint, "tiny.pte", b"").to_json()))
-    edit(document)
-    return Manifest.from_json(document)
-
-
-def test_a_manifest_has_the_key_where_it_is_true(tiny_checkpoint: Checkpoint) -> None:
+def test_a_manifest_has_the_key_if_it_is_true(tiny_checkpoint: Checkpoint) -> None:
     plain = manifest_for(tiny_checkpoint, "tiny.pte", b"")
-    assert "reproducible" not in plain.to_json() and edited(tiny_checkpoint, lambda document: None) == plain
-    marked = edited(tiny_checkpoint, lambda document: document.update(reproducible=True))
+    document = json.loads(json.dumps(plain.to_json()))
+    assert "reproducible" not in document and Manifest.from_json(document) == plain
+    marked = Manifest.from_json({**document, "reproducible": True})
     assert marked == replace(plain, reproducible=True) and marked.to_json()["reproducible"] is True

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import JSON_VALUES, fine_or_refused, refused
-from golden_files import COUNTS, edit, pretend, pretended_artifact, spoilt_weight
+from conftest import JSON_VALUES, edit_json, fine_or_refused, refused
+from golden_files import COUNTS, pretend, pretended_artifact, spoilt_weight
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -181,7 +181,7 @@ DAMAGED: list[tuple[Callable[[Any], object], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), DAMAGED)
 def test_documents_are_checked(folder: Path, artifact: Artifact, change: Callable[[Any], object], message: str) -> None:
-    edit(folder, change)
+    edit_json(folder / DOCUMENT, change)
     line = refused(folder / DOCUMENT, lambda: read_golden(folder, artifact))
     assert message in line and line.endswith("; copy the model's own folder or convert it again")
 
@@ -198,7 +198,10 @@ def test_swapped_missing_or_resized_pictures_are_refused(folder: Path, artifact:
     first.rmdir()
     Image.new("RGB", (32, 64)).save(first)
     checksum = hashlib.sha256(first.read_bytes()).hexdigest()
-    edit(folder, lambda document: [v.update(sha256=checksum) for v in document["vectors"] if v["file"] == "0.png"])
+    edit_json(
+        folder / DOCUMENT,
+        lambda document: [v.update(sha256=checksum) for v in document["vectors"] if v["file"] == "0.png"],
+    )
     second.write_bytes(golden.vectors[1].png)
     assert "is not 64 x 64 pixels" in refused(first, lambda: read_golden(folder, artifact))
     shutil.rmtree(folder)
@@ -267,7 +270,7 @@ def test_a_real_program_replays_to_the_bit_and_swapped_pictures_or_a_wrong_weigh
         tmp_path / "golden" / DOCUMENT, lambda: read_golden(tmp_path / "golden", faulty)
     )
     # Were the folder made to vouch for it as well, the numbers would still tell.
-    edit(tmp_path / "golden", lambda document: document.update(artifact_sha256=faulty.manifest.sha256))
+    edit_json(tmp_path / "golden" / DOCUMENT, lambda document: document.update(artifact_sha256=faulty.manifest.sha256))
     vouched = read_golden(tmp_path / "golden", faulty)
     for name in faulty.manifest.methods:
         assert not replay(vouched, open_model(faulty, 1, name), name).passed

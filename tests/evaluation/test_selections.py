@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
-from conftest import tiny_tofe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tofe_edge.evaluation.prediction import compose_selections
-from tofe_edge.model.backbones import TokenCounts
 
 
 def test_a_worked_example() -> None:
@@ -42,18 +39,3 @@ def test_names_carried_along_through_every_reordering_agree(orders: list[list[in
     for order, count, found in zip(orders, kept, compose_selections(orders, kept)):
         names = [names[index] for index in order]
         assert found.tolist() == names[:count]
-
-
-def test_composition_gives_what_the_reference_keeps() -> None:
-    """Orders relative to the stage before, as a graph without Rearrange returns them, give the reference's positions."""
-    counts = TokenCounts((9, 5, 3))
-    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        kept = [index[0].tolist() for index in tiny_tofe().forward_batch(images, counts).kept]
-    standing, relative = list(range(16)), []
-    for positions in kept:
-        order = positions + [position for position in standing if position not in positions]
-        relative.append([standing.index(position) for position in order])
-        standing = order
-    assert relative[1] != kept[1] + [position for position in range(16) if position not in kept[1]]
-    assert [positions.tolist() for positions in compose_selections(relative, counts.kept)] == kept

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import JSON_VALUES, fine_or_refused, plain_manifest, refused
+from conftest import JSON_VALUES, edit_json, fine_or_refused, plain_manifest, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -43,9 +43,7 @@ def artifact(tmp_path: Path) -> Artifact:
 
 
 def change(artifact: Artifact, edit: Callable[[dict[str, Any]], object]) -> None:
-    document = json.loads(artifact.manifest_path.read_text(encoding="utf-8"))
-    edit(document)
-    artifact.manifest_path.write_text(json.dumps(document), encoding="utf-8")
+    edit_json(artifact.manifest_path, edit)
 
 
 def refused_manifest(artifact: Artifact) -> str:

@@ -149,9 +149,6 @@ def test_other_modes_are_refused() -> None:
             random_crop_views(image, 1, SPEC, 0)
 
 
-# ---- JSON
-
-
 @pytest.mark.parametrize("resize", ["short_side", "none"])
 def test_json_round_trip(resize: str) -> None:
     spec = dataclasses.replace(SPEC, resize=resize)
@@ -204,9 +201,6 @@ def test_json_shape() -> None:
     for content in (None, list[int](), "x", 3):
         with pytest.raises(InputError, match="the document has the wrong type"):
             Preprocessing.from_json(content)
-
-
-# ---- random views
 
 
 def test_views_are_deterministic_and_different() -> None:

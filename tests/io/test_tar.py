@@ -9,20 +9,14 @@ import pytest
 from conftest import fine_or_refused, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tar_files import FORMATS, IDS, png, tar, with_size
+from tar_files import FORMATS, IDS, find, png, tar, with_size
 
-from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.tar import list_members, read_member
 
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
     return tmp_path / "val.tar"
-
-
-def find(shard: Path, content: bytes) -> list[Sample]:
-    shard.write_bytes(content)
-    return find_samples(shard, IDS)
 
 
 WHOLE = tar([(f"{IDS[0]}/a.png", png(1)), (f"{IDS[1]}/b.png", b"x" * 2000)])
@@ -80,8 +74,6 @@ def test_a_shard_that_shrinks_after_it_was_listed_is_unreadable(shard: Path) -> 
     os.truncate(shard, 512 * 4)
     assert "has changed" in refused(shard, sample.read)
 
-
-# ---- against tarfile, and against anything
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40).map(
     lambda name: f"{IDS[0]}/{name}.png"

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from packaged_models import need, need_file
+from conftest import need
+from packaged_models import need_file
 from PIL import Image
 
 from tofe_edge.evaluation.golden import golden_path_of, read_golden

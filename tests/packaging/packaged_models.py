@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import need
 from golden_files import pretend, pretended_artifact
 
 from tofe_edge.evaluation.golden import golden_path_of, make_golden
@@ -33,14 +34,6 @@ def pretend_model(checkpoint: Checkpoint, folder: Path, name: str = "model.pte",
 def packaged(artifact: Artifact, name: str | None = None, weights: Weights | None = None) -> PackagedModel:
     """The artifact as platforms get it."""
     return load_packaged_model(artifact, weights or Weights(), name)
-
-
-def need(program: str, install: str) -> str:
-    """The path of a program; the test is skipped without it."""
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"needs {program}: {install}")
-    return found
 
 
 def need_file(path: str, install: str) -> Path:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from packaged_models import need, need_file, need_kotlinc, packaged, pretend_model
+from conftest import need
+from packaged_models import need_file, need_kotlinc, packaged, pretend_model
 
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.android import PLATFORM as ANDROID

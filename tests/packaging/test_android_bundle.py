@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import shell_script
 from packaged_models import packaged, pretend_model
 
 from tofe_edge.errors import InputError
@@ -174,8 +175,7 @@ def test_a_compiler_that_fails_is_one_line(model: PackagedModel, tmp_path: Path)
         ("exit 1", "is not a Kotlin compiler that runs here"),
         ('echo "info: kotlinc-jvm 1.3.0 (JRE 17)" >&2; echo "error: old" >&2; exit 1', r"version 1\.3\.0 .*error: old"),
     ):
-        broken.write_text(f"#!/bin/sh\n{script}\n")
-        broken.chmod(0o755)
+        shell_script(broken, script)
         with pytest.raises(InputError, match=message) as caught:
             ANDROID.build(model, Options(kotlinc=broken))
         assert "--source" in str(caught.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import TinyModel
+from conftest import TinyModel, flip
 from jvm_bench import PACKAGE, Bench, as_bitmap, keep, make_bench
 from packaged_models import need_kotlinc
 from PIL import Image
@@ -201,8 +201,7 @@ def test_bitmaps_that_fail_meanwhile_are_unusable(bench: Bench, tmp_path: Path) 
 def test_damaged_files_beside_the_model_are_refused(bench: Bench, tmp_path: Path, name: str) -> None:
     assets = Path(shutil.copytree(bench.assets, tmp_path / "assets"))
     (asset,) = assets.rglob(name)
-    content = asset.read_bytes()
-    asset.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flip(asset)
     (line,) = bench.run(SELF_TEST, assets=assets)
     assert line.startswith("DAMAGED: the asset tofe/") and line.endswith(f"{name} is damaged: another checksum")
 
@@ -240,7 +239,7 @@ def test_a_damaged_model_is_refused_and_a_damaged_copy_made_anew(bench: Bench, t
 
     assets = Path(shutil.copytree(bench.assets, tmp_path / "assets"))
     (asset,) = assets.rglob("*.pte")
-    asset.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flip(asset)
     other = replace(bench, files=tmp_path / "files")
     (line,) = other.run(SELF_TEST, assets=assets)
     assert line.startswith("DAMAGED: the model in the app is damaged")

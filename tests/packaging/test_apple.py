@@ -1,12 +1,10 @@
 """``tofe-edge package --platform apple`` with models that run: made, checked, kept."""
 
-import json
 from pathlib import Path
 
 import pytest
-from conftest import TinyModel
+from conftest import Program, TinyModel, document_of
 
-from tofe_edge.cli import main
 from tofe_edge.io.artifact import open_artifact
 
 KINDS = {
@@ -16,13 +14,13 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bundles_pass(kind: str, tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_model_inside_is_the_model_and_passes(
+    kind: str, tiny_model: TinyModel, tmp_path: Path, program: Program
+) -> None:
     model = tiny_model(*KINDS[kind])
-    assert main(["package", str(model), "--platform", "apple", "--out", str(tmp_path)]) == 0
+    assert program("package", model, "--platform", "apple", "--out", tmp_path)[0] == 0
     (bundle,) = tmp_path.iterdir()
-    capsys.readouterr()
-    assert main(["package", "--check", str(bundle), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = document_of(program, "package", "--check", bundle)
     assert found["passed"] and found["platform"] == "apple" and found["self_test"]["ran"]
     manifest = open_artifact(model).manifest
     assert list(found["self_test"]["methods"]) == list(manifest.methods)

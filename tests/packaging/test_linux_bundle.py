@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Program, document_of, need
 from linux_runners import Machine, real_machine
-from packaged_models import need
 from PIL import Image
 
 from tofe_edge.cli import main
@@ -78,9 +78,8 @@ def test_sums_can_be_verified_without_this_program(unpacked: Path) -> None:
     assert done.returncode == 0 and "lib/libtofe.so: OK" in done.stdout
 
 
-def test_check_runs_the_bundles_runner(machine: Machine, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["package", "--check", str(bundle), "--run-program", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+def test_check_runs_the_bundles_runner(machine: Machine, bundle: Path, program: Program) -> None:
+    found = document_of(program, "package", "--check", bundle, "--run-program")
     assert found["passed"] and found["self_test"]["ran"] and found["program_was_run"]
     methods = found["self_test"]["methods"]
     assert len(methods) == 2 and all(one["passed"] and one["images"] == 4 for one in methods.values())

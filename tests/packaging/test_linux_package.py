@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import refused
+from conftest import Program, document_of, edit_json, refusal, refused
 from elf_files import elf
 from golden_files import pretend
-from linux_runners import package, pretend_runner
+from linux_runners import package, package_call, pretend_runner
 from packaged_models import pretend_model
 
-from tofe_edge.cli import main
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.golden import GoldenSet, replay
 from tofe_edge.evaluation.parity import Parity
@@ -138,28 +137,26 @@ def test_every_file_that_the_documents_name_is_there(bundle: Path) -> None:
     ],
 )
 def test_options_without_effect_are_refused(
-    options: list[str], message: str, model: Path, runner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, model: Path, runner: Path, tmp_path: Path, program: Program
 ) -> None:
-    assert package(model, runner, tmp_path / "out", *options) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal(program, *package_call(model, runner, tmp_path / "out", *options))
 
 
-def test_a_runner_needs_the_library(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert package(model, tmp_path, tmp_path / "out") == 2
-    assert f"--runner {tmp_path}: has no tofe_runner" in capsys.readouterr().err
+def test_a_runner_needs_the_library(model: Path, tmp_path: Path, program: Program) -> None:
+    message = refusal(program, *package_call(model, tmp_path, tmp_path / "out"))
+    assert f"--runner {tmp_path}: has no tofe_runner" in message
     runner = pretend_runner(tmp_path / "runner")
     (runner / "tofe.h").unlink()
-    assert package(model, runner, tmp_path / "out") == 2
-    assert "`apt-get install nlohmann-json3-dev libstb-dev`" in capsys.readouterr().err
+    message = refusal(program, *package_call(model, runner, tmp_path / "out"))
+    assert "`apt-get install nlohmann-json3-dev libstb-dev`" in message
 
 
 def test_a_bundle_that_cannot_be_run_here_passes(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, program: Program
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", "")
-    assert main(["package", "--check", str(bundle), "--run-program", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = document_of(program, "package", "--check", bundle, "--run-program")
     assert found["passed"] and not found["self_test"]["ran"]
     assert found["self_test"]["reason"] == (
         "programs for aarch64 do not run here: qemu-aarch64-static is not installed; "
@@ -168,11 +165,11 @@ def test_a_bundle_that_cannot_be_run_here_passes(
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="needs a machine that bundles are for")
-def test_a_runner_that_does_not_start_fails(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_runner_that_does_not_start_fails(model: Path, tmp_path: Path, program: Program) -> None:
     arch = platform.machine()
     assert package(model, pretend_runner(tmp_path / "runner", arch), tmp_path, "--arch", arch) == 0
-    assert main(["package", "--check", str(tmp_path / f"net-linux-{arch}.tar.gz"), "--run-program"]) == 1
-    assert "self-test: tofe_runner" in capsys.readouterr().out
+    code, out, _ = program("package", "--check", tmp_path / f"net-linux-{arch}.tar.gz", "--run-program")
+    assert code == 1 and "self-test: tofe_runner" in out
 
 
 def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
@@ -195,9 +192,7 @@ def test_an_unpacked_bundle_is_checked_too(unpacked: Path) -> None:
 
 
 def test_a_provenance_of_another_model_is_reported(unpacked: Path) -> None:
-    document = json.loads((unpacked / PROVENANCE).read_text())
-    document["manifest"]["sha256"] = "0" * 64
-    (unpacked / PROVENANCE).write_text(json.dumps(document))
+    edit_json(unpacked / PROVENANCE, lambda document: document["manifest"].update(sha256="0" * 64))
     assert check_bundle(unpacked, runs).failures == (f"{PROVENANCE} is of another model than the manifest",)
 
 
@@ -205,14 +200,14 @@ def never(runner: Path, artifact: Artifact, arch: str) -> Mapping[str, Parity]:
     raise AssertionError("this program must not be run")
 
 
-def test_nothing_run_unasked(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bundles_program_is_not_run_unasked(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, program: Program
+) -> None:
     monkeypatch.setattr("tofe_edge.workflows.package.runner_test", never)
     monkeypatch.setattr("tofe_edge.workflows.package._self_test", runs)
-    assert main(["package", "--check", str(bundle)]) == 0
-    out = capsys.readouterr().out
+    _, out, _ = program("package", "--check", bundle)
     assert "tofe_runner of the bundle was not run; --run-program runs it" in out and "forward: logits the same" in out
-    assert main(["package", "--check", str(bundle), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = document_of(program, "package", "--check", bundle)
     assert (found["program"], found["program_was_run"], found["self_test"]["ran"]) == ("tofe_runner", False, True)
 
 
@@ -247,14 +242,9 @@ def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Pa
     ],
 )
 def test_check_finds_what_does_not_fit(
-    changes: dict[str, BundleFile | None],
-    message: str,
-    bundle: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, BundleFile | None], message: str, bundle: Path, tmp_path: Path, program: Program
 ) -> None:
-    assert main(["package", "--check", str(forged(bundle, tmp_path / bundle.name, changes)), "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
+    found = document_of(program, "package", "--check", forged(bundle, tmp_path / bundle.name, changes), code=1)
     assert not found["self_test"]["ran"] and any(message in failure for failure in found["failures"])
 
 

@@ -49,9 +49,6 @@ def tables_of(content: bytes) -> tuple[LatencyTable, ...]:
     return build_profile(parse_document(content, "board.yaml")).latency
 
 
-# --- reading and writing ---------------------------------------------------------------------------------------------
-
-
 def test_what_is_written_is_read_back_and_stands_behind_the_text_as_it_was() -> None:
     assert tables_of(WRITTEN.encode()) == (TABLE, FP32)
     assert WRITTEN.startswith(VALID)
@@ -133,8 +130,6 @@ def test_any_time_is_read_back_as_it_was(one: float, other: float) -> None:
     table = replace(TABLE, stem=one, block=((1, other), (197, one)))
     assert tables_of(with_tables(VALID.encode(), [table], "board.yaml")) == (table,)
 
-
-# --- what is refused -------------------------------------------------------------------------------------------------
 
 BAD = [
     ("precision: int8\n    threads: 4\n    prov", "precision: fp16\n    threads: 4\n    prov", "[0].precision",

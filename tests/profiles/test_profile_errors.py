@@ -33,9 +33,6 @@ def message_for(content: str | bytes, folder: Path) -> str:
     return message.removeprefix(str(path))
 
 
-# --- bad names and paths ---------------------------------------------------------------------------------------------
-
-
 def test_unknown_name_offers_the_nearest() -> None:
     with pytest.raises(ProfileError, match=r"'jetson_orinn'; did you mean 'jetson_orin'\?.*`tofe-edge profiles`"):
         load_profile("jetson_orinn")
@@ -71,9 +68,6 @@ def test_unreadable_file(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(ProfileError, match="cannot be read"):
         load_profile(str(path))
-
-
-# --- bad files -------------------------------------------------------------------------------------------------------
 
 
 def test_largest_allowed_size_is_parsed(tmp_path: Path) -> None:
@@ -191,9 +185,6 @@ def test_bad_value(old: str, new: str, fragment: str, key: str, what: str, tmp_p
     message = message_for(content, tmp_path)
     assert message.startswith(f":{line_of(content, fragment)}: {key}: ")
     assert what in message
-
-
-# --- properties ------------------------------------------------------------------------------------------------------
 
 
 def load_bytes(content: bytes) -> None:

@@ -42,9 +42,6 @@ def quantities(value: object) -> list[Quantity]:
     return []
 
 
-# --- shipped profiles ------------------------------------------------------------------------------------------------
-
-
 def test_all_devices_are_shipped() -> None:
     assert profile_names() == SHIPPED
     assert [profile.name for profile in load_all()] == SHIPPED
@@ -95,9 +92,6 @@ def test_defaults(shipped: DeviceProfile) -> None:
     assert shipped.defaults.precision == "int8"
 
 
-# --- the budget rule -------------------------------------------------------------------------------------------------
-
-
 def test_rule_by_hand() -> None:
     # 600 GOPS at 0.2 are 60 GMACs a second; 0.4 of 1/30 s of them are 0.8.
     assert derive_budget_gmacs(600.0) == pytest.approx(0.8)
@@ -127,9 +121,6 @@ def test_rule_refuses_impossible_arguments() -> None:
         derive_budget_gmacs(600.0, frame_share=0.0)
 
 
-# --- a user's own file -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".txt"])
 def test_own_file_by_path(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"any{suffix}"
@@ -151,9 +142,6 @@ def test_profiles_are_frozen() -> None:
         load_profile("m1").name = "other"  # type: ignore[misc]
 
 
-# --- the documentation -----------------------------------------------------------------------------------------------
-
-
 def test_documented_example_is_valid_and_its_error_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     example = DOCUMENT.split("```yaml\n")[1].split("```")[0]
@@ -164,9 +152,6 @@ def test_documented_example_is_valid_and_its_error_is_real(tmp_path: Path, monke
     with pytest.raises(ProfileError) as caught:
         load_profile("my_board.yaml")
     assert f"    {caught.value}\n" in DOCUMENT
-
-
-# --- the package -----------------------------------------------------------------------------------------------------
 
 
 def test_needs_no_torch_and_no_numpy() -> None:

@@ -1,13 +1,12 @@
 """What ELF headers say, of files made for it and of real ones; damaged ones are refused."""
 
-import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import fine_or_refused
+from conftest import fine_or_refused, need
 from elf_files import elf
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,9 +39,7 @@ def test_versions_are_numbers_and_other_machines_named() -> None:
 
 
 def test_a_real_program_is_read_as_readelf_reads_it() -> None:
-    readelf = shutil.which("readelf")
-    if readelf is None:
-        pytest.skip("needs readelf: apt-get install binutils")
+    readelf = need("readelf", "apt-get install binutils")
     program = Path(sys.executable).resolve()
     try:
         found = read_elf(program.read_bytes(), "x")

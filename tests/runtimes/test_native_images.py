@@ -1,12 +1,15 @@
 """The native runner with what stands beside a model: its manifest, images, golden vectors. Here and on an emulated ARM."""
 
 import json
+import operator
 import shutil
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import edit_json, shell_script
 from native_builds import Built, runner
 from native_programs import copy_of
 from PIL import Image
@@ -50,16 +53,13 @@ def picture(tmp_path: Path) -> Path:
 
 def edit(path: Path, key: str, value: Any) -> None:
     """Set one value of a JSON file, ``key`` is its path with dots; or take it away."""
-    document = json.loads(path.read_text())
     *parents, last = (int(name) if name.isdigit() else name for name in key.split("."))
-    place = document
-    for name in parents:
-        place = place[name]
-    if value is MISSING:
-        del place[last]
-    else:
-        place[last] = value
-    path.write_text(json.dumps(document))
+
+    def change(document: Any) -> None:
+        place = reduce(operator.getitem, parents, document)
+        place.pop(last) if value is MISSING else operator.setitem(place, last, value)
+
+    edit_json(path, change)
 
 
 @pytest.mark.parametrize("method", [0, 2])
@@ -249,8 +249,6 @@ def test_a_swapped_picture_and_a_missing_folder_are_bad_files(host: Built, model
     ("script", "said"), [("echo hello", "its verdict cannot be read"), ("exit 77", "exit code 77")]
 )
 def test_what_cannot_self_test_is_a_device_error(model: Path, tmp_path: Path, script: str, said: str) -> None:
-    path = tmp_path / "runner"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
+    path = shell_script(tmp_path / "runner", script)
     with pytest.raises(DeviceError, match=said):
         self_test_alone(path, model, model.with_suffix(".golden"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import need
 from native_builds import Built, compiled, runner
 from native_programs import copy_of
 from PIL import Image
@@ -77,9 +78,7 @@ def test_no_damaged_model_is_opened(client: Built, model: Path, tmp_path: Path) 
 
 
 def test_the_library_shows_its_own_functions_alone() -> None:
-    nm = shutil.which("nm")
-    if nm is None:
-        pytest.skip("nm is missing; `apt-get install binutils`")
+    nm = need("nm", "apt-get install binutils")
     library = runner("host").binary.parent / "lib" / "libtofe.so"
     listed = subprocess.run(
         [nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import shell_script
+from fake_sysfs import CLOCKS, TEMPERATURES, fake_sys
 from native_builds import Built
 
 from tofe_edge.io.artifact import Artifact
@@ -73,28 +75,6 @@ def test_a_core_that_is_not_there_is_a_wrong_call(host: Built, model: Path) -> N
     assert f"--cpus: core {missing} is not there" in host.refused(WRONG_CALL, str(model), "--cpus", f"0,{missing}")
 
 
-def fake_sys(root: Path) -> Path:
-    cpu, thermal = root / "devices/system/cpu", root / "class/thermal"
-    for core, khz in ((0, "1800000"), (1, "2400000"), (10, "")):
-        (cpu / f"cpu{core}/cpufreq").mkdir(parents=True)
-        (cpu / f"cpu{core}/cpufreq/scaling_cur_freq").write_text(f"{khz}\n")
-    (cpu / "cpufreq").mkdir()
-    (cpu / "cpuidle").mkdir()
-    for zone, name, value in (
-        ("thermal_zone0", "cpu-thermal\n", "48312"),
-        ("thermal_zone1", "cpu-thermal\n", "-5000"),
-        ("thermal_zone2", 'od"d\xff\n', "60000"),
-        ("thermal_zone3", "gpu\n", "unknown"),
-        ("cooling_device0", "fan\n", "1"),
-    ):
-        (thermal / zone).mkdir(parents=True)
-        (thermal / zone / "type").write_text(name, encoding="latin-1")
-        (thermal / zone / "temp").write_text(f"{value}\n")
-    (root / "firmware/devicetree/base").mkdir(parents=True)
-    (root / "firmware/devicetree/base/model").write_text("Board Five Rev 1.0\0")
-    return root
-
-
 def test_clocks_and_temperatures_are_read_between_runs(host: Built, model: Path, tmp_path: Path) -> None:
     found = report(host, str(model), "--duration", "1.2", "--sysfs", str(fake_sys(tmp_path)))
     readings = found["telemetry"]
@@ -102,8 +82,8 @@ def test_clocks_and_temperatures_are_read_between_runs(host: Built, model: Path,
     # A second after the first one, which is read just before the clock begins at 0.
     assert readings[0]["t_s"] == 0.0 and readings[1]["t_s"] > 0.9
     for reading in readings:
-        assert reading["khz"] == {"cpu0": 1800000, "cpu1": 2400000}
-        assert reading["celsius"] == {"cpu-thermal": 48.312, "cpu-thermal thermal_zone1": -5.0, 'od"d?': 60.0}
+        assert reading["khz"] == CLOCKS
+        assert reading["celsius"] == TEMPERATURES
     assert found["machine"] == {
         "arch": platform.machine(),
         "cores_online": os.cpu_count(),
@@ -125,13 +105,10 @@ def test_sensors_are_read_if_there_are_no_thermal_zones(host: Built, model: Path
 
 
 def test_python_reads_what_was_noted(host: Built, model: Path, tmp_path: Path) -> None:
-    wrapper = tmp_path / "runner"
-    wrapper.write_text(f'#!/bin/sh\nexec {host.binary} "$@" --sysfs {fake_sys(tmp_path / "sys")}\n')
-    wrapper.chmod(0o755)
+    wrapper = shell_script(tmp_path / "runner", f'exec {host.binary} "$@" --sysfs {fake_sys(tmp_path / "sys")}')
     timed = run(wrapper, model, bytes(INPUT_BYTES))
     assert timed.machine is not None and timed.machine.cpu_model == "Board Five Rev 1.0"
-    temperatures = {"cpu-thermal": 48.312, "cpu-thermal thermal_zone1": -5.0, 'od"d?': 60.0}
-    assert timed.telemetry == (Telemetry(0.0, {"cpu0": 1800000, "cpu1": 2400000}, temperatures),)
+    assert timed.telemetry == (Telemetry(0.0, CLOCKS, TEMPERATURES),)
 
 
 def test_a_trace_holds_every_counted_run_and_no_other(host: Built, model: Path, tmp_path: Path) -> None:

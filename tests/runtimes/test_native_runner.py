@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import shell_script
 from native_builds import Built
 from native_programs import INPUT_BYTES, TINY_PRECISIONS, Precision, content, in_python, tiny_program
 from tiny_exports import SIZE, images
@@ -167,8 +168,7 @@ def test_a_missing_input_and_an_output_nowhere(host: Built, tiny: dict[Precision
 def test_what_does_not_answer_like_the_runner_is_a_device_error(tmp_path: Path, script: str | None, said: str) -> None:
     path = tmp_path / "runner"
     if script is not None:
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
+        shell_script(path, script)
     with pytest.raises(DeviceError, match=said):
         run(path, tmp_path / "net.pte", b"", timeout_s=1 if script == "exec sleep 60" else 60)
 

@@ -2,11 +2,11 @@
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import need, shell_script
 from native_builds import HEADERS, runner
 
 from tofe_edge.errors import DeviceError, InputError
@@ -21,15 +21,10 @@ def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "tools"
     folder.mkdir()
     for name in ("make", "cmake", "g++", "aarch64-linux-gnu-g++"):
-        tool(folder / name, "")
+        shell_script(folder / name, "")
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv(AARCH64_EXECUTORCH, raising=False)
     return folder
-
-
-def tool(path: Path, script: str) -> None:
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
 
 
 def test_what_is_missing_is_named_with_a_command(monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path) -> None:
@@ -77,16 +72,14 @@ def test_wrong_wheels_are_refused(tools: Path, tmp_path: Path, library: bytes | 
 )
 def test_a_failed_build(monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path, said: str, reason: str) -> None:
     monkeypatch.setenv("PATH", f"{tools}:/bin:/usr/bin")
-    tool(tools / "cmake", f"cat >&2 <<'END'\n{said}\nEND\nexit 1")
+    shell_script(tools / "cmake", f"cat >&2 <<'END'\n{said}\nEND\nexit 1")
     with pytest.raises(DeviceError, match=rf"cannot be built \(cmake: {re.escape(reason)}\)$"):
         build("host", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_toolchain_file_for_android_hands_over_to_that_of_the_ndk(tmp_path: Path) -> None:
-    cmake = shutil.which("cmake")
-    if cmake is None:
-        pytest.skip("cmake is missing; `apt-get install cmake`")
+    cmake = need("cmake", "apt-get install cmake")
 
     def included(*words: str) -> str:
         command = [cmake, *words, "-P", str(SOURCES / "android-ndk.cmake")]

@@ -9,6 +9,7 @@ import processes
 import pytest
 from adb_device import AdbDevice
 from adb_server import adb, adb_server, attached, shell_environment
+from conftest import shell_script
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
@@ -103,13 +104,9 @@ def test_commands_and_files_go_there_and_back(folder: Path, tmp_path: Path, shel
 
 @pytest.mark.usefixtures("runner_cache")
 def test_android_takes_no_runner_for_another_c_library(folder: Path, tmp_path: Path) -> None:
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "getprop").write_text(
-        "#!/bin/sh\ncase $1 in *release) echo 15;; *manufacturer) echo Some;; *) echo Phone;; esac\n"
-    )
-    (programs / "getprop").chmod(0o755)
-    environment = {**shell_environment(folder), "PATH": f"{programs}:{os.environ['PATH']}"}
+    text = "case $1 in *release) echo 15;; *manufacturer) echo Some;; *) echo Phone;; esac"
+    getprop = shell_script(tmp_path / "getprop", text)
+    environment = {**shell_environment(folder), "PATH": f"{getprop.parent}:{os.environ['PATH']}"}
     with attached(AdbDevice(environment)):
         with pytest.raises(InputError, match="Android needs a runner of your own, --runner DIR"), open_bench("adb"):
             pass

@@ -11,6 +11,7 @@ from pathlib import Path
 import processes
 import pytest
 import ssh_server
+from conftest import shell_script
 from ssh_server import SshServer
 
 from tofe_edge.errors import DeviceError, InputError, TofeEdgeError
@@ -240,8 +241,7 @@ def test_what_ssh_says_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, code: int, found: str, again: bool
 ) -> None:
     (tmp_path / "said").write_text(said)
-    (tmp_path / "ssh").write_text(f'#!/bin/sh\ncat "{tmp_path}/said" >&2\nexit {code}\n')
-    (tmp_path / "ssh").chmod(0o755)
+    shell_script(tmp_path / "ssh", f'cat "{tmp_path}/said" >&2\nexit {code}')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(DeviceError) as caught:
         SshShell(SshAddress("kitchen", "pi", 2222)).run(["true"], timeout_s=SHORT_S)

@@ -29,6 +29,14 @@ def descendants(pid: int, program: str) -> list[int]:
     return [one for one in parents if descends(one) and Path(_link(one, "exe")).name == program]
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended unnoticed by whoever should have waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> bool:
     """Wait until something holds; False where it does not come to that."""
     end = time.monotonic() + timeout_s
