@@ -9,7 +9,7 @@ import re
 import resource
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -251,6 +251,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def weights(tiny_checkpoint: Checkpoint) -> Path:
+    """The file of the tiny checkpoint."""
+    return tiny_checkpoint.path
+
+
+@pytest.fixture(scope="session")
 def tiny_dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The same net saved as a dense checkpoint, without selectors."""
     return _saved(tmp_path_factory.mktemp("checkpoints") / "tiny-dense.safetensors", None)
@@ -310,18 +316,22 @@ def elastic_artifact(tiny_model: TinyModel) -> Artifact:
     return open_artifact(tiny_model("--elastic", "0.0016,0.002", "--batch", "3"))
 
 
-@pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    """``images/0`` and ``images/1`` with three seeded PNGs each: class ids of the tiny nets."""
-    folder = tmp_path / "images"
-    generator = np.random.default_rng(0)
-    for identifier in ("0", "1"):
-        (folder / identifier).mkdir(parents=True)
-        for number in range(3):
+def write_images(folder: Path, per_class: int, classes: Sequence[str] = ("0", "1"), seed: int = 0) -> Path:
+    """Seeded PNGs of coarse noise, ``folder/<class>/<number>.png``."""
+    generator = np.random.default_rng(seed)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
             coarse = generator.integers(0, 256, (6, 8, 3), np.uint8)
             picture = Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
-            picture.save(folder / identifier / f"{number}.png")
+            picture.save(folder / name / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """``images/0`` and ``images/1`` with three images each: class ids of the tiny nets."""
+    return write_images(tmp_path / "images", 3)
 
 
 @pytest.fixture(scope="session")

@@ -42,10 +42,10 @@ def recipes() -> tuple[Recipe, ...]:
 
 
 def test_a_comparison_writes_its_figures_and_says_what_it_skipped(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runtimes, "all_recipes", recipes)
-    arguments = ["--checkpoint", str(tiny_checkpoint.path), "--runs", "2", "--out", str(tmp_path)]
+    arguments = ["--checkpoint", str(weights), "--runs", "2", "--out", str(tmp_path)]
     assert runtimes.main(arguments) == 0
     errors = capsys.readouterr().err
     assert "skipped dense, Missing fp32: other not installed: pip install other\n" in errors
@@ -79,8 +79,8 @@ def test_wrong_arguments_are_refused(arguments: list[str], reason: str, capsys: 
     assert line.startswith("error: ") and reason in line
 
 
-def test_only_selects_by_part_of_the_name(tiny_checkpoint: Checkpoint) -> None:
-    nets = subjects.from_checkpoint(str(tiny_checkpoint.path), None)
+def test_only_selects_by_part_of_the_name(weights: Path) -> None:
+    nets = subjects.from_checkpoint(str(weights), None)
     both = nets.subjects((), threads=1)
     found = runtimes.select(recipes(), both, "EAGER, wrong")
     assert [recipe.runtime for _, recipe in found] == ["Eager", "Wrong"] * 2

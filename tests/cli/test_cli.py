@@ -57,21 +57,19 @@ JSON_KEYS = {
 
 
 @pytest.fixture
-def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: Path) -> None:
     """A zoo that holds the tiny checkpoint alone, under the name of its header."""
     folder = tmp_path / "zoo"
     folder.mkdir()
-    shutil.copy(tiny_checkpoint.path, folder / "tiny.safetensors")
+    shutil.copy(weights, folder / "tiny.safetensors")
     monkeypatch.setattr(zoo, "_FOLDER", folder)
 
 
 @pytest.mark.parametrize("call", JSON_KEYS)
-def test_json_keys(
-    call: str, program: Program, two_budgets: Path, tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
+def test_json_keys(call: str, program: Program, two_budgets: Path, weights: Path, image_folder: Path) -> None:
     paths = {
         "MODEL": two_budgets,
-        "CKPT": tiny_checkpoint.path,
+        "CKPT": weights,
         "DATA": image_folder,
         "IMAGE": image_folder / "0" / "0.png",
     }
@@ -114,12 +112,10 @@ def test_run_mixes_options_and_images(
     assert code == 0 and json.loads(out)[0]["image"] == "-3.png"
 
 
-def test_parity_counts_unreadable_ones(
-    program: Program, two_budgets: Path, tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
+def test_parity_counts_unreadable_ones(program: Program, two_budgets: Path, weights: Path, image_folder: Path) -> None:
     broken = image_folder / "0" / "broken.png"
     broken.write_bytes(b"")
-    call = ("parity", two_budgets, "--checkpoint", tiny_checkpoint.path, "--device", "cpu")
+    call = ("parity", two_budgets, "--checkpoint", weights, "--device", "cpu")
     document = document_of(program, *call, "--data", image_folder)
     assert document["images"] == 6 and document["unreadable"] == [str(broken)]
     assert 0 <= document["top1_reference"] == document["top1_artifact"] <= 1
@@ -195,11 +191,11 @@ def test_a_wrong_call_is_exit_code_2_with_usage(call: str, capsys: pytest.Captur
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
-def test_ctrl_c_ends_convert_with_one_line_and_an_empty_folder(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+def test_ctrl_c_ends_convert_with_one_line_and_an_empty_folder(tmp_path: Path, weights: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     process = subprocess.Popen(
-        [*PROGRAM, "convert", "--checkpoint", str(tiny_checkpoint.path), "--precision", "fp32", "--out", str(out)],
+        [*PROGRAM, "convert", "--checkpoint", str(weights), "--precision", "fp32", "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # Whoever runs the tests in the background may have SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

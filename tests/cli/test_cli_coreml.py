@@ -60,9 +60,9 @@ def test_a_package_is_replaced(
     assert fingerprint_of(path.parent) == fingerprint_of(first.parent)
 
 
-def test_apple_devices_choose_core_ml_and_ios(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program) -> None:
+def test_apple_devices_choose_core_ml_and_ios(weights: Path, tmp_path: Path, program: Program) -> None:
     made = document_of(
-        program, "convert", "--profile", "iphone_16", "--checkpoint", tiny_checkpoint.path, "--out", tmp_path,
+        program, "convert", "--profile", "iphone_16", "--checkpoint", weights, "--out", tmp_path,
         "--precision", "fp16", "--elastic", "0.0016", "--option", "float32_selectors=true",
     )  # fmt: skip
     manifest = open_artifact(Path(made["artifact"])).manifest
@@ -87,9 +87,9 @@ def test_a_removed_option(tiny_checkpoint: Checkpoint, tmp_path: Path, program: 
     ],
 )
 def test_a_former_spelling_works_with_a_hint(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], former: list[str], option: str
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], former: list[str], option: str
 ) -> None:
-    words = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--out", str(tmp_path)]
+    words = ["convert", "--checkpoint", str(weights), "--out", str(tmp_path)]
     assert main([*words, *former]) == main([*words, "--option", option]) == 2
     hint, error, same = capsys.readouterr().err.splitlines()
     assert hint == f"tofe-edge: hint: {former[0]} is now --option {option}, see CHANGELOG.md"

@@ -109,14 +109,14 @@ def test_the_text_histogram_is_as_dark_as_images_are_many(tiny_checkpoint: Check
 
 @pytest.mark.parametrize("mode", [[], ["--mode", "batch"], ["--mode", "dense"]])
 def test_a_page_needs_counts_that_differ(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, mode: list[str]
+    program: Program, weights: Path, image_folder: Path, tmp_path: Path, mode: list[str]
 ) -> None:
     page = tmp_path / "page.html"
-    line = refusal(program, "evaluate", tiny_checkpoint.path, "--data", image_folder, "--html", page, *mode)
+    line = refusal(program, "evaluate", weights, "--data", image_folder, "--html", page, *mode)
     assert "add --mode instance" in line and not page.exists()
 
 
-def test_no_file_is_replaced(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path) -> None:
-    call = ("evaluate", tiny_checkpoint.path, "--data", image_folder, "--mode", "instance", "--html")
+def test_no_file_is_replaced(program: Program, weights: Path, image_folder: Path, tmp_path: Path) -> None:
+    call = ("evaluate", weights, "--data", image_folder, "--mode", "instance", "--html")
     assert "is a folder" in refusal(program, *call, tmp_path)
-    assert "is the checkpoint" in refusal(program, *call, tiny_checkpoint.path)
+    assert "is the checkpoint" in refusal(program, *call, weights)

@@ -6,10 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from conftest import Program, TinyModel, document_of, edit_json, refusal
-from PIL import Image
+from conftest import Program, TinyModel, document_of, edit_json, refusal, write_images
 from test_cli import CONVERT_KEYS
 
 from tofe_edge.cli import main
@@ -81,7 +79,7 @@ def test_a_deadline_chooses_the_method(elastic: Path, image: Path, program: Prog
     assert easy[0]["kept"] == further["token_counts"] and easy[-1]["kept"] == [9, 5, 3]
 
 
-def test_profile_and_parity_take_a_method(elastic: Path, tiny_checkpoint: Checkpoint, program: Program) -> None:
+def test_profile_and_parity_take_a_method(elastic: Path, weights: Path, program: Program) -> None:
     (further,) = manifest(elastic)["further_methods"]
     document = document_of(program, "profile", elastic, "--runs", 2, "--method", further["name"])
     assert (document["method"], document["batch"], document["gmacs"]) == (further["name"], 2, further["gmacs"])
@@ -89,14 +87,12 @@ def test_profile_and_parity_take_a_method(elastic: Path, tiny_checkpoint: Checkp
     assert [stage["name"] for stage in document["stages"] if stage["name"].startswith("selection")] == [
         "selection 1", "selection 2", "selection 3",
     ]  # fmt: skip
-    against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
+    against = ["--checkpoint", weights, "--device", "cpu"]
     document = document_of(program, "parity", elastic, "--method", further["name"], *against)
     assert document["passed"] is True and document["kept_overlap"] == [1, 1, 1]
 
 
-def test_parity_uses_the_methods_counts(
-    elastic: Path, tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
-) -> None:
+def test_parity_uses_the_methods_counts(elastic: Path, weights: Path, tmp_path: Path, program: Program) -> None:
     """A manifest that is wrong about a method fails the gate of that method, and of no other."""
     model = tmp_path / elastic.name
     model.write_bytes(elastic.read_bytes())
@@ -104,16 +100,16 @@ def test_parity_uses_the_methods_counts(
     further["token_counts"] = [count + 1 for count in further["token_counts"]]
     shutil.copy(manifest_path_of(elastic), tmp_path)
     edit_json(manifest_path_of(model), lambda document: document.update(further_methods=[further]))
-    against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
+    against = ["--checkpoint", weights, "--device", "cpu"]
     assert document_of(program, "parity", model, *against)["passed"] is True
     assert document_of(program, "parity", model, "--method", further["name"], *against, code=1)["passed"] is False
 
 
 @pytest.mark.parametrize("command", ["run", "profile", "parity"])
 def test_an_unknown_method_is_refused_with_the_names_there_are(
-    command: str, elastic: Path, image: Path, tiny_checkpoint: Checkpoint, program: Program
+    command: str, elastic: Path, image: Path, weights: Path, program: Program
 ) -> None:
-    rest: dict[str, list[object]] = {"run": [image], "parity": ["--checkpoint", tiny_checkpoint.path]}
+    rest: dict[str, list[object]] = {"run": [image], "parity": ["--checkpoint", weights]}
     line = refusal(program, command, elastic, *rest.get(command, []), "--method", "forward_1")
     (further,) = manifest(elastic)["further_methods"]
     assert f"has no method 'forward_1'; it has forward, {further['name']}" in line and elastic.name in line
@@ -121,7 +117,7 @@ def test_an_unknown_method_is_refused_with_the_names_there_are(
 
 def test_a_method_that_fails_its_gates_keeps_all_from_being_written(
     tmp_path: Path,
-    tiny_checkpoint: Checkpoint,
+    weights: Path,
     program: Program,
     monkeypatch: pytest.MonkeyPatch,
     elastic_artifact: Any,
@@ -137,9 +133,7 @@ def test_a_method_that_fails_its_gates_keeps_all_from_being_written(
 
     monkeypatch.setattr(pipeline, "convert", fake)
     out = tmp_path / "out"
-    line = refusal(
-        program, "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "fp32", "--out", out, code=1
-    )
+    line = refusal(program, "convert", "--checkpoint", weights, "--precision", "fp32", "--out", out, code=1)
     assert f", method {last.name}: not written, it differs from the reference: " in line
     assert not out.exists() or list(out.iterdir()) == []
 
@@ -154,33 +148,25 @@ def test_another_size_and_selection_by_rank(resized: Path, tiny_checkpoint: Chec
     assert document["parity"]["passed"] is True and document["parity"]["kept_overlap"] == [1, 1, 1]
 
 
-def test_resized_models_run(resized: Path, image_folder: Path, tiny_checkpoint: Checkpoint, program: Program) -> None:
+def test_resized_models_run(resized: Path, image_folder: Path, weights: Path, program: Program) -> None:
     images = sorted(image_folder.rglob("*.png"))[:3]
     together = document_of(program, "run", resized, *images)
     assert [entry["kept"] for entry in together] == [[5, 3, 2]] * 3
     assert together == [entry for path in images for entry in document_of(program, "run", resized, path)]
     profile = document_of(program, "profile", resized, "--runs", 2)
     assert profile["batch"] == 1 and [stage["name"] for stage in profile["stages"]] == ["the whole net"]
-    against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
+    against = ["--checkpoint", weights, "--device", "cpu"]
     assert document_of(program, "parity", resized, *against)["passed"] is True
 
 
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve images of noise, of two classes."""
-    folder = tmp_path_factory.mktemp("calibration")
-    generator = np.random.default_rng(1)
-    for number in range(12):
-        path = folder / str(number % 2) / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), np.uint8))
-        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(path)
-    return folder
+    return write_images(tmp_path_factory.mktemp("calibration"), 6, seed=1)
 
 
-def test_int8_says_its_cost(tiny_checkpoint: Checkpoint, calibration: Path, tmp_path: Path, program: Program) -> None:
+def test_int8_says_its_cost(weights: Path, calibration: Path, tmp_path: Path, program: Program) -> None:
     document = document_of(
-        program, "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "int8", "--calibration", calibration,
+        program, "convert", "--checkpoint", weights, "--precision", "int8", "--calibration", calibration,
         "--calibration-images", 4, "--max-accuracy-drop", 50, "--out", tmp_path,
     )  # fmt: skip
     assert document.keys() == set(CONVERT_KEYS.split())
@@ -194,10 +180,10 @@ def test_int8_says_its_cost(tiny_checkpoint: Checkpoint, calibration: Path, tmp_
     assert stored["quantization"]["fp32_because"].keys() <= set(stored["fp32_layers"])
 
 
-def test_drops_need_labels(tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, program: Program) -> None:
+def test_drops_need_labels(weights: Path, image_folder: Path, tmp_path: Path, program: Program) -> None:
     (image_folder / "1").rename(image_folder / "cats")
     options = ["--precision", "int8", "--max-accuracy-drop", 1, "--calibration", image_folder]
-    line = refusal(program, "convert", "--checkpoint", tiny_checkpoint.path, *options, "--out", tmp_path / "out")
+    line = refusal(program, "convert", "--checkpoint", weights, *options, "--out", tmp_path / "out")
     assert line == f"{image_folder}: --max-accuracy-drop needs labelled images, DIR/<class id>/<image>"
 
 
@@ -214,10 +200,10 @@ def test_drops_need_labels(tiny_checkpoint: Checkpoint, image_folder: Path, tmp_
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, arguments: list[object], message: str
+    weights: Path, tmp_path: Path, program: Program, arguments: list[object], message: str
 ) -> None:
     out = tmp_path / "out"
-    assert message in refusal(program, "convert", "--checkpoint", tiny_checkpoint.path, *arguments, "--out", out)
+    assert message in refusal(program, "convert", "--checkpoint", weights, *arguments, "--out", out)
     assert not out.exists() or list(out.iterdir()) == []
 
 

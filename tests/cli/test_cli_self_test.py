@@ -12,7 +12,6 @@ from tofe_edge.evaluation.golden import DOCUMENT, golden_path_of
 from tofe_edge.evaluation.parity import GATES
 from tofe_edge.io.artifact import manifest_path_of, open_artifact
 from tofe_edge.io.files import fingerprint, fingerprint_of
-from tofe_edge.model.checkpoint import Checkpoint
 
 PARITY_KEYS = {"images", "top1_agreement", "snr_db", "psnr_db", "kept_overlap", "near_ties", "passed", "failures"}
 
@@ -42,13 +41,13 @@ def test_a_copy_passes_with_the_parity_of_each_method(model: Path, program: Prog
 
 
 def test_the_folder_is_the_same_each_time_and_replaced_whole(
-    tiny_model: TinyModel, tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
+    tiny_model: TinyModel, weights: Path, tmp_path: Path, program: Program
 ) -> None:
     first = tiny_model()
     stale = tmp_path / golden_path_of(first).name
     stale.mkdir()
     (stale / "9.png").write_bytes(b"of an older version")
-    assert program("convert", "--checkpoint", tiny_checkpoint.path, "--precision", "fp32", "--out", tmp_path)[0] == 0
+    assert program("convert", "--checkpoint", weights, "--precision", "fp32", "--out", tmp_path)[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in first.parent.iterdir())
     assert sorted(path.name for path in stale.iterdir()) == ["0.png", "1.png", "2.png", "3.png", DOCUMENT]
     assert fingerprint_of(stale) == fingerprint_of(golden_path_of(first))

@@ -102,7 +102,7 @@ def test_images_are_drawn(program: Program, tiny_checkpoint: Checkpoint, image_f
 )
 def test_calls_that_make_no_sense_are_refused_and_write_nothing(
     program: Program,
-    tiny_checkpoint: Checkpoint,
+    weights: Path,
     image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -117,14 +117,14 @@ def test_calls_that_make_no_sense_are_refused_and_write_nothing(
     Path("unreadable/0.png").write_bytes(b"")
     Path("unreadable/1.png").write_bytes((image_folder / "0" / "0.png").read_bytes())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
-    assert words in refusal(program, "tokens", tiny_checkpoint.path, *arguments.split())
+    assert words in refusal(program, "tokens", weights, *arguments.split())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before and not Path("a").exists()
 
 
 def test_checkpoints_are_neither_dense_nor_written_over(
-    program: Program, tiny_checkpoint: Checkpoint, tiny_dense_checkpoint: Checkpoint, image_folder: Path
+    program: Program, weights: Path, tiny_dense_checkpoint: Checkpoint, image_folder: Path
 ) -> None:
     line = refusal(program, "tokens", tiny_dense_checkpoint.path, "--data", image_folder)
     assert line.startswith("tiny-dense: is a dense model") and "give a ToFe checkpoint" in line
-    call = ("tokens", tiny_checkpoint.path, "--data", image_folder)
-    assert "is what is to be read" in refusal(program, *call, "--html", tiny_checkpoint.path)
+    call = ("tokens", weights, "--data", image_folder)
+    assert "is what is to be read" in refusal(program, *call, "--html", weights)

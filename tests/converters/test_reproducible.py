@@ -196,9 +196,9 @@ def test_fp32_and_static_int8_may_be_reproducible(tiny_checkpoint: Checkpoint) -
     ],
 )
 def test_a_wrong_call_says_what_to_do(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, options: Sequence[str], said: str
+    weights: Path, tmp_path: Path, program: Program, options: Sequence[str], said: str
 ) -> None:
-    call = ("convert", "--checkpoint", tiny_checkpoint.path, "--reproducible", *options, "--out", tmp_path)
+    call = ("convert", "--checkpoint", weights, "--reproducible", *options, "--out", tmp_path)
     assert re.search(said, refusal(program, *call))
     assert not list(tmp_path.iterdir())
 

@@ -5,10 +5,8 @@ import tarfile
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import refused
-from PIL import Image
+from conftest import refused, write_images
 from tiny_run import stand_in, write_dense
 
 from tofe_edge.cli import main
@@ -28,13 +26,7 @@ def reference(tiny_checkpoint: Checkpoint) -> Reference:
 
 @pytest.fixture
 def many_images(tmp_path: Path) -> Path:
-    """50 images of noise, five of each class."""
-    generator = np.random.default_rng(0)
-    for number in range(50):
-        folder = tmp_path / "many" / str(number % 10)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / f"{number}.png")
-    return tmp_path / "many"
+    return write_images(tmp_path / "many", 5, IDS)
 
 
 def streamed(reference: Reference, source: Path) -> Evaluation:
@@ -94,9 +86,9 @@ def sources(image_folder: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tar"])
 def test_the_table_counts_what_could_not_be_read(
-    sources: dict[str, Path], tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str], name: str
+    sources: dict[str, Path], weights: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    assert main(["evaluate", str(tiny_checkpoint.path), "--data", str(sources[name]), "--device", "cpu"]) == 0
+    assert main(["evaluate", str(weights), "--data", str(sources[name]), "--device", "cpu"]) == 0
     assert "images       5 (1 unreadable)" in capsys.readouterr().out
 
 

@@ -67,9 +67,9 @@ def with_program(artifact: Artifact, folder: Path, graph: StaticToFe) -> Path:
 
 
 @pytest.fixture
-def parity(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> Parity:
+def parity(program: Program, weights: Path, image_folder: Path) -> Parity:
     """``parity(model, *options, code=0)``: the document."""
-    call = ("--checkpoint", tiny_checkpoint.path, "--data", image_folder, "--device", "cpu")
+    call = ("--checkpoint", weights, "--data", image_folder, "--device", "cpu")
     return lambda model, *options, code=0: document_of(program, "parity", model, *call, *options, code=code)
 
 
@@ -137,10 +137,10 @@ def test_a_corrupt_scale_fails(int8: Artifact, tiny_checkpoint: Checkpoint, tmp_
 
 
 def test_stricter_gates_can_be_asked_for(
-    int8: Artifact, tiny_checkpoint: Checkpoint, image_folder: Path, program: Program, tmp_path: Path
+    int8: Artifact, weights: Path, image_folder: Path, program: Program, tmp_path: Path
 ) -> None:
     junit, page = tmp_path / "parity.xml", tmp_path / "parity.html"
-    call = ("parity", int8.path, "--checkpoint", tiny_checkpoint.path, "--data", image_folder, "--device", "cpu")
+    call = ("parity", int8.path, "--checkpoint", weights, "--data", image_folder, "--device", "cpu")
     code, out, _ = program(*call, "--min-agreement", 100, "--max-drop", 0, "--junit", junit, "--html", page, "--json")
     document = json.loads(out)
     gates = {gate["name"]: gate["passed"] for gate in document["gates"]}
@@ -157,10 +157,10 @@ def test_stricter_gates_can_be_asked_for(
 
 
 def test_a_waiver_writes_what_fails_and_says_so(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+    weights: Path, tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(GATES, "fp32", replace(FP32_GATES, min_snr_db=400.0))
-    call = ("convert", "--checkpoint", tiny_checkpoint.path, "--precision", "fp32", "--out", tmp_path)
+    call = ("convert", "--checkpoint", weights, "--precision", "fp32", "--out", tmp_path)
     assert "not written, it differs from the reference: logits SNR" in refusal(program, *call, code=1)
     assert not list(tmp_path.iterdir())
     code, out, _ = program(*call, "--waive", "demo only, ticket 12")

@@ -22,14 +22,14 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_no_cuda_is_one_line(no_cuda: None, program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
-    arguments = ["evaluate", tiny_checkpoint.path, "--data", image_folder, "--device"]
+def test_no_cuda_is_one_line(no_cuda: None, program: Program, weights: Path, image_folder: Path) -> None:
+    arguments = ["evaluate", weights, "--data", image_folder, "--device"]
     line = refusal(program, *arguments, "cuda")
     assert line.startswith("device cuda: ") and line.endswith("; use --device cpu")
 
 
-def test_auto_means_the_cpu(no_cuda: None, program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
-    arguments = ["evaluate", tiny_checkpoint.path, "--data", image_folder]
+def test_auto_means_the_cpu(no_cuda: None, program: Program, weights: Path, image_folder: Path) -> None:
+    arguments = ["evaluate", weights, "--data", image_folder]
     assert json.loads(program(*arguments, "--json")[1])["device"] == "cpu"
     assert ", batch, on cpu" in program(*arguments)[1]
 
@@ -75,7 +75,7 @@ def test_auto_takes_cuda_and_cpu_does_not(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_a_gpu_that_fails_is_one_line_and_exit_code_3(
     program: Program,
-    tiny_checkpoint: Checkpoint,
+    weights: Path,
     image_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -85,7 +85,7 @@ def test_a_gpu_that_fails_is_one_line_and_exit_code_3(
         raise error
 
     monkeypatch.setattr(ToFe, "forward_batch", fail)
-    code, out, err = program("evaluate", tiny_checkpoint.path, "--data", image_folder, "--device", "cpu")
+    code, out, err = program("evaluate", weights, "--data", image_folder, "--device", "cpu")
     assert (code, out) == (3, "")
     assert err.count("\n") == 1 and err.startswith("tofe-edge: error: device cpu: ") and words in err
 

@@ -121,10 +121,10 @@ def test_plain_dense_weights_are_a_dense_model(tmp_path: Path, monkeypatch: pyte
         assert torch.equal(load_model(header).forward_dense(images()), model.forward_dense(images()))
 
 
-def test_describe_dense_needs_the_file_and_a_fit_backbone(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+def test_describe_dense_needs_the_file_and_a_fit_backbone(tmp_path: Path, weights: Path) -> None:
     assert "no such checkpoint" in refused(tmp_path / "no.pth", lambda: describe_dense(tmp_path / "no.pth", DEIT))
     with pytest.raises(InputError, match="cannot carry ToFe"):
-        describe_dense(tiny_checkpoint.path, "resnet18")
+        describe_dense(weights, "resnet18")
 
 
 def test_a_file_without_our_header_points_to_backbone(tmp_path: Path) -> None:
@@ -140,18 +140,18 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert "no such checkpoint" in refused(missing, lambda: read_tensors(missing))
 
 
-def test_an_unreadable_file_is_refused(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_refused(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "open", mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
-    path = tiny_checkpoint.path
+    path = weights
     assert "cannot be read (Permission denied)" in refused(path, lambda: read_header(path))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("read", [read_header, read_tensors])
 def test_a_file_cut_short_anywhere_is_refused(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, share: float, read: Callable[[Path], object]
+    tmp_path: Path, weights: Path, share: float, read: Callable[[Path], object]
 ) -> None:
-    content, path = tiny_checkpoint.path.read_bytes(), tmp_path / "cut.safetensors"
+    content, path = weights.read_bytes(), tmp_path / "cut.safetensors"
     for wrong in (content[: int(share * len(content))], content[:-1], content + b"\0"):
         path.write_bytes(wrong)
         assert "damaged or cut short" in refused(path, lambda: read(path))
@@ -240,8 +240,8 @@ def test_headers_of_other_nets_fail_on_loading(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["schema", *REQUIRED]), JSON_VALUES)
-def test_corrupt_headers_are_read_or_refused(tmp_path: Path, tiny_checkpoint: Checkpoint, key: str, value: Any) -> None:
-    document = {**parts(tiny_checkpoint.path)[1], key: value}
+def test_corrupt_headers_are_read_or_refused(tmp_path: Path, weights: Path, key: str, value: Any) -> None:
+    document = {**parts(weights)[1], key: value}
     path = tmp_path / "corrupt.safetensors"
     save_file({"x": torch.zeros(1)}, str(path), {KEY: json.dumps(document)})
     fine_or_refused(lambda: float(read_header(path).top1), path)

@@ -14,6 +14,7 @@ from tofe_edge.evaluation.golden import golden_path_of, make_golden
 from tofe_edge.io.artifact import Artifact, write_manifest
 from tofe_edge.io.files import write_content
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.packaging.archive import read_zip
 from tofe_edge.packaging.contents import PackagedModel, load_packaged_model
 from tofe_edge.packaging.licences import Weights
 
@@ -34,6 +35,14 @@ def pretend_model(checkpoint: Checkpoint, folder: Path, name: str = "model.pte",
 def packaged(artifact: Artifact, name: str | None = None, weights: Weights | None = None) -> PackagedModel:
     """The artifact as platforms get it."""
     return load_packaged_model(artifact, weights or Weights(), name)
+
+
+def unpack_zip(archive: Path, folder: Path) -> Path:
+    """The files of an AAR below ``folder``."""
+    for name, file in read_zip(archive.read_bytes(), archive.name).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(file.data)
+    return folder
 
 
 def need_file(path: str, install: str) -> Path:

@@ -20,7 +20,6 @@ from research.training import Fit, fit
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import normalize
 from tofe_edge.model.backbones import create_backbone
-from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.batches import Source, TrainingSet, batches
 from tofe_edge.training.views import ViewRecipe
 
@@ -57,11 +56,9 @@ def document(folder: Path) -> dict[str, Any]:
     return read
 
 
-def test_methods_give_rows(
-    compare: Compare, tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_methods_give_rows(compare: Compare, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = "tofe,tofe_given,evit,tome_everywhere_untrained,random,resolution"
-    assert compare("--methods", names, "--checkpoint", str(tiny_checkpoint.path)) == 0
+    assert compare("--methods", names, "--checkpoint", str(weights)) == 0
     rows = document(tmp_path)["methods"]
     assert list(rows) == ["dense", "tiny", *names.split(",")]
     trained = {name: (row["trained"], row["steps"], row["images_seen"]) for name, row in rows.items()}

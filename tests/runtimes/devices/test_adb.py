@@ -10,6 +10,7 @@ import pytest
 from adb_device import AdbDevice
 from adb_server import adb, adb_server, attached, shell_environment
 from conftest import shell_script
+from local_shell import check_link
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
@@ -18,8 +19,6 @@ from tofe_edge.runtimes.devices.address import AdbAddress
 from tofe_edge.runtimes.devices.opening import open_bench, open_remote
 from tofe_edge.runtimes.devices.shell import SHORT_S, LinkDropped
 from tofe_edge.runtimes.timing import TimingRequest
-
-NASTY = ("$(touch hit)", "a'b\"", "-s", "with spaces", "`touch hit`;touch hit", "é&|*", "!x", "\\")
 
 
 @pytest.fixture(autouse=True)
@@ -83,23 +82,8 @@ def test_pulled_cables_retry(folder: Path, elastic_artifact: Artifact, capsys: p
 
 @pytest.mark.parametrize("shell_v2", [True, False], ids=["shell v2", "shell v1"])
 def test_commands_and_files_go_there_and_back(folder: Path, tmp_path: Path, shell_v2: bool) -> None:
-    content, counts = bytes(range(256)) * 3000, list[int]()
-    local = tmp_path / "-p it's $(touch hit)"
-    local.write_bytes(content)
     with attached(AdbDevice(shell_environment(folder), shell_v2=shell_v2)) as device:
-        shell = connect(AdbAddress(device.serial))
-        answer = shell.run(["printf", "%s|", *NASTY], timeout_s=SHORT_S)
-        assert (answer.code, answer.stdout.decode()) == (0, "".join(f"{word}|" for word in NASTY))
-        answer = shell.run(["sh", "-c", "echo complaint >&2; exit 9"], timeout_s=SHORT_S)
-        assert (answer.code, answer.reason) == (9, "complaint")
-        shell.push(local, str(folder / "there"), timeout_s=SHORT_S, on_bytes=counts.append)
-        assert sum(counts) == len(content)
-        assert shell.read(str(folder / "there"), timeout_s=SHORT_S) == content
-        with pytest.raises(DeviceError, match=r"push failed \(No such file or directory\)"):
-            shell.push(local, str(folder / "no" / "where"), timeout_s=SHORT_S, on_bytes=counts.append)
-        with pytest.raises(InputError, match="missing"):
-            shell.push(tmp_path / "missing", str(folder / "there"), timeout_s=SHORT_S, on_bytes=counts.append)
-    assert not list(tmp_path.rglob("hit"))
+        check_link(connect(AdbAddress(device.serial)), tmp_path, folder)
 
 
 @pytest.mark.usefixtures("runner_cache")

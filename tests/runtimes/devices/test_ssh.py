@@ -12,6 +12,7 @@ import processes
 import pytest
 import ssh_server
 from conftest import shell_script
+from local_shell import check_link
 from ssh_server import SshServer
 
 from tofe_edge.errors import DeviceError, InputError, TofeEdgeError
@@ -203,26 +204,12 @@ def test_a_device_that_is_off_is_said_to_be(server: SshServer) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_files_go_there_and_back(server: SshServer, tmp_path: Path, shared: bool) -> None:
     if not shared:
-        check_files(SshShell(address_of(server)), server, tmp_path)
+        check_link(SshShell(address_of(server)), tmp_path, server.device)
         return
     with connected(address_of(server)) as shell:
-        check_files(shell, server, tmp_path)
+        check_link(shell, tmp_path, server.device)
         assert len(server.connections()) == 1
     assert processes.until(lambda: not server.connections())
-
-
-def check_files(shell: SshShell, server: SshServer, tmp_path: Path) -> None:
-    content = bytes(range(256)) * 3000
-    (tmp_path / "local").write_bytes(content)
-    remote, counts = str(server.device / "it's $(touch hit)"), list[int]()
-    shell.push(tmp_path / "local", remote, timeout_s=SHORT_S, on_bytes=counts.append)
-    assert sum(counts) == len(content)
-    assert shell.read(remote, timeout_s=SHORT_S) == content
-    with pytest.raises(DeviceError, match="cannot be read"):
-        shell.read(f"{remote}/missing", timeout_s=SHORT_S)
-    with pytest.raises(DeviceError, match="cannot be written"):
-        shell.push(tmp_path / "local", "/proc/missing/file", timeout_s=SHORT_S, on_bytes=counts.append)
-    assert shell.run(["printf", "%s", *NAMES], timeout_s=SHORT_S).stdout == "".join(NAMES).encode()
 
 
 @pytest.mark.parametrize(
