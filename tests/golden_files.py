@@ -1,6 +1,7 @@
 """Golden vectors of models that nobody runs, and vectors and programs that were tampered with."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from conftest import manifest_for
 
+from tofe_edge.evaluation.golden import GoldenSet, replay
+from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.prediction import Prediction, Predictor
 from tofe_edge.io.artifact import Artifact, Method, write_manifest
 from tofe_edge.model.checkpoint import Checkpoint
@@ -35,6 +38,11 @@ def pretended_artifact(checkpoint: Checkpoint, path: Path, **changes: Any) -> Ar
     other = Method("forward_5_3_2", COUNTS["forward_5_3_2"], 0.001, 4, {}, 0)
     manifest = manifest_for(checkpoint, path.name, b"no program", precision="int8", further_methods=[other])
     return write_manifest(path, replace(manifest, **changes))
+
+
+def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
+    """A runtime that computes what the golden vectors of a pretended artifact say."""
+    return {name: replay(golden, pretend(name), name) for name in artifact.manifest.methods}
 
 
 def spoilt_weight(program: bytes) -> bytes:

@@ -10,16 +10,15 @@ from conftest import Program, TinyModel, document_of, refusal
 from tofe_edge.cli import main
 from tofe_edge.io.artifact import open_artifact
 from tofe_edge.io.files import fingerprint_of
-from tofe_edge.model.checkpoint import Checkpoint
 
 
-def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> list[object]:
-    return ["convert", "--checkpoint", checkpoint.path, "--target", "coreml", "--out", out, *arguments]
+def convert(weights: Path, out: Path, *arguments: object) -> list[object]:
+    return ["convert", "--checkpoint", weights, "--target", "coreml", "--out", out, *arguments]
 
 
-def test_convert_run_parity(tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path, program: Program) -> None:
+def test_convert_run_parity(weights: Path, tmp_path: Path, image_folder: Path, program: Program) -> None:
     out = tmp_path / "out"
-    made = document_of(program, *convert(tiny_checkpoint, out, "--precision", "fp32", "--option", "author=A. Author"))
+    made = document_of(program, *convert(weights, out, "--precision", "fp32", "--option", "author=A. Author"))
     path = Path(made["artifact"])
     assert path == out / "tiny-fp32-coreml.mlpackage"
     names = ["tiny-fp32-coreml.golden", "tiny-fp32-coreml.json", "tiny-fp32-coreml.mlpackage"]
@@ -40,20 +39,16 @@ def test_convert_run_parity(tiny_checkpoint: Checkpoint, tmp_path: Path, image_f
     image = image_folder / "0" / "0.png"
     (ranked,) = document_of(program, "run", path, image)
     assert len(ranked["top5"]) == 5 and ranked["kept"] == [9, 5, 3]
-    checked = document_of(
-        program, "parity", path, "--data", image_folder, "--checkpoint", tiny_checkpoint.path, "--device", "cpu"
-    )
+    checked = document_of(program, "parity", path, "--data", image_folder, "--checkpoint", weights, "--device", "cpu")
     assert checked["images"] == 6 and checked["top1_agreement"] == 1.0
 
 
-def test_a_package_is_replaced(
-    tiny_checkpoint: Checkpoint, tiny_model: TinyModel, tmp_path: Path, program: Program
-) -> None:
+def test_a_package_is_replaced(weights: Path, tiny_model: TinyModel, tmp_path: Path, program: Program) -> None:
     first = tiny_model("--target", "coreml", "--option", "io=tensor", "--selection", "topk")
     path = Path(shutil.copytree(first.parent, tmp_path / "out")) / first.name
     leftover = path / "Data" / "leftover"
     leftover.write_text("of an older version")
-    again = convert(tiny_checkpoint, path.parent, "--precision", "fp32", "--option", "io=tensor", "--selection", "topk")
+    again = convert(weights, path.parent, "--precision", "fp32", "--option", "io=tensor", "--selection", "topk")
     assert document_of(program, *again)["artifact"] == str(path)
     assert not leftover.exists()
     assert open_artifact(path).manifest.io == "tensor"
@@ -71,8 +66,8 @@ def test_apple_devices_choose_core_ml_and_ios(weights: Path, tmp_path: Path, pro
 
 
 @pytest.mark.parametrize("removed", [["--layout", "channels_first"], ["--backend", "coreml"], ["--backend"]])
-def test_a_removed_option(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, removed: list[str]) -> None:
-    line = refusal(program, *convert(tiny_checkpoint, tmp_path, *removed))
+def test_a_removed_option(weights: Path, tmp_path: Path, program: Program, removed: list[str]) -> None:
+    line = refusal(program, *convert(weights, tmp_path, *removed))
     assert line == f"{removed[0]} was removed, see CHANGELOG.md; leave it out"
 
 
@@ -112,19 +107,19 @@ def test_the_help_of_a_target_shows_every_option_and_its_own(capsys: pytest.Capt
     )
 
 
-def test_tokens_float16_cannot_count_are_refused(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program) -> None:
-    line = refusal(program, *convert(tiny_checkpoint, tmp_path, "--precision", "fp16", "--image-size", "768"))
+def test_tokens_float16_cannot_count_are_refused(weights: Path, tmp_path: Path, program: Program) -> None:
+    line = refusal(program, *convert(weights, tmp_path, "--precision", "fp16", "--image-size", "768"))
     assert "2304 tokens cannot be ranked: float16 counts to 2048; use --selection topk" in line
 
 
 @pytest.mark.parametrize("suffix", [".mlpackage", ".json", ".golden"])
-def test_what_is_in_the_way_is_left(tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, suffix: str) -> None:
+def test_what_is_in_the_way_is_left(weights: Path, tmp_path: Path, program: Program, suffix: str) -> None:
     place = tmp_path / f"tiny-fp16-coreml{suffix}"
     if suffix == ".json":
         place.mkdir()
         (place / "precious").write_text("mine")
     else:
         place.write_text("mine")
-    assert f"{place}: is a f" in refusal(program, *convert(tiny_checkpoint, tmp_path, "--precision", "fp16"))
+    assert f"{place}: is a f" in refusal(program, *convert(weights, tmp_path, "--precision", "fp16"))
     assert (place / "precious" if suffix == ".json" else place).read_text() == "mine"
     assert list(tmp_path.iterdir()) == [place]

@@ -18,8 +18,8 @@ from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.workflows.evaluate import EvaluationReport
 
 
-def evaluate(program: Program, checkpoint: Checkpoint, folder: Path, *more: object) -> str:
-    code, out, err = program("evaluate", checkpoint.path, "--data", folder, "--device", "cpu", *more)
+def evaluate(program: Program, weights: Path, folder: Path, *more: object) -> str:
+    code, out, err = program("evaluate", weights, "--data", folder, "--device", "cpu", *more)
     assert (code, err) == (0, "")
     return out
 
@@ -32,7 +32,7 @@ def counts_of(checkpoint: Checkpoint, folder: Path) -> np.ndarray:
 
 
 def test_instance_mode_has_a_distribution(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
-    document = json.loads(evaluate(program, tiny_checkpoint, image_folder, "--mode", "instance", "--json"))
+    document = json.loads(evaluate(program, tiny_checkpoint.path, image_folder, "--mode", "instance", "--json"))
     counts = counts_of(tiny_checkpoint, image_folder)
     assert [entry["stage"] for entry in document["distribution"]] == [1, 2, 3]
     for column, shipped, entry in zip(counts.T, (9, 5, 3), document["distribution"], strict=True):
@@ -47,24 +47,22 @@ def test_instance_mode_has_a_distribution(program: Program, tiny_checkpoint: Che
 
 
 @pytest.mark.parametrize("mode", ["batch", "instance"])
-def test_reuse_is_that_of_tokens(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, mode: str) -> None:
-    document = json.loads(evaluate(program, tiny_checkpoint, image_folder, "--mode", mode, "--json"))
-    _, out, _ = program(
-        "tokens", tiny_checkpoint.path, "--data", image_folder, "--mode", mode, "--json", "--device", "cpu"
-    )
+def test_reuse_is_that_of_tokens(program: Program, weights: Path, image_folder: Path, mode: str) -> None:
+    document = json.loads(evaluate(program, weights, image_folder, "--mode", mode, "--json"))
+    _, out, _ = program("tokens", weights, "--data", image_folder, "--mode", mode, "--json", "--device", "cpu")
     assert document["mean_reused"] == json.loads(out)["summary"]["mean_reused"]
     assert document["mean_reused"][0] == 0 < sum(document["mean_reused"])
     assert ("distribution" in document) == (mode == "instance")
 
 
 def test_a_dense_model_reuses_nothing(program: Program, tiny_dense_checkpoint: Checkpoint, image_folder: Path) -> None:
-    document = json.loads(evaluate(program, tiny_dense_checkpoint, image_folder, "--json"))
+    document = json.loads(evaluate(program, tiny_dense_checkpoint.path, image_folder, "--json"))
     assert document["mean_reused"] == [] == document["mean_kept"] and "distribution" not in document
-    assert "reused" not in evaluate(program, tiny_dense_checkpoint, image_folder)
+    assert "reused" not in evaluate(program, tiny_dense_checkpoint.path, image_folder)
 
 
 def test_a_table_compares_shipped_counts(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
-    out = evaluate(program, tiny_checkpoint, image_folder, "--mode", "instance")
+    out = evaluate(program, tiny_checkpoint.path, image_folder, "--mode", "instance")
     counts = counts_of(tiny_checkpoint, image_folder)
     lines = [line.split() for line in out.splitlines() if line.startswith("stage ")]
     assert len(lines) == 6
@@ -78,12 +76,12 @@ def test_a_table_compares_shipped_counts(program: Program, tiny_checkpoint: Chec
     for column, picture in zip(counts.T, pictures):
         assert [least + at for at, mark in enumerate(picture) if mark != " "] == sorted(set(column.tolist()))
         assert len(picture) == most - least + 1 and "@" in picture
-    assert "difference" not in evaluate(program, tiny_checkpoint, image_folder)
+    assert "difference" not in evaluate(program, tiny_checkpoint.path, image_folder)
 
 
 def test_pages_of_histograms(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    out = evaluate(program, tiny_checkpoint, image_folder, "--mode", "instance", "--html", page)
+    out = evaluate(program, tiny_checkpoint.path, image_folder, "--mode", "instance", "--html", page)
     assert out.endswith(f"wrote  {page}\n")
     content = page.read_text(encoding="utf-8")
     assert content.count("images, stage ") == 3 and "shipped 9" in content and content.count('<div class="maps">') == 6

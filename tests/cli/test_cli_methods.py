@@ -18,9 +18,9 @@ from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.model.checkpoint import Checkpoint
 
 
-def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> Path:
+def convert(weights: Path, out: Path, *arguments: object) -> Path:
     """The one model that ``convert`` wrote."""
-    call = ["convert", "--checkpoint", checkpoint.path, *arguments, "--out", out]
+    call = ["convert", "--checkpoint", weights, *arguments, "--out", out]
     assert main([str(argument) for argument in call]) == 0
     (model,) = out.glob("*.pte")
     assert sorted(out.iterdir()) == [golden_path_of(model), manifest_path_of(model), model]
@@ -34,10 +34,10 @@ def elastic(tiny_model: TinyModel) -> Path:
 
 
 @pytest.fixture(scope="module")
-def resized(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+def resized(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     """For images of 48 px, tokens selected by rank."""
     options = ["--precision", "fp32", "--image-size", 48, "--selection", "rank"]
-    return convert(tiny_checkpoint, tmp_path_factory.mktemp("resized"), *options)
+    return convert(weights, tmp_path_factory.mktemp("resized"), *options)
 
 
 @pytest.fixture

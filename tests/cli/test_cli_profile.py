@@ -93,7 +93,7 @@ def test_wrong_calls(elastic_artifact: Artifact, program: Program, tmp_path: Pat
     assert message in refusal(program, "profile", elastic_artifact.path, *words)
 
 
-def test_other_inputs_refused(
+def test_other_inputs_are_not_compared(
     elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
 ) -> None:
     path, content = tmp_path / "single.pte", b"\0\0\0\0ET12" + bytes(100)

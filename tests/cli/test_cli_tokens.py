@@ -14,8 +14,8 @@ from tofe_edge.io.inputs import load_image
 from tofe_edge.model.checkpoint import Checkpoint
 
 
-def tokens(program: Program, checkpoint: Checkpoint, *arguments: object) -> str:
-    code, out, err = program("tokens", checkpoint.path, "--device", "cpu", *arguments)
+def tokens(program: Program, weights: Path, *arguments: object) -> str:
+    code, out, err = program("tokens", weights, "--device", "cpu", *arguments)
     assert (code, err) == (0, "")
     return out
 
@@ -24,7 +24,7 @@ def test_tokens_are_reported(program: Program, tiny_checkpoint: Checkpoint, imag
     paths = [image_folder / "0" / "0.png", image_folder / "0" / "1.png"]
     page, sheet = tmp_path / "new" / "page.html", tmp_path / "sheet.png"
     call = ("--image", *paths, "--html", page, "--png", sheet)
-    document = json.loads(tokens(program, tiny_checkpoint, *call, "--json"))
+    document = json.loads(tokens(program, tiny_checkpoint.path, *call, "--json"))
     assert (document["checkpoint"], document["mode"], document["patch_tokens"]) == ("tiny", "batch", 16)
     assert document["wrote"] == [str(page), str(sheet)] and document["unreadable"] == []
     reference = load_reference(tiny_checkpoint, "batch", "cpu")
@@ -41,13 +41,11 @@ def test_tokens_are_reported(program: Program, tiny_checkpoint: Checkpoint, imag
     assert page.read_text(encoding="utf-8").count('<div class="maps">') == 2
     assert Image.open(sheet).format == "PNG"
     # For people, images that were named have a line each.
-    lines = tokens(program, tiny_checkpoint, *call).splitlines()
+    lines = tokens(program, tiny_checkpoint.path, *call).splitlines()
     assert all(any(line.startswith(str(path)) and "9, 5, 3" in line for line in lines) for path in paths)
 
 
-def test_every_source_says_the_same(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
-) -> None:
+def test_every_source_says_the_same(program: Program, weights: Path, image_folder: Path, tmp_path: Path) -> None:
     paths, flat = sorted(image_folder.rglob("*.png")), tmp_path / "flat"
     flat.mkdir()
     for number, path in enumerate(paths):
@@ -56,7 +54,7 @@ def test_every_source_says_the_same(
     (tmp_path / "x.csv").write_text("path,label\n" + "\n".join(lines))
     labels, documents = {}, []
     for source in (image_folder, tmp_path / "x.csv", flat):
-        document: Any = json.loads(tokens(program, tiny_checkpoint, "--data", source, "--mode", "instance", "--json"))
+        document: Any = json.loads(tokens(program, weights, "--data", source, "--mode", "instance", "--json"))
         labels[source.name] = [entry.pop("label") for entry in document["images"]]
         assert all(entry.pop("image") for entry in document["images"])
         documents.append(document)
@@ -65,10 +63,10 @@ def test_every_source_says_the_same(
     assert len({tuple(entry["kept_counts"]) for entry in documents[0]["images"]}) > 1  # instance-adaptive
 
 
-def test_the_table_is_that_of_the_paper(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
+def test_the_table_is_that_of_the_paper(program: Program, weights: Path, image_folder: Path) -> None:
     (image_folder / "0" / "1.png").write_bytes(b"")
-    summary = json.loads(tokens(program, tiny_checkpoint, "--data", image_folder, "--json"))["summary"]
-    out = tokens(program, tiny_checkpoint, "--data", image_folder)
+    summary = json.loads(tokens(program, weights, "--data", image_folder, "--json"))["summary"]
+    out = tokens(program, weights, "--data", image_folder)
     assert "5 (1 unreadable)" in out and "in 2.06 of 4 stages" in out
     for stage in range(3):
         line = next(line for line in out.splitlines() if line.startswith(f"stage {stage + 1}"))
@@ -76,9 +74,9 @@ def test_the_table_is_that_of_the_paper(program: Program, tiny_checkpoint: Check
         assert line.split()[2:] == [f"{kept:.2f}", f"{reused:.2f}", f"{share:.2%}"]
 
 
-def test_images_are_drawn(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path) -> None:
+def test_images_are_drawn(program: Program, weights: Path, image_folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    out = tokens(program, tiny_checkpoint, "--data", image_folder, "--limit", 5, "--draw", 2, "--html", page)
+    out = tokens(program, weights, "--data", image_folder, "--limit", 5, "--draw", 2, "--html", page)
     assert out.endswith(f"wrote  {page}\n")
     content = page.read_text(encoding="utf-8")
     assert content.count('<div class="maps">') == 2 and "3 more images, counted but not drawn" in content

@@ -94,9 +94,7 @@ MANIFEST_FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("fault", MANIFEST_FAULTS)
-def test_a_manifest_that_prepares_or_names_otherwise_fails(
-    fault: str, fp32: Artifact, tmp_path: Path, parity: Parity
-) -> None:
+def test_a_manifest_that_prepares_otherwise_fails(fault: str, fp32: Artifact, tmp_path: Path, parity: Parity) -> None:
     found = parity(edited(fp32, tmp_path, MANIFEST_FAULTS[fault]), code=1)["failures"]
     assert any("another name" in failure for failure in found) == (fault == "shuffled classes")
 
@@ -117,7 +115,7 @@ GRAPH_FAULTS: dict[str, Callable[[StaticToFe], StaticToFe]] = {
 
 
 @pytest.mark.parametrize("fault", GRAPH_FAULTS)
-def test_other_programs_fail(
+def test_a_program_of_other_tokens_or_colours_fails(
     fault: str, fp32: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, parity: Parity
 ) -> None:
     graph = build_static_graph(load_model(tiny_checkpoint), tiny_checkpoint.token_counts)

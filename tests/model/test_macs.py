@@ -130,9 +130,7 @@ NAMES = st.sampled_from(FIVE)
 
 @settings(max_examples=100, deadline=None)
 @given(NAMES, COUNTS, st.integers(0, 2), st.integers(1, 196), APPROXIMATED)
-def test_more_tokens_cost_more(
-    name: str, counts: tuple[int, ...], stage: int, more: int, approximated: Approximated
-) -> None:
+def test_more_costs_more(name: str, counts: tuple[int, ...], stage: int, more: int, approximated: Approximated) -> None:
     larger = list(counts)
     larger[stage] += more
     cheap, dear = (tofe_macs(spec_of(name), kept, approximated) for kept in (counts, larger))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import flip
-from golden_files import pretend
+from golden_files import pretend, runs
 from packaged_models import packaged, pretend_model
 
 from tofe_edge.errors import DeviceError, InputError
@@ -34,11 +34,6 @@ def asset(bundle: Path, name: str) -> Path:
     """A file of the model in the bundle."""
     (path,) = (bundle / ASSETS).rglob(name)
     return path
-
-
-def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
-    """A runtime that computes what the golden vectors say."""
-    return {name: replay(golden, pretend(name), name) for name in artifact.manifest.methods}
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from conftest import Program, document_of, edit_json, refusal, refused
 from elf_files import elf
-from golden_files import pretend
+from golden_files import runs
 from linux_runners import package, package_call, pretend_runner
 from packaged_models import pretend_model
 
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.golden import GoldenSet, replay
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.files import write_bytes
@@ -151,9 +150,7 @@ def test_a_runner_needs_the_library(model: Path, tmp_path: Path, program: Progra
     assert "`apt-get install nlohmann-json3-dev libstb-dev`" in message
 
 
-def test_a_bundle_that_cannot_be_run_here_passes(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, program: Program
-) -> None:
+def test_a_bundle_that_cannot_run_here_passes(bundle: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", "")
     found = document_of(program, "package", "--check", bundle, "--run-program")
@@ -170,11 +167,6 @@ def test_a_runner_that_does_not_start_fails(model: Path, tmp_path: Path, program
     assert package(model, pretend_runner(tmp_path / "runner", arch), tmp_path, "--arch", arch) == 0
     code, out, _ = program("package", "--check", tmp_path / f"net-linux-{arch}.tar.gz", "--run-program")
     assert code == 1 and "self-test: tofe_runner" in out
-
-
-def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
-    """A runtime that computes what the golden vectors say."""
-    return {name: replay(golden, pretend(name), name) for name in artifact.manifest.methods}
 
 
 @pytest.fixture
@@ -200,9 +192,7 @@ def never(runner: Path, artifact: Artifact, arch: str) -> Mapping[str, Parity]:
     raise AssertionError("this program must not be run")
 
 
-def test_the_bundles_program_is_not_run_unasked(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, program: Program
-) -> None:
+def test_no_program_of_a_bundle_is_run_unasked(bundle: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     monkeypatch.setattr("tofe_edge.workflows.package.runner_test", never)
     monkeypatch.setattr("tofe_edge.workflows.package._self_test", runs)
     _, out, _ = program("package", "--check", bundle)

@@ -1,6 +1,7 @@
-"""Token counts fitted to a budget, thresholds that keep them, and the fading of the Gumbel noise."""
+"""Token counts fitted to a budget, thresholds that keep them, the fading of the Gumbel noise, and the course of a run."""
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.training import counts as counts_module
 from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import center_selectors, measure_counts, typical_samples
-from tofe_edge.training.schedule import gumbel_sampler, noise_scale
+from tofe_edge.training.schedule import Schedule, gumbel_sampler, noise_scale
 
 _SPEC = create_backbone("deit_tiny_patch16_224").spec
 
@@ -130,3 +131,29 @@ def test_tables_and_shards_keep_their_own_rules(image_folder: Path, tmp_path: Pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no image"):
         typical_samples(tmp_path / "empty", ("0", "1"), 0)
+
+
+CONFIG = TrainingConfig(target_gmacs=1.0, epochs=10, fixed_epochs=2, batch_size=8)
+
+
+def test_epochs_become_steps() -> None:
+    assert Schedule.of(CONFIG, 80) == Schedule(selecting=100, gathered=0, fixed=20)
+    assert Schedule.of(replace(CONFIG, gathered_epochs=4), 80) == Schedule(selecting=60, gathered=40, fixed=20)
+
+
+@given(st.floats(0.01, 20), st.floats(0, 40), st.integers(1, 500))
+def test_a_run_has_its_epochs_however_they_are_shared_out(epochs: float, gathered: float, samples: int) -> None:
+    schedule = Schedule.of(replace(CONFIG, epochs=epochs, gathered_epochs=gathered), samples)
+    assert schedule.steps == max(1, round(epochs * samples / 8))
+    assert schedule.selecting >= 0 and schedule.gathered >= 0
+    assert [schedule.gathers(step) for step in range(schedule.steps)].count(True) == schedule.gathered
+    assert not any(schedule.gathers(step) and schedule.fixes_backbone(step) for step in range(schedule.steps))
+
+
+def test_either_part_starts_low_rises_and_falls_to_nothing() -> None:
+    schedule = Schedule(selecting=100, gathered=100, fixed=0)
+    rates = [schedule.lr_factor(step) * schedule.warm_up(step) for step in range(200)]
+    assert rates[:100] == pytest.approx(rates[100:])
+    assert rates[0] == pytest.approx(0.5) and rates[1] > 0.99
+    assert rates[2:100] == sorted(rates[2:100], reverse=True)
+    assert rates[99] < 0.001

@@ -1,7 +1,10 @@
 """A whole run: dense weights and images in, a checkpoint with counts, accuracy and its record out."""
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +14,18 @@ import torch
 from conftest import TINY
 from tiny_run import RECIPE, STILL, TARGET_GMACS, make_request, stand_in, trained, write_dense
 
+from tofe_edge.budget.cost import GmacsCost, fit_to_budget
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import Mode
 from tofe_edge.io.tensors import read_tensors
-from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, load_model, read_header
 from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import run
 from tofe_edge.training.accuracy import Examined, Validation
 from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.counts import MeasuredCounts, fit_measured
 from tofe_edge.training.run import TrainingRequest
 
 
@@ -292,3 +297,38 @@ def test_the_checkpoint_does_not_take_the_place_of_what_the_run_starts_from(
         with pytest.raises(InputError, match=f"--out {out}: is what the run starts from; choose another name"):
             trained(request_, out=out, **{option: given})
     assert source.read_bytes() == before and not source.with_suffix(".state").exists()
+
+
+BUSY = "while True: sum(range(10000))"
+
+
+@contextmanager
+def busy_machine(processes: int) -> Iterator[None]:
+    """Keep as many other processes computing."""
+    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_equal_seeds_give_equal_runs(request_: TrainingRequest, tmp_path: Path) -> None:
+    """Whatever ran before in the process, and however busy the machine is."""
+    longer: dict[str, Any] = {"epochs": 4.0, "gathered_epochs": 1.0, "guidance_weight": 1.0}
+    quiet = trained(request_, **longer)
+    torch.rand(7)  # whatever else draws from the process's generator
+    with busy_machine(3):
+        busy = trained(request_, out=tmp_path / "again" / "tiny.safetensors", **longer)
+    assert busy.path.read_bytes() == quiet.path.read_bytes()
+
+
+def test_means_that_no_factor_takes_to_the_target_give_way_to_those_with_noise() -> None:
+    cost = GmacsCost(create_backbone("deit_tiny_patch16_224", TINY).spec, 0.0018)
+    sampled = (5.75, 8.5, 6.625)
+    undecided, with_noise = fit_measured(MeasuredCounts((0.0, 0.375, 0.0), sampled, 8), cost)
+    assert with_noise and undecided == fit_to_budget(sampled, cost)
+    assert cost.of_counts(undecided.counts.kept) == pytest.approx(cost.target, rel=0.05)
+    decided = (9.0, 5.0, 3.0)
+    assert fit_measured(MeasuredCounts(decided, sampled, 8), cost) == (fit_to_budget(decided, cost), False)
