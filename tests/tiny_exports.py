@@ -58,8 +58,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def images(count: int, seed: int, size: int = SIZE) -> list[Tensor]:
     """Seeded noise, ``(1, 3, size, size)`` each."""
-    generator = torch.Generator().manual_seed(seed)
-    return list(torch.randn(count, 1, 3, size, size, generator=generator))
+    return list(torch.randn(count, 1, 3, size, size, generator=seeded(seed)))
 
 
 def tiny_net(name: str = "deit") -> ToFe:

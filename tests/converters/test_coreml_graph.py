@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_exports import COUNTS, SIZE
+from tiny_exports import COUNTS, SIZE, images
 from torch import Tensor, nn
 
 from tofe_edge.converters.coreml_graph import NativeRankSelection, native_graph, native_topk
@@ -26,10 +26,6 @@ def static_graph(name: str = "deit_tiny_patch16_224", dense: bool = False) -> St
     return build_static_graph(tiny_tofe(name), None if dense else COUNTS)
 
 
-def noise(seed: int) -> Tensor:
-    return torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
-
-
 @torch.no_grad()
 def assert_equal(wanted: tuple[Tensor, ...], found: tuple[Tensor, ...], tolerance: float = 1e-4) -> None:
     assert len(wanted) == len(found)
@@ -45,14 +41,14 @@ def test_the_native_graph_computes_what_the_static_graph_computes(name: str, for
     graph = static_graph(name)
     native = native_graph(graph, forms()[form])
     for seed in range(3):
-        assert_equal(graph(noise(seed)), native(noise(seed)))
+        assert_equal(graph(images(1, seed=seed)[0]), native(images(1, seed=seed)[0]))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_a_dense_graph_has_a_native_form_too(name: str) -> None:
     graph = static_graph(name, dense=True)
-    assert_equal(graph(noise(0)), native_graph(graph, native_topk)(noise(0)))
+    assert_equal(graph(images(1, seed=0)[0]), native_graph(graph, native_topk)(images(1, seed=0)[0]))
 
 
 def test_the_graph_it_was_made_of_stays_as_it_was() -> None:

@@ -3,20 +3,14 @@
 import pytest
 import torch
 from conftest import tiny_tofe
+from tiny_exports import COUNTS, images
 from torch import Tensor
 
 from tofe_edge.converters.smoothing import loudest_normalised, smooth_residual
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
-from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
 
-COUNTS = TokenCounts((9, 5, 3))
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s"]
-
-
-def images(model: ToFe, count: int) -> list[Tensor]:
-    size = model.backbone.spec.image_size
-    return list(torch.randn(count, 1, 3, size, size, generator=torch.Generator().manual_seed(3)))
 
 
 def graph_with_a_loud_channel(model: ToFe) -> StaticToFe:
@@ -32,7 +26,7 @@ def graph_with_a_loud_channel(model: ToFe) -> StaticToFe:
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_outputs_and_selections_stay_the_same(name: str, strength: float) -> None:
     model = tiny_tofe(name)
-    graph, inputs = build_static_graph(model, COUNTS), images(model, 4)
+    graph, inputs = build_static_graph(model, COUNTS), images(4, seed=3)
     loudness = torch.rand(model.backbone.spec.dim, generator=torch.Generator().manual_seed(0)) + 0.1
     smoothed = smooth_residual(graph, loudness, strength)
     with torch.no_grad():
@@ -45,7 +39,7 @@ def test_outputs_and_selections_stay_the_same(name: str, strength: float) -> Non
 
 def test_the_loud_channel_is_made_quieter() -> None:
     model = tiny_tofe()
-    graph, inputs = graph_with_a_loud_channel(model), images(model, 4)
+    graph, inputs = graph_with_a_loud_channel(model), images(4, seed=3)
     before = loudest_normalised(graph, inputs)
     after = loudest_normalised(smooth_residual(graph, before), inputs)
     assert int(before.argmax()) == 5
