@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Program, TinyModel, document_of, edit_json, refusal
+from conftest import Program, TinyModel, edit_json, refusal
 
 from tofe_edge.converters.executorch import lower
 from tofe_edge.converters.pipeline import convert
@@ -68,9 +68,15 @@ def with_program(artifact: Artifact, folder: Path, graph: StaticToFe) -> Path:
 
 @pytest.fixture
 def parity(program: Program, weights: Path, image_folder: Path) -> Parity:
-    """``parity(model, *options, code=0)``: the document."""
+    """``parity(model, code=0)``: the document."""
     call = ("--checkpoint", weights, "--data", image_folder, "--device", "cpu")
-    return lambda model, *options, code=0: document_of(program, "parity", model, *call, *options, code=code)
+
+    def run(model: Path, code: int = 0) -> Any:
+        ended, out, _ = program("parity", model, *call, "--json")
+        assert ended == code
+        return json.loads(out)
+
+    return run
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
