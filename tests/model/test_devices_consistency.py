@@ -4,13 +4,11 @@ Where there is no GPU, ``meta`` stands in for it: a device that no tensor reache
 operators that meet two devices; :class:`OneDevice` refuses all of them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
-from conftest import TinyToFe
+from conftest import tiny_tofe
 from latency_tables import NET, table_for
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -49,7 +47,7 @@ def on_meta(model: ToFe) -> tuple[ToFe, Tensor]:
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_inference_stays_on_the_device(tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...]) -> None:
+def test_inference_stays_on_the_device(name: str, counts: tuple[int, ...]) -> None:
     model, images = on_meta(tiny_tofe(name))
     with torch.inference_mode(), OneDevice():
         found = model.forward_batch(images, TokenCounts(counts))
@@ -60,7 +58,7 @@ def test_inference_stays_on_the_device(tiny_tofe: TinyToFe, name: str, counts: t
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
-def test_training_stays_on_the_device(tiny_tofe: TinyToFe, name: str) -> None:
+def test_training_stays_on_the_device(name: str) -> None:
     """All that a step computes up to its gradients, with sampled masks, given ones, and gathered tokens."""
     model, images = on_meta(tiny_tofe(name))
     labels, cost = torch.zeros(2, dtype=torch.long, device="meta"), GmacsCost(model.backbone.spec, 0.002)

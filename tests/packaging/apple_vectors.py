@@ -1,7 +1,5 @@
 """What Pillow and the reference make of small images, for the tests of the packaged Swift library."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from itertools import product

@@ -1,7 +1,5 @@
 """A packaged Swift library, built by SwiftPM on Linux with doubles of Apple's frameworks that play back recorded runs."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

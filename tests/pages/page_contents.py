@@ -1,7 +1,5 @@
 """What pages are made of in tests: small, and with names that try to get out of their place."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser

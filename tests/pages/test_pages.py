@@ -1,7 +1,5 @@
 """Every page: complete, self-contained, and no name in it is markup."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from importlib.resources import files
@@ -99,7 +97,7 @@ def test_no_name_is_markup_and_nothing_is_loaded(page: str, hostile: str, manife
 
 
 @given(st.text(min_size=1))
-def test_any_text_stays_text_and_is_shown_as_it_is(name: str) -> None:
+def test_any_text_stays_the_text_it_is(name: str) -> None:
     page = tokens.render_evaluation(replace(evaluation_page(), checkpoint=name, fewest=(), most=()))
     tags = Tags(page)
     assert tags.names == Tags(tokens.render_evaluation(replace(evaluation_page(), fewest=(), most=()))).names

@@ -1,7 +1,5 @@
 """What the loader says about bad names, paths and files: one line with file, line and key; and nothing else, ever."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -33,9 +31,6 @@ def message_for(content: str | bytes, folder: Path) -> str:
     assert message.isprintable()
     assert message.startswith(str(path))
     return message.removeprefix(str(path))
-
-
-# --- bad names and paths ---------------------------------------------------------------------------------------------
 
 
 def test_unknown_name_offers_the_nearest() -> None:
@@ -73,9 +68,6 @@ def test_unreadable_file(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(ProfileError, match="cannot be read"):
         load_profile(str(path))
-
-
-# --- bad files -------------------------------------------------------------------------------------------------------
 
 
 def test_largest_allowed_size_is_parsed(tmp_path: Path) -> None:
@@ -193,9 +185,6 @@ def test_bad_value(old: str, new: str, fragment: str, key: str, what: str, tmp_p
     message = message_for(content, tmp_path)
     assert message.startswith(f":{line_of(content, fragment)}: {key}: ")
     assert what in message
-
-
-# --- properties ------------------------------------------------------------------------------------------------------
 
 
 def load_bytes(content: bytes) -> None:

@@ -1,10 +1,8 @@
 """Tiny nets and views that the tests of compared methods share."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
-from conftest import TINY, make_tiny_tofe
+from conftest import TINY, tiny_tofe
 from torch import Tensor
 
 from research.method import Method
@@ -29,7 +27,7 @@ CONFIG = TrainingConfig(
 
 def tiny_teacher(depth: int = TINY["depth"]) -> ToFe:
     """A net in which nothing is zero, one or untouched."""
-    return make_tiny_tofe(depth=depth)
+    return tiny_tofe(depth=depth)
 
 
 def tiny_images(count: int, seed: int = 0) -> Tensor:
