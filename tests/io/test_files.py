@@ -134,6 +134,22 @@ def test_the_staging_folder_is_gone_whatever_happened(tmp_path: Path, error: Bas
     assert names(tmp_path) == []
 
 
+def test_an_interrupt_when_the_staging_folder_has_just_been_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def interrupted(path: str, *mode: int) -> None:
+        make(path, *mode)
+        if Path(path).name.startswith(".tofe-edge-"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), staging_dir(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == []
+
+
 def test_an_unused_output_folder_is_removed(tmp_path: Path) -> None:
     with staging_dir(tmp_path / "empty"):
         pass
