@@ -48,24 +48,11 @@ def big_core_int8_gops(clusters: Sequence[CpuCluster], threads: int) -> float:
     return sum(core_gops[:threads])
 
 
-def derive_budget_gmacs(
-    int8_gops: float,
-    *,
-    efficiency: float = EFFICIENCY,
-    frame_share: float = FRAME_SHARE,
-    frame_rate_hz: float = FRAME_RATE_HZ,
-) -> float:
-    """Budget in GMACs per image (not rounded) by the rule above.
+def derive_budget_gmacs(int8_gops: float) -> float:
+    """Return the budget in GMACs per image (not rounded) by the rule above.
 
     ``int8_gops`` is a peak in 10^9 operations per second, usually from ``big_core_int8_gops``. int8 peaks are used for
     every device, also if the default target is Core ML: an accelerator can only do better, and not all of them
     publish a peak that batch-1 models come near.
-
-    Raises ValueError for a rate that is not above zero, or a share or efficiency outside (0, 1].
     """
-    if int8_gops <= 0 or frame_rate_hz <= 0:
-        raise ValueError(f"int8_gops ({int8_gops}) and frame_rate_hz ({frame_rate_hz}) must be greater than zero")
-    if not 0 < efficiency <= 1 or not 0 < frame_share <= 1:
-        raise ValueError(f"efficiency ({efficiency}) and frame_share ({frame_share}) must be in (0, 1]")
-    frame_seconds = frame_share / frame_rate_hz
-    return efficiency * int8_gops / OPS_PER_MAC * frame_seconds
+    return EFFICIENCY * int8_gops / OPS_PER_MAC * FRAME_SHARE / FRAME_RATE_HZ

@@ -15,7 +15,7 @@ import yaml
 from pydantic import AfterValidator, AllowInfNan, Field, Strict, ValidationError
 from pydantic_core import ErrorDetails
 
-from tofe_edge.errors import InputError, did_you_mean, shown
+from tofe_edge.errors import InputError, did_you_mean, quoted
 from tofe_edge.io.documents import UNKNOWN, adapter, fault, first_fault, key_of
 
 MAX_FILE_BYTES = 1 << 20
@@ -46,7 +46,7 @@ def _line(value: str) -> str:
     if not text:
         fault("must not be empty")
     if not text.isprintable():
-        fault(f"must be one line of printable text, not {shown(text)}")
+        fault(f"must be one line of printable text, not {quoted(text)}")
     return text
 
 
@@ -68,7 +68,7 @@ class Document:
     """A YAML document: its values, and where in the file they are."""
 
     file: str
-    """As the user wrote it."""
+    """Its name as the user wrote it."""
     node: yaml.Node
     values: Any
     """Mappings, lists, texts, numbers and booleans."""
@@ -84,7 +84,7 @@ class Document:
             allowed, name = _keys_of(kind, location[:-1]), str(location[-1])
             hint = did_you_mean(name, allowed) or f"; allowed here: {', '.join(allowed)}"
             line = self._line(location)
-            raise ProfileError(_at(self.file, line, location[:-1], f"unknown key {shown(name)}{hint}"))
+            raise ProfileError(_at(self.file, line, location[:-1], f"unknown key {quoted(name)}{hint}"))
         raise self.error(location, self._problem(one, kind, location))
 
     def error(self, location: Location, problem: str) -> ProfileError:
@@ -97,7 +97,7 @@ class Document:
     def _problem(self, one: ErrorDetails, kind: type, location: Location) -> str:
         """What is wrong with a value, in words."""
         node = _node_at(self.node, location)
-        quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
+        in_quotes = isinstance(node, yaml.ScalarNode) and node.style is not None
         match one["type"]:
             case "missing":
                 return "missing; add it"
@@ -106,7 +106,7 @@ class Document:
             case "float_type" | "int_type" as type:
                 expected = "a number" if type == "float_type" else "a whole number"
                 hint = "write a plain decimal such as 204.8" if type == "float_type" else "write digits only, such as 4"
-                return f"must be {expected}, not {_kind(node)}; {'remove the quotes' if quoted else hint}"
+                return f"must be {expected}, not {_kind(node)}; {'remove the quotes' if in_quotes else hint}"
             case "tuple_type":
                 return f"must be a list, not {_kind(node)}"
             case "dataclass_type":
@@ -255,7 +255,7 @@ def _kind(node: yaml.Node) -> str:
         return "empty"
     tag = node.tag.removeprefix(_TAG_PREFIX)
     words = {"int": "the number", "float": "the number", "bool": "the boolean", "str": "the text"}
-    return f"{words.get(tag, 'the value')} {shown(value)}"
+    return f"{words.get(tag, 'the value')} {quoted(value)}"
 
 
 def _one_line(message: str) -> str:

@@ -15,7 +15,7 @@ from tofe_edge.io.documents import FORBID, one_of
 from tofe_edge.profiles.document import Document, Line, Location, Positive, Whole
 
 PRECISIONS = ("fp32", "int8")
-"""Those of XNNPACK, which tables are measured with; int8 is the dynamic one."""
+"""The precisions of XNNPACK, which tables are measured with; int8 is the dynamic one."""
 
 Points = Annotated[tuple[tuple[Whole, Positive], ...], Field(min_length=2)]
 """Tokens and milliseconds, in ascending order of tokens."""

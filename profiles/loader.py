@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tofe_edge.errors import did_you_mean, shown
+from tofe_edge.errors import did_you_mean, quoted
 from tofe_edge.profiles.document import MAX_FILE_BYTES, Document, ProfileError, parse_document
 from tofe_edge.profiles.latency import Anchor, LatencyTable, NetShape, same_subject, yaml_lines
 from tofe_edge.profiles.schema import DeviceProfile, build_profile
@@ -16,16 +16,16 @@ from tofe_edge.profiles.schema import DeviceProfile, build_profile
 _SHIPPED_FOLDER = Path(__file__).resolve().parent
 _KEY = "latency"
 _YAML_SUFFIXES = (".yaml", ".yml")
-_LIST_HINT = "`tofe-edge profiles` lists the shipped ones"
+_LIST_HINT = "`tofe-edge devices` lists the shipped ones"
 
 
 def profile_names() -> list[str]:
-    """Names of the shipped profiles, sorted."""
+    """Return the names of the shipped profiles, sorted."""
     return sorted(path.stem for path in _SHIPPED_FOLDER.glob("*.yaml"))
 
 
 def load_profile(name_or_path: str) -> DeviceProfile:
-    """The shipped profile of that name, or the profile in a file.
+    """Return the shipped profile of that name, or the profile in a file.
 
     What ends in ``.yaml`` or ``.yml``, or holds a path separator, is a path. Raises ProfileError when there is no such
     profile or file, or when the file is not a valid profile.
@@ -35,19 +35,21 @@ def load_profile(name_or_path: str) -> DeviceProfile:
 
 
 def read_profile(name_or_path: str) -> tuple[bytes, str]:
-    """The text of a profile, unchecked, and how messages call it. Raises ProfileError when there is none."""
+    """Return the text of a profile, unchecked, and how messages call it. Raises ProfileError when there is none."""
     if is_path(name_or_path):
         return _read(Path(name_or_path), name_or_path), name_or_path
     names = profile_names()
     if name_or_path not in names:
         hint = did_you_mean(name_or_path, names) or ";"
-        raise ProfileError(f"unknown profile {shown(name_or_path)}{hint} {_LIST_HINT}, or give the path of a YAML file")
+        raise ProfileError(
+            f"unknown profile {quoted(name_or_path)}{hint} {_LIST_HINT}, or give the path of a YAML file"
+        )
     path = _SHIPPED_FOLDER / f"{name_or_path}.yaml"
     return _read(path, str(path)), str(path)
 
 
 def load_all() -> list[DeviceProfile]:
-    """All shipped profiles, sorted by name. Raises ProfileError when one is damaged."""
+    """Return all shipped profiles, sorted by name. Raises ProfileError when one is damaged."""
     return [load_profile(name) for name in profile_names()]
 
 
@@ -57,7 +59,7 @@ def is_path(name_or_path: str) -> bool:
 
 
 def _read(path: Path, shown_as: str) -> bytes:
-    """At most one byte more than a profile may have. Raises ProfileError for what is not a readable regular file."""
+    """Return at most one byte more than a profile may have. Raises ProfileError for what is not a readable regular file."""
     try:
         if path.is_dir():
             raise ProfileError(f"{shown_as}: is a directory; give the path of a YAML file in it")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from tofe_edge.errors import did_you_mean, shown
+from tofe_edge.errors import did_you_mean, quoted
 from tofe_edge.io.documents import FORBID, fault, one_of
 from tofe_edge.io.targets import find_target, target_names
 from tofe_edge.profiles.document import Document, Line, Positive, Whole
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 def _name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        fault(f"{shown(name)} is not a profile name; use lower-case letters, digits and _, as in my_board")
+        fault(f"{quoted(name)} is not a profile name; use lower-case letters, digits and _, as in my_board")
     return name
 
 
@@ -194,12 +194,12 @@ def _check_defaults(document: Document, profile: DeviceProfile) -> None:
         raise document.error(("defaults", "threads"), problem)
     target = find_target(defaults.target)
     if defaults.backend != target.backend:
-        raise document.error(("defaults", "backend"), f"{shown(defaults.backend)} is not one of {target.backend}")
+        raise document.error(("defaults", "backend"), f"{quoted(defaults.backend)} is not one of {target.backend}")
     system, systems = defaults.deployment_target, target.deployment_targets
     if system is not None and not systems:
         owners = [name for name in target_names() if find_target(name).deployment_targets]
         problem = f"belongs to target {', '.join(owners)} alone; remove it"
         raise document.error(("defaults", "deployment_target"), problem)
     if system is not None and system not in systems:
-        problem = f"{shown(system)} is not one of {', '.join(systems)}{did_you_mean(system, systems)}"
+        problem = f"{quoted(system)} is not one of {', '.join(systems)}{did_you_mean(system, systems)}"
         raise document.error(("defaults", "deployment_target"), problem)

@@ -39,10 +39,8 @@ from tofe_edge.model.checkpoint import default_classes, load_model
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint
-from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.recipe import read_recipe
-from tofe_edge.training.teacher import TrainingBatch
+from tofe_edge.training.batches import Source, TrainingBatch, TrainingSet
+from tofe_edge.training.recipe import TrainingConfig, read_recipe
 from tofe_edge.training.views import ViewRecipe, Views, batches_from_views, prepare_views, view_recipe
 
 _CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ from tofe_edge.model.backbones.timm_vit import TimmVit, project
 from tofe_edge.model.macs import Number, dense_macs, gmacs, stem_macs
 from tofe_edge.model.macs import block_macs as whole_block_macs
 from tofe_edge.model.tofe import Gumbel
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.batches import TrainingBatch
 from tofe_edge.training.losses import classification_loss, distillation_loss
-from tofe_edge.training.teacher import TrainingBatch
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.views import Views
 
 

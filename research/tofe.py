@@ -15,8 +15,8 @@ from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.macs import dense_macs, gmacs, selector_macs, tofe_macs
 from tofe_edge.model.tofe import ToFe, TrainingOutput
-from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.losses import approximation_loss, budget_loss, guidance_loss
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import gumbel_sampler
 from tofe_edge.training.views import Views
 

@@ -14,9 +14,9 @@ import torch
 from research.method import Method, Step
 from tofe_edge.errors import InputError
 from tofe_edge.io.progress import progress_bar
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.batches import TrainingBatch
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import Schedule, gumbel_sampler, make_optimizer, noise_scale, set_learning_rates
-from tofe_edge.training.teacher import TrainingBatch
 from tofe_edge.training.views import Views
 
 _LOG_EVERY_STEPS = 10

@@ -20,9 +20,8 @@ from tofe_edge.io.files import write_atomically
 from tofe_edge.io.preprocessing import Preprocessing, denormalize, normalize, resize_and_crop
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.batches import batches, shuffled
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.teacher import TeacherView, TrainingBatch, teacher_targets
+from tofe_edge.training.batches import TeacherView, TrainingBatch, batches, shuffled, teacher_targets
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.views import ViewRecipe, Views
 
 _BATCH = 50

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import DeviceError, InputError, shown
+from tofe_edge.errors import DeviceError, InputError, quoted
 from tofe_edge.evaluation.prediction import probabilities as softmax
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
 
@@ -84,18 +84,18 @@ def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
     expected = f"{IMAGE}: {'RGB image' if as_image else 'tensor'} {[1, 3, size, size]}"
     actual = ", ".join(_described(feature) for feature in loaded.function.inputs)
     if actual != expected:
-        raise _differ(artifact, f"it takes {shown(actual)}, not {shown(expected)}")
+        raise _differ(artifact, f"it takes {quoted(actual)}, not {quoted(expected)}")
     sizes = {LOGITS: len(manifest.class_names)}
     sizes.update({token_order(stage): count for stage, count in enumerate(order_sizes(manifest, method), 1)})
     outputs = {each.name: each for each in loaded.function.outputs}
     names = {*sizes, *((LABEL, PROBABILITIES) if as_image else ())}
     if outputs.keys() != names:
         odd = min(outputs.keys() ^ names)
-        raise _differ(artifact, f"{'it has the' if odd in outputs else 'it lacks the'} output {shown(odd)}")
+        raise _differ(artifact, f"{'it has the' if odd in outputs else 'it lacks the'} output {quoted(odd)}")
     for name, count in sizes.items():
         shape = outputs[name].shape
         if outputs[name].kind != "tensor" or not shape or not math.prod(shape) == shape[-1] == count:
-            raise _differ(artifact, f"{name} has the shape {shown(list(shape))}, not {[1, count]}")
+            raise _differ(artifact, f"{name} has the shape {quoted(list(shape))}, not {[1, count]}")
     if as_image:
         _check_labels(artifact, loaded.labels or ())
 
@@ -112,9 +112,9 @@ def _check_labels(artifact: Artifact, labels: Sequence[object]) -> None:
     seen: set[object] = set()
     for number, (label, name, identifier) in enumerate(zip(labels, names, identifiers)):
         if label not in (name, f"{name} ({identifier})"):
-            raise _differ(artifact, f"it calls class {number} {shown(label)}, not {shown(name)}")
+            raise _differ(artifact, f"it calls class {number} {quoted(label)}, not {quoted(name)}")
         if label in seen:
-            raise _differ(artifact, f"it calls class {number} {shown(label)}, as it does another one")
+            raise _differ(artifact, f"it calls class {number} {quoted(label)}, as it does another one")
         seen.add(label)
 
 
@@ -165,7 +165,7 @@ def check_classification(
     for number in np.flatnonzero(~(np.abs(probabilities - expected) <= _PROBABILITY_ERROR))[:1]:
         raise _contradicts(
             artifact,
-            f"{PROBABILITIES} gives class {number} {shown(names[number])} {probabilities[number]:.3g}, "
+            f"{PROBABILITIES} gives class {number} {quoted(names[number])} {probabilities[number]:.3g}, "
             f"but its logits {expected[number]:.3g}",
         )
     best, named = int(logits.argmax()), labels.index(label) if label in labels else None
@@ -176,7 +176,7 @@ def check_classification(
         or probabilities[named] < probabilities.max() * (1 - _ROUNDING)
     ):
         raise _contradicts(
-            artifact, f"{LABEL} is {shown(label)}, but its logits are best for class {best} {shown(names[best])}"
+            artifact, f"{LABEL} is {quoted(label)}, but its logits are best for class {best} {quoted(names[best])}"
         )
 
 

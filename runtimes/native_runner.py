@@ -11,7 +11,7 @@ import math
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,14 @@ class MethodVerdict:
     method: str
     passed: bool
     images: int
-    snr_db: float | None
-    """``None``: the logits are those of the vectors to the bit, or not finite; ``passed`` tells which."""
+    snr_db: float
+    """Infinite if the logits are those of the vectors to the bit, minus infinite if they are not finite."""
     kept_overlap: tuple[float, ...]
     failures: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures; an infinite SNR becomes ``null``."""
+        return {**asdict(self), "snr_db": self.snr_db if math.isfinite(self.snr_db) else None}
 
 
 def self_test_alone(
@@ -159,7 +163,8 @@ def self_test_alone(
                 method=str(one["method"]),
                 passed=bool(one["passed"]),
                 images=int(one["images"]),
-                snr_db=None if one["snr_db"] is None else float(one["snr_db"]),
+                # JSON has no infinity: null is either, and the verdict tells which.
+                snr_db=(math.inf if one["passed"] else -math.inf) if one["snr_db"] is None else float(one["snr_db"]),
                 kept_overlap=tuple(float(share) for share in one["kept_overlap"]),
                 failures=tuple(str(text) for text in one["failures"]),
             )

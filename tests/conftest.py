@@ -1,7 +1,5 @@
 """Small nets, checkpoints and image folders that the tests share. Everything is seeded."""
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import io
@@ -11,8 +9,9 @@ import re
 import resource
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,17 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from made_once import made_once, share_in
+from native_builds import Built, runner
 from PIL import Image
 from torch import nn
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.artifact import Artifact, Manifest, open_artifact, write_manifest
+from tofe_edge.errors import InputError, TofeEdgeError
+from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
+from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.model.tofe import ToFe
+from tofe_edge.runtimes import native_build
 
 # A busy machine is no defect: the time of one example is not asserted.
 settings.register_profile("tofe-edge", deadline=None)
@@ -50,14 +52,11 @@ JSON_VALUES = st.recursive(
 Program = Callable[..., tuple[int, str, str]]
 """``program(*arguments)``: exit code, stdout and stderr."""
 
-TinyToFe = Callable[..., ToFe]
-"""``tiny_tofe(name="deit_tiny_patch16_224", seed=0, **overrides)``"""
-
 TinyModel = Callable[..., Path]
 """``tiny_model(*options)``"""
 
 
-def make_tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrides: int) -> ToFe:
+def tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrides: int) -> ToFe:
     """An eval ToFe whose every parameter and running statistic counts: none is zero, one or untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + zlib.crc32(name.encode()))
@@ -77,9 +76,9 @@ def make_tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, **overrid
     return model.eval()
 
 
-def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
-    """A manifest that vouches for ``content`` as an fp32 artifact of the tiny checkpoint."""
-    return Manifest(
+def plain_manifest(name: str, content: bytes, **changes: Any) -> Manifest:
+    """A manifest that vouches for ``content`` as an fp32 artifact of a net of 16 patch tokens."""
+    plain = Manifest(
         artifact=name,
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
@@ -87,14 +86,14 @@ def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
         backend="xnnpack",
         precision="fp32",
         int8_mode=None,
-        checkpoint=checkpoint.name,
-        checkpoint_sha256=checkpoint.sha256(),
-        backbone=checkpoint.backbone_name,
+        checkpoint="tiny",
+        checkpoint_sha256="0" * 64,
+        backbone="deit_tiny_patch16_224",
         profile=None,
         token_counts=[9, 5, 3],
         stage_blocks=[1, 1, 1, 1],
         patch_tokens=16,
-        gmacs=checkpoint.gmacs,
+        gmacs=0.5,
         delegates=4,
         fallback_ops={},
         fp32_layers=[],
@@ -106,12 +105,21 @@ def manifest_for(checkpoint: Checkpoint, name: str, content: bytes) -> Manifest:
         io="tensor",
         deployment_target=None,
         quantization=None,
-        preprocessing=checkpoint.preprocessing,
-        class_names=list(checkpoint.classes.names),
-        class_ids=list(checkpoint.classes.ids),
+        preprocessing=Preprocessing(64, 0.9, "bicubic", IMAGENET_MEAN, IMAGENET_STD),
+        class_names=["cat", "hound"],
+        class_ids=["0", "1"],
         parity=None,
         versions={},
     )
+    return replace(plain, **changes)
+
+
+def manifest_for(checkpoint: Checkpoint, name: str, content: bytes, **changes: Any) -> Manifest:
+    """The same as an artifact of the tiny checkpoint."""
+    own: dict[str, Any] = {"checkpoint": checkpoint.name, "checkpoint_sha256": checkpoint.sha256()}
+    own |= {"gmacs": checkpoint.gmacs, "preprocessing": checkpoint.preprocessing}
+    own |= {"class_names": list(checkpoint.classes.names), "class_ids": list(checkpoint.classes.ids)}
+    return plain_manifest(name, content, **{**own, "backbone": checkpoint.backbone_name, **changes})
 
 
 @pytest.fixture
@@ -160,6 +168,35 @@ def fine_or_refused(action: Callable[[], object], *paths: Path) -> None:
         _one_line(error, *paths)
 
 
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    """Change a JSON file in place."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Turn a bit of one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def shell_script(path: Path, text: str) -> Path:
+    """A program that ``sh`` runs."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def need(program: str, install: str) -> str:
+    """The path of a program; the test is skipped without it."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"needs {program}: {install}")
+    return path
+
+
 @contextmanager
 def nearly_full_disk(bytes_left: int) -> Iterator[None]:
     """Let the operating system refuse files over ``bytes_left``: the writers see it as they see a full disk."""
@@ -174,8 +211,20 @@ def nearly_full_disk(bytes_left: int) -> Iterator[None]:
 def _one_line(error: InputError, *paths: Path) -> str:
     message = str(error)
     assert message.startswith(tuple(f"{path}: " for path in paths))
-    assert "\n" not in message
     return message
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_error_is_one_line() -> Iterator[None]:
+    """Whichever test raises one of the package's own errors: its text is what a user sees."""
+
+    def checked(self: TofeEdgeError, *arguments: object) -> None:
+        assert not any("\n" in str(argument) for argument in arguments), arguments
+        Exception.__init__(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TofeEdgeError, "__init__", checked, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -196,21 +245,15 @@ def _garbage_is_looked_for_in_what_a_module_makes() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_overrides() -> dict[str, int]:
-    """What makes a published backbone tiny: 16 patch tokens, 4 blocks, 10 classes."""
-    return dict(TINY)
-
-
-@pytest.fixture(scope="session")
-def tiny_tofe() -> TinyToFe:
-    """The factory :func:`make_tiny_tofe`; each call builds a fresh net, the same for the same arguments."""
-    return make_tiny_tofe
-
-
-@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A saved fp16 ToFe checkpoint with counts (9, 5, 3); its file is ``tiny_checkpoint.path``."""
     return _saved(tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors", TINY_COUNTS)
+
+
+@pytest.fixture(scope="session")
+def weights(tiny_checkpoint: Checkpoint) -> Path:
+    """The file of the tiny checkpoint."""
+    return tiny_checkpoint.path
 
 
 @pytest.fixture(scope="session")
@@ -220,7 +263,7 @@ def tiny_dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoin
 
 
 def _saved(path: Path, counts: TokenCounts | None) -> Checkpoint:
-    model = make_tiny_tofe()
+    model = tiny_tofe()
     host = model.backbone
     classes = default_classes(host.spec.classes)
     accuracy = {"top1": 70.5, "top5": 90.25, "dense_top1": 72.0, "images": 40, "dataset": "noise"}
@@ -256,38 +299,39 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> TinyModel:
 
 
 @pytest.fixture(scope="session")
-def elastic_artifact(tiny_checkpoint: Checkpoint) -> Artifact:
+def two_budgets(tiny_model: TinyModel) -> Path:
+    """The tiny checkpoint in fp32 with a smaller budget beside its own."""
+    return tiny_model("--elastic", "0.0016")
+
+
+@pytest.fixture
+def two_budgets_copy(two_budgets: Path, tmp_path: Path) -> Path:
+    """A copy to damage: model, manifest and golden vectors."""
+    return Path(shutil.copytree(two_budgets.parent, tmp_path / "copied")) / two_budgets.name
+
+
+@pytest.fixture(scope="session")
+def elastic_artifact(tiny_model: TinyModel) -> Artifact:
     """The tiny checkpoint in fp32 with a larger and a smaller budget beside its own, for batches of 3."""
-    # Here, because most tests need no exporter.
-    from tofe_edge.converters.pipeline import convert
-    from tofe_edge.converters.request import ConvertRequest
-    from tofe_edge.io.targets import find_target
+    return open_artifact(tiny_model("--elastic", "0.0016,0.002", "--batch", "3"))
 
-    name = "tiny-elastic.pte"
 
-    def make(folder: Path) -> None:
-        request = ConvertRequest(
-            tiny_checkpoint, find_target("executorch"), "fp32", None, name, further_gmacs=(0.0016, 0.002), batch=3
-        )
-        conversion = convert(request)
-        (folder / name).write_bytes(conversion.program)
-        write_manifest(folder / name, conversion.manifest)
-
-    return open_artifact(made_once("elastic", make) / name)
+def write_images(folder: Path, per_class: int, classes: Sequence[str] = ("0", "1"), seed: int = 0) -> Path:
+    """Seeded PNGs of coarse noise, ``folder/<class>/<number>.png``."""
+    generator = np.random.default_rng(seed)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            coarse = generator.integers(0, 256, (6, 8, 3), np.uint8)
+            picture = Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
+            picture.save(folder / name / f"{number}.png")
+    return folder
 
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """``images/0`` and ``images/1`` with three seeded PNGs each: class ids of the tiny nets."""
-    folder = tmp_path / "images"
-    generator = np.random.default_rng(0)
-    for identifier in ("0", "1"):
-        (folder / identifier).mkdir(parents=True)
-        for number in range(3):
-            coarse = generator.integers(0, 256, (6, 8, 3), np.uint8)
-            picture = Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
-            picture.save(folder / identifier / f"{number}.png")
-    return folder
+    """``images/0`` and ``images/1`` with three images each: class ids of the tiny nets."""
+    return write_images(tmp_path / "images", 3)
 
 
 @pytest.fixture(scope="session")
@@ -302,13 +346,15 @@ def realdata() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def host() -> Built:
+    """The native runner for this machine."""
+    return runner("host")
+
+
 @pytest.fixture
 def runner_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache of runners; what is built into it is a copy of the one that the tests of a run build."""
-    from native_builds import runner
-
-    from tofe_edge.runtimes import native_build
-
     built = runner("host").binary.parent
     monkeypatch.setattr(native_build, "build", lambda target, folder: shutil.copytree(built, folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,7 +1,5 @@
 """Tiny ELF files for tests: headers that say what a program needs, and no program."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 

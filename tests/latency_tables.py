@@ -1,18 +1,24 @@
-"""Latency tables that nobody measured."""
-
-from __future__ import annotations
+"""Latency tables and timings that nobody measured."""
 
 from dataclasses import replace
 
 from tofe_edge.budget.latency_model import curve, shape_of
 from tofe_edge.model.backbones.spec import Backbone, Conv
 from tofe_edge.profiles import Alignment, Anchor, LatencyTable, Step
+from tofe_edge.runtimes.latency import Latency
+from tofe_edge.runtimes.timing import Machine, Timing
 
 NET = Backbone(
     name="a_net", image_size=224, patch_tokens=196, prefix_tokens=1, dim=192, depth=12, heads=3, mlp_hidden=768,
     classes=1000, stem=(Conv(16, 3, 192, 16),), stages=(3, 6, 9),
 )  # fmt: skip
 OWN = (95, 63, 31)
+
+
+def made_up_timing(samples_ms: tuple[float, ...], machine: Machine | None = None) -> Timing:
+    """What a bench answers that measured nothing else."""
+    latency = Latency(samples_ms, 1.0)
+    return Timing(latency=latency, load_ms=1.0, threads=1, planned_bytes=None, peak_rss_bytes=None, machine=machine)
 
 
 def table_for(

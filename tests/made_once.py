@@ -1,7 +1,5 @@
 """What is costly to make and only read by tests: made by one process of a test run, found there by the others."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The native runner and small programs from its sources, built once for all tests and all processes of a test run."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ It departs from them where the package says that it does: the approximator reads
 Shares no code with the package: it takes a state dict, an image, the places l_1 … l_S and the counts N^1 … N^S.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,12 +1,13 @@
 """Tar archives that the tests write: any member in any format, and headers that lie."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
+
+from tofe_edge.io.dataset import Sample, find_samples
 
 IDS = ["n01440764", "n01443537", "n01484850"]
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -41,6 +42,12 @@ def tar(parts: Sequence[Part], form: int = tarfile.PAX_FORMAT) -> bytes:
             info.size = len(part[1])
             archive.addfile(info, io.BytesIO(part[1]))
     return target.getvalue()
+
+
+def find(shard: Path, content: bytes) -> list[Sample]:
+    """The samples of a shard with this content."""
+    shard.write_bytes(content)
+    return find_samples(shard, IDS)
 
 
 def with_size(content: bytes, size: bytes) -> bytes:

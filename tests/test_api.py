@@ -1,7 +1,5 @@
 """The Python API: the examples in its docstrings run, and importing it loads nothing heavy."""
 
-from __future__ import annotations
-
 import doctest
 import subprocess
 import sys
@@ -12,7 +10,6 @@ from conftest import TinyModel
 from PIL import Image
 
 import tofe_edge as te
-from tofe_edge.model.checkpoint import Checkpoint
 
 EXAMPLES = [name for name in te.__all__ if ">>>" in (getattr(te, name).__doc__ or "")]
 
@@ -27,7 +24,7 @@ def test_every_function_has_an_example() -> None:
 def test_examples_run(
     name: str,
     tiny_model: TinyModel,
-    tiny_checkpoint: Checkpoint,
+    weights: Path,
     image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -36,7 +33,7 @@ def test_examples_run(
     monkeypatch.chdir(tmp_path)
     image_folder.rename("val")
     Image.open("val/0/0.png").save("photo.jpg")
-    values = {"artifact": str(tiny_model()), "checkpoint": tiny_checkpoint.path}
+    values = {"artifact": str(tiny_model()), "checkpoint": weights}
     (example,) = doctest.DocTestFinder(recurse=False).find(getattr(te, name), name, globs=values)
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example)
     assert result.attempted and not result.failed

@@ -1,7 +1,5 @@
 """The commands in README and docs are calls that the program takes, and their Python examples run."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable, Iterator

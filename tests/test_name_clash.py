@@ -1,7 +1,5 @@
 """Other packages may be called profiles, converters or runtimes: tofe_edge never imports them by accident."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -73,9 +71,7 @@ def test_a_checkout_ignores_packages_of_the_same_names(place: str, tiny_model: o
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
-def test_a_wheel_ignores_packages_of_the_same_names(
-    place: str, wheel: Path, tiny_model: object, tmp_path: Path
-) -> None:
+def test_a_wheel_ignores_packages_of_its_names(place: str, wheel: Path, tiny_model: object, tmp_path: Path) -> None:
     assert callable(tiny_model)
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:

@@ -1,7 +1,5 @@
 """Programs of tiny nets by the real exporter, made once for all tests that look at them."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 from made_once import made_once
 from torch import Tensor, nn
 
@@ -60,13 +58,12 @@ def seeded(seed: int) -> torch.Generator:
 
 def images(count: int, seed: int, size: int = SIZE) -> list[Tensor]:
     """Seeded noise, ``(1, 3, size, size)`` each."""
-    generator = torch.Generator().manual_seed(seed)
-    return list(torch.randn(count, 1, 3, size, size, generator=generator))
+    return list(torch.randn(count, 1, 3, size, size, generator=seeded(seed)))
 
 
 def tiny_net(name: str = "deit") -> ToFe:
     """The tiny net of a family, the same each time."""
-    return make_tiny_tofe({"deit": "deit_tiny_patch16_224", "lvvit": "lvvit_s"}[name])
+    return tiny_tofe({"deit": "deit_tiny_patch16_224", "lvvit": "lvvit_s"}[name])
 
 
 def tiny_graph(select: Select = select_by_topk) -> StaticToFe:
@@ -195,6 +192,12 @@ def lower_and_watch(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tofe_edge.converters.partition.LevelPartitioner", Watched)
         return lower(methods, input_shape), tuple(stages)
+
+
+def outside(lowered: Lowered) -> dict[str, int]:
+    """Operators outside the delegates that do something: the runtime executes no view."""
+    operators = lowered.methods["forward"].fallback_ops
+    return {name: number for name, number in operators.items() if name != "view_copy"}
 
 
 def run(lowered: Lowered, inputs: Tensor, method: str = "forward") -> list[Tensor]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from tofe_edge.errors import DeviceError, GateError, InputError, TofeEdgeError
     from tofe_edge.profiles import DeviceProfile, load_profile
     from tofe_edge.runtimes.reports import LatencyReport, PackageReport
-    from tofe_edge.workflows.api import convert, package
+    from tofe_edge.workflows.api import convert
     from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
-    from tofe_edge.workflows.package import Packaged
+    from tofe_edge.workflows.package import Packaged, package
     from tofe_edge.workflows.parity import ParityReport, parity
     from tofe_edge.workflows.profile import profile
     from tofe_edge.workflows.run import Classification, Model, SelfTest, load
@@ -38,9 +38,9 @@ _WHERE = {
     "errors": ("DeviceError", "GateError", "InputError", "TofeEdgeError"),
     "profiles": ("DeviceProfile", "load_profile"),
     "runtimes.reports": ("LatencyReport", "PackageReport"),
-    "workflows.api": ("convert", "package"),
+    "workflows.api": ("convert",),
     "workflows.evaluate": ("EvaluationReport", "evaluate"),
-    "workflows.package": ("Packaged",),
+    "workflows.package": ("Packaged", "package"),
     "workflows.parity": ("ParityReport", "parity"),
     "workflows.profile": ("profile",),
     "workflows.run": ("Classification", "Model", "SelfTest", "load"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_MAX_SHOWN = 60
+_MAX_QUOTED = 60
 _MAX_COMPARED = 64
 
 
@@ -37,10 +37,10 @@ class DeviceError(TofeEdgeError):
     exit_code = 3
 
 
-def shown(text: object) -> str:
-    """Text of unknown origin as one short, quoted line for a message."""
-    quoted = repr(text)
-    return quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}..."
+def quoted(text: object) -> str:
+    """Return text of unknown origin as one short line in quotes, for a message."""
+    line = repr(text)
+    return line if len(line) <= _MAX_QUOTED else f"{line[:_MAX_QUOTED]}..."
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.runtimes.mil.operators import EXACT, OPERATORS
 from tofe_edge.runtimes.mil.package import Function, MlPackage
 from tofe_edge.runtimes.mil.values import STRING, DataType, check_value, read_value, tensor_type
@@ -95,7 +95,7 @@ class Slot:
             len(shape) != len(self.shape) or any(size not in (-1, actual) for size, actual in zip(self.shape, shape))
         ):
             raise InputError(
-                f"{where}: {shown(self.name)} has the shape {list(shape)}, but the program declares {list(self.shape)}"
+                f"{where}: {quoted(self.name)} has the shape {list(shape)}, but the program declares {list(self.shape)}"
             )
         if self.rounds:
             return value.half().float()
@@ -152,7 +152,7 @@ class Step:
 
 def described(operation: Operation) -> str:
     """Name an operation in a message."""
-    return f"{operation.type} {shown(operation.name)}"
+    return f"{operation.type} {quoted(operation.name)}"
 
 
 def needs_no_rounding(operator: str, input_types: Sequence[str]) -> bool:
@@ -176,7 +176,9 @@ def bind(
     absent = [name for name, (_, optional) in known_parameters.items() if not optional and not arguments.get(name)]
     strange = sorted(set(arguments) - set(known_parameters))
     if absent or strange:
-        what = f"lacks its parameter {shown(absent[0])}" if absent else f"has an unknown parameter {shown(strange[0])}"
+        what = (
+            f"lacks its parameter {quoted(absent[0])}" if absent else f"has an unknown parameter {quoted(strange[0])}"
+        )
         raise InputError(f"{where}: {described(operation)} {what}; the executor cannot run it")
     fixed: dict[str, Any] = {}
     singles: list[Any] = []
@@ -194,7 +196,7 @@ def bind(
                 raise InputError(f"{where}: {described(operation)} mixes named values and constants")
             fixed[parameter] = _converted(convert, known, operation, parameter, where)
         elif len(operands) != 1:
-            raise InputError(f"{where}: {described(operation)} has {len(operands)} values for {shown(parameter)}")
+            raise InputError(f"{where}: {described(operation)} has {len(operands)} values for {quoted(parameter)}")
         elif dynamic:
             singles.append((parameter, names[0], convert))
         else:
@@ -214,7 +216,7 @@ def _converted(convert: Callable[[Any], Any], value: Any, operation: Operation, 
         return convert(value)
     except FAILURES as error:
         raise InputError(
-            f"{where}: {described(operation)} has the wrong type of value for {shown(parameter)}"
+            f"{where}: {described(operation)} has the wrong type of value for {quoted(parameter)}"
         ) from error
 
 
@@ -288,13 +290,13 @@ def load_steps(
     Raises:
         InputError: an operator is unknown, or the block contradicts itself.
     """
-    where = f"{package.path}: function {shown(signature.name)}"
+    where = f"{package.path}: function {quoted(signature.name)}"
     lacking: dict[str, str] = {}
     for written in block.operations:
         if written.type != _CONSTANT and written.type not in OPERATORS:
             lacking.setdefault(written.type, written.outputs[0].name if written.outputs else "")
     if lacking:
-        listed = ", ".join(f"{shown(kind)} (value {shown(name)})" for kind, name in lacking.items())
+        listed = ", ".join(f"{quoted(kind)} (value {quoted(name)})" for kind, name in lacking.items())
         raise InputError(f"{where}: has operators that the executor lacks: {listed}")
     reader = _Reader(package, where, half)
     for feature in signature.inputs:
@@ -319,16 +321,16 @@ class _Reader:
 
     def declare(self, name: str, kind: str) -> None:
         if not name or name in self._types:
-            raise InputError(f"{self.where}: the name {shown(name)} is empty or taken; convert the model again")
+            raise InputError(f"{self.where}: the name {quoted(name)} is empty or taken; convert the model again")
         self._types[name] = kind
 
     def check_known(self, name: str) -> None:
         if name not in self._types:
-            raise InputError(f"{self.where}: {shown(name)} is used before it is computed; convert the model again")
+            raise InputError(f"{self.where}: {quoted(name)} is used before it is computed; convert the model again")
 
     def read(self, written: Any) -> None:
         if not written.outputs:
-            raise InputError(f"{self.where}: a {shown(written.type)} has no result; convert the model again")
+            raise InputError(f"{self.where}: a {quoted(written.type)} has no result; convert the model again")
         arguments, stored = self._arguments(written)
         types = [self._declared(result.type) for result in written.outputs]
         results = tuple(

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 
 _LARGEST_MANIFEST = 1 << 20
 _AGAIN = "copy or convert the package again"
@@ -31,15 +31,15 @@ def find_model(package: Path) -> Path:
         raise InputError(f"{package}: Manifest.json has no table itemInfoEntries; {_AGAIN}")
     identifier = content.get("rootModelIdentifier")
     if not isinstance(identifier, str) or not _is_uuid(identifier):
-        raise InputError(f"{package}: Manifest.json's rootModelIdentifier {shown(identifier)} is not a UUID; {_AGAIN}")
+        raise InputError(f"{package}: Manifest.json's rootModelIdentifier {quoted(identifier)} is not a UUID; {_AGAIN}")
     if identifier not in entries:
         raise InputError(
-            f"{package}: Manifest.json lists no item for its rootModelIdentifier {shown(identifier)}; {_AGAIN}"
+            f"{package}: Manifest.json lists no item for its rootModelIdentifier {quoted(identifier)}; {_AGAIN}"
         )
     items = {key: _item(package, entry.get("path")) for key, entry in entries.items()}
     model = items[identifier]
     if model.suffix != ".mlmodel" or not model.is_file():
-        raise InputError(f"{package}: Manifest.json's root item {shown(model.name)} is not a .mlmodel file; {_AGAIN}")
+        raise InputError(f"{package}: Manifest.json's root item {quoted(model.name)} is not a .mlmodel file; {_AGAIN}")
     return model
 
 
@@ -78,7 +78,7 @@ def _read(package: Path) -> dict[str, Any]:
         raise InputError(f"{package}: Manifest.json is not a JSON object; {_AGAIN}")
     version = content.get("fileFormatVersion")
     if not isinstance(version, str) or not version.startswith("1."):
-        raise InputError(f"{package}: Manifest.json has fileFormatVersion {shown(version)}; only 1.* is known")
+        raise InputError(f"{package}: Manifest.json has fileFormatVersion {quoted(version)}; only 1.* is known")
     return content
 
 
@@ -86,15 +86,15 @@ def _item(package: Path, path: object) -> Path:
     if not isinstance(path, str) or not path:
         raise InputError(f"{package}: Manifest.json has an item without a path; {_AGAIN}")
     if path.startswith(("/", "\\")) or ".." in path.replace("\\", "/").split("/"):
-        raise InputError(f"{package}: Manifest.json's item {shown(path)} leaves the package; {_AGAIN}")
-    return inside(package, package / "Data" / path, f"the item {shown(path)} of Manifest.json")
+        raise InputError(f"{package}: Manifest.json's item {quoted(path)} leaves the package; {_AGAIN}")
+    return inside(package, package / "Data" / path, f"the item {quoted(path)} of Manifest.json")
 
 
 def _exists(package: Path, path: Path) -> bool:
     try:
         return path.exists()
     except (OSError, ValueError) as error:
-        raise InputError(f"{package}: {shown(path.name)} is not a usable path") from error
+        raise InputError(f"{package}: {quoted(path.name)} is not a usable path") from error
 
 
 def _is_uuid(text: str) -> bool:

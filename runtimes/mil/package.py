@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.io.quiet import quiet
 from tofe_edge.runtimes.mil.manifest import find_model
 from tofe_edge.runtimes.mil.values import WeightFiles, check_value, tensor_type
@@ -55,7 +55,7 @@ def function_block(function: Any, name: str, package: object) -> Any:
     """
     if function.opset not in function.block_specializations:
         raise InputError(
-            f"{package}: function {shown(name)} has no block for its opset {shown(function.opset)}; convert it again"
+            f"{package}: function {quoted(name)} has no block for its opset {quoted(function.opset)}; convert it again"
         )
     return function.block_specializations[function.opset]
 
@@ -74,9 +74,9 @@ def read_signature(name: str, function: Any, description: Any, package: object) 
     if set(inputs) != {feature.name for feature in description.input} or outputs != {
         feature.name for feature in description.output
     }:
-        raise InputError(f"{package}: function {shown(name)} and its description differ; convert the model again")
+        raise InputError(f"{package}: function {quoted(name)} and its description differ; convert the model again")
     if not outputs or not outputs <= {*results, *inputs}:
-        raise InputError(f"{package}: function {shown(name)} lacks an output of its description; convert it again")
+        raise InputError(f"{package}: function {quoted(name)} lacks an output of its description; convert it again")
     return Function(
         name,
         tuple(_feature(key, declared, described[key], package) for key, declared in inputs.items()),
@@ -92,13 +92,15 @@ def _feature(name: str, declared: Any, described: Any, package: object) -> Featu
         return Feature(name, "text", "string" if form == "stringType" else "int64", ())
     if form not in ("multiArrayType", "imageType"):
         raise InputError(
-            f"{package}: {shown(name)} has the type {form}, which is not supported (no state, no sequence)"
+            f"{package}: {quoted(name)} has the type {form}, which is not supported (no state, no sequence)"
         )
     kind, shape = tensor_type(declared, package)
     if form == "multiArrayType":
         return Feature(name, "tensor", kind.name, shape)
     if described.imageType.colorSpace != _RGB or len(shape) != 4 or shape[:2] != (1, 3):
-        raise InputError(f"{package}: {shown(name)} is not an RGB image (shape {list(shape)}); convert the model again")
+        raise InputError(
+            f"{package}: {quoted(name)} is not an RGB image (shape {list(shape)}); convert the model again"
+        )
     return Feature(name, "image", kind.name, shape)
 
 
@@ -156,7 +158,7 @@ def open_package(path: Path) -> MlPackage:
     functions = _signatures(path, spec)
     default = spec.description.defaultFunctionName or (_MAIN if _MAIN in functions else next(iter(functions)))
     if default not in functions:
-        raise InputError(f"{path}: its default function {shown(default)} is missing; convert the model again")
+        raise InputError(f"{path}: its default function {quoted(default)} is missing; convert the model again")
     written = spec.description.metadata
     metadata = Metadata(
         written.author,
@@ -201,7 +203,7 @@ def _signatures(package: Path, spec: Any) -> Mapping[str, Function]:
     functions = spec.mlProgram.functions
     if set(descriptions) != set(functions):
         raise InputError(
-            f"{package}: has the functions {shown(sorted(functions))}, but describes {shown(sorted(descriptions))};"
+            f"{package}: has the functions {quoted(sorted(functions))}, but describes {quoted(sorted(descriptions))};"
             " convert the model again"
         )
     return MappingProxyType(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.runtimes.mil.loading import Operation, Step, load_steps
 from tofe_edge.runtimes.mil.package import Feature, Function, MlPackage, function_block
 from tofe_edge.runtimes.mil.values import BY_NAME, hold
@@ -59,13 +59,13 @@ class Program:
         """
         unknown = [name for name in names if self._declared.get(name, "dictionary") in ("dictionary", "string")]
         if unknown:
-            raise InputError(f"{self._where}: has no tensor {shown(unknown[0])}; Program.operations has the names")
+            raise InputError(f"{self._where}: has no tensor {quoted(unknown[0])}; Program.operations has the names")
         values = self._execute(inputs, names)
         return {name: np.asarray(self._exported(name, values[name])) for name in names}
 
     @property
     def _where(self) -> str:
-        return f"{self.package.path}: function {shown(self.function.name)}"
+        return f"{self.package.path}: function {quoted(self.function.name)}"
 
     def _execute(self, inputs: Mapping[str, np.ndarray], needed: Collection[str]) -> dict[str, Any]:
         """Run the steps until all ``needed`` values are there; all other values are freed as soon as possible."""
@@ -119,13 +119,13 @@ def load_program(
     name = package.default_function if function is None else function
     signature = package.functions.get(name)
     if signature is None:
-        raise InputError(f"{package.path}: has no function {shown(name)}, only {shown(sorted(package.functions))}")
+        raise InputError(f"{package.path}: has no function {quoted(name)}, only {quoted(sorted(package.functions))}")
     if compute not in ("declared", "fp32"):
-        raise InputError(f"compute is 'declared' or 'fp32', not {shown(compute)}")
+        raise InputError(f"compute is 'declared' or 'fp32', not {quoted(compute)}")
     for feature in signature.inputs:
         if -1 in feature.shape or feature.kind not in ("tensor", "image"):
             raise InputError(
-                f"{package.path}: input {shown(feature.name)} has no fixed shape; convert the model for one shape"
+                f"{package.path}: input {quoted(feature.name)} has no fixed shape; convert the model for one shape"
             )
     block = function_block(package.spec.mlProgram.functions[name], name, package.path)
     operations, steps, constants = load_steps(package, signature, block, compute == "declared")
@@ -143,7 +143,7 @@ def _read_inputs(
     by_name = {feature.name: feature for feature in features}
     if set(inputs) != set(by_name):
         raise InputError(
-            f"{where}: takes the inputs {', '.join(map(_expected, features)) or 'none'}, not {shown(sorted(map(str, inputs)))}"
+            f"{where}: takes the inputs {', '.join(map(_expected, features)) or 'none'}, not {quoted(sorted(map(str, inputs)))}"
         )
     return {name: _read(feature, inputs[name], half, where) for name, feature in by_name.items()}
 
@@ -173,6 +173,6 @@ def _pixels(image: np.ndarray) -> np.ndarray:
 
 def _expected(feature: Feature) -> str:
     if feature.kind != "image":
-        return f"{shown(feature.name)} {feature.dtype} {feature.shape}"
+        return f"{quoted(feature.name)} {feature.dtype} {feature.shape}"
     height, width = feature.shape[-2:]
-    return f"{shown(feature.name)} image, uint8 ({height}, {width}, 3) RGB or float32 {feature.shape} RGB"
+    return f"{quoted(feature.name)} image, uint8 ({height}, {width}, 3) RGB or float32 {feature.shape} RGB"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.runtimes.mil.manifest import inside
 
 
@@ -140,12 +140,12 @@ class WeightFiles:
         except OSError as error:
             raise self._unreadable(file_name, error) from error
         if len(stored) != size:
-            raise InputError(f"{self.package}: {shown(file_name)} was cut while it was read; {_AGAIN}")
+            raise InputError(f"{self.package}: {quoted(file_name)} was cut while it was read; {_AGAIN}")
         return unpack(stored, kind, count)
 
     def _find(self, file_name: str, offset: int, kind: DataType, count: int) -> tuple[Path, int, int]:
         path = self._locate(file_name)
-        where = f"{self.package}: {shown(file_name)} at {offset}"
+        where = f"{self.package}: {quoted(file_name)} at {offset}"
         try:
             length = path.stat().st_size
             with path.open("rb") as handle:
@@ -155,7 +155,9 @@ class WeightFiles:
         except OSError as error:
             raise self._unreadable(file_name, error) from error
         if len(file_header) < _FILE_HEADER.size or _FILE_HEADER.unpack(file_header)[1] != _VERSION:
-            raise InputError(f"{self.package}: {shown(file_name)} is not a weight file of version {_VERSION}; {_AGAIN}")
+            raise InputError(
+                f"{self.package}: {quoted(file_name)} is not a weight file of version {_VERSION}; {_AGAIN}"
+            )
         if len(header) < _HEADER.size:
             raise InputError(f"{where}: is behind the end of the file; {_AGAIN}")
         sentinel, code, size, begin = _HEADER.unpack(header)
@@ -175,15 +177,15 @@ class WeightFiles:
         relative = PurePosixPath(file_name.removeprefix(_MODEL_FOLDER))
         if not file_name.startswith(_MODEL_FOLDER) or relative.is_absolute() or ".." in relative.parts:
             raise InputError(
-                f"{self.package}: the weight file {shown(file_name)} is not in the model's folder; {_AGAIN}"
+                f"{self.package}: the weight file {quoted(file_name)} is not in the model's folder; {_AGAIN}"
             )
-        path = inside(self.package, self.folder / relative, f"the weight file {shown(file_name)}")
+        path = inside(self.package, self.folder / relative, f"the weight file {quoted(file_name)}")
         if not path.is_file():
-            raise InputError(f"{self.package}: the weight file {shown(file_name)} is not a file; {_AGAIN}")
+            raise InputError(f"{self.package}: the weight file {quoted(file_name)} is not a file; {_AGAIN}")
         return path
 
     def _unreadable(self, file_name: str, error: OSError) -> InputError:
-        return InputError(f"{self.package}: {shown(file_name)} cannot be read ({error.strerror or 'unknown reason'})")
+        return InputError(f"{self.package}: {quoted(file_name)} cannot be read ({error.strerror or 'unknown reason'})")
 
 
 Value = torch.Tensor | str | list[Any]
@@ -214,7 +216,7 @@ def tensor_type(declared: Any, package: object) -> tuple[DataType, tuple[int, ..
     )
     known = math.prod(size for size in shape if size != _UNKNOWN)
     if len(shape) > _LARGEST_RANK or stored_bytes(kind, known) > _LARGEST_TENSOR:
-        raise InputError(f"{package}: a tensor of {shown(list(shape))} {kind.name} is too large (over 4 GiB)")
+        raise InputError(f"{package}: a tensor of {quoted(list(shape))} {kind.name} is too large (over 4 GiB)")
     return kind, shape
 
 

@@ -1,12 +1,9 @@
 """Each runtime that is installed builds a tiny net, dense and with ToFe, and agrees with eager fp32."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_tofe
 
 from benchmarks.contenders import Contender, Recipe, Subject, Unavailable, all_recipes, torch_peers
 from benchmarks.contenders.contender import PlainToFe
@@ -16,7 +13,6 @@ from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
 
-TinyToFe = Callable[..., ToFe]
 PEERS = [recipe for recipe in all_recipes() if recipe.runtime in ("PyTorch eager", "ONNX Runtime", "OpenVINO")]
 SLOW = [recipe for recipe in all_recipes() if recipe not in PEERS]
 LEAST_DB = {"fp32": 60.0, "int8 dynamic": 10.0, "int8 static": 5.0}
@@ -25,9 +21,7 @@ LEAST_DB = {"fp32": 60.0, "int8 dynamic": 10.0, "int8 static": 5.0}
 
 @pytest.mark.parametrize("counts", [None, (9, 5, 3), (3, 9, 1), (16, 5, 16), (16, 16, 16), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "lvvit_s"])
-def test_the_graph_of_peers_computes_what_tofe_computes(
-    tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...] | None
-) -> None:
+def test_the_graph_of_peers_computes_what_tofe_computes(name: str, counts: tuple[int, ...] | None) -> None:
     model = tiny_tofe(name)
     size = model.backbone.spec.image_size
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -39,7 +33,7 @@ def test_the_graph_of_peers_computes_what_tofe_computes(
             torch.testing.assert_close(graph(image[None])[0], logits, atol=1e-5, rtol=1e-5)
 
 
-def test_the_graph_of_peers_keeps_layers_whole_and_has_no_scatter(tiny_tofe: TinyToFe) -> None:
+def test_the_graph_of_peers_keeps_layers_whole_and_has_no_scatter() -> None:
     subject = subject_of(tiny_tofe(), TokenCounts((9, 5, 3)))
     program = torch.export.export(subject.plain(), (subject.example(),))
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
@@ -79,7 +73,7 @@ def label(recipe: Recipe) -> str:
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
 @pytest.mark.parametrize("recipe", PEERS, ids=label)
-def test_a_peer_agrees_with_the_reference(tiny_tofe: TinyToFe, recipe: Recipe, name: str) -> None:
+def test_a_peer_agrees_with_the_reference(recipe: Recipe, name: str) -> None:
     model = tiny_tofe(name)
     assert_agrees(recipe, subject_of(model, None))
     # All tokens kept in the first stages, so that no int8 score near a boundary swaps a token in so small a net.
@@ -87,38 +81,38 @@ def test_a_peer_agrees_with_the_reference(tiny_tofe: TinyToFe, recipe: Recipe, n
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in PEERS if recipe.precision == "fp32"], ids=label)
-def test_a_float_peer_agrees_where_tokens_are_selected(tiny_tofe: TinyToFe, recipe: Recipe) -> None:
+def test_a_float_peer_agrees_where_tokens_are_selected(recipe: Recipe) -> None:
     assert_agrees(recipe, subject_of(tiny_tofe(), TokenCounts((9, 5, 3))))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", SLOW, ids=label)
-def test_an_executorch_program_or_compiled_net_agrees_with_the_reference(tiny_tofe: TinyToFe, recipe: Recipe) -> None:
+def test_an_executorch_program_or_compiled_net_agrees_with_the_reference(recipe: Recipe) -> None:
     contender = assert_agrees(recipe, subject_of(tiny_tofe(), TokenCounts((16, 16, 16))))
     assert (contender.delegates is not None) == ("torch.compile" not in contender.name)
 
 
-def test_names_are_unique_and_the_baseline_comes_first(tiny_tofe: TinyToFe) -> None:
+def test_names_are_unique_and_the_baseline_comes_first() -> None:
     subject = subject_of(tiny_tofe(), None)
     names = [recipe.name(subject) for recipe in all_recipes()]
     assert len(set(names)) == len(names)
     assert names[0] == "dense, stock ExecuTorch fp32"
 
 
-def test_a_missing_library_is_named_with_the_way_to_install_it(tiny_tofe: TinyToFe) -> None:
+def test_a_missing_library_is_named_with_the_way_to_install_it() -> None:
     recipe = Recipe("Other", "fp32", lambda subject: pytest.fail("built"), ("torch", "no_such_library"))
     with pytest.raises(Unavailable, match=r"^no_such_library not installed: pip install .*\[benchmarks\]"):
         recipe.build(subject_of(tiny_tofe(), None))
 
 
-def test_torch_compile_is_unavailable_without_a_compiler(tiny_tofe: TinyToFe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_compile_is_unavailable_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     compiled = next(recipe for recipe in torch_peers.RECIPES if recipe.runtime == "torch.compile")
     with pytest.raises(Unavailable, match=r"needs a C\+\+ compiler"):
         compiled.build(subject_of(tiny_tofe(), None))
 
 
-def test_onnx_attention_equals_the_backbones_own(tiny_tofe: TinyToFe) -> None:
+def test_onnx_attention_equals_the_backbones_own() -> None:
     for name in ("deit_tiny_patch16_224", "lvvit_s"):
         subject = subject_of(tiny_tofe(name), TokenCounts((9, 5, 3)))
         plain = subject.plain()

@@ -1,13 +1,12 @@
 """The comparison end to end on tiny nets, with the runtime that is always there."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 
 from benchmarks import runtimes, subjects
 from benchmarks.contenders import Built, Recipe, Subject, Unavailable
@@ -43,13 +42,10 @@ def recipes() -> tuple[Recipe, ...]:
 
 
 def test_a_comparison_writes_its_figures_and_says_what_it_skipped(
-    tiny_checkpoint: Checkpoint,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runtimes, "all_recipes", recipes)
-    arguments = ["--checkpoint", str(tiny_checkpoint.path), "--runs", "2", "--out", str(tmp_path)]
+    arguments = ["--checkpoint", str(weights), "--runs", "2", "--out", str(tmp_path)]
     assert runtimes.main(arguments) == 0
     errors = capsys.readouterr().err
     assert "skipped dense, Missing fp32: other not installed: pip install other\n" in errors
@@ -77,16 +73,14 @@ def test_a_comparison_writes_its_figures_and_says_what_it_skipped(
         (["--threads", "0"], "--threads 0: expected a positive whole number or 'all'"),
     ],
 )
-def test_wrong_arguments_are_refused_in_one_line(
-    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_arguments_are_refused(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert runtimes.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and reason in line
 
 
-def test_only_selects_by_part_of_the_name(tiny_checkpoint: Checkpoint) -> None:
-    nets = subjects.from_checkpoint(str(tiny_checkpoint.path), None)
+def test_only_selects_by_part_of_the_name(weights: Path) -> None:
+    nets = subjects.from_checkpoint(str(weights), None)
     both = nets.subjects((), threads=1)
     found = runtimes.select(recipes(), both, "EAGER, wrong")
     assert [recipe.runtime for _, recipe in found] == ["Eager", "Wrong"] * 2
@@ -98,8 +92,8 @@ def test_a_checkpoint_without_counts_is_refused(tiny_dense_checkpoint: Checkpoin
         subjects.from_checkpoint(str(tiny_dense_checkpoint.path), None)
 
 
-def test_the_dense_twin_selects_where_the_checkpoint_does(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
-    model = ToFe(create_backbone("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5)))
+def test_the_dense_twin_selects_where_the_checkpoint_does(tmp_path: Path) -> None:
+    model = ToFe(create_backbone("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 5)))
     spec, counts = model.backbone.spec, TokenCounts((9, 5, 3))
     header = describe("moved", spec, model.backbone.preprocessing, default_classes(10), counts, {"top1": 70.5}, {})
     save(tmp_path / "moved.safetensors", model, header)
@@ -123,9 +117,7 @@ def test_a_backbone_gets_random_weights_that_are_the_same_each_time() -> None:
     assert first.gmacs()["ToFe"] < first.gmacs()["dense"]
 
 
-def test_calibration_comes_from_a_folder_or_from_the_photographs(
-    tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
+def test_calibration_from_a_folder_or_the_photographs(tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
     spec = tiny_checkpoint.preprocessing
     given, source = subjects.calibration_inputs(image_folder, spec)
     assert len(given) == 6 and source == f"images of {image_folder.name}"

@@ -1,7 +1,5 @@
 """The throughput benchmark end to end on a tiny net, its clock, and batches that do not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -13,7 +11,6 @@ import yaml
 
 from benchmarks import throughput
 from benchmarks.throughput import MIN_ROUNDS, Plan, Turns, row_of, take_turns
-from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.tofe import ToFe
 
 Measure = Callable[..., tuple[dict[str, Any], str]]
@@ -21,15 +18,15 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def measure(tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Measure:
+def measure(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Measure:
     """The program with the tiny checkpoint: the result file, and what is printed."""
 
     def run(*arguments: str) -> tuple[dict[str, Any], str]:
-        words = ["--nets", str(tiny_checkpoint.path), "--out", str(tmp_path), "--seconds", "0.001", *arguments]
+        words = ["--nets", str(weights), "--out", str(tmp_path), "--seconds", "0.001", *arguments]
         assert throughput.main(words) == 0
         (path,) = tmp_path.glob("throughput-*.yaml")
         text = path.read_text()
-        assert str(tmp_path) not in text and str(tiny_checkpoint.path.parent) not in text
+        assert str(tmp_path) not in text and str(weights.parent) not in text
         return {"file": path.name, **yaml.safe_load(text)}, capsys.readouterr().out
 
     return run
@@ -58,7 +55,7 @@ def test_every_batch_size_gives_a_row(measure: Measure) -> None:
     assert [line.split(" | ")[2] for line in table] == ["1", "3"]
 
 
-def test_without_a_gpu_it_runs_on_the_cpu_and_says_so(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpu_is_used_if_there_is_no_gpu(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     document, out = measure("--batches", "1")
     assert document["file"].startswith("throughput-cpu-20")
@@ -93,9 +90,9 @@ def test_the_clock_that_is_asked_for_times_the_nets(measure: Measure, monkeypatc
 
 
 def test_results_of_another_call_are_not_overwritten(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--nets", str(tiny_checkpoint.path), "--out", str(tmp_path), "--seconds", "0.001", "--device", "cpu"]
+    words = ["--nets", str(weights), "--out", str(tmp_path), "--seconds", "0.001", "--device", "cpu"]
     assert throughput.main([*words, "--batches", "1"]) == 0
     (path,) = tmp_path.iterdir()
     before = path.read_bytes()

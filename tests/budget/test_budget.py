@@ -1,7 +1,5 @@
 """The budget selector: the most accurate checkpoint that fits, and why."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 
@@ -38,7 +36,7 @@ def test_the_most_accurate_that_fits_wins(gmacs: float, name: str) -> None:
     assert choose([LARGE, SMALL, MIDDLE], Budget(gmacs, "test")).checkpoint.name == name
 
 
-def test_between_equally_accurate_ones_the_cheaper_wins_then_the_name() -> None:
+def test_ties_go_to_the_cheaper_then_to_the_name() -> None:
     equals = [candidate("b", 0.5, 68.0), candidate("c", 0.6, 68.0), candidate("a", 0.5, 68.0)]
     assert choose(equals, Budget(1.0, "test")).checkpoint.name == "a"
     assert choose(equals[:2], Budget(1.0, "test")).checkpoint.name == "b"
@@ -59,14 +57,13 @@ def test_one_per_cent_over_the_budget_is_tolerated_and_no_more() -> None:
         choose([candidate("over", 1.0101, 60.0)], Budget(1.0, "test"))
 
 
-def test_where_nothing_fits_the_message_has_the_feasible_range_and_the_next_thing_to_try() -> None:
+def test_an_infeasible_budget_names_the_range_and_what_to_try() -> None:
     with pytest.raises(GateError) as caught:
         choose([LARGE, MIDDLE, SMALL], Budget(0.2, "profile my_board"))
     message = str(caught.value)
     assert "budget 0.2 GMACs (profile my_board)" in message
     assert "0.40 to 1.20 GMACs" in message
     assert "Raise --max-gmacs to 0.40" in message
-    assert "\n" not in message
     assert caught.value.exit_code == 1
 
 
@@ -82,7 +79,7 @@ def test_following_the_advice_to_raise_the_budget_helps(cost: float) -> None:
     assert float(advice[1]) <= cost + 0.01
 
 
-def test_without_any_checkpoint_the_message_says_how_to_get_one() -> None:
+def test_an_empty_zoo_says_how_to_get_a_checkpoint() -> None:
     with pytest.raises(GateError, match="no checkpoint to choose from; train one"):
         choose([], Budget(1.0, "test"))
 

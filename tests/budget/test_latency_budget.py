@@ -1,7 +1,5 @@
 """Choosing by latency: what fits, what is raised, what is scaled, and what is said."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -67,7 +65,7 @@ def test_a_prediction_is_held_to_the_margin() -> None:
     assert not choose(ms / (1 - MARGIN) - 1e-6, [TOFE], INT8).forecast.at_own_counts
 
 
-def test_where_nothing_fits_counts_are_scaled_and_it_is_said_that_accuracy_was_not_measured() -> None:
+def test_counts_are_scaled_if_nothing_fits_with_a_note_on_accuracy() -> None:
     choice = choose(5.0, [TOFE, DENSE], INT8, FP32)
     counts = choice.forecast.counts
     assert counts is not None
@@ -117,7 +115,7 @@ def test_what_is_chosen_never_exceeds_the_limit(ms: float, table: LatencyTable, 
     assert chosen.ms == forecast(chosen.net, chosen.counts, chosen.table).ms
 
 
-def test_where_nothing_can_fit_the_message_has_the_least_latency() -> None:
+def test_an_infeasible_limit_names_the_least_latency() -> None:
     with pytest.raises(
         GateError, match=r"2 ms: nothing fits; the least possible on board is ([\d.]+) ms .*1,1,1"
     ) as caught:
@@ -128,7 +126,7 @@ def test_where_nothing_can_fit_the_message_has_the_least_latency() -> None:
         choose(2.0, [DENSE], INT8)
 
 
-def test_without_a_table_of_the_net_the_message_says_what_there_is_and_what_to_run() -> None:
+def test_a_missing_table_names_those_there_are_and_what_to_run() -> None:
     with pytest.raises(InputError, match=r"profile board has no latency table for tofe in int8 or fp32 \(it has: none"):
         choose(5.0, [TOFE])
     other = replace(INT8, backbone="another_net")

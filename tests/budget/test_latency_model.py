@@ -1,7 +1,5 @@
 """Predicting latency from a table: the arithmetic, and what must hold for every table."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -38,13 +36,13 @@ def test_a_prediction_is_the_sum_of_the_parts_and_the_rest(kept: list[int], rest
     assert predict_ms(table, NET, TokenCounts(counts)) == pytest.approx(ms_by_hand(table, NET, counts, rest_ms))
 
 
-def test_at_its_anchor_and_for_the_dense_net_a_prediction_is_what_was_measured() -> None:
+def test_predictions_of_measured_nets_are_the_measurements() -> None:
     for table in (table_for(), STEPPED):
         assert predict_ms(table, NET, TokenCounts(OWN)) == pytest.approx(table.tofe[0].ms)
         assert predict_ms(table, NET, None) == table.dense
 
 
-def test_of_several_anchors_the_mean_rest_counts() -> None:
+def test_several_anchors_contribute_the_mean_of_their_rest() -> None:
     table = table_for(rest_ms=0.0)
     both = replace(table, tofe=tuple(Anchor(OWN, table.tofe[0].ms + more) for more in (0.1, 0.3)))
     assert predict_ms(both, NET, TokenCounts(OWN)) == pytest.approx(table.tofe[0].ms + 0.2)
@@ -101,7 +99,7 @@ def test_the_table_for_training_is_a_copy() -> None:
 
 
 @given(st.integers(2, 12), st.floats(0.02, 0.2), st.integers(0, 99))
-def test_a_step_is_found_in_noise(width: int, height: float, seed: int) -> None:
+def test_a_step_is_detected_in_noise(width: int, height: float, seed: int) -> None:
     noise = np.random.default_rng(seed).normal(0, height / 30, 25)
     points = tuple(
         (n, 0.1 + n * 0.002 + height * (-(-n // width) - n / width) + float(extra))
@@ -124,7 +122,7 @@ def test_no_step_is_seen_in_noise_alone_or_in_too_few_points() -> None:
 
 
 @given(st.sampled_from([4, 8, 16, 32]), st.none() | st.just(Step(7, 0.04)))
-def test_an_alignment_is_found_beside_a_step(width: int, step: Step | None) -> None:
+def test_an_alignment_is_detected_beside_a_step(width: int, step: Step | None) -> None:
     near = sorted({*range(49, 74), *(count + beside for count in (32, 48, 80, 96) for beside in (-1, 0, 1))})
     noise = np.random.default_rng(width).normal(0, 0.001, len(near))
     teeth = [0.0 if step is None else step.ms * (-(-n // step.tokens) - n / step.tokens) for n in near]
@@ -152,7 +150,7 @@ def test_a_table_of_another_net_is_refused() -> None:
         predict_ms(replace(table_for(), tofe=(Anchor((3, 2), 1.0),)), NET, TokenCounts(OWN))
 
 
-def test_the_table_of_a_precision_is_found() -> None:
+def test_a_table_is_chosen_by_precision() -> None:
     tables = [table_for(), table_for(precision="fp32")]
     assert find_table(tables, NET, "fp32") is tables[1]
     assert find_table(tables[:1], NET, "fp32") is None

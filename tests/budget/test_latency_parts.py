@@ -1,7 +1,5 @@
 """Which parts are timed, and what table their times make."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

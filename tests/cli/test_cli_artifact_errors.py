@@ -1,8 +1,5 @@
 """Bad models, manifests, images and data given to ``run``, ``profile``, ``parity`` and ``evaluate``: one line, exit code 2 or 3."""
 
-from __future__ import annotations
-
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
-from conftest import Program, manifest_for, refusal
+from conftest import Program, edit_json, manifest_for, refusal
 from PIL import Image
 
 from tofe_edge.cli import main
@@ -32,8 +29,7 @@ def model(tmp_path: Path, tiny_checkpoint: Checkpoint) -> Path:
 
 
 def edit(path: Path, **changes: object) -> None:
-    manifest = manifest_path_of(path)
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+    edit_json(manifest_path_of(path), lambda document: document.update(changes))
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -102,23 +98,23 @@ def test_a_bad_image_is_refused_even_among_good_ones(
 )
 @pytest.mark.usefixtures("image_folder")
 def test_data_that_cannot_be_used_are_refused(
-    program: Program, model: Path, tiny_checkpoint: Checkpoint, tmp_path: Path, data: str, message: str
+    program: Program, model: Path, weights: Path, tmp_path: Path, data: str, message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "renamed" / "cat").mkdir(parents=True)
     for name in ("renamed/cat/0.png", "unreadable/0/0.png", "unreadable/1/0.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert message in refusal(program, "evaluate", tiny_checkpoint.path, "--data", tmp_path / data)
+    assert message in refusal(program, "evaluate", weights, "--data", tmp_path / data)
     if data != "unreadable":  # which is found out when the model runs
-        call = ("parity", model, "--checkpoint", tiny_checkpoint.path)
+        call = ("parity", model, "--checkpoint", weights)
         assert message in refusal(program, *call, "--data", tmp_path / data)
 
 
 def test_checkpoints_and_options_that_do_not_fit_are_refused(
-    program: Program, model: Path, tiny_checkpoint: Checkpoint, tiny_dense_checkpoint: Checkpoint, image_folder: Path
+    program: Program, model: Path, weights: Path, tiny_dense_checkpoint: Checkpoint, image_folder: Path
 ) -> None:
-    assert "evaluate needs labelled images: --data DIR" in refusal(program, "evaluate", tiny_checkpoint.path)
+    assert "evaluate needs labelled images: --data DIR" in refusal(program, "evaluate", weights)
     for mode in ("batch", "instance"):
         line = refusal(program, "evaluate", tiny_dense_checkpoint.path, "--data", image_folder, "--mode", mode)
         assert "is a dense model without token selectors; use --mode dense" in line

@@ -1,14 +1,12 @@
 """``tofe-edge calibrate``, and what ``select``, ``convert`` and ``devices`` make of its table, through the entry point."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Program
-from latency_tables import table_for
+from latency_tables import made_up_timing, table_for
 
 from tofe_edge.budget.latency_model import predict_ms
 from tofe_edge.cli import main
@@ -20,7 +18,6 @@ from tofe_edge.model.checkpoint import Checkpoint, backbone_of
 from tofe_edge.model.zoo import shipped_checkpoints
 from tofe_edge.profiles import load_profile, with_tables
 from tofe_edge.runtimes.bench import HostBench
-from tofe_edge.runtimes.latency import Latency
 from tofe_edge.runtimes.timing import Timing, TimingRequest
 
 BOARD = (Path(__file__).parents[1] / "profiles" / "my_board.yaml").read_text()
@@ -52,8 +49,7 @@ class Instant(HostBench):
     ms = 1.0
 
     def time(self, model: Path, request: TimingRequest) -> Timing:
-        latency = Latency((self.ms,) * request.runs, 1.0)
-        return Timing(latency=latency, load_ms=1.0, threads=1, planned_bytes=None, peak_rss_bytes=None)
+        return made_up_timing((self.ms,) * request.runs)
 
 
 @pytest.fixture
@@ -76,14 +72,9 @@ def error_of(program: Program, *words: object, code: int = 2) -> str:
     return err.splitlines()[-1] if err else ""
 
 
-# --- calibrate -------------------------------------------------------------------------------------------------------
-
-
-def test_a_profile_gets_its_table_and_keeps_its_text(
-    board: Path, tiny_checkpoint: Checkpoint, program: Program
-) -> None:
+def test_a_profile_keeps_its_text(board: Path, weights: Path, program: Program) -> None:
     before = board.read_text()
-    words = ("calibrate", "--profile", board, "--checkpoint", tiny_checkpoint.path, "--quick", "--threads", 1)
+    words = ("calibrate", "--profile", board, "--checkpoint", weights, "--quick", "--threads", 1)
     code, out, _ = program(*words, "--precision", "fp32", "--json")
     document = json.loads(out)
     assert code == 0 and document.keys() == {"profile", "wrote", "on", "tables"}
@@ -98,10 +89,10 @@ def test_a_profile_gets_its_table_and_keeps_its_text(
 
 @pytest.mark.usefixtures("instant")
 def test_a_shipped_profile_is_copied_and_the_copy_can_be_extended(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, program: Program, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, weights: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ("calibrate", "--profile", "raspberry_pi_5", "--checkpoint", tiny_checkpoint.path)
+    words = ("calibrate", "--profile", "raspberry_pi_5", "--checkpoint", weights)
     code, out, _ = program(*words, "--precision", "int8")
     assert code == 0 and "wrote" in out
     assert [one.threads for one in load_profile("./raspberry_pi_5.yaml").latency] == [4]
@@ -123,7 +114,7 @@ def test_a_shipped_profile_is_copied_and_the_copy_can_be_extended(
 @pytest.mark.usefixtures("instant")
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no")])
 def test_an_interrupted_calibration_writes_nothing(
-    board: Path, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    board: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     before = board.read_bytes()
 
@@ -131,12 +122,9 @@ def test_an_interrupted_calibration_writes_nothing(
         raise error
 
     monkeypatch.setattr(Instant, "time", fail)
-    assert main(["calibrate", "--profile", str(board), "--checkpoint", str(tiny_checkpoint.path)]) in (2, 130)
+    assert main(["calibrate", "--profile", str(board), "--checkpoint", str(weights)]) in (2, 130)
     assert board.read_bytes() == before
     assert [path.name for path in board.parent.iterdir()] == ["board.yaml"]
-
-
-# --- calls that cannot be met ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -148,6 +136,7 @@ def test_an_interrupted_calibration_writes_nothing(
         ("calibrate --profile BOARD --checkpoint nonsense", "neither a shipped one"),
         ("calibrate --profile BOARD --backbone deit_small_patch16_224", "--backbone names the net"),
         ("calibrate --profile BOARD --checkpoint CKPT --on carrier://pigeon", "carrier://pigeon"),
+        ("select --profile jetson_orim", "did you mean 'jetson_orin'?"),
         ("select --max-latency-ms 5", "say which with --profile"),
         ("select --profile BOARD --max-gmacs 1 --max-latency-ms 5", "two budgets; give one"),
         ("select --profile BOARD --precision fp32", "goes with --max-latency-ms"),
@@ -156,17 +145,15 @@ def test_an_interrupted_calibration_writes_nothing(
         ("select --profile BOARD --max-latency-ms 5", "`tofe-edge calibrate --profile my_board --checkpoint BEST`"),
     ],
 )
-def test_calls_that_make_no_sense(
-    program: Program, board: Path, tiny_checkpoint: Checkpoint, call: str, message: str
-) -> None:
-    paths = {"BOARD": board, "CKPT": tiny_checkpoint.path}
+def test_wrong_calls_are_refused(program: Program, board: Path, weights: Path, call: str, message: str) -> None:
+    paths = {"BOARD": board, "CKPT": weights}
     line = error_of(program, *(paths.get(word, word) for word in call.split()))
     assert message.replace("BEST", shipped_checkpoints()[0].name) in line
 
 
-def test_a_layout_that_no_table_can_be_added_to(program: Program, board: Path, tiny_checkpoint: Checkpoint) -> None:
+def test_a_layout_that_no_table_can_be_added_to(program: Program, board: Path, weights: Path) -> None:
     board.write_text(BOARD + "...\n")
-    call = ("calibrate", "--profile", board, "--checkpoint", tiny_checkpoint.path)
+    call = ("calibrate", "--profile", board, "--checkpoint", weights)
     assert "cannot be added to this layout" in error_of(program, *call)
 
 
@@ -189,18 +176,15 @@ def test_a_layout_that_no_table_can_be_added_to(program: Program, board: Path, t
 def test_limits_that_convert_cannot_hold(
     program: Program,
     calibrated: Path,
-    tiny_checkpoint: Checkpoint,
+    weights: Path,
     tiny_dense_checkpoint: Checkpoint,
     options: str,
     message: str,
     code: int,
 ) -> None:
-    call = ("convert", "--profile", calibrated, "--checkpoint", tiny_checkpoint.path, "--max-latency-ms")
+    call = ("convert", "--profile", calibrated, "--checkpoint", weights, "--max-latency-ms")
     words = [tiny_dense_checkpoint.path if word == "DENSE" else word for word in options.split()]
     assert message in error_of(program, *call, *words, code=code)
-
-
-# --- select and convert ----------------------------------------------------------------------------------------------
 
 
 def test_select_by_latency(board: Path, program: Program) -> None:
@@ -239,13 +223,13 @@ def test_select_by_latency(board: Path, program: Program) -> None:
 
 @pytest.mark.usefixtures("instant")
 def test_convert_holds_a_limit_and_says_so_in_the_manifest(
-    calibrated: Path, tiny_checkpoint: Checkpoint, program: Program, monkeypatch: pytest.MonkeyPatch
+    calibrated: Path, weights: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = calibrated.parent / "out"
     # With the margin for predictions too little for the checkpoint's own counts.
     limit_ms = load_profile(str(calibrated)).latency[1].tofe[0].ms
     words = (
-        "convert", "--profile", calibrated, "--checkpoint", tiny_checkpoint.path, "--out", out, "--waive", "a test",
+        "convert", "--profile", calibrated, "--checkpoint", weights, "--out", out, "--waive", "a test",
         "--precision", "fp32", "--max-latency-ms", limit_ms, "--on", "host",
     )  # fmt: skip
     code, said, _ = program(*words, "--json")

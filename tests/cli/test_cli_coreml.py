@@ -1,7 +1,5 @@
 """``tofe-edge`` with Core ML packages, through its real entry point and the real converter."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -12,18 +10,15 @@ from conftest import Program, TinyModel, document_of, refusal
 from tofe_edge.cli import main
 from tofe_edge.io.artifact import open_artifact
 from tofe_edge.io.files import fingerprint_of
-from tofe_edge.model.checkpoint import Checkpoint
 
 
-def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> list[object]:
-    return ["convert", "--checkpoint", checkpoint.path, "--target", "coreml", "--out", out, *arguments]
+def convert(weights: Path, out: Path, *arguments: object) -> list[object]:
+    return ["convert", "--checkpoint", weights, "--target", "coreml", "--out", out, *arguments]
 
 
-def test_convert_run_and_parity_of_a_package(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path, program: Program
-) -> None:
+def test_convert_run_parity(weights: Path, tmp_path: Path, image_folder: Path, program: Program) -> None:
     out = tmp_path / "out"
-    made = document_of(program, *convert(tiny_checkpoint, out, "--precision", "fp32", "--option", "author=A. Author"))
+    made = document_of(program, *convert(weights, out, "--precision", "fp32", "--option", "author=A. Author"))
     path = Path(made["artifact"])
     assert path == out / "tiny-fp32-coreml.mlpackage"
     names = ["tiny-fp32-coreml.golden", "tiny-fp32-coreml.json", "tiny-fp32-coreml.mlpackage"]
@@ -44,31 +39,25 @@ def test_convert_run_and_parity_of_a_package(
     image = image_folder / "0" / "0.png"
     (ranked,) = document_of(program, "run", path, image)
     assert len(ranked["top5"]) == 5 and ranked["kept"] == [9, 5, 3]
-    checked = document_of(
-        program, "parity", path, "--data", image_folder, "--checkpoint", tiny_checkpoint.path, "--device", "cpu"
-    )
+    checked = document_of(program, "parity", path, "--data", image_folder, "--checkpoint", weights, "--device", "cpu")
     assert checked["images"] == 6 and checked["top1_agreement"] == 1.0
 
 
-def test_converting_again_replaces_the_package(
-    tiny_checkpoint: Checkpoint, tiny_model: TinyModel, tmp_path: Path, program: Program
-) -> None:
+def test_a_package_is_replaced(weights: Path, tiny_model: TinyModel, tmp_path: Path, program: Program) -> None:
     first = tiny_model("--target", "coreml", "--option", "io=tensor", "--selection", "topk")
     path = Path(shutil.copytree(first.parent, tmp_path / "out")) / first.name
     leftover = path / "Data" / "leftover"
     leftover.write_text("of an older version")
-    again = convert(tiny_checkpoint, path.parent, "--precision", "fp32", "--option", "io=tensor", "--selection", "topk")
+    again = convert(weights, path.parent, "--precision", "fp32", "--option", "io=tensor", "--selection", "topk")
     assert document_of(program, *again)["artifact"] == str(path)
     assert not leftover.exists()
     assert open_artifact(path).manifest.io == "tensor"
     assert fingerprint_of(path.parent) == fingerprint_of(first.parent)
 
 
-def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
-) -> None:
+def test_apple_devices_choose_core_ml_and_ios(weights: Path, tmp_path: Path, program: Program) -> None:
     made = document_of(
-        program, "convert", "--profile", "iphone_16", "--checkpoint", tiny_checkpoint.path, "--out", tmp_path,
+        program, "convert", "--profile", "iphone_16", "--checkpoint", weights, "--out", tmp_path,
         "--precision", "fp16", "--elastic", "0.0016", "--option", "float32_selectors=true",
     )  # fmt: skip
     manifest = open_artifact(Path(made["artifact"])).manifest
@@ -77,10 +66,8 @@ def test_a_profile_of_an_apple_device_chooses_core_ml_and_its_system(
 
 
 @pytest.mark.parametrize("removed", [["--layout", "channels_first"], ["--backend", "coreml"], ["--backend"]])
-def test_a_removed_option_names_the_changelog(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, removed: list[str]
-) -> None:
-    line = refusal(program, *convert(tiny_checkpoint, tmp_path, *removed))
+def test_a_removed_option(weights: Path, tmp_path: Path, program: Program, removed: list[str]) -> None:
+    line = refusal(program, *convert(weights, tmp_path, *removed))
     assert line == f"{removed[0]} was removed, see CHANGELOG.md; leave it out"
 
 
@@ -95,9 +82,9 @@ def test_a_removed_option_names_the_changelog(
     ],
 )
 def test_a_former_spelling_works_with_a_hint(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], former: list[str], option: str
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], former: list[str], option: str
 ) -> None:
-    words = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--out", str(tmp_path)]
+    words = ["convert", "--checkpoint", str(weights), "--out", str(tmp_path)]
     assert main([*words, *former]) == main([*words, "--option", option]) == 2
     hint, error, same = capsys.readouterr().err.splitlines()
     assert hint == f"tofe-edge: hint: {former[0]} is now --option {option}, see CHANGELOG.md"
@@ -120,23 +107,19 @@ def test_the_help_of_a_target_shows_every_option_and_its_own(capsys: pytest.Capt
     )
 
 
-def test_more_tokens_than_float16_counts_are_refused_before_any_work(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
-) -> None:
-    line = refusal(program, *convert(tiny_checkpoint, tmp_path, "--precision", "fp16", "--image-size", "768"))
+def test_tokens_float16_cannot_count_are_refused(weights: Path, tmp_path: Path, program: Program) -> None:
+    line = refusal(program, *convert(weights, tmp_path, "--precision", "fp16", "--image-size", "768"))
     assert "2304 tokens cannot be ranked: float16 counts to 2048; use --selection topk" in line
 
 
 @pytest.mark.parametrize("suffix", [".mlpackage", ".json", ".golden"])
-def test_what_is_in_the_way_is_found_first_and_left_alone(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, suffix: str
-) -> None:
+def test_what_is_in_the_way_is_left(weights: Path, tmp_path: Path, program: Program, suffix: str) -> None:
     place = tmp_path / f"tiny-fp16-coreml{suffix}"
     if suffix == ".json":
         place.mkdir()
         (place / "precious").write_text("mine")
     else:
         place.write_text("mine")
-    assert f"{place}: is a f" in refusal(program, *convert(tiny_checkpoint, tmp_path, "--precision", "fp16"))
+    assert f"{place}: is a f" in refusal(program, *convert(weights, tmp_path, "--precision", "fp16"))
     assert (place / "precious" if suffix == ".json" else place).read_text() == "mine"
     assert list(tmp_path.iterdir()) == [place]

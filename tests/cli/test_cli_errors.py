@@ -1,11 +1,10 @@
 """Bad input: one line that says what is wrong, the promised exit code, and nothing left in the output folder."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ import torch
 from conftest import Program, manifest_for, nearly_full_disk, refusal
 from safetensors.torch import load_file, save_file
 
-import tofe_edge.workflows.convert
 from tofe_edge import profiles
 from tofe_edge.converters import pipeline
 from tofe_edge.converters.request import ConvertRequest
-from tofe_edge.evaluation.parity import GateResult, Parity
+from tofe_edge.errors import InputError
+from tofe_edge.io.artifact import manifest_path_of
+from tofe_edge.io.targets import target_names
 from tofe_edge.model import zoo
+from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.workflows.parity import Checked
+from tofe_edge.workflows.convert import ConvertOptions, resolve_options
 
 PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(300_000)
 """Has ExecuTorch's magic and is no program."""
@@ -54,9 +55,9 @@ def bench(tmp_path: Path, tiny_checkpoint: Checkpoint, program: Program) -> Benc
 
 
 @pytest.fixture
-def shipped(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Checkpoint) -> None:
+def shipped(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
     """A zoo of the tiny checkpoint alone."""
-    monkeypatch.setattr(zoo, "_FOLDER", tiny_checkpoint.path.parent)
+    monkeypatch.setattr(zoo, "_FOLDER", weights.parent)
 
 
 @pytest.fixture
@@ -68,12 +69,6 @@ def instant_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
         return pipeline.Conversion(PROGRAM_BYTES, manifest)
 
     monkeypatch.setattr(pipeline, "convert", fake)
-
-
-@pytest.mark.parametrize("command", ["convert", "select"])
-def test_an_unknown_profile_offers_the_nearest(bench: Bench, command: str) -> None:
-    line = bench.fails(command, "--profile", "jetson_orim")
-    assert "jetson_orim" in line and "did you mean 'jetson_orin'?" in line
 
 
 def test_a_broken_profile_names_file_line_and_key(bench: Bench) -> None:
@@ -131,11 +126,6 @@ def test_dense_weights_of_another_backbone_are_refused(bench: Bench) -> None:
     assert "weights do not fit deit_tiny_patch16_224" in line and "are they of another backbone?" in line
 
 
-def test_an_unknown_backbone_offers_near_names(bench: Bench) -> None:
-    line = bench.convert("--checkpoint", bench.checkpoint.path, "--backbone", "deit_tiny_patch16_22")
-    assert "backbone 'deit_tiny_patch16_22' is unknown; did you mean" in line and "deit_tiny_patch16_224" in line
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -143,6 +133,8 @@ def test_an_unknown_backbone_offers_near_names(bench: Bench) -> None:
             "--precision fp16",
             "precision 'fp16' for executorch: XNNPACK computes GELU in fp32 alone; use one of fp32, int8",
         ),
+        ("--profile jetson_orim", "'jetson_orim'; did you mean 'jetson_orin'?"),
+        ("--backbone deit_tiny_patch16_22", "'deit_tiny_patch16_22' is unknown; did you mean deit_tiny_patch16_224"),
         ("--int8-mode weights", "--int8-mode weights for executorch: use one of dynamic, static"),
         ("--option io=image", "--option io is not an option of target executorch; it is for --target coreml"),
         ("--target coreml --option fps=3", "--option fps is not an option of target coreml; it has io, depl"),
@@ -216,11 +208,59 @@ def test_a_full_disk_leaves_nothing_behind(bench: Bench) -> None:
     assert "cannot be written" in line and "free some space" in line
 
 
-@pytest.mark.usefixtures("instant_conversion")
-def test_a_failed_parity_gate_is_exit_code_1_and_writes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = GateResult("logits SNR", "logits SNR 3.0 dB is under 60 dB", False)
-    failed = Parity(32, 0.5, None, None, 0, 1.0, 3.0, 20.0, (1.0, 1.0, 1.0), (gate,))
-    checked = Checked(failed, (), None, (), (), "cpu")
-    monkeypatch.setattr(tofe_edge.workflows.convert, "check", lambda *arguments, **options: checked)
-    line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32", code=1)
-    assert "not written, it differs from the reference: logits SNR 3.0 dB is under 60 dB" in line
+def test_a_defect_is_one_line_and_not_a_failed_gate(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("some key")
+
+    monkeypatch.setattr("tofe_edge.workflows.select.choose", broken)
+    code, out, err = program("select", "--max-gmacs", "1")
+    assert (code, out) == (3, "") and err.count("\n") == 1
+    assert "internal error (KeyError: 'some key'); run again with --debug" in err
+    with pytest.raises(KeyError):
+        program("select", "--max-gmacs", "1", "--debug")
+
+
+@pytest.mark.parametrize("call", [("run", "x" * 300 + ".pte", "a.png"), ("checkpoints", "x" * 300 + ".safetensors")])
+def test_a_name_too_long_for_the_file_system_is_one_line(call: tuple[str, ...], program: Program) -> None:
+    assert refusal(program, *call)
+
+
+def planned(checkpoint: Checkpoint, **options: Any) -> str:
+    """The name of the artifact that these options ask for."""
+    return resolve_options(ConvertOptions(checkpoint=checkpoint, **options)).path.name
+
+
+def test_artifacts_that_differ_share_neither_name_nor_manifest(tiny_checkpoint: Checkpoint) -> None:
+    kinds: list[dict[str, Any]] = [
+        {"precision": "fp32"},
+        {"precision": "int8"},
+        {"precision": "int8", "int8_mode": "static"},
+    ]
+    apple = [{}, {"io": "tensor"}, {"deployment_target": "iOS16"}, {"float32_selectors": "true"}]
+    calls = [
+        {"target": target, **kind, **rest}
+        for target in target_names()
+        for kind in kinds
+        for rest in ({}, {"image_size": 96})
+    ]
+    calls += [{"target": "coreml", "precision": "fp16", "options": options} for options in apple]
+    for profile in (None, "iphone_15", "jetson_orin"):
+        names = [Path(planned(tiny_checkpoint, profile=profile, **call)) for call in calls]
+        assert len({manifest_path_of(name) for name in names}) == len(calls), sorted(names)
+        assert {name.suffix for name, call in zip(names, calls) if call["target"] == "coreml"} == {".mlpackage"}
+
+
+@pytest.mark.parametrize("profile", ["iphone_15", "jetson_orin"])
+def test_what_the_profile_asks_for_has_the_plain_name(tiny_checkpoint: Checkpoint, profile: str) -> None:
+    assert Path(planned(tiny_checkpoint, profile=profile)).stem == f"tiny-{profile}-int8"
+
+
+def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoint: Checkpoint) -> None:
+    name = planned(replace(tiny_checkpoint, name="../../etc/$(reboot) \n; x" + "y" * 300))
+    assert len(name) <= 160
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+
+
+def test_a_net_without_a_classifier_is_refused() -> None:
+    with pytest.raises(InputError, match="no classifier head"):
+        create_backbone("vit_small_patch14_reg4_dinov2", {"image_size": 56, "depth": 4, "dim": 48, "heads": 3})

@@ -1,16 +1,14 @@
 """``convert`` with several budgets, batches, other sizes, ranks and calibration, and the commands on what it wrote."""
 
-from __future__ import annotations
-
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from conftest import Program, TinyModel, document_of, refusal
-from PIL import Image
+from conftest import Program, TinyModel, document_of, edit_json, refusal, write_images
+from test_cli import CONVERT_KEYS
 
 from tofe_edge.cli import main
 from tofe_edge.converters import pipeline
@@ -19,16 +17,10 @@ from tofe_edge.evaluation.golden import golden_path_of
 from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.model.checkpoint import Checkpoint
 
-CONVERT_KEYS = {
-    "artifact", "manifest", "checkpoint", "token_counts", "gmacs", "size_bytes", "delegates", "fallback_ops", "target",
-    "precision", "int8_mode", "fp32_layers", "profile", "reason", "parity", "methods", "batch", "selection", "quantization",
-    "predicted_ms", "latency", "reproducible",
-}  # fmt: skip
 
-
-def convert(checkpoint: Checkpoint, out: Path, *arguments: object) -> Path:
+def convert(weights: Path, out: Path, *arguments: object) -> Path:
     """The one model that ``convert`` wrote."""
-    call = ["convert", "--checkpoint", checkpoint.path, *arguments, "--out", out]
+    call = ["convert", "--checkpoint", weights, *arguments, "--out", out]
     assert main([str(argument) for argument in call]) == 0
     (model,) = out.glob("*.pte")
     assert sorted(out.iterdir()) == [golden_path_of(model), manifest_path_of(model), model]
@@ -42,10 +34,10 @@ def elastic(tiny_model: TinyModel) -> Path:
 
 
 @pytest.fixture(scope="module")
-def resized(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+def resized(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     """For images of 48 px, tokens selected by rank."""
     options = ["--precision", "fp32", "--image-size", 48, "--selection", "rank"]
-    return convert(tiny_checkpoint, tmp_path_factory.mktemp("resized"), *options)
+    return convert(weights, tmp_path_factory.mktemp("resized"), *options)
 
 
 @pytest.fixture
@@ -68,7 +60,7 @@ def test_elastic_writes_further_methods(elastic: Path) -> None:
     assert document["parity"]["passed"] is True
 
 
-def test_run_takes_the_method_it_is_told_to(elastic: Path, image: Path, program: Program) -> None:
+def test_run_takes_a_method(elastic: Path, image: Path, program: Program) -> None:
     (further,) = manifest(elastic)["further_methods"]
     ((default,), (smaller,)) = (
         document_of(program, "run", elastic, image),
@@ -87,9 +79,7 @@ def test_a_deadline_chooses_the_method(elastic: Path, image: Path, program: Prog
     assert easy[0]["kept"] == further["token_counts"] and easy[-1]["kept"] == [9, 5, 3]
 
 
-def test_profile_and_parity_take_the_method_they_are_told_to(
-    elastic: Path, tiny_checkpoint: Checkpoint, program: Program
-) -> None:
+def test_profile_and_parity_take_a_method(elastic: Path, weights: Path, program: Program) -> None:
     (further,) = manifest(elastic)["further_methods"]
     document = document_of(program, "profile", elastic, "--runs", 2, "--method", further["name"])
     assert (document["method"], document["batch"], document["gmacs"]) == (further["name"], 2, further["gmacs"])
@@ -97,31 +87,29 @@ def test_profile_and_parity_take_the_method_they_are_told_to(
     assert [stage["name"] for stage in document["stages"] if stage["name"].startswith("selection")] == [
         "selection 1", "selection 2", "selection 3",
     ]  # fmt: skip
-    against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
+    against = ["--checkpoint", weights, "--device", "cpu"]
     document = document_of(program, "parity", elastic, "--method", further["name"], *against)
     assert document["passed"] is True and document["kept_overlap"] == [1, 1, 1]
 
 
-def test_parity_of_a_method_is_against_that_methods_counts(
-    elastic: Path, tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
-) -> None:
+def test_parity_uses_the_methods_counts(elastic: Path, weights: Path, tmp_path: Path, program: Program) -> None:
     """A manifest that is wrong about a method fails the gate of that method, and of no other."""
     model = tmp_path / elastic.name
     model.write_bytes(elastic.read_bytes())
-    document = manifest(elastic)
-    (further,) = document["further_methods"]
+    (further,) = manifest(elastic)["further_methods"]
     further["token_counts"] = [count + 1 for count in further["token_counts"]]
-    manifest_path_of(model).write_text(json.dumps(document))
-    against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
+    shutil.copy(manifest_path_of(elastic), tmp_path)
+    edit_json(manifest_path_of(model), lambda document: document.update(further_methods=[further]))
+    against = ["--checkpoint", weights, "--device", "cpu"]
     assert document_of(program, "parity", model, *against)["passed"] is True
     assert document_of(program, "parity", model, "--method", further["name"], *against, code=1)["passed"] is False
 
 
 @pytest.mark.parametrize("command", ["run", "profile", "parity"])
 def test_an_unknown_method_is_refused_with_the_names_there_are(
-    command: str, elastic: Path, image: Path, tiny_checkpoint: Checkpoint, program: Program
+    command: str, elastic: Path, image: Path, weights: Path, program: Program
 ) -> None:
-    rest: dict[str, list[object]] = {"run": [image], "parity": ["--checkpoint", tiny_checkpoint.path]}
+    rest: dict[str, list[object]] = {"run": [image], "parity": ["--checkpoint", weights]}
     line = refusal(program, command, elastic, *rest.get(command, []), "--method", "forward_1")
     (further,) = manifest(elastic)["further_methods"]
     assert f"has no method 'forward_1'; it has forward, {further['name']}" in line and elastic.name in line
@@ -129,7 +117,7 @@ def test_an_unknown_method_is_refused_with_the_names_there_are(
 
 def test_a_method_that_fails_its_gates_keeps_all_from_being_written(
     tmp_path: Path,
-    tiny_checkpoint: Checkpoint,
+    weights: Path,
     program: Program,
     monkeypatch: pytest.MonkeyPatch,
     elastic_artifact: Any,
@@ -145,9 +133,7 @@ def test_a_method_that_fails_its_gates_keeps_all_from_being_written(
 
     monkeypatch.setattr(pipeline, "convert", fake)
     out = tmp_path / "out"
-    line = refusal(
-        program, "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "fp32", "--out", out, code=1
-    )
+    line = refusal(program, "convert", "--checkpoint", weights, "--precision", "fp32", "--out", out, code=1)
     assert f", method {last.name}: not written, it differs from the reference: " in line
     assert not out.exists() or list(out.iterdir()) == []
 
@@ -162,40 +148,28 @@ def test_another_size_and_selection_by_rank(resized: Path, tiny_checkpoint: Chec
     assert document["parity"]["passed"] is True and document["parity"]["kept_overlap"] == [1, 1, 1]
 
 
-def test_the_commands_run_what_was_resized(
-    resized: Path, image_folder: Path, tiny_checkpoint: Checkpoint, program: Program
-) -> None:
+def test_resized_models_run(resized: Path, image_folder: Path, weights: Path, program: Program) -> None:
     images = sorted(image_folder.rglob("*.png"))[:3]
     together = document_of(program, "run", resized, *images)
     assert [entry["kept"] for entry in together] == [[5, 3, 2]] * 3
     assert together == [entry for path in images for entry in document_of(program, "run", resized, path)]
     profile = document_of(program, "profile", resized, "--runs", 2)
     assert profile["batch"] == 1 and [stage["name"] for stage in profile["stages"]] == ["the whole net"]
-    against = ["--checkpoint", tiny_checkpoint.path, "--device", "cpu"]
+    against = ["--checkpoint", weights, "--device", "cpu"]
     assert document_of(program, "parity", resized, *against)["passed"] is True
 
 
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve images of noise, of two classes."""
-    folder = tmp_path_factory.mktemp("calibration")
-    generator = np.random.default_rng(1)
-    for number in range(12):
-        path = folder / str(number % 2) / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), np.uint8))
-        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(path)
-    return folder
+    return write_images(tmp_path_factory.mktemp("calibration"), 6, seed=1)
 
 
-def test_int8_with_calibration_images_reports_what_it_cost(
-    tiny_checkpoint: Checkpoint, calibration: Path, tmp_path: Path, program: Program
-) -> None:
+def test_int8_says_its_cost(weights: Path, calibration: Path, tmp_path: Path, program: Program) -> None:
     document = document_of(
-        program, "convert", "--checkpoint", tiny_checkpoint.path, "--precision", "int8", "--calibration", calibration,
+        program, "convert", "--checkpoint", weights, "--precision", "int8", "--calibration", calibration,
         "--calibration-images", 4, "--max-accuracy-drop", 50, "--out", tmp_path,
     )  # fmt: skip
-    assert document.keys() == CONVERT_KEYS
+    assert document.keys() == set(CONVERT_KEYS.split())
     assert (document["precision"], document["int8_mode"], document["batch"]) == ("int8", "dynamic", 1)
     assert document["methods"].keys() == {"forward"} and document["selection"] == "topk"
     stored = manifest(Path(document["artifact"]))
@@ -206,12 +180,10 @@ def test_int8_with_calibration_images_reports_what_it_cost(
     assert stored["quantization"]["fp32_because"].keys() <= set(stored["fp32_layers"])
 
 
-def test_an_accuracy_drop_needs_labels(
-    tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, program: Program
-) -> None:
+def test_drops_need_labels(weights: Path, image_folder: Path, tmp_path: Path, program: Program) -> None:
     (image_folder / "1").rename(image_folder / "cats")
     options = ["--precision", "int8", "--max-accuracy-drop", 1, "--calibration", image_folder]
-    line = refusal(program, "convert", "--checkpoint", tiny_checkpoint.path, *options, "--out", tmp_path / "out")
+    line = refusal(program, "convert", "--checkpoint", weights, *options, "--out", tmp_path / "out")
     assert line == f"{image_folder}: --max-accuracy-drop needs labelled images, DIR/<class id>/<image>"
 
 
@@ -228,16 +200,14 @@ def test_an_accuracy_drop_needs_labels(
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program, arguments: list[object], message: str
+    weights: Path, tmp_path: Path, program: Program, arguments: list[object], message: str
 ) -> None:
     out = tmp_path / "out"
-    assert message in refusal(program, "convert", "--checkpoint", tiny_checkpoint.path, *arguments, "--out", out)
+    assert message in refusal(program, "convert", "--checkpoint", weights, *arguments, "--out", out)
     assert not out.exists() or list(out.iterdir()) == []
 
 
-def test_a_dense_model_has_no_further_budgets(
-    tiny_dense_checkpoint: Checkpoint, tmp_path: Path, program: Program
-) -> None:
+def test_a_dense_model_has_one_budget(tiny_dense_checkpoint: Checkpoint, tmp_path: Path, program: Program) -> None:
     line = refusal(
         program, "convert", "--checkpoint", tiny_dense_checkpoint.path, "--elastic", 0.001, "--out", tmp_path / "out"
     )
@@ -261,9 +231,7 @@ def test_a_dense_model_has_no_further_budgets(
         ("--int8-mode", "mixed", "invalid choice: 'mixed' (choose from 'dynamic', 'static', 'weights')"),
     ],
 )
-def test_a_bad_value_names_its_option(
-    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_values_name_the_option(option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["convert", option, value])
     assert ended.value.code == 2

@@ -1,37 +1,26 @@
 """``tofe-edge package`` through its real entry point: bundles of a converted model, their check, and hostile input."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, TinyModel, refusal
+from conftest import Program, document_of, edit_json, flip, refusal
 
 from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.model.checkpoint import Checkpoint
 
 
-@pytest.fixture(scope="module")
-def converted(tiny_model: TinyModel) -> Path:
-    """fp32, two budgets."""
-    return tiny_model("--elastic", "0.0016")
-
-
 @pytest.fixture
-def model(converted: Path, tmp_path: Path) -> Path:
-    """The same, copied to another place: model, manifest and golden vectors."""
-    return Path(shutil.copytree(converted.parent, tmp_path / "copied")) / converted.name
+def model(two_budgets_copy: Path) -> Path:
+    return two_budgets_copy
 
 
 def package(program: Program, model: Path, out: Path, *arguments: object) -> dict[str, Any]:
     """``--source``, which needs no compiler; the document of ``--json``."""
-    call = ("package", model, "--platform", "android", "--source", "--out", out, "--json", *arguments)
-    code, stdout, stderr = program(*call)
-    assert (code, stderr) == (0, "")
-    document: dict[str, Any] = json.loads(stdout)
+    call = ("package", model, "--platform", "android", "--source", "--out", out, *arguments)
+    document: dict[str, Any] = document_of(program, *call)
     return document
 
 
@@ -64,8 +53,7 @@ def test_a_bundle_is_written_and_its_check_runs_every_method(model: Path, progra
 def test_a_check_of_a_damaged_bundle_is_exit_code_1(model: Path, program: Program, tmp_path: Path) -> None:
     bundle = Path(package(program, model, tmp_path / "out")["bundle"])
     (asset,) = bundle.rglob("*.pte")
-    content = asset.read_bytes()
-    asset.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    flip(asset, at=100)
     code, out, _ = program("package", "--check", bundle, "--json")
     document = json.loads(out)
     assert (code, document["passed"], document["self_test"]["ran"]) == (1, False, False)
@@ -91,9 +79,7 @@ def test_licence_and_record_of_the_weights_are_taken_along(
 
 
 @pytest.mark.parametrize("stem", ["a b", "é", "-x", "1x", "a'; rm x", "a$(x)", "a" * 200, ".x", "con"])
-def test_names_that_cannot_name_a_package_are_refused_and_replaced_by_name(
-    model: Path, program: Program, tmp_path: Path, stem: str
-) -> None:
+def test_names_that_cannot_name_a_package_are_refused(model: Path, program: Program, tmp_path: Path, stem: str) -> None:
     hostile = renamed(model, stem)
     call = ("package", hostile, "--platform", "android", "--source", "--out", tmp_path / "out")
     assert "cannot name a package" in refusal(program, *call)
@@ -106,8 +92,7 @@ def test_names_that_cannot_name_a_package_are_refused_and_replaced_by_name(
 
 
 def test_a_manifest_that_names_another_path_leads_nowhere(model: Path, program: Program, tmp_path: Path) -> None:
-    manifest = json.loads(manifest_path_of(model).read_text())
-    manifest_path_of(model).write_text(json.dumps({**manifest, "artifact": "../../evil.pte"}))
+    edit_json(manifest_path_of(model), lambda document: document.update(artifact="../../evil.pte"))
     document = package(program, model, tmp_path / "out")
     bundle = Path(document["bundle"])
     assert not any(b"evil" in content for content in snapshot(bundle).values())
@@ -117,7 +102,7 @@ def test_a_manifest_that_names_another_path_leads_nowhere(model: Path, program: 
 def test_a_stale_manifest_and_missing_parts_are_refused(model: Path, program: Program, tmp_path: Path) -> None:
     call = ("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
     content = model.read_bytes()
-    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flip(model)
     assert "its checksum is not the manifest's" in refusal(program, *call)
     model.write_bytes(content + b"x")
     assert "it is cut short or the manifest is stale" in refusal(program, *call)
@@ -145,5 +130,5 @@ def test_a_stale_manifest_and_missing_parts_are_refused(model: Path, program: Pr
         (("--check", "no-such-bundle"), "no-such-bundle: there is no such bundle"),
     ],
 )
-def test_calls_that_make_no_sense_are_told(program: Program, arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_calls_are_refused(program: Program, arguments: tuple[str, ...], message: str) -> None:
     assert message in refusal(program, "package", *arguments)

@@ -1,7 +1,5 @@
 """``profile`` on this machine: for how long, against what, as a page."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import signal
@@ -58,7 +56,7 @@ def test_sustained_compares_the_quarters(elastic_artifact: Artifact, program: Pr
     assert text.count("<svg") >= 3 and "First quarter" in text
 
 
-def test_against_the_dense_net(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, program: Program) -> None:
+def test_comparison_to_the_dense_net(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, program: Program) -> None:
     model, weights = elastic_artifact.path, tiny_checkpoint.path
     document = profile(program, model, "--against", "dense", "--checkpoint", weights, "--runs", 20)
     found = document["against"]
@@ -90,14 +88,12 @@ def test_against_the_dense_net(elastic_artifact: Artifact, tiny_checkpoint: Chec
         ("--html FOLDER", "is a folder"),
     ],
 )
-def test_calls_that_make_no_sense(
-    elastic_artifact: Artifact, program: Program, tmp_path: Path, options: str, message: str
-) -> None:
+def test_wrong_calls(elastic_artifact: Artifact, program: Program, tmp_path: Path, options: str, message: str) -> None:
     words = (str(tmp_path) if word == "FOLDER" else word for word in options.split())
     assert message in refusal(program, "profile", elastic_artifact.path, *words)
 
 
-def test_models_with_other_inputs_are_not_compared(
+def test_other_inputs_are_not_compared(
     elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, program: Program
 ) -> None:
     path, content = tmp_path / "single.pte", b"\0\0\0\0ET12" + bytes(100)

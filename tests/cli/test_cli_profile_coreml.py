@@ -1,14 +1,12 @@
 """``tofe-edge profile`` of Core ML packages: counts anywhere, and what a Mac measures, against a stub of it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import coreml_stub
 import pytest
-from conftest import Program, TinyModel, refusal
+from conftest import Program, TinyModel, document_of, refusal
 
 from tofe_edge.runtimes import coreml
 
@@ -40,9 +38,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def document(program: Program, *arguments: object) -> Any:
-    code, out, err = program("profile", *arguments, "--json")
-    assert (code, err) == (0, "")
-    return json.loads(out)
+    return document_of(program, "profile", *arguments)
 
 
 def test_json_has_counts_and_says_that_nothing_was_measured(program: Program, package: Path) -> None:

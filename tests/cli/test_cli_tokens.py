@@ -1,7 +1,5 @@
 """``tofe-edge tokens`` through the program: JSON, table, page and picture, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,17 @@ from tofe_edge.io.inputs import load_image
 from tofe_edge.model.checkpoint import Checkpoint
 
 
-def tokens(program: Program, checkpoint: Checkpoint, *arguments: object) -> str:
-    code, out, err = program("tokens", checkpoint.path, "--device", "cpu", *arguments)
+def tokens(program: Program, weights: Path, *arguments: object) -> str:
+    code, out, err = program("tokens", weights, "--device", "cpu", *arguments)
     assert (code, err) == (0, "")
     return out
 
 
-def test_the_program_says_where_every_token_went(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
-) -> None:
+def test_tokens_are_reported(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path) -> None:
     paths = [image_folder / "0" / "0.png", image_folder / "0" / "1.png"]
     page, sheet = tmp_path / "new" / "page.html", tmp_path / "sheet.png"
     call = ("--image", *paths, "--html", page, "--png", sheet)
-    document = json.loads(tokens(program, tiny_checkpoint, *call, "--json"))
+    document = json.loads(tokens(program, tiny_checkpoint.path, *call, "--json"))
     assert (document["checkpoint"], document["mode"], document["patch_tokens"]) == ("tiny", "batch", 16)
     assert document["wrote"] == [str(page), str(sheet)] and document["unreadable"] == []
     reference = load_reference(tiny_checkpoint, "batch", "cpu")
@@ -45,13 +41,11 @@ def test_the_program_says_where_every_token_went(
     assert page.read_text(encoding="utf-8").count('<div class="maps">') == 2
     assert Image.open(sheet).format == "PNG"
     # For people, images that were named have a line each.
-    lines = tokens(program, tiny_checkpoint, *call).splitlines()
+    lines = tokens(program, tiny_checkpoint.path, *call).splitlines()
     assert all(any(line.startswith(str(path)) and "9, 5, 3" in line for line in lines) for path in paths)
 
 
-def test_labelled_data_flat_folders_and_csv_say_the_same(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
-) -> None:
+def test_every_source_says_the_same(program: Program, weights: Path, image_folder: Path, tmp_path: Path) -> None:
     paths, flat = sorted(image_folder.rglob("*.png")), tmp_path / "flat"
     flat.mkdir()
     for number, path in enumerate(paths):
@@ -60,7 +54,7 @@ def test_labelled_data_flat_folders_and_csv_say_the_same(
     (tmp_path / "x.csv").write_text("path,label\n" + "\n".join(lines))
     labels, documents = {}, []
     for source in (image_folder, tmp_path / "x.csv", flat):
-        document: Any = json.loads(tokens(program, tiny_checkpoint, "--data", source, "--mode", "instance", "--json"))
+        document: Any = json.loads(tokens(program, weights, "--data", source, "--mode", "instance", "--json"))
         labels[source.name] = [entry.pop("label") for entry in document["images"]]
         assert all(entry.pop("image") for entry in document["images"])
         documents.append(document)
@@ -69,10 +63,10 @@ def test_labelled_data_flat_folders_and_csv_say_the_same(
     assert len({tuple(entry["kept_counts"]) for entry in documents[0]["images"]}) > 1  # instance-adaptive
 
 
-def test_the_table_is_that_of_the_paper(program: Program, tiny_checkpoint: Checkpoint, image_folder: Path) -> None:
+def test_the_table_is_that_of_the_paper(program: Program, weights: Path, image_folder: Path) -> None:
     (image_folder / "0" / "1.png").write_bytes(b"")
-    summary = json.loads(tokens(program, tiny_checkpoint, "--data", image_folder, "--json"))["summary"]
-    out = tokens(program, tiny_checkpoint, "--data", image_folder)
+    summary = json.loads(tokens(program, weights, "--data", image_folder, "--json"))["summary"]
+    out = tokens(program, weights, "--data", image_folder)
     assert "5 (1 unreadable)" in out and "in 2.06 of 4 stages" in out
     for stage in range(3):
         line = next(line for line in out.splitlines() if line.startswith(f"stage {stage + 1}"))
@@ -80,11 +74,9 @@ def test_the_table_is_that_of_the_paper(program: Program, tiny_checkpoint: Check
         assert line.split()[2:] == [f"{kept:.2f}", f"{reused:.2f}", f"{share:.2%}"]
 
 
-def test_all_images_are_counted_and_some_drawn(
-    program: Program, tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path
-) -> None:
+def test_images_are_drawn(program: Program, weights: Path, image_folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    out = tokens(program, tiny_checkpoint, "--data", image_folder, "--limit", 5, "--draw", 2, "--html", page)
+    out = tokens(program, weights, "--data", image_folder, "--limit", 5, "--draw", 2, "--html", page)
     assert out.endswith(f"wrote  {page}\n")
     content = page.read_text(encoding="utf-8")
     assert content.count('<div class="maps">') == 2 and "3 more images, counted but not drawn" in content
@@ -108,7 +100,7 @@ def test_all_images_are_counted_and_some_drawn(
 )
 def test_calls_that_make_no_sense_are_refused_and_write_nothing(
     program: Program,
-    tiny_checkpoint: Checkpoint,
+    weights: Path,
     image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -123,14 +115,14 @@ def test_calls_that_make_no_sense_are_refused_and_write_nothing(
     Path("unreadable/0.png").write_bytes(b"")
     Path("unreadable/1.png").write_bytes((image_folder / "0" / "0.png").read_bytes())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
-    assert words in refusal(program, "tokens", tiny_checkpoint.path, *arguments.split())
+    assert words in refusal(program, "tokens", weights, *arguments.split())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before and not Path("a").exists()
 
 
 def test_checkpoints_are_neither_dense_nor_written_over(
-    program: Program, tiny_checkpoint: Checkpoint, tiny_dense_checkpoint: Checkpoint, image_folder: Path
+    program: Program, weights: Path, tiny_dense_checkpoint: Checkpoint, image_folder: Path
 ) -> None:
     line = refusal(program, "tokens", tiny_dense_checkpoint.path, "--data", image_folder)
     assert line.startswith("tiny-dense: is a dense model") and "give a ToFe checkpoint" in line
-    call = ("tokens", tiny_checkpoint.path, "--data", image_folder)
-    assert "is what is to be read" in refusal(program, *call, "--html", tiny_checkpoint.path)
+    call = ("tokens", weights, "--data", image_folder)
+    assert "is what is to be read" in refusal(program, *call, "--html", weights)

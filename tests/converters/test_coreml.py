@@ -1,7 +1,5 @@
 """Packages by the real converter: what they compute, and what they say of themselves."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -149,7 +147,7 @@ def outputs_equal(one: Mapping[str, object], other: Mapping[str, object]) -> boo
     )
 
 
-def test_classes_of_one_name_are_told_apart() -> None:
+def test_classes_of_one_name_get_their_id() -> None:
     assert unique_labels(["crane", "dog", "crane"], ["n1", "n2", "n3"]) == ("crane (n1)", "dog", "crane (n3)")
 
 
@@ -157,7 +155,7 @@ def test_classes_of_one_name_are_told_apart() -> None:
     ("names", "identifiers"),
     [(["a", "a", "a (1)"], ["1", "2", "1"]), (["a", "a"], ["1", "1"]), (["a", ""], ["1", "2"])],
 )
-def test_classes_that_cannot_be_told_apart_are_refused(names: list[str], identifiers: list[str]) -> None:
+def test_classes_of_one_name_and_id_are_refused(names: list[str], identifiers: list[str]) -> None:
     with pytest.raises(InputError, match="is empty or occurs twice"):
         unique_labels(names, identifiers)
 

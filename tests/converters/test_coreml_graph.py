@@ -1,13 +1,11 @@
 """The graph for Core ML: the same numbers as the static graph, from pixels too, and equal selections."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_exports import COUNTS, SIZE
+from tiny_exports import COUNTS, SIZE, images
 from torch import Tensor, nn
 
 from tofe_edge.converters.coreml_graph import NativeRankSelection, native_graph, native_topk
@@ -25,11 +23,7 @@ def forms() -> dict[str, Select]:
 
 
 def static_graph(name: str = "deit_tiny_patch16_224", dense: bool = False) -> StaticToFe:
-    return build_static_graph(make_tiny_tofe(name), None if dense else COUNTS)
-
-
-def noise(seed: int) -> Tensor:
-    return torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    return build_static_graph(tiny_tofe(name), None if dense else COUNTS)
 
 
 @torch.no_grad()
@@ -47,20 +41,20 @@ def test_the_native_graph_computes_what_the_static_graph_computes(name: str, for
     graph = static_graph(name)
     native = native_graph(graph, forms()[form])
     for seed in range(3):
-        assert_equal(graph(noise(seed)), native(noise(seed)))
+        assert_equal(graph(images(1, seed=seed)[0]), native(images(1, seed=seed)[0]))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_a_dense_graph_has_a_native_form_too(name: str) -> None:
     graph = static_graph(name, dense=True)
-    assert_equal(graph(noise(0)), native_graph(graph, native_topk)(noise(0)))
+    assert_equal(graph(images(1, seed=0)[0]), native_graph(graph, native_topk)(images(1, seed=0)[0]))
 
 
 def test_the_graph_it_was_made_of_stays_as_it_was() -> None:
     graph = static_graph()
     before = {name: value.clone() for name, value in graph.state_dict().items()}
-    native_graph(graph, native_topk, make_tiny_tofe().backbone.preprocessing)
+    native_graph(graph, native_topk, tiny_tofe().backbone.preprocessing)
     assert any(isinstance(module, RmsNorm) for module in graph.modules())
     assert all(torch.equal(value, before[name]) for name, value in graph.state_dict().items())
 

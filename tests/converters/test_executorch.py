@@ -1,7 +1,5 @@
 """What the real exporter makes of tiny nets: one delegate a stage, the reference's numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +9,8 @@ import numpy.typing as npt
 import pytest
 import tiny_exports
 import torch
-from conftest import make_tiny_tofe
-from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, Export, export, images, tiny_net, two_methods
+from conftest import tiny_tofe
+from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, export, images, tiny_net, two_methods
 
 from tofe_edge.converters.executorch import lower
 from tofe_edge.converters.quantize import layers_of, plan_int8, quantize
@@ -66,25 +64,17 @@ def overlap(found: Outputs, stage: int) -> float:
     return float(np.mean([kept_overlap(wanted[stage], kept[stage]) for wanted, kept in pairs]))
 
 
-def fallback_without_views(exported: Export) -> dict[str, int]:
-    """Operators outside the delegates that do something: the runtime executes no view."""
-    operators = exported.lowered.methods["forward"].fallback_ops
-    return {name: number for name, number in operators.items() if name != "view_copy"}
-
-
 @pytest.mark.parametrize("kind", TOFE)
-def test_each_stage_is_one_delegate(kind: str) -> None:
-    assert export(kind).lowered.methods["forward"].delegates == 4
+def test_each_stage_is_one_delegate_and_only_selections_stay_outside(kind: str) -> None:
+    exported = export(kind)
+    assert len(exported.stages) == exported.lowered.methods["forward"].delegates == 4
+    assert tiny_exports.outside(exported.lowered) == {"topk": 3, "index_select": 3}
 
 
-@pytest.mark.parametrize("kind", TOFE)
-def test_only_the_three_selections_stay_outside_the_delegates(kind: str) -> None:
-    assert fallback_without_views(export(kind)) == {"topk": 3, "index_select": 3}
-
-
-def test_the_dense_net_is_one_delegate_with_nothing_outside() -> None:
-    assert export("dense").lowered.methods["forward"].delegates == 1
-    assert fallback_without_views(export("dense")) == {}
+@pytest.mark.parametrize("kind", ["dense", "rank"])
+def test_a_net_without_moves_by_index_is_one_delegate_with_nothing_outside(kind: str) -> None:
+    assert export(kind).lowered.methods["forward"].delegates == 1
+    assert tiny_exports.outside(export(kind).lowered) == {}
 
 
 @pytest.mark.parametrize("kind", ["fp32", "lvvit"])
@@ -98,14 +88,6 @@ def test_fp32_keeps_the_tokens_that_the_reference_keeps(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["fp32", "lvvit", "dense"])
 def test_fp32_logits_are_those_of_the_reference(kind: str) -> None:
     np.testing.assert_allclose(outputs(kind).logits, outputs(kind).wanted_logits, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kind", [*TOFE, "dense"])
-def test_logits_follow_the_image(kind: str) -> None:
-    """Else agreement would be that of constants."""
-    spread = outputs(kind).wanted_logits.std(axis=0).max()
-    assert spread > 100 * 1e-4
-    assert outputs(kind).logits.std(axis=0).max() == pytest.approx(spread, rel=0.5)
 
 
 @pytest.mark.parametrize(("kind", "decibels"), [("int8 dynamic", 22), ("int8 static", 15)])
@@ -156,8 +138,7 @@ def test_further_methods_share_the_weights() -> None:
 def test_each_method_is_described() -> None:
     assert list(two_methods().methods) == ["forward", OTHER]
     for method in two_methods().methods.values():
-        assert method.delegates == 4
-        assert {name for name in method.fallback_ops if name != "view_copy"} == {"topk", "index_select"}
+        assert method.delegates == 4 and method.fallback_ops.keys() == {"topk", "index_select", "view_copy"}
 
 
 def test_each_method_agrees_with_its_own_program_bit_for_bit() -> None:
@@ -174,7 +155,7 @@ def test_each_method_agrees_with_its_own_program_bit_for_bit() -> None:
 
 def test_a_further_budget_costs_at_most_a_fortieth_at_the_width_of_the_shipped_nets() -> None:
     """The graph that a further method adds does not grow with the width; the weights, stored once, grow with its square."""
-    graph = build_static_graph(make_tiny_tofe(dim=192, classes=1000), COUNTS)
+    graph = build_static_graph(tiny_tofe(dim=192, classes=1000), COUNTS)
     graph = quantize(graph, plan_int8(graph, "dynamic"))
     two = lower({"forward": graph, OTHER: graph.with_counts(OTHER_COUNTS)}, (1, 3, SIZE, SIZE))
     assert all(method.delegates == 4 for method in two.methods.values())

@@ -1,7 +1,5 @@
 """Each folding equals the computation it replaces, on random layers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -86,9 +84,7 @@ def test_fold_norm_of_a_norm_without_affine_part_is_the_layer_itself() -> None:
 
 @random_layers
 @given(inputs=WIDTHS, outputs=WIDTHS, seed=SEEDS, bias=st.booleans(), factor=st.none() | st.floats(-4, 4))
-def test_scale_output_by_a_number_or_by_one_an_output(
-    inputs: int, outputs: int, seed: int, bias: bool, factor: float | None
-) -> None:
+def test_scale_output_by_one_or_many(inputs: int, outputs: int, seed: int, bias: bool, factor: float | None) -> None:
     layer, x = linear(inputs, outputs, seed, bias), rows(inputs, seed)
     gamma = torch.randn(outputs, generator=seeded(seed + 3)) if factor is None else factor
     wanted = (gamma.double() if isinstance(gamma, Tensor) else gamma) * run_in_float64(layer, x)
@@ -118,21 +114,24 @@ def test_centring_after_scaling_each_output(inputs: int, outputs: int, seed: int
     assert_close(run_in_float64(centre_output(scale_output(layer, gamma)), x), wanted)
 
 
-@random_layers
-@given(
-    channels=st.tuples(st.integers(1, 4), st.integers(1, 6)),
-    kernel=st.integers(1, 4),
+CONVOLUTIONS = st.builds(
+    lambda inputs, outputs, kernel, **how: nn.Conv2d(inputs, outputs, kernel, **how),
+    *(st.integers(1, most) for most in (4, 6, 4)),
     stride=st.integers(1, 3),
     padding=st.integers(0, 2),
     bias=st.booleans(),
-    seed=SEEDS,
 )
-def test_centre_convolution_is_the_output_less_the_mean_of_its_channels(
-    channels: tuple[int, int], kernel: int, stride: int, padding: int, bias: bool, seed: int
-) -> None:
-    conv = nn.Conv2d(*channels, kernel, stride=stride, padding=padding, bias=bias)
+
+
+def images_for(conv: nn.Conv2d, seed: int) -> Tensor:
+    return torch.randn(2, conv.in_channels, 9, 8, dtype=torch.float64, generator=seeded(seed + 1))
+
+
+@random_layers
+@given(CONVOLUTIONS, SEEDS)
+def test_centre_convolution_is_the_output_less_the_mean_of_its_channels(conv: nn.Conv2d, seed: int) -> None:
     randomised(conv, seed)
-    images = torch.randn(2, channels[0], 9, 8, dtype=torch.float64, generator=seeded(seed + 1))
+    images = images_for(conv, seed)
     found = run_in_float64(centre_convolution(conv), images)
     assert_close(found, less_its_mean(run_in_float64(conv, images), 1))
 
@@ -184,21 +183,11 @@ def test_difference_of_outputs(inputs: int, outputs: int, seed: int, data: st.Da
 
 
 @random_layers
-@given(
-    channels=st.tuples(st.integers(1, 4), st.integers(1, 5)),
-    kernel=st.integers(1, 4),
-    stride=st.integers(1, 3),
-    padding=st.integers(0, 2),
-    bias=st.booleans(),
-    seed=SEEDS,
-)
-def test_fold_batch_norm_equals_the_convolution_and_its_norm(
-    channels: tuple[int, int], kernel: int, stride: int, padding: int, bias: bool, seed: int
-) -> None:
-    conv = nn.Conv2d(*channels, kernel, stride=stride, padding=padding, bias=bias)
-    norm = nn.BatchNorm2d(channels[1])
+@given(CONVOLUTIONS, SEEDS)
+def test_fold_batch_norm_equals_the_convolution_and_its_norm(conv: nn.Conv2d, seed: int) -> None:
+    norm = nn.BatchNorm2d(conv.out_channels)
     randomised(nn.Sequential(conv, norm), seed)
-    images = torch.randn(2, channels[0], 9, 8, dtype=torch.float64, generator=seeded(seed + 1))
+    images = images_for(conv, seed)
     wanted = run_in_float64(norm, run_in_float64(conv, images))
     found = run_in_float64(fold_batch_norm(conv, norm), images)
     assert found.shape == wanted.shape

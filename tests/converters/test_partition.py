@@ -1,7 +1,5 @@
 """Grouping by level: the same numbers as ExecuTorch's own grouping, and valid delegates around what stays outside."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pytest
@@ -12,15 +10,6 @@ from tiny_exports import Stage, images, lower_and_watch
 from torch import Tensor, nn
 
 from tofe_edge.io.targets import Lowered
-
-
-@pytest.mark.parametrize("kind", ["fp32", "lvvit", "int8 dynamic", "int8 static"])
-def test_four_stages_are_four_delegates(kind: str) -> None:
-    exported = tiny_exports.export(kind)
-    assert len(exported.stages) == 4
-    assert exported.lowered.methods["forward"].delegates == 4
-    outside = {name: n for name, n in exported.lowered.methods["forward"].fallback_ops.items() if name != "view_copy"}
-    assert outside == {"topk": 3, "index_select": 3}
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8 dynamic", "int8 static"])
@@ -53,7 +42,7 @@ def test_the_stages_of_a_net_with_linears_alone_need_one_pass_each() -> None:
     assert [stage.linear_pass_only for stage in tiny_exports.export("fp32").stages] == [True] * 4
 
 
-def test_of_lvvit_only_the_stem_and_the_head_need_all_passes() -> None:
+def test_only_stem_and_head_of_lvvit_need_all_passes() -> None:
     assert [stage.linear_pass_only for stage in tiny_exports.export("lvvit").stages] == [False, True, True, False]
 
 
@@ -142,9 +131,7 @@ def lowered_toy(toy: type[nn.Module]) -> tuple[nn.Module, Lowered, tuple[Stage, 
         (NothingInside, 0, {"cumsum": 1}),
     ],
 )
-def test_branches_around_an_operator_that_stays_outside(
-    toy: type[nn.Module], delegates: int, outside: dict[str, int]
-) -> None:
+def test_branches_around_an_outside_operator(toy: type[nn.Module], delegates: int, outside: dict[str, int]) -> None:
     net, lowered, stages = lowered_toy(toy)  # type: ignore[arg-type]
     method = lowered.methods["forward"]
     assert (method.delegates, len(stages)) == (delegates, delegates)

@@ -1,7 +1,5 @@
 """Programs of single parts: lowered for real, run, and compared with the parts they are of."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Statistics, plan and replacement of layers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import cast
@@ -9,6 +7,7 @@ from typing import cast
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_exports import images, seeded, tiny_graph, tiny_net
@@ -31,7 +30,6 @@ from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.parity import snr_db
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.model.tofe import ToFe
 
 MODES: list[Int8Mode] = ["dynamic", "static"]
 
@@ -172,7 +170,7 @@ def test_a_quantized_net_follows_its_float_net(graph: Callable[[], StaticToFe], 
     assert snr_db(wanted, found) > 18
 
 
-def test_static_int8_leaves_out_layers_that_no_image_reaches(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_static_int8_leaves_out_layers_that_no_image_reaches() -> None:
     """Approximators where every token is kept: they have no range, and no place in the graph."""
     graph = build_static_graph(tiny_tofe(), TokenCounts((16, 16, 16)))
     generator = torch.Generator().manual_seed(0)
@@ -193,9 +191,7 @@ MAGNITUDES = st.sampled_from([1e-3, 1.0, 1e3])
     magnitude=MAGNITUDES,
     shift=st.sampled_from([-3.0, 0.0, 3.0]),
 )
-def test_dynamic_input_is_off_by_a_step_of_its_own_token(
-    shape: tuple[int, int, int], seed: int, magnitude: float, shift: float
-) -> None:
+def test_dynamic_input_is_off_by_a_step(shape: tuple[int, int, int], seed: int, magnitude: float, shift: float) -> None:
     x = magnitude * (torch.randn(shape, generator=seeded(seed)) + shift)
     # One loud token: it must not cost the others.
     x[0, 0] *= 100

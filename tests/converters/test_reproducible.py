@@ -1,23 +1,20 @@
 """The reproducible form of a graph: equal to the ordinary one up to rounding, and made of other operators."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny_tofe, manifest_for
+from conftest import Program, document_of, manifest_for, refusal, tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_exports import COUNTS, SIZE, Export, export, images, lower_and_watch, run
 from torch import Tensor, nn
 
-from tofe_edge.cli import main
 from tofe_edge.converters.layers import RmsNorm, StaticAttention
 from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
 from tofe_edge.converters.reproducible import (
@@ -41,7 +38,7 @@ ROUNDED_DIFFERENTLY = {"aten._softmax.default", "aten.rsqrt.default", "aten.sqrt
 
 def ordinary(name: str = "deit_tiny_patch16_224") -> StaticToFe:
     size = 56 if "patch14" in name else SIZE
-    return build_static_graph(make_tiny_tofe(name, image_size=size), COUNTS)
+    return build_static_graph(tiny_tofe(name, image_size=size), COUNTS)
 
 
 def inputs(graph_name: str, count: int) -> list[Tensor]:
@@ -106,7 +103,7 @@ def test_the_graph_that_it_is_made_of_stays_as_it_was() -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("select", [select_by_topk, select_by_rank])
 def test_batches_ranks_and_other_counts_work_too(batch: int, select: object) -> None:
-    graph = build_static_graph(make_tiny_tofe(), COUNTS, select)  # type: ignore[arg-type]
+    graph = build_static_graph(tiny_tofe(), COUNTS, select)  # type: ignore[arg-type]
     picture = torch.cat(images(batch, seed=4))
     for kept in (COUNTS.kept, (16, 4, 2)):
         ours, wanted = reproducible(graph).with_counts(kept)(picture), graph.with_counts(kept)(picture)
@@ -134,7 +131,7 @@ def test_a_token_of_zeros_stays_one() -> None:
 
 
 @given(st.floats(0.1, SCORE_LIMIT), st.integers(0, 2**16))
-def test_within_the_limit_it_is_softmax(largest: float, seed: int) -> None:
+def test_attention_is_softmax_within_the_limit(largest: float, seed: int) -> None:
     attention, twin = attention_and_twin()
     generator = torch.Generator().manual_seed(seed)
     scores, value = torch.randn(3, 7, 9, generator=generator), torch.randn(3, 9, 16, generator=generator)
@@ -143,7 +140,7 @@ def test_within_the_limit_it_is_softmax(largest: float, seed: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [1e2, 1e4, 1e30])
-def test_beyond_the_limit_nothing_overflows(factor: float) -> None:
+def test_nothing_overflows_beyond_the_limit(factor: float) -> None:
     _, twin = attention_and_twin()
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(3, 577, 577, generator=generator) * factor
@@ -199,40 +196,28 @@ def test_fp32_and_static_int8_may_be_reproducible(tiny_checkpoint: Checkpoint) -
     ],
 )
 def test_a_wrong_call_says_what_to_do(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Sequence[str], said: str
+    weights: Path, tmp_path: Path, program: Program, options: Sequence[str], said: str
 ) -> None:
-    call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--reproducible", *options, "--out", str(tmp_path)]
-    assert main(call) == 2
-    message = capsys.readouterr().err
-    assert re.search(said, message) and message.count("\n") == 1
+    call = ("convert", "--checkpoint", weights, "--reproducible", *options, "--out", tmp_path)
+    assert re.search(said, refusal(program, *call))
     assert not list(tmp_path.iterdir())
 
 
-def convert(checkpoint: Checkpoint, out: Path, *options: object) -> Path:
-    assert main(["convert", "--checkpoint", str(checkpoint.path), *map(str, options), "--out", str(out)]) == 0
-    (model,) = out.glob("*.pte")
-    return model
-
-
 def test_the_artifact_says_that_it_is_reproducible(
-    tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Checkpoint, image_folder: Path, tmp_path: Path, program: Program
 ) -> None:
-    model = convert(tiny_checkpoint, tmp_path, "--reproducible", "--calibration", image_folder)
+    call = ("convert", "--checkpoint", tiny_checkpoint.path, "--reproducible", "--calibration", image_folder)
+    model = Path(document_of(program, *call, "--out", tmp_path)["artifact"])
     manifest = open_artifact(model).manifest
     assert model.name == f"{tiny_checkpoint.name}-int8_static-reproducible.pte"
     assert (manifest.reproducible, manifest.precision, manifest.int8_mode) == (True, "int8", "static")
     assert manifest.parity is not None and manifest.parity["passed"]
-    assert main(["run", str(model), "--self-test"]) == 0
+    assert program("run", model, "--self-test")[0] == 0
 
 
-def edited(checkpoint: Checkpoint, edit: Callable[[dict[str, object]], object]) -> Manifest:
-    document = json.loads(json.dumps(manifest_for(checkpoint, "tiny.pte", b"").to_json()))
-    edit(document)
-    return Manifest.from_json(document)
-
-
-def test_a_manifest_has_the_key_where_it_is_true(tiny_checkpoint: Checkpoint) -> None:
+def test_a_manifest_has_the_key_if_it_is_true(tiny_checkpoint: Checkpoint) -> None:
     plain = manifest_for(tiny_checkpoint, "tiny.pte", b"")
-    assert "reproducible" not in plain.to_json() and edited(tiny_checkpoint, lambda document: None) == plain
-    marked = edited(tiny_checkpoint, lambda document: document.update(reproducible=True))
+    document = json.loads(json.dumps(plain.to_json()))
+    assert "reproducible" not in document and Manifest.from_json(document) == plain
+    marked = Manifest.from_json({**document, "reproducible": True})
     assert marked == replace(plain, reproducible=True) and marked.to_json()["reproducible"] is True

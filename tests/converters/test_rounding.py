@@ -1,7 +1,5 @@
 """Rounding to int8: what each weight may lose, and what looking at the inputs is worth."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import pytest
@@ -84,7 +82,7 @@ def test_what_a_block_leaves_over_reaches_the_columns_behind_it(monkeypatch: pyt
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("samples", [200, 8], ids=["many samples", "few samples"])
-def test_with_a_gram_matrix_the_output_is_closer(seed: int, samples: int) -> None:
+def test_a_gram_matrix_brings_the_output_closer(seed: int, samples: int) -> None:
     weight, inputs = weights(24, 32, seed), correlated(32, samples, seed)
     nearest = output_error(weight, round_to_nearest(weight), inputs)
     # Measured: a third of it and less.
@@ -169,7 +167,7 @@ def test_a_palette_has_at_most_as_many_values_and_half_precision_holds_them(bits
 
 
 @given(st.integers(1, 5), st.integers(0, 1000))
-def test_without_inputs_each_weight_goes_to_the_nearest_value(bits: int, seed: int) -> None:
+def test_each_weight_goes_to_the_nearest_value(bits: int, seed: int) -> None:
     weight = weights(24, 32, seed)
     found = to_palette(weight, bits)
     palette = found.unique()

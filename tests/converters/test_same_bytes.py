@@ -1,7 +1,5 @@
 """Programs and packages are the same bytes whoever makes them: another process, with other hashes, another time."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What int8 costs a tiny net, whose fault it is, and which layers go back to fp32 for it."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence
@@ -169,7 +167,7 @@ def test_int8_that_serves_the_right_class_is_no_drop() -> None:
     assert mixed.reasons == {}
 
 
-def test_without_labels_the_cost_is_measured_and_no_layer_goes_back() -> None:
+def test_no_layer_goes_back_if_there_are_no_labels() -> None:
     mixed = choose("static", CANNOT_BE_MET)
     assert mixed.cost.drop is None and mixed.cost.to_json()["drop"] is None
     assert mixed.plan == plan_int8(graph_and_statistics()[0], "static")
@@ -224,7 +222,7 @@ def test_every_quantized_layer_has_both_figures_in_the_order_of_the_graph() -> N
     assert min(layer.reached_snr_db for layer in behind) < min(layer.own_snr_db for layer in behind)
 
 
-def test_a_damaged_layer_is_found() -> None:
+def test_a_damaged_layer_is_the_worst() -> None:
     graph, seen = tiny_graph(), images(2, seed=1)
     plan = plan_int8(graph, "dynamic")
     damaged = quantize(graph, plan)

@@ -1,25 +1,16 @@
 """Scaling the residual stream changes no output and evens out its channels."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 import torch
+from conftest import tiny_tofe
+from tiny_exports import COUNTS, images
 from torch import Tensor
 
 from tofe_edge.converters.smoothing import loudest_normalised, smooth_residual
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
-from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
 
-COUNTS = TokenCounts((9, 5, 3))
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s"]
-
-
-def images(model: ToFe, count: int) -> list[Tensor]:
-    size = model.backbone.spec.image_size
-    return list(torch.randn(count, 1, 3, size, size, generator=torch.Generator().manual_seed(3)))
 
 
 def graph_with_a_loud_channel(model: ToFe) -> StaticToFe:
@@ -33,9 +24,9 @@ def graph_with_a_loud_channel(model: ToFe) -> StaticToFe:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_outputs_and_selections_stay_the_same(tiny_tofe: Callable[..., ToFe], name: str, strength: float) -> None:
+def test_outputs_and_selections_stay_the_same(name: str, strength: float) -> None:
     model = tiny_tofe(name)
-    graph, inputs = build_static_graph(model, COUNTS), images(model, 4)
+    graph, inputs = build_static_graph(model, COUNTS), images(4, seed=3)
     loudness = torch.rand(model.backbone.spec.dim, generator=torch.Generator().manual_seed(0)) + 0.1
     smoothed = smooth_residual(graph, loudness, strength)
     with torch.no_grad():
@@ -46,16 +37,16 @@ def test_outputs_and_selections_stay_the_same(tiny_tofe: Callable[..., ToFe], na
             assert all(torch.equal(a, b) for a, b in zip(found_orders, orders, strict=True))
 
 
-def test_the_loud_channel_is_found_and_made_quieter(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_the_loud_channel_is_made_quieter() -> None:
     model = tiny_tofe()
-    graph, inputs = graph_with_a_loud_channel(model), images(model, 4)
+    graph, inputs = graph_with_a_loud_channel(model), images(4, seed=3)
     before = loudest_normalised(graph, inputs)
     after = loudest_normalised(smooth_residual(graph, before), inputs)
     assert int(before.argmax()) == 5
     assert float(after[5] / after.median()) < 0.7 * float(before[5] / before.median())
 
 
-def test_the_graph_it_is_given_is_left_alone(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_the_original_graph_stays_as_it_was() -> None:
     model = tiny_tofe()
     graph = build_static_graph(model, COUNTS)
     before = {name: value.clone() for name, value in graph.state_dict().items()}

@@ -1,12 +1,11 @@
 """The exported form (concatenate, select again) equals the reference form (rearrange) on every family of backbones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_tofe
 from torch import Tensor, nn
 
 from tofe_edge.converters.decompose import to_static_layers
@@ -17,8 +16,6 @@ from tofe_edge.errors import InputError
 from tofe_edge.evaluation.prediction import compose_selections
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.tofe import ToFe
-
-TinyToFe = Callable[..., ToFe]
 
 FAMILIES = [
     pytest.param("deit_tiny_patch16_224", {}, id="deit"),
@@ -52,9 +49,7 @@ def assert_equal_forms(model: ToFe, counts: TokenCounts, images: Tensor) -> None
 
 
 @pytest.mark.parametrize(("name", "overrides"), FAMILIES + DEEPER)
-def test_the_concatenated_form_equals_the_rearranged_form(
-    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]
-) -> None:
+def test_the_concatenated_form_equals_the_rearranged_form(name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides)
     tokens = model.backbone.spec.patch_tokens
     assert_equal_forms(model, TokenCounts((min(9, tokens), 5, 3)), images_for(model, 6))
@@ -62,15 +57,13 @@ def test_the_concatenated_form_equals_the_rearranged_form(
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
-def test_the_forms_agree_for_any_counts(tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...]) -> None:
+def test_the_forms_agree_for_any_counts(name: str, counts: tuple[int, ...]) -> None:
     model = tiny_tofe(name, seed=1)
     assert_equal_forms(model, TokenCounts(counts), images_for(model, 3, seed=1))
 
 
 @pytest.mark.parametrize(("name", "overrides"), FAMILIES + DEEPER)
-def test_without_counts_the_graph_is_the_dense_backbone(
-    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]
-) -> None:
+def test_a_graph_of_no_counts_is_the_dense_backbone(name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides)
     graph, images = build_static_graph(model, None), images_for(model, 3)
     with torch.no_grad():
@@ -79,7 +72,7 @@ def test_without_counts_the_graph_is_the_dense_backbone(
             torch.testing.assert_close(logits, model.forward_dense(batch), atol=1e-5, rtol=1e-5)
 
 
-def test_the_reference_keeps_different_tokens_for_different_images(tiny_tofe: TinyToFe) -> None:
+def test_the_reference_keeps_different_tokens_for_different_images() -> None:
     """Else the comparisons above would compare constants."""
     model = tiny_tofe()
     with torch.no_grad():
@@ -89,7 +82,7 @@ def test_the_reference_keeps_different_tokens_for_different_images(tiny_tofe: Ti
     assert float((inference.logits[0] - inference.logits[1]).abs().max()) > 1e-2
 
 
-def test_each_part_of_the_net_reaches_the_logits(tiny_tofe: TinyToFe) -> None:
+def test_each_part_of_the_net_reaches_the_logits() -> None:
     """A part that the graph left out would go unnoticed if it did not matter."""
     model = tiny_tofe()
     counts = TokenCounts((9, 5, 3))
@@ -104,7 +97,7 @@ def test_each_part_of_the_net_reaches_the_logits(tiny_tofe: TinyToFe) -> None:
             before = after
 
 
-def test_selections_have_static_lengths(tiny_tofe: TinyToFe) -> None:
+def test_selections_have_static_lengths() -> None:
     model = tiny_tofe()
     _, *selections = build_static_graph(model, TokenCounts((9, 5, 3)))(images_for(model, 1))
     assert [len(selection) for selection in selections] == [16, 16, 3]
@@ -112,7 +105,7 @@ def test_selections_have_static_lengths(tiny_tofe: TinyToFe) -> None:
         assert sorted(selection.tolist()) == list(range(16))
 
 
-def test_building_the_graph_leaves_the_net_as_it_was(tiny_tofe: TinyToFe) -> None:
+def test_building_the_graph_leaves_the_net_as_it_was() -> None:
     model, untouched = tiny_tofe(), tiny_tofe()
     graph: StaticToFe = build_static_graph(model, TokenCounts((9, 5, 3)))
     assert not graph.training
@@ -124,13 +117,13 @@ def test_building_the_graph_leaves_the_net_as_it_was(tiny_tofe: TinyToFe) -> Non
     ("counts", "reason"),
     [((9, 5), "has 3 stages, not 2"), ((17, 5, 3), "has only 16 patch tokens"), ((9, 5, 3, 1), "has 3 stages, not 4")],
 )
-def test_counts_that_do_not_fit_are_refused(tiny_tofe: TinyToFe, counts: tuple[int, ...], reason: str) -> None:
+def test_counts_that_do_not_fit_are_refused(counts: tuple[int, ...], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         build_static_graph(tiny_tofe(), TokenCounts(counts))
 
 
 @pytest.mark.parametrize("counts", [TokenCounts((9, 5, 3)), None], ids=["tofe", "dense"])
-def test_a_backbone_with_a_norm_before_its_blocks_is_refused(tiny_tofe: TinyToFe, counts: TokenCounts | None) -> None:
+def test_a_backbone_with_a_norm_before_its_blocks_is_refused(counts: TokenCounts | None) -> None:
     model = tiny_tofe("vit_base_patch16_clip_224")
     with pytest.raises(InputError, match="vit_base_patch16_clip_224: a norm before the first block has no static form"):
         build_static_graph(model, counts)
@@ -156,9 +149,7 @@ def unknown_kind(model: ToFe) -> None:
         (unknown_kind, "Other: this kind of backbone cannot be exported"),
     ],
 )
-def test_a_backbone_without_a_static_form_is_refused(
-    tiny_tofe: TinyToFe, change: Callable[[ToFe], None], message: str
-) -> None:
+def test_a_backbone_without_a_static_form_is_refused(change: Callable[[ToFe], None], message: str) -> None:
     model = tiny_tofe()
     change(model)
     with pytest.raises(InputError, match=message):
@@ -169,9 +160,7 @@ EVERY_FAMILY = pytest.mark.parametrize(("name", "overrides"), FAMILIES)
 
 
 @EVERY_FAMILY
-def test_what_enters_and_leaves_each_block_is_centred(
-    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]
-) -> None:
+def test_what_enters_and_leaves_each_block_is_centred(name: str, overrides: dict[str, int]) -> None:
     """The norms rely on it: they divide by the root mean square and subtract no mean."""
     model = tiny_tofe(name, **overrides)
     graph = build_static_graph(model, TokenCounts((9, 5, 3)))
@@ -192,7 +181,7 @@ def test_what_enters_and_leaves_each_block_is_centred(
 
 
 @EVERY_FAMILY
-def test_the_last_block_computes_what_the_head_reads(tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]) -> None:
+def test_the_last_block_computes_what_the_head_reads(name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides)
     parts = to_static_layers(model.backbone)
     read = {"lvvit_s": None, "deit_tiny_distilled_patch16_224": 2}.get(name, 1)
@@ -218,7 +207,7 @@ SELECTS = [pytest.param(select_by_topk, id="topk"), pytest.param(select_by_rank,
 @pytest.mark.parametrize("select", SELECTS)
 @pytest.mark.parametrize("batch", [2, 3])
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "lvvit_s"])
-def test_a_batch_is_classified_image_by_image(tiny_tofe: TinyToFe, name: str, batch: int, select: Select) -> None:
+def test_a_batch_is_classified_image_by_image(name: str, batch: int, select: Select) -> None:
     model = tiny_tofe(name)
     graph = build_static_graph(model, TokenCounts((9, 5, 3)), select)
     images = images_for(model, batch, seed=2)
@@ -234,7 +223,7 @@ def test_a_batch_is_classified_image_by_image(tiny_tofe: TinyToFe, name: str, ba
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
-def test_selection_by_rank_is_selection_by_topk(tiny_tofe: TinyToFe, name: str) -> None:
+def test_selection_by_rank_is_selection_by_topk(name: str) -> None:
     model = tiny_tofe(name)
     by_topk, by_rank = (
         build_static_graph(model, TokenCounts((9, 5, 3)), select) for select in (select_by_topk, select_by_rank)
@@ -252,7 +241,7 @@ def test_selection_by_rank_is_selection_by_topk(tiny_tofe: TinyToFe, name: str) 
         ((9, 5, 3), select_by_rank),  # as rows of float32
     ],
 )
-def test_its_own_selections_forced_change_nothing(tiny_tofe: TinyToFe, counts: tuple[int, ...], select: Select) -> None:
+def test_its_own_selections_forced_change_nothing(counts: tuple[int, ...], select: Select) -> None:
     model = tiny_tofe()
     graph, image = build_static_graph(model, TokenCounts(counts), select), images_for(model, 1)
     with torch.no_grad():
@@ -261,7 +250,7 @@ def test_its_own_selections_forced_change_nothing(tiny_tofe: TinyToFe, counts: t
     assert all(torch.equal(a, b) for a, b in zip(free, forced, strict=True))
 
 
-def test_other_selections_forced_are_followed(tiny_tofe: TinyToFe) -> None:
+def test_other_selections_forced_are_followed() -> None:
     model = tiny_tofe()
     graph, (image, other) = build_static_graph(model, TokenCounts((9, 5, 3))), images_for(model, 2)[:, None]
     with torch.no_grad():
@@ -273,7 +262,7 @@ def test_other_selections_forced_are_followed(tiny_tofe: TinyToFe) -> None:
 
 @pytest.mark.parametrize("counts", [(12, 7, 4), (16, 5, 3), (9, 16, 16), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
-def test_with_counts_is_the_graph_of_those_counts(tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...]) -> None:
+def test_a_graph_takes_other_counts(name: str, counts: tuple[int, ...]) -> None:
     model = tiny_tofe(name)
     graph = build_static_graph(model, TokenCounts((9, 5, 3)))
     twin, built = graph.with_counts(counts), build_static_graph(model, TokenCounts(counts))
@@ -286,7 +275,7 @@ def test_with_counts_is_the_graph_of_those_counts(tiny_tofe: TinyToFe, name: str
     assert graph.kept == (9, 5, 3) and twin.kept == counts
 
 
-def test_with_counts_shares_every_weight(tiny_tofe: TinyToFe) -> None:
+def test_graphs_of_other_counts_share_every_weight() -> None:
     graph = build_static_graph(tiny_tofe(), TokenCounts((9, 5, 3)))
     own, shared = graph.state_dict(), graph.with_counts((12, 7, 4)).state_dict()
     assert own.keys() == shared.keys()

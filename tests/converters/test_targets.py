@@ -1,7 +1,5 @@
 """The seam between the pipeline and its targets: a target of a test's own goes through it, and names decide nothing."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace
@@ -120,9 +118,7 @@ def test_a_target_of_ones_own_goes_through_the_pipeline(tiny_checkpoint: Checkpo
         ({"batch": 0}, "batch must be at least 1, not 0"),
     ],
 )
-def test_what_a_target_does_not_have_is_refused(
-    tiny_checkpoint: Checkpoint, changes: dict[str, Any], message: str
-) -> None:
+def test_what_a_target_lacks_is_refused(tiny_checkpoint: Checkpoint, changes: dict[str, Any], message: str) -> None:
     calls: list[tuple[str, Any]] = []
     with pytest.raises(InputError) as refused:
         convert(replace(request(tiny_checkpoint, calls, "int8"), **changes))

@@ -1,14 +1,12 @@
 """Core ML packages of tiny nets by the real converter, made once for all tests that look at them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 from made_once import made_once
 from tiny_exports import COUNTS, OTHER, OTHER_COUNTS, SIZE, images, keep, kept, tiny_net
 
@@ -53,7 +51,7 @@ def options(kind: str) -> CoreMlOptions:
 def graph_of(kind: str, name: str = "deit") -> StaticToFe:
     """The graph that a package of this kind is made from."""
     precision = kind.split(",", maxsplit=1)[0]
-    net: ToFe = make_tiny_tofe(name) if "_" in name and name != "lvvit_s" else tiny_net(name)
+    net: ToFe = tiny_tofe(name) if "_" in name and name != "lvvit_s" else tiny_net(name)
     select = native_topk if "topk" in kind else NativeRankSelection(PATCHES)
     pixels = net.backbone.preprocessing if "image" in kind else None
     graph = native_graph(build_static_graph(net, COUNTS), select, pixels)

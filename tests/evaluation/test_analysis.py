@@ -1,7 +1,5 @@
 """The analysis of a comparison: the statistics of the right sides, under stable keys."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -50,7 +48,7 @@ def test_sides_that_are_equal_have_nothing_to_see() -> None:
     assert (accuracy.mcnemar.lost, accuracy.mcnemar.gained, accuracy.images_to_see_half_a_point) == (0, 0, None)
 
 
-def test_without_labels_there_is_no_accuracy() -> None:
+def test_accuracy_needs_labels() -> None:
     reference, artifact, _ = sides()
     found = analyse(reference, artifact, None, NAMES)
     assert found.accuracy is None

@@ -1,26 +1,20 @@
 """Accuracy of a stream of images: the same as in memory, whatever the source, and without holding the images."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import refused
-from PIL import Image
-from safetensors.torch import save_file
+from conftest import refused, write_images
+from tiny_run import stand_in, write_dense
 
 from tofe_edge.cli import main
 from tofe_edge.evaluation.evaluate import Evaluation, evaluate_samples
 from tofe_edge.evaluation.reference import Mode, Reference, load_reference
 from tofe_edge.io.dataset import Sample, find_samples
-from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.training import run as training_run
 
 IDS = [str(number) for number in range(10)]
 
@@ -32,13 +26,7 @@ def reference(tiny_checkpoint: Checkpoint) -> Reference:
 
 @pytest.fixture
 def many_images(tmp_path: Path) -> Path:
-    """50 images of noise, five of each class."""
-    generator = np.random.default_rng(0)
-    for number in range(50):
-        folder = tmp_path / "many" / str(number % 10)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / f"{number}.png")
-    return tmp_path / "many"
+    return write_images(tmp_path / "many", 5, IDS)
 
 
 def streamed(reference: Reference, source: Path) -> Evaluation:
@@ -101,9 +89,9 @@ def sources(image_folder: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tar"])
 def test_the_table_counts_what_could_not_be_read(
-    sources: dict[str, Path], tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str], name: str
+    sources: dict[str, Path], weights: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    assert main(["evaluate", str(tiny_checkpoint.path), "--data", str(sources[name]), "--device", "cpu"]) == 0
+    assert main(["evaluate", str(weights), "--data", str(sources[name]), "--device", "cpu"]) == 0
     assert "images       5 (1 unreadable)" in capsys.readouterr().out
 
 
@@ -115,19 +103,13 @@ def test_samples_are_counted_not_kept(reference: Reference, image_folder: Path) 
 
 
 @pytest.fixture
-def training(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """``train`` of a tiny net but for its images."""
-
-    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
-        return create_backbone(name, tiny_overrides, pretrained, stages)
-
-    monkeypatch.setattr(training_run, "create_backbone", tiny)
-    dense = create_backbone("deit_tiny_patch16_224", tiny_overrides).state_dict()
-    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, tmp_path / "dense.safetensors")
+    stand_in(monkeypatch)
     options = (
         "--target-gmacs 0.002 --epochs 1 --fixed-epochs 0.5 --batch-size 4 --held-out 2 --device cpu --json --weights"
     )
-    return ["train", *options.split(), f"{tmp_path}/dense.safetensors", "--out", f"{tmp_path}/net.safetensors"]
+    return ["train", *options.split(), str(write_dense(tmp_path)), "--out", f"{tmp_path}/net.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["x.tar", "shards"])

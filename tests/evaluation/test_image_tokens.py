@@ -1,7 +1,5 @@
 """Images by their tokens: traced from files, and the ones at both ends of a stream."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Parity gates catch injected faults; accuracy and its interval are what statistics says."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -167,7 +165,7 @@ def test_snr_of_no_noise_and_of_no_signal() -> None:
     assert snr_db(zeros, ones) == -math.inf
 
 
-def test_kept_overlap_is_the_shared_part_of_the_wanted() -> None:
+def test_kept_overlap_is_the_shared_part_of_the_reference() -> None:
     assert kept_overlap(np.array([1, 5, 9, 3]), np.array([9, 1, 0, 2])) == 0.5
     assert kept_overlap(np.array([4, 2]), np.array([2, 4])) == 1.0
     assert kept_overlap(np.array([4, 2]), np.array([0, 1])) == 0.0
@@ -246,7 +244,7 @@ def test_a_near_tie_may_go_either_way_in_fp32_and_nowhere_else() -> None:
     assert (int8.near_ties, int8.kept_overlap) == (0, (0.75,))
 
 
-def test_with_near_ties_alone_nothing_is_left_out() -> None:
+def test_near_ties_alone_are_compared() -> None:
     tied = Prediction(np.array([1.0, 0.0], np.float32), (np.array([1, 2], np.int64),), (1e-8,))
     moved = Prediction(np.array([0.9, 0.0], np.float32), (np.array([1, 3], np.int64),))
     assert not compare([tied], [moved], None, FP32_GATES).passed

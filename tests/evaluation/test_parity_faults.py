@@ -1,7 +1,5 @@
 """Faults put into artifacts on purpose: ``tofe-edge parity`` has to notice each of them."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil
@@ -12,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyModel
+from conftest import Program, TinyModel, edit_json, refusal
 
-from tofe_edge.cli import main
 from tofe_edge.converters.executorch import lower
 from tofe_edge.converters.pipeline import convert
 from tofe_edge.converters.quantize import Int8Weights, plan_int8, quantize
@@ -29,6 +26,7 @@ from tofe_edge.model.checkpoint import Checkpoint, load_model
 from tofe_edge.model.zoo import find_checkpoint
 
 SHAPE = (1, 3, 64, 64)
+Parity = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +51,7 @@ def copied(artifact: Artifact, folder: Path) -> Path:
 def edited(artifact: Artifact, folder: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
     """A copy with another manifest."""
     path = copied(artifact, folder)
-    document = json.loads(path.with_suffix(".json").read_text())
-    edit(document)
-    path.with_suffix(".json").write_text(json.dumps(document))
+    edit_json(path.with_suffix(".json"), edit)
     return path
 
 
@@ -69,22 +65,22 @@ def with_program(artifact: Artifact, folder: Path, graph: StaticToFe) -> Path:
     return path
 
 
-def parity(model: Path, checkpoint: Checkpoint, data: Path, *arguments: str) -> int:
-    call = ["parity", str(model), "--checkpoint", str(checkpoint.path), "--data", str(data), "--device", "cpu"]
-    return main([*call, *arguments])
+@pytest.fixture
+def parity(program: Program, weights: Path, image_folder: Path) -> Parity:
+    """``parity(model, code=0)``: the document."""
+    call = ("--checkpoint", weights, "--data", image_folder, "--device", "cpu")
 
+    def run(model: Path, code: int = 0) -> Any:
+        ended, out, _ = program("parity", model, *call, "--json")
+        assert ended == code
+        return json.loads(out)
 
-def failures(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    found: list[str] = json.loads(capsys.readouterr().out)["failures"]
-    return found
+    return run
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_without_a_fault_the_gates_pass(
-    precision: str, request: pytest.FixtureRequest, tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
-    artifact: Artifact = request.getfixturevalue(precision)
-    assert parity(artifact.path, tiny_checkpoint, image_folder) == 0
+def test_the_gates_pass_if_nothing_is_wrong(precision: str, request: pytest.FixtureRequest, parity: Parity) -> None:
+    assert parity(request.getfixturevalue(precision).path)["passed"]
 
 
 def swap_classes(document: dict[str, Any]) -> None:
@@ -103,17 +99,8 @@ MANIFEST_FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("fault", MANIFEST_FAULTS)
-def test_a_manifest_that_prepares_or_names_otherwise_fails(
-    fault: str,
-    fp32: Artifact,
-    tiny_checkpoint: Checkpoint,
-    tmp_path: Path,
-    image_folder: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    model = edited(fp32, tmp_path, MANIFEST_FAULTS[fault])
-    assert parity(model, tiny_checkpoint, image_folder, "--json") == 1
-    found = failures(capsys)
+def test_a_manifest_that_prepares_otherwise_fails(fault: str, fp32: Artifact, tmp_path: Path, parity: Parity) -> None:
+    found = parity(edited(fp32, tmp_path, MANIFEST_FAULTS[fault]), code=1)["failures"]
     assert any("another name" in failure for failure in found) == (fault == "shuffled classes")
 
 
@@ -133,34 +120,32 @@ GRAPH_FAULTS: dict[str, Callable[[StaticToFe], StaticToFe]] = {
 
 
 @pytest.mark.parametrize("fault", GRAPH_FAULTS)
-def test_a_program_that_computes_otherwise_fails(
-    fault: str, fp32: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path
+def test_a_program_of_other_tokens_or_colours_fails(
+    fault: str, fp32: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, parity: Parity
 ) -> None:
     graph = build_static_graph(load_model(tiny_checkpoint), tiny_checkpoint.token_counts)
     model = with_program(fp32, tmp_path, GRAPH_FAULTS[fault](copy.deepcopy(graph)))
     assert open_artifact(model).manifest.token_counts == [9, 5, 3]
-    assert parity(model, tiny_checkpoint, image_folder) == 1
+    parity(model, code=1)
 
 
-def test_one_corrupted_scale_of_an_int8_weight_fails(
-    int8: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, image_folder: Path
-) -> None:
+def test_a_corrupt_scale_fails(int8: Artifact, tiny_checkpoint: Checkpoint, tmp_path: Path, parity: Parity) -> None:
     graph = build_static_graph(load_model(tiny_checkpoint), tiny_checkpoint.token_counts)
     quantized = quantize(graph, plan_int8(graph, "dynamic"))
     weights = quantized.get_submodule("blocks.1.fc2.1")
     assert isinstance(weights, Int8Weights)
     # The lowest bit of the exponent's upper half: what one flipped bit can do to a float.
     weights.scale[5] *= 2.0**8
-    assert parity(with_program(int8, tmp_path, quantized), tiny_checkpoint, image_folder) == 1
+    parity(with_program(int8, tmp_path, quantized), code=1)
 
 
 def test_stricter_gates_can_be_asked_for(
-    int8: Artifact, tiny_checkpoint: Checkpoint, image_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    int8: Artifact, weights: Path, image_folder: Path, program: Program, tmp_path: Path
 ) -> None:
     junit, page = tmp_path / "parity.xml", tmp_path / "parity.html"
-    arguments = ["--min-agreement", "100", "--max-drop", "0", "--junit", str(junit), "--html", str(page), "--json"]
-    code = parity(int8.path, tiny_checkpoint, image_folder, *arguments)
-    document = json.loads(capsys.readouterr().out)
+    call = ("parity", int8.path, "--checkpoint", weights, "--data", image_folder, "--device", "cpu")
+    code, out, _ = program(*call, "--min-agreement", 100, "--max-drop", 0, "--junit", junit, "--html", page, "--json")
+    document = json.loads(out)
     gates = {gate["name"]: gate["passed"] for gate in document["gates"]}
     assert {"top-1 agreement on all images", "top-1 drop", "logits SNR"} <= gates.keys()
     assert gates["top-1 agreement on all images"] == (document["top1_agreement"] == 1.0)
@@ -174,27 +159,16 @@ def test_stricter_gates_can_be_asked_for(
     assert "http" not in html.replace("http-equiv", "")
 
 
-def test_an_image_that_cannot_be_read_is_counted_and_named(
-    fp32: Artifact, tiny_checkpoint: Checkpoint, image_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken = image_folder / "1" / "broken.png"
-    broken.write_bytes(b"\x89PNG\r\n")
-    assert parity(fp32.path, tiny_checkpoint, image_folder, "--json") == 0
-    document = json.loads(capsys.readouterr().out)
-    assert (document["images"], document["unreadable"]) == (6, [str(broken)])
-
-
 def test_a_waiver_writes_what_fails_and_says_so(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    weights: Path, tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = replace(FP32_GATES, min_snr_db=400.0)
     monkeypatch.setattr("tofe_edge.workflows.parity.gates_of", lambda _manifest: strict)
-    call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--precision", "fp32", "--out", str(tmp_path)]
-    assert main(call) == 1
-    assert "not written, it differs from the reference: logits SNR" in capsys.readouterr().err
+    call = ("convert", "--checkpoint", weights, "--precision", "fp32", "--out", tmp_path)
+    assert "not written, it differs from the reference: logits SNR" in refusal(program, *call, code=1)
     assert not list(tmp_path.iterdir())
-    assert main([*call, "--waive", "demo only, ticket 12"]) == 0
-    assert "waived" in capsys.readouterr().out
+    code, out, _ = program(*call, "--waive", "demo only, ticket 12")
+    assert code == 0 and "waived" in out
     manifest = open_artifact(tmp_path / "tiny-fp32.pte").manifest
     assert manifest.parity is not None and not manifest.parity["passed"]
     waiver = manifest.parity["waiver"]

@@ -1,7 +1,5 @@
 """Where the reference runs: what is said where there is no GPU, where one fails, and that CUDA computes the same."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path
@@ -24,18 +22,14 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_cuda_on_a_machine_without_it_is_one_line(
-    no_cuda: None, program: Program, tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
-    arguments = ["evaluate", tiny_checkpoint.path, "--data", image_folder, "--device"]
+def test_no_cuda_is_one_line(no_cuda: None, program: Program, weights: Path, image_folder: Path) -> None:
+    arguments = ["evaluate", weights, "--data", image_folder, "--device"]
     line = refusal(program, *arguments, "cuda")
     assert line.startswith("device cuda: ") and line.endswith("; use --device cpu")
 
 
-def test_auto_falls_back_to_the_cpu_and_says_so(
-    no_cuda: None, program: Program, tiny_checkpoint: Checkpoint, image_folder: Path
-) -> None:
-    arguments = ["evaluate", tiny_checkpoint.path, "--data", image_folder]
+def test_auto_means_the_cpu(no_cuda: None, program: Program, weights: Path, image_folder: Path) -> None:
+    arguments = ["evaluate", weights, "--data", image_folder]
     assert json.loads(program(*arguments, "--json")[1])["device"] == "cpu"
     assert ", batch, on cpu" in program(*arguments)[1]
 
@@ -63,7 +57,7 @@ def test_what_cuda_warns_of_becomes_the_reason(monkeypatch: pytest.MonkeyPatch) 
     assert str(caught.value) == f"device cuda: PyTorch finds no CUDA device here ({OLD_DRIVER}); use --device cpu"
 
 
-def test_where_there_is_cuda_auto_takes_it_and_cpu_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_cuda_and_cpu_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert why_no_cuda() is None
     assert [pick_device(name).type for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
@@ -76,15 +70,12 @@ def test_where_there_is_cuda_auto_takes_it_and_cpu_does_not(monkeypatch: pytest.
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee"),
             "out of memory with 6 images;",
         ),
-        (
-            torch.AcceleratorError("CUDA error: no kernel image\nCompile with"),
-            "CUDA error: no kernel image with 6",
-        ),
+        (torch.AcceleratorError("CUDA error: no kernel image\nCompile with"), "CUDA error: no kernel image with 6"),
     ],
 )
 def test_a_gpu_that_fails_is_one_line_and_exit_code_3(
     program: Program,
-    tiny_checkpoint: Checkpoint,
+    weights: Path,
     image_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -94,7 +85,7 @@ def test_a_gpu_that_fails_is_one_line_and_exit_code_3(
         raise error
 
     monkeypatch.setattr(ToFe, "forward_batch", fail)
-    code, out, err = program("evaluate", tiny_checkpoint.path, "--data", image_folder, "--device", "cpu")
+    code, out, err = program("evaluate", weights, "--data", image_folder, "--device", "cpu")
     assert (code, out) == (3, "")
     assert err.count("\n") == 1 and err.startswith("tofe-edge: error: device cpu: ") and words in err
 

@@ -1,7 +1,5 @@
 """Intervals, tests and summaries against scipy, plain loops, simulation and known values."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
@@ -21,6 +19,7 @@ from scipy.special import softmax  # type: ignore[import-untyped]
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.statistics import (
     Interval,
+    McNemar,
     agreement,
     bootstrap_difference,
     calibration_error,
@@ -55,9 +54,6 @@ def labels_of(seed: int, images: int = 40, classes: int = 7) -> Array:
     return np.random.default_rng(seed + 1000).integers(0, classes, images)
 
 
-# --- intervals of a rate
-
-
 @given(counts, confidences)
 def test_wilson_agrees_with_scipy(case: tuple[int, int], confidence: float) -> None:
     found = proportion_interval(*case, confidence)
@@ -85,9 +81,6 @@ def test_wilson_at_its_ends() -> None:
     assert proportion_interval(1, 1).low == pytest.approx(0.20654, abs=1e-5)
     extreme = proportion_interval(5, 10, math.nextafter(1, 0))
     assert 0 < extreme.low < extreme.high < 1
-
-
-# --- paired comparison
 
 
 @given(st.integers(0, 20), st.integers(0, 400), st.integers(0, 400))
@@ -118,14 +111,7 @@ def test_mcnemar_of_published_and_of_large_counts() -> None:
 
 def test_nothing_changed_sides() -> None:
     for right in (np.ones(30, bool), np.zeros(30, bool), np.ones(1, bool)):
-        assert mcnemar(right, right).to_json() == {
-            "images": len(right),
-            "lost": 0,
-            "gained": 0,
-            "discordant_rate": 0.0,
-            "p_value": 1.0,
-            "mid_p": 1.0,
-        }
+        assert mcnemar(right, right) == McNemar(len(right), 0, 0, 0.0, 1.0, 1.0)
         assert bootstrap_difference(right, right) == Interval(0.0, 0.0, 0.0, 0.95)
 
 
@@ -151,9 +137,6 @@ def test_bootstrap_depends_on_its_seed_and_covers_the_true_difference() -> None:
     assert 0.915 <= np.mean([one.low <= 100 * (gained - lost) <= one.high for one in found]) <= 0.98
     sides = paired(9000, 400, 300, 300)
     assert bootstrap_difference(*sides, seed=1) != bootstrap_difference(*sides, seed=2)
-
-
-# --- top-k and calibration
 
 
 @given(st.integers(0, 10_000), st.integers(1, 9), st.sampled_from([None, 2, 4]))
@@ -200,9 +183,6 @@ def test_calibration_at_its_ends() -> None:
     assert calibration_error(np.array([[3e38, -3e38]], np.float64), np.array([0])).expected_error == 0.0
 
 
-# --- two sides without labels
-
-
 @given(st.integers(0, 10_000), st.sampled_from([3, 5, 9]), st.floats(0, 3), st.sampled_from([None, 3]))
 def test_agreement_agrees_with_sets(seed: int, classes: int, noise: float, levels: int | None) -> None:
     wanted = random_logits(seed, 30, classes, levels)
@@ -236,11 +216,8 @@ def test_agreement_at_its_ends() -> None:
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=50), st.integers(0, 5))
 def test_margins_at_the_cut(values: list[float], unknown: int) -> None:
     found = margin_at_cut(np.array([math.inf] * unknown + values))
-    assert (found.images, found.unknown, list(found.quantiles)) == (
-        len(values),
-        unknown,
-        ["p5", "p25", "p50", "p75", "p95"],
-    )
+    assert (found.images, found.unknown) == (len(values), unknown)
+    assert list(found.quantiles) == ["p5", "p25", "p50", "p75", "p95"]
     assert found.quantiles["p50"] == pytest.approx(
         sorted(values + values)[len(values) - 1] / 2 + sorted(values + values)[len(values)] / 2
     )
@@ -273,18 +250,8 @@ def test_the_worst_images_agree_with_a_sort(seed: int, count: int, labelled: boo
 def test_the_worst_of_one_image() -> None:
     (only,) = worst(np.array([[2.0, 0.0]]), np.array([[0.0, 2.0]]), np.array([1]))
     high = 1 / (1 + math.exp(-2))
-    assert only.to_json() == {
-        "index": 0,
-        "label": 1,
-        "reference_class": 0,
-        "reference_probability": pytest.approx(high),
-        "remaining_probability": pytest.approx(1 - high),
-        "artifact_class": 1,
-        "artifact_probability": pytest.approx(high),
-    }
-
-
-# --- how many images
+    right, wrong = pytest.approx(high), pytest.approx(1 - high)
+    assert list(only.to_json().values()) == [0, 1, 0, right, wrong, 1, right]
 
 
 def test_sample_size_is_the_formula_of_connor() -> None:
@@ -296,17 +263,13 @@ def test_sample_size_is_the_formula_of_connor() -> None:
 
 
 @given(st.floats(0.01, 1), st.floats(0.01, 0.99), st.floats(0.5, 0.98), st.floats(0.001, 0.2))
-def test_a_smaller_drop_or_more_certainty_takes_more_images(
-    rate: float, part: float, power: float, level: float
-) -> None:
+def test_a_smaller_drop_or_certainty_takes_more_images(rate: float, part: float, power: float, level: float) -> None:
     drop = 100 * rate * part
     images = sample_size_for(drop, rate, power, level)
     assert 1 <= images <= sample_size_for(0.9 * drop, rate, power, level)
     assert images <= sample_size_for(drop, rate, power + 0.01, level)
     assert images <= sample_size_for(drop, rate, power, 0.9 * level)
 
-
-# --- what is refused, and what comes out
 
 LOGITS = random_logits(0, 4, 3)
 LABELS = np.array([0, 1, 2, 0])
@@ -367,9 +330,8 @@ def spoiled(value: float) -> Array:
     ],
 )
 def test_what_is_no_sample_is_refused(call: Callable[[], object], reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as raised:
+    with pytest.raises(InputError, match=reason):
         call()
-    assert "\n" not in str(raised.value)
 
 
 def test_results_are_plain_json() -> None:

@@ -1,19 +1,18 @@
 """Kept, frozen, reused and how often computed: the masks say what sets of positions say."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.prediction import (
     PERCENTILES,
     MeanUsage,
+    compose_selections,
     distributions,
     kept_mask,
     reused_counts,
@@ -71,7 +70,7 @@ def test_a_patch_is_reused_in_every_stage_that_keeps_it_once_it_was_frozen() -> 
     assert reused_counts([[0, 1], [1, 2], [2], [0, 2]], 3) == (0, 1, 1, 2)
 
 
-def test_without_selections_every_patch_is_computed_once() -> None:
+def test_a_dense_net_computes_every_patch_once() -> None:
     mask = kept_mask([], 4)
     assert mask.shape == (0, 4) == reused_mask(mask).shape and stages_computed(mask).tolist() == [1] * 4
     assert reused_counts([], 4) == ()
@@ -85,11 +84,11 @@ def test_a_patch_that_is_none_is_refused(kept: Kept, stage: int) -> None:
 
 def test_counts_of_a_net_are_those_of_its_masks() -> None:
     import torch
-    from conftest import make_tiny_tofe
+    from conftest import tiny_tofe
 
     from tofe_edge.model.tofe import masks_of
 
-    model: ToFe = make_tiny_tofe()
+    model: ToFe = tiny_tofe()
     inference = model.forward_batch(
         torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(3)), TokenCounts((9, 5, 3))
     )
@@ -133,5 +132,38 @@ def test_json_has_the_keys_that_others_read() -> None:
     }  # fmt: skip
 
 
-def test_of_nothing_and_of_dense_nets_there_is_none() -> None:
+def test_nothing_and_dense_nets_have_none() -> None:
     assert distributions([]) == () == distributions([((), 5)])
+
+
+def test_a_worked_example() -> None:
+    # Stage 1 sees positions 0 1 2 3 and orders them 2 0 3 1, keeping 2 and 0; stage 2 sees [2 0 3 1] and wants its
+    # last and first: positions 1 and 2; stage 3 sees [1 2 0 3] and wants its third.
+    selections = [[2, 0, 3, 1], [3, 0, 1, 2], [2, 0, 1, 3]]
+    found = compose_selections(selections, [2, 2, 1])
+    assert [positions.tolist() for positions in found] == [[2, 0], [1, 2], [0]]
+
+
+def test_the_first_selection_is_taken_as_it_is() -> None:
+    assert compose_selections([[4, 1, 0, 3, 2]], [3])[0].tolist() == [4, 1, 0]
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint8])
+def test_indices_of_any_whole_number_type_become_int64(kind: type) -> None:
+    found = compose_selections([np.array([1, 0], kind), np.array([1, 0], kind)], [1, 1])
+    assert [positions.tolist() for positions in found] == [[1], [0]]
+    assert all(positions.dtype == np.int64 for positions in found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 12).flatmap(lambda tokens: st.lists(st.permutations(range(tokens)), min_size=1, max_size=4)),
+    st.data(),
+)
+def test_names_carried_along_through_every_reordering_agree(orders: list[list[int]], data: st.DataObject) -> None:
+    tokens = len(orders[0])
+    kept = [data.draw(st.integers(1, tokens)) for _ in orders]
+    names = list(range(tokens))
+    for order, count, found in zip(orders, kept, compose_selections(orders, kept)):
+        names = [names[index] for index in order]
+        assert found.tolist() == names[:count]

@@ -1,8 +1,5 @@
 """A model file is opened only with its own, whole manifest."""
 
-from __future__ import annotations
-
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import JSON_VALUES, fine_or_refused, refused
+from conftest import JSON_VALUES, edit_json, fine_or_refused, plain_manifest, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,45 +21,17 @@ from tofe_edge.io.artifact import (
     with_parity,
     write_manifest,
 )
-from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 CONTENT = bytes(range(256)) * 40
 
 
+FURTHER = Method("forward_5_3_1", [5, 3, 1], 0.25, 2, {"aten.sort.stable": 3}, 2048)
+
+
 def manifest_for(content: bytes) -> Manifest:
-    return Manifest(
-        artifact="tiny.pte",
-        sha256=hashlib.sha256(content).hexdigest(),
-        size_bytes=len(content),
-        target="executorch",
-        backend="xnnpack",
-        precision="int8",
-        int8_mode="dynamic",
-        checkpoint="tiny",
-        checkpoint_sha256="0" * 64,
-        backbone="deit_tiny_patch16_224",
-        profile=None,
-        token_counts=[9, 5, 3],
-        stage_blocks=[1, 1, 1, 1],
-        patch_tokens=16,
-        gmacs=0.5,
-        delegates=2,
-        fallback_ops={"aten.sort.stable": 3},
-        fp32_layers=["patch_embed"],
-        planned_memory_bytes=4096,
-        further_methods=[Method("forward_5_3_1", [5, 3, 1], 0.25, 2, {"aten.sort.stable": 3}, 2048)],
-        batch=1,
-        selection="topk",
-        layout="tokens_first",
-        io="tensor",
-        deployment_target=None,
-        quantization=None,
-        preprocessing=Preprocessing(64, 0.9, "bicubic", IMAGENET_MEAN, IMAGENET_STD),
-        class_names=["cat", "hound"],
-        class_ids=["0", "1"],
-        parity=None,
-        versions={"torch": "2.13"},
-    )
+    changes: dict[str, Any] = {"precision": "int8", "int8_mode": "dynamic", "fp32_layers": ["patch_embed"]}
+    changes |= {"delegates": 2, "fallback_ops": {"aten.sort.stable": 3}, "planned_memory_bytes": 4096}
+    return plain_manifest("tiny.pte", content, **changes, further_methods=[FURTHER], versions={"torch": "2.13"})
 
 
 @pytest.fixture
@@ -74,9 +43,7 @@ def artifact(tmp_path: Path) -> Artifact:
 
 
 def change(artifact: Artifact, edit: Callable[[dict[str, Any]], object]) -> None:
-    document = json.loads(artifact.manifest_path.read_text(encoding="utf-8"))
-    edit(document)
-    artifact.manifest_path.write_text(json.dumps(document), encoding="utf-8")
+    edit_json(artifact.manifest_path, edit)
 
 
 def refused_manifest(artifact: Artifact) -> str:
@@ -169,7 +136,7 @@ def test_a_key_that_is_missing_or_of_the_wrong_type_is_named(artifact: Artifact,
     assert f"manifest key '{key}' is missing; convert the model again" in refused_manifest(artifact)
 
 
-METHOD = asdict(manifest_for(CONTENT).further_methods[0])
+METHOD = asdict(FURTHER)
 LATENCY = {
     "predicted_ms": 5.1, "measured_ms": None, "measured_p50_ms": None, "limit_ms": 6, "device": None, "threads": 4,
     "source": "a table",
@@ -265,9 +232,7 @@ def test_a_corrupt_value_is_taken_or_refused_and_nothing_else(artifact: Artifact
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_damaged_byte_of_the_manifest_is_taken_or_refused_and_nothing_else(
-    artifact: Artifact, data: st.DataObject
-) -> None:
+def test_a_damaged_byte_of_the_manifest_is_taken_or_refused(artifact: Artifact, data: st.DataObject) -> None:
     write_manifest(artifact.path, manifest_for(CONTENT))
     content = bytearray(artifact.manifest_path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -1,7 +1,5 @@
 """Every data source gives the same samples of the same images, and a sample is spread evenly over classes."""
 
-from __future__ import annotations
-
 import os
 import tarfile
 from collections import Counter
@@ -36,7 +34,7 @@ def test_labels_are_the_positions_of_the_folder_names_among_the_class_ids(image_
     assert samples == wanted
 
 
-def test_several_sets_one_level_deeper_are_found(image_folder: Path) -> None:
+def test_several_sets_one_level_deeper_are_read(image_folder: Path) -> None:
     (image_folder / "a").mkdir()
     (image_folder / "0").rename(image_folder / "a" / "0")
     labels = {
@@ -47,9 +45,8 @@ def test_several_sets_one_level_deeper_are_found(image_folder: Path) -> None:
 
 
 def test_a_folder_that_is_no_class_is_refused_by_name(image_folder: Path) -> None:
-    with pytest.raises(InputError, match=f"^{image_folder / '1'}: '1' is not a class id of this model") as caught:
+    with pytest.raises(InputError, match=f"^{image_folder / '1'}: '1' is not a class id of this model"):
         find_samples(image_folder, ["0", "2"])
-    assert "\n" not in str(caught.value)
 
 
 def test_images_outside_any_class_folder_are_refused(image_folder: Path) -> None:
@@ -110,9 +107,7 @@ def test_every_source_of_the_same_images_gives_the_same_samples_and_pixels(image
 
 
 @pytest.mark.parametrize("limit", [1, 3, 6, None])
-def test_the_same_images_are_chosen_of_a_folder_a_table_and_a_shard(
-    image_folder: Path, tmp_path: Path, limit: int | None
-) -> None:
+def test_every_source_gives_the_same_choice(image_folder: Path, tmp_path: Path, limit: int | None) -> None:
     sources = sources_of(image_folder, tmp_path)
     chosen = [
         [sample.location.parts[-2:] for sample in sample_evenly(find_samples(source, CLASS_IDS), limit, seed=3)]
@@ -153,9 +148,7 @@ def test_shards_beside_images_are_refused_rather_than_left_out(image_folder: Pat
     assert "holds both 'more.tar' and '0'" in message
 
 
-def test_a_source_without_permission_is_refused(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_permissions_are_needed(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 

@@ -1,7 +1,5 @@
 """Atomic writes: the old file or the new one, never a part, and nothing left lying around."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -102,9 +100,7 @@ def test_what_stands_in_the_way_is_an_input_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["pathlib.Path.write_bytes", "os.fsync", "tempfile.mkstemp"])
-def test_a_full_disk_is_an_input_error_and_keeps_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
     with monkeypatch.context() as patched:
@@ -124,7 +120,7 @@ def test_json_has_a_stable_order_and_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [UnforeseenError(), KeyboardInterrupt(), InputError("x"), None])
-def test_the_workshop_is_gone_whatever_happened(tmp_path: Path, error: BaseException | None) -> None:
+def test_the_staging_folder_is_gone_whatever_happened(tmp_path: Path, error: BaseException | None) -> None:
     seen: list[Path] = []
 
     with pytest.raises(type(error)) if error else nullcontext(), staging_dir(tmp_path) as place:
@@ -138,7 +134,23 @@ def test_the_workshop_is_gone_whatever_happened(tmp_path: Path, error: BaseExcep
     assert names(tmp_path) == []
 
 
-def test_the_workshop_removes_the_folder_it_made_only_when_nothing_came_of_it(tmp_path: Path) -> None:
+def test_an_interrupt_when_the_staging_folder_has_just_been_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def interrupted(path: str, *mode: int) -> None:
+        make(path, *mode)
+        if Path(path).name.startswith(".tofe-edge-"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), staging_dir(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_an_unused_output_folder_is_removed(tmp_path: Path) -> None:
     with staging_dir(tmp_path / "empty"):
         pass
     assert not (tmp_path / "empty").exists()
@@ -152,7 +164,7 @@ def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_what_goes_wrong_inside_the_workshop_is_an_input_error_if_it_is_about_writing(tmp_path: Path) -> None:
+def test_a_failed_write_inside_the_staging_folder_is_an_input_error(tmp_path: Path) -> None:
     def work(action: Callable[[Path], object]) -> None:
         with staging_dir(tmp_path) as place:
             (place / "model").write_bytes(b"x")
@@ -214,9 +226,7 @@ def test_a_finished_folder_takes_the_place_of_what_was_there(tmp_path: Path, the
         (b"{}", {"precious": b"1"}, "is a folder where a file should go"),
     ],
 )
-def test_a_file_and_a_folder_never_take_each_others_place(
-    tmp_path: Path, new: Content, there: Content, message: str
-) -> None:
+def test_files_and_folders_stay_apart(tmp_path: Path, new: Content, there: Content, message: str) -> None:
     draft, path = tmp_path / "draft", tmp_path / "model"
     write_content(draft, new)
     write_content(path, there)
@@ -231,9 +241,7 @@ def test_a_folder_with_a_link_has_no_fingerprint(tmp_path: Path) -> None:
     assert "is not a plain file" in refused(link, lambda: fingerprint_of(tmp_path / "model"))
 
 
-def test_the_old_folder_comes_back_where_the_new_one_cannot_be_put(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_old_folder_comes_back_if_the_new_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draft, path = tmp_path / "draft", tmp_path / "model"
     write_content(draft, {"new": b"1"})
     write_content(path, {"old": b"1"})

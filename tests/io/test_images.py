@@ -1,7 +1,5 @@
 """Each rule of tofe_edge.io.images on a real file."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct
@@ -65,7 +63,6 @@ def refused(path: Path, *words: str) -> str:
     with pytest.raises(InputError) as caught:
         read_image(path)
     message = str(caught.value)
-    assert "\n" not in message
     assert path.name.replace("\n", " ") in message
     for word in words:
         assert word in message
@@ -96,30 +93,20 @@ def tiff(width: int, height: int, bits: Sequence[int], photometric: int, data: b
     many = struct.pack(f"<{len(bits)}H", *bits)
     bits_value = many.ljust(4, b"\0") if len(many) <= 4 else struct.pack("<I", extra)
     tail = many if len(many) > 4 else b""
-    entries = [
-        (256, 3, 1, struct.pack("<HH", width, 0)),
-        (257, 3, 1, struct.pack("<HH", height, 0)),
-        (258, 3, len(bits), bits_value),
-        (259, 3, 1, struct.pack("<HH", 1, 0)),
-        (262, 3, 1, struct.pack("<HH", photometric, 0)),
-        (273, 4, 1, struct.pack("<I", 8)),
-        (277, 3, 1, struct.pack("<HH", len(bits), 0)),
-        (278, 3, 1, struct.pack("<HH", height, 0)),
-        (279, 4, 1, struct.pack("<I", len(data))),
-        (339, 3, 1, struct.pack("<HH", sample_format, 0)),
-    ]
+    shorts = {256: width, 257: height, 259: 1, 262: photometric, 277: len(bits), 278: height, 339: sample_format}
+    entries = [(tag, 3, 1, struct.pack("<HH", value, 0)) for tag, value in shorts.items()]
+    entries += [(tag, 4, 1, struct.pack("<I", value)) for tag, value in ((273, 8), (279, len(data)))]
+    entries = sorted([*entries, (258, 3, len(bits), bits_value)])
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHI", *e[:3]) + e[3] for e in entries)
     return b"II*\0" + struct.pack("<I", extra + len(tail)) + data + tail + directory + b"\0\0\0\0"
 
-
-# ---- formats
 
 LOSSLESS: list[dict[str, Any]] = [{}, {"lossless": True}]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
 @pytest.mark.parametrize("name", ["x.jpg", "x", "x.txt"])
-def test_lossless_formats_are_told_by_content(tmp_path: Path, kind: str, name: str) -> None:
+def test_lossless_formats_are_recognised_by_content(tmp_path: Path, kind: str, name: str) -> None:
     pixels = colours()
     content = encoded(Image.fromarray(pixels), kind, **LOSSLESS[kind == "WEBP"])
     assert np.array_equal(read(tmp_path, content, name), pixels)
@@ -135,9 +122,6 @@ def test_first_frame(tmp_path: Path, kind: str) -> None:
     first, second = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
     content = encoded(first, kind, save_all=True, append_images=[second], **LOSSLESS[kind == "WEBP"])
     assert (read(tmp_path, content) == (255, 0, 0)).all()
-
-
-# ---- orientation
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -169,9 +153,6 @@ def test_broken_exif_counts_as_upright(tmp_path: Path, exif: bytes) -> None:
 def test_any_exif_block_leaves_the_pixels(exif: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     content = encoded(Image.new("RGB", (8, 8), "red"), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0" + exif)
     assert (read(tmp_path_factory.getbasetemp(), content)[..., 0] > 250).all()
-
-
-# ---- colour
 
 
 INKS = {"red": (0, 255, 255, 0), "black": (0, 0, 0, 255), "white": (0, 0, 0, 0), "teal": (255, 0, 0, 128)}
@@ -257,9 +238,6 @@ def test_transparent_colour_key(tmp_path: Path) -> None:
     assert read(tmp_path, encoded(deep, "PNG", transparency=7))[0, :, 0].tolist() == [255, 200]
 
 
-# ---- more than 8 bits
-
-
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_each_16_bit_gray_is_scaled(tmp_path: Path, kind: str) -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -303,9 +281,6 @@ def test_refused_kinds(tmp_path: Path, content: bytes, words: tuple[str, ...]) -
     refused(path, *words)
 
 
-# ---- size
-
-
 @pytest.mark.parametrize("side", [100_000, 12_000])
 def test_huge_image_is_refused_from_its_header(tmp_path: Path, side: int) -> None:
     path = tmp_path / "huge.png"
@@ -322,9 +297,6 @@ def test_limit_lies_above_pillows_warning(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "x.png"
     path.write_bytes(encoded(Image.fromarray(colours(10, 11)), "PNG"))
     refused(path, "11 x 10 pixels")
-
-
-# ---- what is not an image
 
 
 def test_what_is_not_an_image(tmp_path: Path) -> None:
@@ -365,9 +337,7 @@ def test_truncated(tmp_path: Path, kind: str) -> None:
     | st.just(b"RIFF\x40\0\0\0WEBPVP8 "),
     rest=st.binary(max_size=300),
 )
-def test_random_bytes_raise_only_input_errors(
-    start: bytes, rest: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_random_bytes_raise_input_errors(start: bytes, rest: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "random.bin"
     path.write_bytes(start + rest)
     read_or_refused(path)
@@ -398,15 +368,10 @@ def damaged(draw: st.DrawFn, files: list[bytes]) -> bytes:
 @settings(max_examples=300)
 @pytest.mark.parametrize("files", [pytest.param(SEEDS, id="others"), pytest.param(TIFF_SEEDS, id="damaged_tiff")])
 @given(data=st.data())
-def test_damaged_files_raise_only_input_errors(
-    files: list[bytes], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_damaged_files(files: list[bytes], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.bin"
     path.write_bytes(data.draw(damaged(files)))
     read_or_refused(path)
-
-
-# ---- silence
 
 
 def test_a_fresh_process_prints_nothing(tmp_path: Path) -> None:
@@ -431,9 +396,6 @@ def test_jobs_that_overlap_restore_the_filters_last() -> None:
     assert list(warnings.filters) != before
     second.__exit__(None, None, None)
     assert list(warnings.filters) == before
-
-
-# ---- folders
 
 
 def touch(folder: Path, *names: str) -> None:

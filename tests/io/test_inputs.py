@@ -1,7 +1,5 @@
 """Model inputs from data and photographs: labelled, seeded, and honest about what could not be read."""
 
-from __future__ import annotations
-
 import tracemalloc
 from pathlib import Path
 
@@ -45,9 +43,8 @@ def test_unreadable_files_are_left_out_and_listed(image_folder: Path) -> None:
 def test_a_folder_without_one_readable_image_is_refused(image_folder: Path) -> None:
     for path in image_folder.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be used") as caught:
+    with pytest.raises(InputError, match=f"^{image_folder}: none of its 6 images can be used"):
         load_unlabelled(image_folder, SPEC, 9)
-    assert "\n" not in str(caught.value)
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Tar shards: images with the class of their folder or their .cls file, or refused by name; nothing is extracted."""
 
-from __future__ import annotations
-
 import gzip
 import tarfile
 from collections.abc import Sequence
@@ -10,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import refused
-from tar_files import FORMATS, IDS, Part, link, png, tar
+from tar_files import FORMATS, IDS, Part, find, link, png, tar
 
 from tofe_edge.errors import InputError
 from tofe_edge.io import dataset
@@ -22,20 +20,12 @@ def shard(tmp_path: Path) -> Path:
     return tmp_path / "val.tar"
 
 
-def find(shard: Path, content: bytes) -> list[Sample]:
-    shard.write_bytes(content)
-    return find_samples(shard, IDS)
-
-
 def named(samples: Sequence[Sample], shard: Path) -> list[tuple[str, int]]:
     return [(sample.location.relative_to(shard).as_posix(), sample.label) for sample in samples]
 
 
 def reds(samples: Sequence[Sample]) -> list[int]:
     return [int(np.asarray(sample.read())[0, 0, 0]) for sample in samples]
-
-
-# ---- what is read
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
@@ -78,9 +68,6 @@ def test_shards_of_a_folder_follow_each_other(tmp_path: Path) -> None:
     (tmp_path / ".val.tar").write_bytes(b"hidden")
     samples = find_samples(tmp_path, IDS)
     assert [sample.label for sample in samples] == reds(samples) == [0, 1, 2]
-
-
-# ---- corrupt images are samples; broken archives are not
 
 
 @pytest.mark.parametrize(
@@ -127,9 +114,7 @@ def test_a_member_over_the_limit_is_unreadable(shard: Path, monkeypatch: pytest.
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_a_shard_that_does_not_fit_is_refused_with_its_first_culprit(
-    shard: Path, parts: list[Part], words: str, form: int
-) -> None:
+def test_a_wrong_shard_is_refused_with_its_first_culprit(shard: Path, parts: list[Part], words: str, form: int) -> None:
     message = refused(shard, lambda: find(shard, tar(parts, form)))
     assert words in message
 

@@ -1,7 +1,5 @@
 """CSV files of paths and labels: quoting, encodings, and lines that are refused by number."""
 
-from __future__ import annotations
-
 import csv
 import io
 from pathlib import Path
@@ -90,9 +88,7 @@ def test_any_name_of_a_file_can_be_quoted(table: Path) -> None:
         ("path,label\na.jpg,0\n".encode("utf-16"), "is not UTF-8"),
     ],
 )  # fmt: skip
-def test_a_table_that_does_not_fit_is_refused_with_its_first_culprit(
-    table: Path, content: str | bytes, words: str
-) -> None:
+def test_a_wrong_table_is_refused_with_its_first_culprit(table: Path, content: str | bytes, words: str) -> None:
     message = refused(table, lambda: read(table, content))
     assert words in message
     assert len(message) < 300 + len(str(table))
@@ -112,8 +108,6 @@ fields = st.one_of(
     ),
     with_header=st.booleans(),
 )
-def test_any_file_is_fine_or_refused(
-    content: bytes, with_header: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_bytes_are_handled(content: bytes, with_header: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
     table = tmp_path_factory.getbasetemp() / "any.csv"
     fine_or_refused(lambda: read(table, b"path,label\n" * with_header + content), table)

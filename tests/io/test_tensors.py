@@ -1,7 +1,5 @@
 """State dicts are read, and nothing in a pickle runs."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +14,7 @@ from tofe_edge.io.tensors import read_tensors
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
-def test_a_pickled_state_dict_is_read_with_and_without_a_wrapper(
-    tmp_path: Path, suffix: str, wrapper: str | None
-) -> None:
+def test_a_pickled_state_dict_may_have_a_wrapper(tmp_path: Path, suffix: str, wrapper: str | None) -> None:
     weights = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}
     path = tmp_path / f"weights{suffix}"
     torch.save({wrapper: weights, "epoch": 3} if wrapper else weights, path)

@@ -1,14 +1,12 @@
 """Which nets are taken and which refused, LV-ViT's names and arithmetic, and strict loading of dense weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TinyToFe
+from conftest import TINY, tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -44,7 +42,6 @@ def test_nets_that_cannot_carry_tofe_are_refused_with_the_reason(name: str, reas
     with pytest.raises(InputError, match=reason) as caught:
         on_meta(name)
     assert str(caught.value).startswith(f"backbone {name!r} cannot carry ToFe: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_net_with_a_cls_token_whose_head_pools_the_patches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,18 +67,16 @@ def test_a_name_near_nothing_points_to_the_list() -> None:
 
 
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
-def test_three_blocks_are_too_few_for_three_stages(name: str, tiny_overrides: dict[str, int]) -> None:
+def test_three_blocks_are_too_few_for_three_stages(name: str) -> None:
     with pytest.raises(InputError, match="depth 3: ToFe's three stages need at least four blocks"):
-        create_backbone(name, {**tiny_overrides, "depth": 3})
+        create_backbone(name, {**TINY, "depth": 3})
 
 
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
 @pytest.mark.parametrize("wrong", [{"heads": 5}, {"nonsense": 1}])
-def test_overrides_that_do_not_fit_are_refused(
-    name: str, wrong: dict[str, int], tiny_overrides: dict[str, int]
-) -> None:
+def test_overrides_that_do_not_fit_are_refused(name: str, wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match=f"backbone {name!r}: "):
-        create_backbone(name, {**tiny_overrides, **wrong})
+        create_backbone(name, {**TINY, **wrong})
 
 
 @pytest.mark.parametrize(("name", "stages"), [(DEIT, (3, 6, 9)), ("lvvit_s", (4, 8, 12)), ("lvvit_m", (5, 10, 15))])
@@ -90,19 +85,17 @@ def test_selectors_stand_where_the_papers_do(name: str, stages: tuple[int, ...])
 
 
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
-def test_selections_may_stand_elsewhere(name: str, tiny_overrides: dict[str, int]) -> None:
-    plain, moved = (
-        create_backbone(name, {**tiny_overrides, "depth": 6}, stages=stages) for stages in (None, (1, 2, 5))
-    )
+def test_selections_may_stand_elsewhere(name: str) -> None:
+    plain, moved = (create_backbone(name, {**TINY, "depth": 6}, stages=stages) for stages in (None, (1, 2, 5)))
     assert (plain.spec.stages, moved.spec.stages) == ((1, 3, 4), (1, 2, 5))
     assert moved.spec.stage_lengths() == (1, 1, 3, 1)
     assert replace(moved.spec, stages=plain.spec.stages) == plain.spec
 
 
 @pytest.mark.parametrize("stages", [(), (1,), (0, 2, 3), (1, 1, 3), (2, 1, 3), (1, 2, 4), (-1, 2, 3)])
-def test_selections_that_a_net_cannot_have_are_refused(tiny_overrides: dict[str, int], stages: tuple[int, ...]) -> None:
+def test_selections_that_a_net_cannot_have_are_refused(stages: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="need at least two, in ascending order, from 1 to 3"):
-        create_backbone(DEIT, tiny_overrides, stages=stages)
+        create_backbone(DEIT, TINY, stages=stages)
 
 
 @given(st.lists(st.integers(-2, 9), max_size=5), st.integers(4, 8))
@@ -180,7 +173,7 @@ def lvvit_by_hand(weights: dict[str, Tensor], images: Tensor, heads: int) -> Ten
     return linear("head", tokens[:, 0]) + linear("aux_head", tokens[:, 1:]).max(1).values / 2
 
 
-def test_lvvit_computes_its_published_definition(tiny_tofe: TinyToFe) -> None:
+def test_lvvit_computes_its_published_definition() -> None:
     model = tiny_tofe("lvvit_s", depth=5)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -194,7 +187,7 @@ def dense_weights(host: BackboneAdapter) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
-def test_dense_weights_in_half_precision_are_loaded(name: str, tiny_tofe: TinyToFe) -> None:
+def test_dense_weights_in_half_precision_are_loaded(name: str) -> None:
     source, target = tiny_tofe(name).backbone, tiny_tofe(name, seed=1).backbone
     halved = {key: value.half() if value.is_floating_point() else value for key, value in dense_weights(source).items()}
     target.load_dense(halved)
@@ -212,27 +205,24 @@ def test_dense_weights_in_half_precision_are_loaded(name: str, tiny_tofe: TinyTo
         (lambda weights: weights.update({"head.bias": torch.zeros(11)}), r"head.bias is \(11,\), expected \(10,\)"),
     ],
 )
-def test_a_missing_unknown_or_misshapen_key_is_named_and_nothing_is_loaded(
-    name: str, damage: Callable[[dict[str, Tensor]], object], reason: str, tiny_tofe: TinyToFe
-) -> None:
+def test_a_wrong_key_is_named_alone(name: str, damage: Callable[[dict[str, Tensor]], object], reason: str) -> None:
     target = tiny_tofe(name).backbone
     before, weights = dense_weights(target), dense_weights(tiny_tofe(name, seed=1).backbone)
     damage(weights)
-    with pytest.raises(InputError, match=f"weights do not fit {name}: .*{reason}") as caught:
+    with pytest.raises(InputError, match=f"weights do not fit {name}: .*{reason}"):
         target.load_dense(weights)
-    assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[key]) for key, value in dense_weights(target).items())
 
 
 @pytest.mark.parametrize(
     ("name", "other"), [(DEIT, "lvvit_s"), ("lvvit_s", DEIT), (DEIT, "deit_tiny_distilled_patch16_224")]
 )
-def test_the_weights_of_another_backbone_are_refused(name: str, other: str, tiny_tofe: TinyToFe) -> None:
+def test_the_weights_of_another_backbone_are_refused(name: str, other: str) -> None:
     with pytest.raises(InputError, match="are they of another backbone"):
         tiny_tofe(name).backbone.load_dense(dense_weights(tiny_tofe(other).backbone))
 
 
-def test_a_sample_that_keeps_no_token_in_training_is_predicted_from_cls_alone(tiny_tofe: TinyToFe) -> None:
+def test_a_sample_that_keeps_no_token_in_training_is_predicted_from_cls_alone() -> None:
     model = tiny_tofe("lvvit_s")
     nothing = [torch.zeros(1, 16) for _ in range(3)]
     logits = model.forward_masked(torch.randn(1, 3, 64, 64), masks=nothing).logits
@@ -240,7 +230,7 @@ def test_a_sample_that_keeps_no_token_in_training_is_predicted_from_cls_alone(ti
     assert float(logits.detach().abs().max()) < 1e3
 
 
-def test_frozen_tokens_never_are_the_maximum_of_the_auxiliary_head(tiny_tofe: TinyToFe) -> None:
+def test_frozen_tokens_never_are_the_maximum_of_the_auxiliary_head() -> None:
     host = tiny_tofe("lvvit_s").backbone
     tokens = torch.randn(1, 17, 48)
     keep = torch.zeros(1, 16)

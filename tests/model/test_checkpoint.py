@@ -1,7 +1,5 @@
 """Checkpoints come back as they were written, and nothing else comes in."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math
@@ -16,7 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import JSON_VALUES, TINY_COUNTS, TinyToFe, fine_or_refused, refused
+from conftest import JSON_VALUES, TINY, TINY_COUNTS, Program, document_of, fine_or_refused, refused, tiny_tofe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -36,6 +34,7 @@ from tofe_edge.model.checkpoint import (
     save,
 )
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
+from tofe_edge.model.resolution import at_image_size
 from tofe_edge.model.tofe import ToFe
 
 DEIT = "deit_tiny_patch16_224"
@@ -61,7 +60,7 @@ def images() -> Tensor:
 
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
-def test_header_and_logits_come_back(tmp_path: Path, tiny_tofe: TinyToFe, name: str, half: bool) -> None:
+def test_header_and_logits_come_back(tmp_path: Path, name: str, half: bool) -> None:
     model, counts = tiny_tofe(name), TokenCounts((9, 5, 3))
     spec = model.backbone.spec
     header = describe("net", spec, model.backbone.preprocessing, default_classes(10), counts, {"top1": 1.5}, {"a": [1]})
@@ -79,8 +78,8 @@ def test_header_and_logits_come_back(tmp_path: Path, tiny_tofe: TinyToFe, name: 
     assert half != torch.equal(found, wanted)
 
 
-def test_where_selections_stand_comes_back(tmp_path: Path, tiny_overrides: dict[str, int]) -> None:
-    host = create_backbone("deit_tiny_patch16_224", {**tiny_overrides, "depth": 6}, stages=(1, 2, 5))
+def test_the_places_of_selections_come_back(tmp_path: Path) -> None:
+    host = create_backbone("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 5))
     model, counts = ToFe(host).eval(), TokenCounts((9, 6, 3))
     header = describe("early", host.spec, host.preprocessing, default_classes(10), counts)
     save(tmp_path / "early.safetensors", model, header, half=False)
@@ -92,14 +91,12 @@ def test_where_selections_stand_comes_back(tmp_path: Path, tiny_overrides: dict[
     assert torch.equal(wanted, found)
 
 
-def test_saving_twice_gives_the_same_bytes(tmp_path: Path, tiny_tofe: TinyToFe, tiny_checkpoint: Checkpoint) -> None:
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     again = save(tmp_path / "again.safetensors", tiny_tofe(), tiny_checkpoint)
     assert again.sha256() == tiny_checkpoint.sha256()
 
 
-def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(
-    tiny_tofe: TinyToFe, tiny_dense_checkpoint: Checkpoint
-) -> None:
+def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(tiny_dense_checkpoint: Checkpoint) -> None:
     read = read_header(tiny_dense_checkpoint.path)
     assert read.token_counts is None
     assert read.gmacs == read.dense_gmacs
@@ -110,12 +107,10 @@ def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_plain_dense_weights_are_a_dense_model(
-    tmp_path: Path, tiny_tofe: TinyToFe, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
+def test_plain_dense_weights_are_a_dense_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     monkeypatch.setattr(
         "tofe_edge.model.checkpoint.create_backbone",
-        lambda name, overrides=None, **rest: create_backbone(name, overrides or tiny_overrides, **rest),
+        lambda name, overrides=None, **rest: create_backbone(name, overrides or TINY, **rest),
     )
     model, path = tiny_tofe(), tmp_path / f"plain{suffix}"
     weights = {key.removeprefix("vit."): value for key, value in model.backbone.state_dict().items()}
@@ -127,10 +122,10 @@ def test_plain_dense_weights_are_a_dense_model(
         assert torch.equal(load_model(header).forward_dense(images()), model.forward_dense(images()))
 
 
-def test_describe_dense_needs_the_file_and_a_fit_backbone(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+def test_describe_dense_needs_the_file_and_a_fit_backbone(tmp_path: Path, weights: Path) -> None:
     assert "no such checkpoint" in refused(tmp_path / "no.pth", lambda: describe_dense(tmp_path / "no.pth", DEIT))
     with pytest.raises(InputError, match="cannot carry ToFe"):
-        describe_dense(tiny_checkpoint.path, "resnet18")
+        describe_dense(weights, "resnet18")
 
 
 def test_a_file_without_our_header_points_to_backbone(tmp_path: Path) -> None:
@@ -146,18 +141,18 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert "no such checkpoint" in refused(missing, lambda: read_tensors(missing))
 
 
-def test_an_unreadable_file_is_refused(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_refused(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "open", mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
-    path = tiny_checkpoint.path
+    path = weights
     assert "cannot be read (Permission denied)" in refused(path, lambda: read_header(path))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("read", [read_header, read_tensors])
 def test_a_file_cut_short_anywhere_is_refused(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, share: float, read: Callable[[Path], object]
+    tmp_path: Path, weights: Path, share: float, read: Callable[[Path], object]
 ) -> None:
-    content, path = tiny_checkpoint.path.read_bytes(), tmp_path / "cut.safetensors"
+    content, path = weights.read_bytes(), tmp_path / "cut.safetensors"
     for wrong in (content[: int(share * len(content))], content[:-1], content + b"\0"):
         path.write_bytes(wrong)
         assert "damaged or cut short" in refused(path, lambda: read(path))
@@ -211,9 +206,7 @@ def test_a_header_without_one_of_its_keys_is_refused(tmp_path: Path, tiny_checkp
     [{"token_counts": counts} for counts in ([0, 1, 1], [], ["a", 5, 3], "9,5,3", 9, [9, None, 3], [math.inf, 5, 3])]
     + [{"gmacs": 10**400}, {"gmacs": "many"}, {"accuracy": {}}, {"accuracy": {"top1": "high"}}, {"classes": {"ids": []}}],
 )  # fmt: skip
-def test_a_header_with_a_malformed_value_is_refused(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, change: dict[str, Any]
-) -> None:
+def test_malformed_values_are_refused(tmp_path: Path, tiny_checkpoint: Checkpoint, change: dict[str, Any]) -> None:
     path = rewritten(tiny_checkpoint, tmp_path / "bad.safetensors", lambda document: document.update(change))
     refused(path, lambda: read_header(path))
 
@@ -233,7 +226,7 @@ MISFITS: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("key", "value", "reason"), MISFITS)
-def test_a_header_that_does_not_fit_the_net_is_refused_on_loading(
+def test_headers_of_other_nets_fail_on_loading(
     tmp_path: Path, tiny_checkpoint: Checkpoint, key: str, value: Any, reason: str
 ) -> None:
     *place, last = key.split("/")
@@ -248,16 +241,14 @@ def test_a_header_that_does_not_fit_the_net_is_refused_on_loading(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["schema", *REQUIRED]), JSON_VALUES)
-def test_a_corrupt_header_is_read_or_refused_and_nothing_else(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, key: str, value: Any
-) -> None:
-    document = {**parts(tiny_checkpoint.path)[1], key: value}
+def test_corrupt_headers_are_read_or_refused(tmp_path: Path, weights: Path, key: str, value: Any) -> None:
+    document = {**parts(weights)[1], key: value}
     path = tmp_path / "corrupt.safetensors"
     save_file({"x": torch.zeros(1)}, str(path), {KEY: json.dumps(document)})
     fine_or_refused(lambda: float(read_header(path).top1), path)
 
 
-def test_a_header_length_that_looks_like_a_pickle_is_still_read(tmp_path: Path, tiny_tofe: TinyToFe) -> None:
+def test_a_header_length_that_looks_like_a_pickle_is_still_read(tmp_path: Path) -> None:
     # safetensors files begin with the length of their header; 0x80 is also how a pickle begins.
     model = tiny_tofe()
     spec, preprocessing = model.backbone.spec, model.backbone.preprocessing
@@ -269,3 +260,38 @@ def test_a_header_length_that_looks_like_a_pickle_is_still_read(tmp_path: Path, 
         lengths.add(path.read_bytes()[0])
         assert read_header(path).name == header.name
     assert 0x80 in lengths
+
+
+def early_selections(name: str = "deit_tiny_patch16_224") -> ToFe:
+    """Six blocks, selections before blocks 1, 2 and 5, in eval mode."""
+    torch.manual_seed(0)
+    model = ToFe(create_backbone(name, {**TINY, "depth": 6}, stages=(1, 2, 5))).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter.data, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
+def test_it_selects_there_at_another_image_size_too(name: str) -> None:
+    model = early_selections(name)
+    resized = at_image_size(model, TokenCounts((9, 6, 3)), model.backbone.preprocessing, 96).model
+    assert resized.backbone.spec.stages == model.backbone.spec.stages
+
+
+def test_it_is_converted_within_its_gates_and_profiled_by_its_own_stages(program: Program, tmp_path: Path) -> None:
+    model = early_selections()
+    host = model.backbone
+    counts = TokenCounts((9, 6, 3))
+    path = tmp_path / "early.safetensors"
+    save(path, model, describe("early", host.spec, host.preprocessing, default_classes(10), counts))
+    options = ("--profile", "jetson_orin", "--precision", "fp32")
+    written = document_of(program, "convert", "--checkpoint", path, *options, "--out", tmp_path)
+    assert (written["token_counts"], written["gmacs"]) == ([9, 6, 3], read_header(path).gmacs)
+    document = document_of(program, "profile", written["artifact"], "--runs", "2")
+    names = [stage["name"] for stage in document["stages"] if not stage["name"].startswith("selection")]
+    assert names == [
+        "stem, block 1, selector 1",
+        "block 2, approximator 1, selector 2",
+        "blocks 3-5, approximator 2, selector 3",
+        "block 6, head",
+    ]

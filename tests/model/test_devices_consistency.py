@@ -4,13 +4,11 @@ Where there is no GPU, ``meta`` stands in for it: a device that no tensor reache
 operators that meet two devices; :class:`OneDevice` refuses all of them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
-from conftest import TinyToFe
+from conftest import tiny_tofe
 from latency_tables import NET, table_for
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from tofe_edge.budget.cost import Cost, GmacsCost, LatencyCost
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, masks_of
+from tofe_edge.training.batches import teacher_targets
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
 from tofe_edge.training.schedule import gumbel_sampler
-from tofe_edge.training.teacher import teacher_targets
 
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s"]
 COUNTS = [(9, 5, 3), (16, 16, 16), (1, 16, 1)]
@@ -49,7 +47,7 @@ def on_meta(model: ToFe) -> tuple[ToFe, Tensor]:
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_inference_stays_on_the_device(tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...]) -> None:
+def test_inference_stays_on_the_device(name: str, counts: tuple[int, ...]) -> None:
     model, images = on_meta(tiny_tofe(name))
     with torch.inference_mode(), OneDevice():
         found = model.forward_batch(images, TokenCounts(counts))
@@ -60,7 +58,7 @@ def test_inference_stays_on_the_device(tiny_tofe: TinyToFe, name: str, counts: t
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
-def test_training_stays_on_the_device(tiny_tofe: TinyToFe, name: str) -> None:
+def test_training_stays_on_the_device(name: str) -> None:
     """All that a step computes up to its gradients, with sampled masks, given ones, and gathered tokens."""
     model, images = on_meta(tiny_tofe(name))
     labels, cost = torch.zeros(2, dtype=torch.long, device="meta"), GmacsCost(model.backbone.spec, 0.002)

@@ -1,14 +1,12 @@
 """The MAC arithmetic against the published figures and against a count over the real modules."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 from typing import Literal
 
 import pytest
 import torch
-from conftest import TinyToFe
+from conftest import tiny_tofe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -96,7 +94,7 @@ def counted_macs(run: FlopCounterMode) -> int:
 
 
 @pytest.mark.parametrize(("name", "overrides"), COUNTED)
-def test_dense_macs_equal_a_count_over_the_module(tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]) -> None:
+def test_dense_macs_equal_a_count_over_the_module(name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides)
     spec = model.backbone.spec
     images = torch.zeros(1, 3, spec.image_size, spec.image_size)
@@ -105,7 +103,7 @@ def test_dense_macs_equal_a_count_over_the_module(tiny_tofe: TinyToFe, name: str
     assert counted_macs(counter) == dense_macs(spec)
 
 
-def test_macs_do_not_depend_on_the_name(tiny_tofe: TinyToFe) -> None:
+def test_macs_do_not_depend_on_the_name() -> None:
     spec = tiny_tofe("deit_tiny_distilled_patch16_224").backbone.spec
     assert spec.classifiers == 2
     assert (
@@ -115,9 +113,7 @@ def test_macs_do_not_depend_on_the_name(tiny_tofe: TinyToFe) -> None:
 
 @pytest.mark.parametrize("counts", [(9, 5, 3), (1, 1, 1), (16, 16, 16), (3, 11, 7)])
 @pytest.mark.parametrize(("name", "overrides"), COUNTED)
-def test_tofe_macs_equal_a_count_over_the_module(
-    tiny_tofe: TinyToFe, name: str, overrides: dict[str, int], counts: tuple[int, int, int]
-) -> None:
+def test_tofe_macs_equal_a_module_count(name: str, overrides: dict[str, int], counts: tuple[int, int, int]) -> None:
     model = tiny_tofe(name, **overrides)
     spec = model.backbone.spec
     images = torch.zeros(1, 3, spec.image_size, spec.image_size)
@@ -134,9 +130,7 @@ NAMES = st.sampled_from(FIVE)
 
 @settings(max_examples=100, deadline=None)
 @given(NAMES, COUNTS, st.integers(0, 2), st.integers(1, 196), APPROXIMATED)
-def test_keeping_more_tokens_in_any_stage_costs_more(
-    name: str, counts: tuple[int, ...], stage: int, more: int, approximated: Approximated
-) -> None:
+def test_more_costs_more(name: str, counts: tuple[int, ...], stage: int, more: int, approximated: Approximated) -> None:
     larger = list(counts)
     larger[stage] += more
     cheap, dear = (tofe_macs(spec_of(name), kept, approximated) for kept in (counts, larger))
@@ -154,9 +148,7 @@ def test_macs_lie_between_the_floor_and_all_tokens(name: str, counts: tuple[int,
 
 @settings(max_examples=50, deadline=None)
 @given(NAMES, COUNTS, APPROXIMATED)
-def test_ints_floats_and_tensors_give_equal_numbers(
-    name: str, counts: tuple[int, ...], approximated: Approximated
-) -> None:
+def test_ints_floats_and_tensors_agree(name: str, counts: tuple[int, ...], approximated: Approximated) -> None:
     spec = spec_of(name)
     whole = tofe_macs(spec, counts, approximated)
     assert isinstance(whole, int)

@@ -1,7 +1,5 @@
 """Masked attention against a loop over tokens, and the bookkeeping of kept and frozen tokens."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -69,7 +67,7 @@ def test_nobody_but_itself_sees_a_frozen_token() -> None:
     assert changed.tolist() == [[False, True, False, False, False, False, False]] * 2
 
 
-def test_with_no_token_kept_each_row_is_its_own_value() -> None:
+def test_each_row_is_its_own_value_if_no_token_is_kept() -> None:
     query, key, value = random_qkv(3)
     torch.testing.assert_close(masked_attention(query, key, value, torch.zeros(2, 7).double()), value)
 

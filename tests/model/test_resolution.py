@@ -1,7 +1,5 @@
 """A trained net at another input size: what is interpolated, what stays and what it costs."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from functools import cache
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_COUNTS, TinyToFe
+from conftest import TINY_COUNTS, tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -43,13 +41,13 @@ SIDES = [2, 3, 5, 6, 8]
 
 
 @pytest.fixture(params=PREFIX_POSITIONS)
-def net(request: pytest.FixtureRequest, tiny_tofe: TinyToFe) -> ToFe:
+def net(request: pytest.FixtureRequest) -> ToFe:
     overrides = {"image_size": 56} if "patch14" in request.param else {}
     return tiny_tofe(request.param, **overrides).requires_grad_(False)
 
 
 @pytest.fixture
-def deit(tiny_tofe: TinyToFe) -> ToFe:
+def deit() -> ToFe:
     return tiny_tofe(DEIT).requires_grad_(False)
 
 
@@ -252,7 +250,7 @@ def test_the_patch_size_is_that_of_the_stem() -> None:
     assert [patch_size(spec) for spec in full_size()] == [16, 14, 16]
 
 
-def test_a_side_is_no_multiple_of_14_where_it_is_one_of_16(tiny_tofe: TinyToFe) -> None:
+def test_a_side_is_no_multiple_of_14_where_it_is_one_of_16() -> None:
     model = tiny_tofe("vit_small_patch14_reg4_dinov2", image_size=56)
     with pytest.raises(InputError, match=r"multiple of 14 .* from 28 to 1022; try 56 or 70"):
         at_image_size(model, None, model.backbone.preprocessing, 64)

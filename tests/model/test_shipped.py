@@ -1,8 +1,5 @@
 """The shipped checkpoint at full size: what the README promises of it, apart from speed."""
 
-from __future__ import annotations
-
-import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import Program, document_of
 
 from tofe_edge.budget.gmacs import Budget, choose
-from tofe_edge.cli import main
 from tofe_edge.evaluation.parity import compare
 from tofe_edge.evaluation.reference import Reference, load_reference
 from tofe_edge.io.artifact import open_artifact
@@ -84,20 +81,13 @@ def test_every_shipped_profile_finds_a_checkpoint() -> None:
         assert choice.checkpoint.gmacs <= profile.budget.gmacs.value * 1.01
 
 
-def _convert(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, object]:
-    assert main(["convert", "--out", str(out), "--json", *options]) == 0
-    document: dict[str, object] = json.loads(capsys.readouterr().out)
-    return document
-
-
 @pytest.mark.slow
-def test_fp32_is_one_delegate_a_stage_and_equals_the_reference(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], realdata: Path
-) -> None:
-    made = _convert(tmp_path, capsys, "--checkpoint", "tofe_deit_tiny_063", "--precision", "fp32")
+def test_fp32_has_a_delegate_per_stage(tmp_path: Path, program: Program, realdata: Path) -> None:
+    options = ("--checkpoint", "tofe_deit_tiny_063", "--precision", "fp32", "--out", tmp_path)
+    made = document_of(program, "convert", *options)
     assert made["delegates"] == 4
-    assert set(made["fallback_ops"]) == {"topk", "index_select", "view_copy"}  # type: ignore[call-overload]
-    artifact = open_artifact(Path(str(made["artifact"])))
+    assert set(made["fallback_ops"]) == {"topk", "index_select", "view_copy"}
+    artifact = open_artifact(Path(made["artifact"]))
     spec = replace(artifact.manifest.preprocessing, resize="none")
     samples = sample_evenly(find_samples(realdata / "validation", artifact.manifest.class_ids), 64)
     images = [one.pixels for one in read_inputs(samples, spec) if one.pixels is not None]
@@ -118,12 +108,9 @@ def _smallest_gap(reference: Reference, image: npt.NDArray[np.float32]) -> float
 
 
 @pytest.mark.slow
-def test_int8_for_jetson_orin_agrees_with_the_reference(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], realdata: Path
-) -> None:
-    made = _convert(tmp_path, capsys, "--profile", "jetson_orin")
+def test_int8_agrees_with_the_reference(tmp_path: Path, program: Program, realdata: Path) -> None:
+    made = document_of(program, "convert", "--profile", "jetson_orin", "--out", tmp_path)
     assert made["delegates"] == 4
     assert made["precision"] == "int8"
-    options = ["--data", str(realdata / "validation"), "--resize", "none", "--limit", "200", "--json"]
-    assert main(["parity", str(made["artifact"]), *options]) == 0
-    assert json.loads(capsys.readouterr().out)["top1_agreement"] >= 0.95
+    options = ("--data", realdata / "validation", "--resize", "none", "--limit", "200")
+    assert document_of(program, "parity", made["artifact"], *options)["top1_agreement"] >= 0.95

@@ -1,7 +1,5 @@
 """The three forwards of ToFe against each other, against timm and against NumPy, for every family of backbone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy_reference
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TinyToFe
+from conftest import tiny_tofe
 from torch import Tensor
 
 from tofe_edge.errors import InputError
@@ -31,13 +29,13 @@ PATCHES = 16
 
 
 @pytest.fixture(params=FAMILIES, ids=[name for name, _ in FAMILIES])
-def net(request: pytest.FixtureRequest, tiny_tofe: TinyToFe) -> ToFe:
+def net(request: pytest.FixtureRequest) -> ToFe:
     name, overrides = request.param
     return tiny_tofe(name, **overrides).requires_grad_(False)
 
 
 @pytest.fixture
-def deit(tiny_tofe: TinyToFe) -> ToFe:
+def deit() -> ToFe:
     return tiny_tofe(DEIT).requires_grad_(False)
 
 
@@ -70,9 +68,7 @@ def test_masked_forward_with_the_masks_of_the_gathered_one_gives_its_logits(net:
     assert gathered.logits.std(dim=0).min() > 1e-3, "the logits must depend on the image for this to mean anything"
 
 
-def test_masked_and_gathered_forward_hold_the_same_tokens_after_each_stage(
-    net: ToFe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masked_and_gathered_forward_hold_the_same_tokens(net: ToFe, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_for(net)
     seen = scored_patches(net, monkeypatch)
     gathered = net.forward_batch(images, COUNTS)
@@ -117,7 +113,7 @@ def test_the_gathered_form_is_batch_adaptive_inference_and_trains_all_but_the_se
     }
 
 
-def test_a_given_stem_replaces_the_first_blocks(net: ToFe) -> None:
+def test_a_stem_replaces_the_first_blocks(net: ToFe) -> None:
     images = images_for(net)
     stem = net.run_blocks(0, net.backbone.embed(images))
     close(net.masked_from(stem).logits, net.forward_masked(images).logits)
@@ -131,9 +127,7 @@ def test_instance_adaptive_is_batch_adaptive_with_its_own_counts(net: ToFe) -> N
         close(instance.logits, batch.logits)
 
 
-def test_instance_adaptive_keeps_exactly_the_tokens_with_positive_scores(
-    net: ToFe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_instance_adaptive_keeps_the_tokens_with_positive_scores(net: ToFe, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = scored_patches(net, monkeypatch)
     inference = net.forward_instance(images_for(net, 1, seed=3))
     for stage, index in enumerate(inference.kept):
@@ -142,7 +136,7 @@ def test_instance_adaptive_keeps_exactly_the_tokens_with_positive_scores(
         assert sorted(index[0].tolist()) == (likely or [int(keep_probability.argmax())])
 
 
-def test_instance_adaptive_keeps_the_best_token_where_none_is_wanted(deit: ToFe) -> None:
+def test_instance_adaptive_keeps_at_least_the_best_token(deit: ToFe) -> None:
     for selector in deit.selectors:
         selector.get_submodule("fc3").get_parameter("bias").copy_(torch.tensor([-100.0, 100.0]))
     image = images_for(deit, 1)
@@ -162,14 +156,14 @@ def test_a_batch_gives_what_its_images_give_one_by_one(net: ToFe) -> None:
 
 
 @pytest.mark.parametrize(("name", "overrides"), FAMILIES[:-1])
-def test_the_dense_forward_is_timms_own(tiny_tofe: TinyToFe, name: str, overrides: dict[str, int]) -> None:
+def test_the_dense_forward_is_timms_own(name: str, overrides: dict[str, int]) -> None:
     model = tiny_tofe(name, **overrides).requires_grad_(False)
     images = images_for(model)
     vit: Any = model.backbone.vit
     close(model.forward_dense(images), vit(images))
 
 
-def test_with_all_tokens_kept_every_form_is_the_dense_forward(net: ToFe) -> None:
+def test_every_form_with_all_tokens_is_the_dense_forward(net: ToFe) -> None:
     images = images_for(net)
     everything = net.forward_batch(images, TokenCounts((PATCHES,) * 3))
     close(everything.logits, net.forward_dense(images))
@@ -180,9 +174,7 @@ def test_with_all_tokens_kept_every_form_is_the_dense_forward(net: ToFe) -> None
 
 @pytest.mark.parametrize("counts", [(9, 5, 3), (3, 11, 7), (1, 1, 1), (16, 2, 16)])
 @pytest.mark.parametrize("name", [DEIT, DISTILLED])
-def test_batch_adaptive_agrees_with_numpy_from_the_papers_equations(
-    tiny_tofe: TinyToFe, name: str, counts: tuple[int, ...]
-) -> None:
+def test_batch_adaptive_agrees_with_numpy_from_the_papers_equations(name: str, counts: tuple[int, ...]) -> None:
     model = tiny_tofe(name, depth=6).requires_grad_(False)
     images = images_for(model, 2)
     inference = model.forward_batch(images, TokenCounts(counts))
@@ -202,9 +194,7 @@ def test_the_margin_is_the_score_gap_at_the_cut(deit: ToFe, monkeypatch: pytest.
         close(inference.margins[stage], ranked[:, count - 1] - ranked[:, count])
 
 
-def test_a_token_frozen_in_one_stage_is_reused_in_the_next_after_its_approximation(
-    deit: ToFe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frozen_token_is_reused_after_its_approximation(deit: ToFe, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_for(deit, 1)
     first = deit.forward_batch(images, COUNTS)
     frozen = sorted(set(range(PATCHES)) - set(first.kept[0][0].tolist()))
@@ -253,9 +243,7 @@ def test_tokens_frozen_in_the_last_stage_do_not_matter(net: ToFe, monkeypatch: p
         assert (net.forward_masked(images, masks=masks).logits - before).abs().max() > 1e-2
 
 
-def test_the_blocks_of_each_stage_see_the_prefix_and_the_kept_tokens_only(
-    net: ToFe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_stage_sees_the_prefix_and_the_kept_tokens_only(net: ToFe, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     block = net.backbone.block
 
@@ -269,7 +257,7 @@ def test_the_blocks_of_each_stage_see_the_prefix_and_the_kept_tokens_only(
     assert lengths == [count for blocks, count in stages for _ in range(blocks)]
 
 
-def test_gradients_reach_every_selector_and_approximator(tiny_tofe: TinyToFe) -> None:
+def test_gradients_reach_every_selector_and_approximator() -> None:
     model = tiny_tofe(DEIT)
     torch.manual_seed(0)
     output = model.forward_masked(images_for(model), gumbel=lambda logits: F.gumbel_softmax(logits, hard=True))

@@ -1,7 +1,5 @@
 """The packaged Android library on a JVM: its own classes, with working doubles of Android and a recording of ExecuTorch."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from dataclasses import dataclass
@@ -10,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from packaged_models import need, need_file
+from conftest import need
+from packaged_models import need_file, unpack_zip
 from PIL import Image
 
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.artifact import open_artifact
 from tofe_edge.io.preprocessing import normalize
-from tofe_edge.packaging.archive import read_zip
 from tofe_edge.runtimes.executorch import load_methods
 
 PACKAGE = "org.example.model"
@@ -49,9 +47,7 @@ def make_bench(aar: Path, model: Path, kotlinc: Path, folder: Path) -> Bench:
     javac = need("javac", "apt-get install openjdk-17-jdk-headless")
     json = need_file(_JSON, "apt-get install libandroid-json-java")
     stdlib = kotlinc.resolve().parent.parent / "lib" / "kotlin-stdlib.jar"
-    for name, file in read_zip(aar.read_bytes(), aar.name).items():
-        (folder / "aar" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "aar" / name).write_bytes(file.data)
+    unpack_zip(aar, folder / "aar")
     (folder / "files").mkdir()
     classpath = os.pathsep.join(map(str, (folder / "doubles", folder / "aar" / "classes.jar", json, stdlib)))
     sources = sorted(map(str, _DOUBLES.rglob("*.java")))

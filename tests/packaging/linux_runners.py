@@ -1,7 +1,5 @@
 """Runners for tests of Linux bundles: one that only looks like one, and real ones."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -9,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import need
 from elf_files import elf
-from packaged_models import need
 
 from tofe_edge.cli import main
 from tofe_edge.errors import InputError
@@ -31,10 +29,14 @@ def pretend_runner(folder: Path, arch: str = "aarch64") -> Path:
     return folder
 
 
-def package(model: Path, runner: Path, out: Path, *more: object) -> int:
-    """Exit code."""
-    call = ["package", model, "--platform", "linux", "--runner", runner, "--out", out, *more]
-    return main(list(map(str, call)))
+def package_call(model: Path, runner: Path, out: Path, *more: object) -> list[object]:
+    """The command line."""
+    return ["package", model, "--platform", "linux", "--runner", runner, "--out", out, *more]
+
+
+def package(*arguments: Any) -> int:
+    """Exit code of :func:`package_call`."""
+    return main(list(map(str, package_call(*arguments))))
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,22 @@
 """Models for the tests of packages, and the tools that some of them need."""
 
-from __future__ import annotations
-
-import hashlib
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
-from conftest import manifest_for
+from conftest import need
+from golden_files import pretend, pretended_artifact
 
 from tofe_edge.evaluation.golden import golden_path_of, make_golden
-from tofe_edge.evaluation.prediction import Prediction, Predictor
-from tofe_edge.io.artifact import Artifact, Method, open_artifact, write_manifest
+from tofe_edge.io.artifact import Artifact, write_manifest
 from tofe_edge.io.files import write_content
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.packaging.archive import read_zip
 from tofe_edge.packaging.contents import PackagedModel, load_packaged_model
 from tofe_edge.packaging.licences import Weights
-
-COUNTS = {"forward": [9, 5, 3], "forward_5_3_2": [5, 3, 2]}
-"""Kept tokens of the pretended models' methods."""
 
 KOTLINC_INSTALL = (
     "npm install --prefix build/kotlin kotlin-compiler && "
@@ -31,31 +24,12 @@ KOTLINC_INSTALL = (
 )
 
 
-def pretend(method: str) -> Predictor:
-    """Logits and positions that depend on the image and the method alone."""
-
-    def predict(pixels: npt.NDArray[np.float32]) -> Prediction:
-        seed = int.from_bytes(hashlib.sha256(pixels.tobytes() + method.encode()).digest()[:4], "big")
-        generator = np.random.default_rng(seed)
-        logits = generator.standard_normal(10).astype(np.float32)
-        return Prediction(logits, tuple(generator.permutation(16)[:count] for count in COUNTS[method]))
-
-    return predict
-
-
 def pretend_model(checkpoint: Checkpoint, folder: Path, name: str = "model.pte", **changes: Any) -> Artifact:
     """A model file that is no program, with manifest and golden vectors: all that packaging looks at."""
-    path = folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"no program")
-    manifest = manifest_for(checkpoint, path.name, path.read_bytes())
-    other = Method("forward_5_3_2", COUNTS["forward_5_3_2"], 0.001, 4, {}, 0)
-    manifest = replace(manifest, precision="int8", further_methods=[other], versions={"executorch": "1.5.1+cpu"})
-    write_manifest(path, manifest)
-    golden = make_golden(open_artifact(path), pretend, checkpoint)
-    write_content(golden_path_of(path), golden.content())
-    write_manifest(path, replace(manifest, **changes))
-    return open_artifact(path)
+    artifact = pretended_artifact(checkpoint, folder / name, versions={"executorch": "1.5.1+cpu"})
+    write_content(golden_path_of(artifact.path), make_golden(artifact, pretend, checkpoint).content())
+    return write_manifest(artifact.path, replace(artifact.manifest, **changes))
 
 
 def packaged(artifact: Artifact, name: str | None = None, weights: Weights | None = None) -> PackagedModel:
@@ -63,12 +37,12 @@ def packaged(artifact: Artifact, name: str | None = None, weights: Weights | Non
     return load_packaged_model(artifact, weights or Weights(), name)
 
 
-def need(program: str, install: str) -> str:
-    """The path of a program; the test is skipped without it."""
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"needs {program}: {install}")
-    return found
+def unpack_zip(archive: Path, folder: Path) -> Path:
+    """The files of an AAR below ``folder``."""
+    for name, file in read_zip(archive.read_bytes(), archive.name).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(file.data)
+    return folder
 
 
 def need_file(path: str, install: str) -> Path:

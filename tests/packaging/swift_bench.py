@@ -1,7 +1,5 @@
 """A packaged Swift library, built by SwiftPM on Linux with doubles of Apple's frameworks that play back recorded runs."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -13,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from apple_vectors import noise, vectors_for
 from PIL import Image
 
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact, open_artifact
 from tofe_edge.io.preprocessing import normalize, resize_and_crop
-from tofe_edge.packaging.apple_vectors import noise
 from tofe_edge.runtimes.coreml_checks import IMAGE, LOGITS, function_name
 
 _DOUBLES = Path(__file__).parent / "apple_doubles"
@@ -95,8 +93,11 @@ def make_swift_bench(swift: str, flags: tuple[str, ...], bundle: Path, model: Pa
     text = _PRODUCTS.sub("", _REMOTE.sub("", manifest.read_text()))
     manifest.write_text(_FLAGS.sub("linkerSettings: []", text))
     of_coreml = ["CompiledModelTests"] if artifact.manifest.target == "coreml" else []
-    for name in ("AppTests", "ChecksumTests", *of_coreml):
-        source = (_DOUBLES / f"{name}.swift").read_text().replace("@MODULE@", module)
+    values = {"MODULE": module, **vectors_for(artifact.manifest.preprocessing)}
+    for name in ("AppTests", "ChecksumTests", "LibraryTests", *of_coreml):
+        source = (_DOUBLES / f"{name}.swift").read_text()
+        for key, value in values.items():
+            source = source.replace(f"@{key}@", value)
         (package / "Tests" / "ClassifierTests" / f"{name}.swift").write_text(source)
     record(artifact, folder / "recorded")
     return SwiftBench(swift, package, flags, folder / "recorded")

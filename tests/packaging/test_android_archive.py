@@ -1,18 +1,17 @@
 """The AAR: made with the Kotlin compiler, looked at by Android's own tools."""
 
-from __future__ import annotations
-
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from packaged_models import need, need_file, need_kotlinc, packaged, pretend_model
+from conftest import need
+from packaged_models import need_file, need_kotlinc, packaged, pretend_model, unpack_zip
 
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.packaging.android import PLATFORM as ANDROID
-from tofe_edge.packaging.archive import Unpacked, read_zip
+from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.place import place
@@ -49,13 +48,6 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-def unpacked(aar: Path, folder: Path) -> Path:
-    for name, file in read_zip(aar.read_bytes(), aar.name).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(file.data)
-    return folder
-
-
 def test_it_lies_in_a_maven_repository_with_its_pom(aar: Path, model: PackagedModel) -> None:
     version = aar.parent.name
     assert aar.relative_to(aar.parents[4]).as_posix() == f"maven/tofeedge/model/{version}/model-{version}.aar"
@@ -76,12 +68,10 @@ def test_another_run_of_the_compiler_makes_the_same_bytes(bundle: Bundle, model:
     assert ANDROID.build(model, Options(package_name="com.example.tiny", kotlinc=need_kotlinc())) == bundle
 
 
-def test_aapt_takes_manifest_and_assets_and_leaves_the_model_uncompressed(
-    aar: Path, model: PackagedModel, tmp_path: Path
-) -> None:
+def test_aapt_leaves_the_model_uncompressed(aar: Path, model: PackagedModel, tmp_path: Path) -> None:
     aapt = need("aapt", INSTALL)
     framework = need_file("/usr/share/android-framework-res/framework-res.apk", INSTALL)
-    folder = unpacked(aar, tmp_path / "aar")
+    folder = unpack_zip(aar, tmp_path / "aar")
     apk = tmp_path / "app.apk"
     inputs = ("-M", folder / "AndroidManifest.xml", "-A", folder / "assets", "-I", framework)
     run(aapt, "package", "-F", apk, *inputs, "-0", "pte")
@@ -105,7 +95,7 @@ def test_its_own_entries_are_stored_and_aligned(aar: Path) -> None:
 
 
 def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_path: Path) -> None:
-    folder = unpacked(aar, tmp_path / "aar")
+    folder = unpack_zip(aar, tmp_path / "aar")
     samples = [tmp_path / "MainActivity.kt", tmp_path / "Photograph.kt"]
     for sample in samples:
         sample.write_bytes(bundle.files[f"sample/{sample.name}"].data)
@@ -116,7 +106,7 @@ def test_the_sample_compiles_against_the_library(bundle: Bundle, aar: Path, tmp_
         assert (tmp_path / "classes/com/example/classify" / sample.name).with_suffix(".class").is_file()
 
 
-def test_a_folder_with_another_models_aar_is_found(bundle: Bundle, model: PackagedModel) -> None:
+def test_an_aar_of_another_model_is_reported(bundle: Bundle, model: PackagedModel) -> None:
     aar = next(one for one in bundle.files if one.endswith(".aar"))
     other = read_provenance(
         provenance_file("android", "aar", replace(model, name="other"), [], dict(bundle.files)), PROVENANCE

@@ -1,24 +1,27 @@
-"""Bundles for Android: what is in them, what is refused, the same bytes every time."""
-
-from __future__ import annotations
+"""Bundles for Android: what is in them, what is refused, the same bytes every time, and a compiler that never stays."""
 
 import hashlib
 import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
+from conftest import shell_script
 from packaged_models import packaged, pretend_model
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Method
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.packaging import kotlin
 from tofe_edge.packaging.android import PLATFORM as ANDROID
 from tofe_edge.packaging.android import assets_folder, package_of
+from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import Weights
 from tofe_edge.packaging.platform import Options
@@ -141,7 +144,7 @@ def test_wrong_packages_are_refused(model: PackagedModel, package: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Class", "in"])
-def test_a_name_that_makes_no_package_is_told_as_such(model: PackagedModel, name: str) -> None:
+def test_a_model_name_that_makes_no_package_is_refused(model: PackagedModel, name: str) -> None:
     message = rf"^{name}: the package made of the name, tofeedge\.{name.lower()}, is not valid; give"
     with pytest.raises(InputError, match=message):
         package_of(replace(model, name=name), None)
@@ -160,9 +163,7 @@ def test_every_file_beside_the_model_is_known_by_its_checksum(model: PackagedMod
     assert sums == {name: hashlib.sha256(data).hexdigest() for name, data in beside.items()} and len(sums) == 8
 
 
-def test_without_a_compiler_the_way_out_is_told(
-    model: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_compiler_is_reported(model: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"kotlinc: not found on PATH; install .* --source, which needs no compiler"):
         ANDROID.build(model, Options())
@@ -172,14 +173,57 @@ def test_without_a_compiler_the_way_out_is_told(
         ANDROID.build(model, Options(source=True, kotlinc=tmp_path))
 
 
-def test_a_compiler_that_fails_is_told_in_one_line(model: PackagedModel, tmp_path: Path) -> None:
+def test_a_compiler_that_fails_is_one_line(model: PackagedModel, tmp_path: Path) -> None:
     broken = tmp_path / "kotlinc"
     for script, message in (
         ("exit 1", "is not a Kotlin compiler that runs here"),
         ('echo "info: kotlinc-jvm 1.3.0 (JRE 17)" >&2; echo "error: old" >&2; exit 1', r"version 1\.3\.0 .*error: old"),
     ):
-        broken.write_text(f"#!/bin/sh\n{script}\n")
-        broken.chmod(0o755)
+        shell_script(broken, script)
         with pytest.raises(InputError, match=message) as caught:
             ANDROID.build(model, Options(kotlinc=broken))
-        assert "\n" not in str(caught.value) and "--source" in str(caught.value)
+        assert "--source" in str(caught.value)
+
+
+def hanging(tmp_path: Path) -> tuple[Path, Path]:
+    """A compiler that starts another program, as kotlinc starts Java, and the file with that one's id."""
+    child = tmp_path / "child"
+    text = f"sleep 60 &\necho $! > {child}.part; mv {child}.part {child}\nwait"
+    return shell_script(tmp_path / "kotlinc", text), child
+
+
+def has_ended(child: Path) -> bool:
+    return processes.until(lambda: not processes.is_running(int(child.read_text())), 5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc: Linux")
+def test_a_hanging_compiler_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, child = hanging(tmp_path)
+    monkeypatch.setattr(kotlin, "_SECONDS", 1)
+    with pytest.raises(InputError, match="did not end within 1 s"):
+        kotlin.compile_kotlin(compiler, {}, tmp_path, "net")
+    assert has_ended(child), "what the compiler started is still running"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc: Linux")
+def test_a_packager_that_is_stopped_takes_its_compiler_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, child = hanging(tmp_path)
+
+    def interrupted(self: object, timeout: float | None = None) -> tuple[str, str]:
+        while timeout is not None and not child.exists():
+            time.sleep(0.01)
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return "", ""
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kotlin.compile_kotlin(compiler, {}, tmp_path, "net")
+    assert has_ended(child), "what the compiler started is still running"
+
+
+def test_a_compiler_in_the_working_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell_script(tmp_path / "kotlinc", 'echo "info: kotlinc-jvm 2.1.0 (JRE)" >&2')
+    monkeypatch.chdir(tmp_path)
+    found = kotlin.compile_kotlin(Path("kotlinc"), {"a.kt": BundleFile(b"")}, tmp_path, "net")
+    assert (found.compiler, found.classes) == ("2.1.0", {})

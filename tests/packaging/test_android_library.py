@@ -1,7 +1,5 @@
 """The packaged Android library, run on a JVM: its preprocessing, self-test and errors, against the Python reference."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import TinyModel
+from conftest import TinyModel, flip
 from jvm_bench import PACKAGE, Bench, as_bitmap, keep, make_bench
 from packaged_models import need_kotlinc
 from PIL import Image
@@ -72,9 +70,7 @@ def prepared(bench: Bench, images: list[Image.Image], folder: Path, command: str
     return [output.read_bytes() for output in outputs]
 
 
-def test_inputs_and_golden_images_are_prepared_as_the_reference_does_to_the_bit(
-    bench: Bench, artifact: Artifact, tmp_path: Path
-) -> None:
+def test_inputs_and_golden_images_are_prepared_to_the_bit(bench: Bench, artifact: Artifact, tmp_path: Path) -> None:
     spec = artifact.manifest.preprocessing
     images = [picture(*size) for size in SIZES]
     assert prepared(bench, images, tmp_path, "input") == [preprocess(image, spec).tobytes() for image in images]
@@ -83,9 +79,7 @@ def test_inputs_and_golden_images_are_prepared_as_the_reference_does_to_the_bit(
     assert prepared(bench, golden, tmp_path, "square") == [resize_and_crop(image, spec).tobytes() for image in golden]
 
 
-def test_what_is_transparent_is_put_on_white_as_the_reference_does(
-    bench: Bench, artifact: Artifact, tmp_path: Path
-) -> None:
+def test_what_is_transparent_is_put_on_white(bench: Bench, artifact: Artifact, tmp_path: Path) -> None:
     image = picture(90, 80, "RGBA")
     image.save(tmp_path / "transparent.png")
     wanted = resize_and_crop(read_image(tmp_path / "transparent.png"), artifact.manifest.preprocessing)
@@ -135,7 +129,7 @@ def out_of_bounds(content: bytes) -> bytes:
         ("2.i64", out_of_bounds, "RUNTIME: the model selected token 16 of 16"),
     ],
 )
-def test_the_self_test_fails_on_a_device_that_computes_otherwise(
+def test_the_self_test_fails_on_a_wrong_device(
     bench: Bench, tmp_path: Path, output: str, spoil: Callable[[bytes], bytes], said: str
 ) -> None:
     broken = replace(bench, recorded=Path(shutil.copytree(bench.recorded, tmp_path / "recorded")))
@@ -167,9 +161,7 @@ def test_classes_come_with_labels_and_probabilities(bench: Bench, artifact: Arti
     assert [float(words[2].removeprefix("probability=")) for words in found] == pytest.approx(shares[:4:-1])
 
 
-def test_threads_get_their_own_answers_while_classifiers_are_loaded_and_closed(
-    bench: Bench, artifact: Artifact, tmp_path: Path
-) -> None:
+def test_threads_get_their_own_answers(bench: Bench, artifact: Artifact, tmp_path: Path) -> None:
     images = [picture(100, 80), picture(90, 81)]
     logits = (np.arange(20) / 4).astype(np.float32).reshape(2, 10)
     for image, answer in zip(images, (logits, logits[:, ::-1]), strict=True):
@@ -191,7 +183,7 @@ def test_whatever_happens_there_is_one_callback(bench: Bench) -> None:
     assert refused.startswith("RUNTIME on main looper: ") and refused.endswith("RejectedExecutionException: shut down")
 
 
-def test_a_closed_classifier_and_unusable_bitmaps_are_told(bench: Bench, tmp_path: Path) -> None:
+def test_a_closed_classifier_and_unusable_bitmaps_are_refused(bench: Bench, tmp_path: Path) -> None:
     bitmap = as_bitmap(picture(80, 70), tmp_path / "a")
     narrow = as_bitmap(picture(1, 30000), tmp_path / "b")
     lines = bench.run(f"closed:{bitmap}", f"recycled:{bitmap}", f"classify:{narrow}", f"classify:{bitmap}")
@@ -209,8 +201,7 @@ def test_bitmaps_that_fail_meanwhile_are_unusable(bench: Bench, tmp_path: Path) 
 def test_damaged_files_beside_the_model_are_refused(bench: Bench, tmp_path: Path, name: str) -> None:
     assets = Path(shutil.copytree(bench.assets, tmp_path / "assets"))
     (asset,) = assets.rglob(name)
-    content = asset.read_bytes()
-    asset.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flip(asset)
     (line,) = bench.run(SELF_TEST, assets=assets)
     assert line.startswith("DAMAGED: the asset tofe/") and line.endswith(f"{name} is damaged: another checksum")
 
@@ -248,7 +239,7 @@ def test_a_damaged_model_is_refused_and_a_damaged_copy_made_anew(bench: Bench, t
 
     assets = Path(shutil.copytree(bench.assets, tmp_path / "assets"))
     (asset,) = assets.rglob("*.pte")
-    asset.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flip(asset)
     other = replace(bench, files=tmp_path / "files")
     (line,) = other.run(SELF_TEST, assets=assets)
     assert line.startswith("DAMAGED: the model in the app is damaged")

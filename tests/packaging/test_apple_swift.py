@@ -1,7 +1,5 @@
 """The packaged Swift library, built by SwiftPM: its own tests, and those of an app, on doubles of Apple's frameworks."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

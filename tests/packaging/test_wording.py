@@ -1,7 +1,5 @@
 """What manifests and checkpoints say stays words in READMEs, NOTICE and code."""
 
-from __future__ import annotations
-
 import re
 import struct
 from dataclasses import replace
@@ -77,9 +75,8 @@ def test_licence_expressions_are_taken() -> None:
     ],
 )
 def test_what_is_no_licence_expression_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is not an SPDX licence expression") as caught:
+    with pytest.raises(InputError, match="is not an SPDX licence expression"):
         Weights(text)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_notice_names_the_images_of_all_runs_that_led_to_the_weights() -> None:

@@ -4,8 +4,6 @@ Only events of the page itself are counted. What the browser does on its own acc
 any host.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,9 +1,7 @@
 """What pages are made of in tests: small, and with names that try to get out of their place."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,10 @@ from typing import Any
 import numpy as np
 from conftest import manifest_for
 
-from tofe_edge.cli.pages import convert, evaluation, parity, profile, tokens
+from tofe_edge.cli.pages import convert, parity, profile, tokens
 from tofe_edge.cli.pages.convert import ConvertPage
-from tofe_edge.cli.pages.evaluation import EvaluationPage
 from tofe_edge.cli.pages.profile import ProfilePage
-from tofe_edge.cli.pages.tokens import TokensPage
+from tofe_edge.cli.pages.tokens import EvaluationPage, TokensPage
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
 from tofe_edge.evaluation.image_tokens import ImageTokens
@@ -25,6 +22,8 @@ from tofe_edge.evaluation.statistics import analyse
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.io.targets import INT8_GATES, gates_of
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.runtimes.etdump import TimeShare
+from tofe_edge.runtimes.timing import Telemetry
 
 HOSTILE = (
     "<script>alert(1)</script>\"'&<img src=x onerror=y>",
@@ -37,20 +36,6 @@ HOSTILE = (
 """Names as a file, a class, a layer, an operator, a sensor or a device may have them."""
 
 SIZE, KEPT = 64, ((0, 1, 2, 5, 6, 7, 9, 10, 11), (1, 2, 3, 5, 6), (1, 2, 5))
-
-
-@dataclass(frozen=True)
-class Share:
-    name: str
-    ms: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Reading:
-    at_s: float
-    khz: Mapping[str, float]
-    celsius: Mapping[str, float]
 
 
 def latency_record(source: str) -> dict[str, Any]:
@@ -94,7 +79,7 @@ def golden_of(manifest: Manifest) -> GoldenSet:
 
 def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-thermal")) -> ProfilePage:
     """A sustained run with everything that a page can show; ``names`` are those of sensors and parts."""
-    states = [(1800000.0 - 10000.0 * at, 40.0 + at) for at in range(50)]
+    states = [(1_800_000 - 10_000 * at, 40.0 + at) for at in range(50)]
     return ProfilePage(
         manifest=manifest,
         golden=golden_of(manifest),
@@ -109,11 +94,11 @@ def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-ther
         planned_bytes=755824,
         peak_rss_bytes=35_000_000,
         readings=[
-            Reading(0.1 * at, dict.fromkeys(names, khz), dict.fromkeys(names, heat))
+            Telemetry(0.1 * at, dict.fromkeys(names, khz), dict.fromkeys(names, heat))
             for at, (khz, heat) in enumerate(states)
         ],
-        stages=tuple(Share(name, 1.5, 3) for name in names),
-        operators=tuple(Share(f"{name} {number}", 0.1 * number, number) for name in names for number in range(9)),
+        stages=tuple(TimeShare(name, 1.5, 3) for name in names),
+        operators=tuple(TimeShare(f"{name} {number}", 0.1 * number, number) for name in names for number in range(9)),
         sustained=f"{names[0]} throttles: the last quarter takes 1.20 times the first (95 %: 1.10 to 1.30).",
         against=f"Token reduction pays against {names[0]}.",
     )
@@ -133,8 +118,8 @@ def convert_page(manifest: Manifest, names: tuple[str, ...] = ("gate", "val")) -
         source=names[-1],
         measured_on="this machine with 1 thread",
         samples_ms=(5.0, 5.1, 5.1, 5.4),
-        stages=tuple(Share(name, 1.5, 3) for name in names),
-        operators=tuple(Share(name, 0.5, 2) for name in names),
+        stages=tuple(TimeShare(name, 1.5, 3) for name in names),
+        operators=tuple(TimeShare(name, 0.5, 2) for name in names),
         block_ms={"int8": [(8, 0.1), (96, 0.7)]},
         fitted_ms={"int8": [(count, 0.01 * count) for count in range(1, 97)]},
     )
@@ -181,7 +166,7 @@ def evaluation_page(name: str = "cat.jpg") -> EvaluationPage:
         evaluation=result,
         shipped=(9, 5, 3),
         patch_tokens=16,
-        found=distributions(counts),
+        distributions=distributions(counts),
         fewest=[image_named(name)],
         most=[image_named(name), image_named(name)],
         class_names=[name, name],
@@ -208,8 +193,8 @@ PAGES: dict[str, Callable[..., str]] = {
     "profile": lambda manifest, *names: profile.render(profile_page(manifest, names)),
     "convert": lambda manifest, *names: convert.render(convert_page(manifest, names)),
     "parity": lambda manifest, *names: parity_page(manifest, names),
-    "tokens": lambda manifest, *names: tokens.render(tokens_page(names[0])),
-    "evaluation": lambda manifest, *names: evaluation.render(evaluation_page(names[0])),
+    "tokens": lambda manifest, *names: tokens.render_tokens(tokens_page(names[0])),
+    "evaluation": lambda manifest, *names: tokens.render_evaluation(evaluation_page(names[0])),
 }
 """Every page of a manifest, with these names wherever others than the manifest give one."""
 

@@ -1,7 +1,5 @@
 """All pages in a real browser: laid out on a phone and a desk, nothing clipped, nothing loaded, nothing run."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator
 from pathlib import Path

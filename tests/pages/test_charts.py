@@ -1,7 +1,5 @@
 """Axes and charts: for any finite values, coordinates are finite and within the drawing."""
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ElementTree
 

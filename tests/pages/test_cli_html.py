@@ -1,7 +1,5 @@
 """``--html`` of ``convert`` and ``profile`` through the real program, and the latency tables on the page of ``convert``."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -10,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import Program, refusal
 from page_contents import Tags, convert_page, plain_manifest
 
 from tofe_edge.budget.latency_model import shape_of
 from tofe_edge.cli import main
-from tofe_edge.cli.convert_page import with_block_latency
-from tofe_edge.cli.pages.convert import render
+from tofe_edge.cli.pages.convert import render, with_block_latency
 from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.profiles import DeviceProfile, load_profile
@@ -53,12 +51,9 @@ def test_convert_writes_the_page_of_what_it_made(converted: Path, folder: Path) 
     assert all(layer in tags.text for layer in manifest["quantization"]["layers"])
 
 
-def test_profile_writes_the_page_of_what_it_measured(
-    converted: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_profile_writes_what_it_measured(converted: Path, folder: Path, program: Program) -> None:
     page = folder / "measured.html"
-    assert main(["profile", str(converted), "--runs", "7", "--html", str(page), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = json.loads(program("profile", converted, "--runs", 7, "--html", page, "--json")[1])
     tags = Tags(page.read_text(encoding="utf-8"))
     for part in (converted.name, "7 runs", f"{document['latency_ms']['p50']:.2f} ms", document["stages"][0]["name"]):
         assert part in tags.text, part
@@ -77,15 +72,14 @@ def test_profile_does_without_golden_vectors(converted: Path, tmp_path: Path) ->
     "place", ["", "tiny-int8.json", "tiny-int8.pte", "tiny-int8.golden/0.png", "../out/tiny-int8.json"]
 )
 def test_a_page_where_the_model_goes_is_refused_before_any_work(
-    place: str, tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+    place: str, tmp_path: Path, weights: Path, program: Program
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
     page = out / place
-    given = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--precision", "int8", "--out", str(out)]
-    assert main([*given, "--html", str(page)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and ("--html" in error or "is a folder" in error)
+    given = ["convert", "--checkpoint", str(weights), "--precision", "int8", "--out", str(out)]
+    error = refusal(program, *given, "--html", page)
+    assert "--html" in error or "is a folder" in error
     assert list(out.iterdir()) == []
 
 

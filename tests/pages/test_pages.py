@@ -1,7 +1,5 @@
 """Every page: complete, self-contained, and no name in it is markup."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from importlib.resources import files
@@ -25,9 +23,9 @@ from page_contents import (
     with_names,
 )
 
-from tofe_edge.cli.pages import convert, evaluation, parity, profile, tokens
+from tofe_edge.cli.pages import convert, profile, tokens
+from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.errors import InputError
-from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.model.checkpoint import Checkpoint
 
@@ -99,10 +97,10 @@ def test_no_name_is_markup_and_nothing_is_loaded(page: str, hostile: str, manife
 
 
 @given(st.text(min_size=1))
-def test_any_text_stays_text_and_is_shown_as_it_is(name: str) -> None:
-    page = evaluation.render(replace(evaluation_page(), checkpoint=name, fewest=(), most=()))
+def test_any_text_stays_the_text_it_is(name: str) -> None:
+    page = tokens.render_evaluation(replace(evaluation_page(), checkpoint=name, fewest=(), most=()))
     tags = Tags(page)
-    assert tags.names == Tags(evaluation.render(replace(evaluation_page(), fewest=(), most=()))).names
+    assert tags.names == Tags(tokens.render_evaluation(replace(evaluation_page(), fewest=(), most=()))).names
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", page)
     if name.isprintable():
         assert f"Token counts of {name}\n{name}, instance-adaptive" in tags.text
@@ -141,9 +139,11 @@ def test_other_pages_leave_out_what_is_not_known(manifest: Manifest) -> None:
         part in bare for part in ("Tokens per block", "What is computed", "Budgets", "by tokens", "converting machine")
     )
     assert "img" not in Tags(parity_page(manifest, picture=None)).names
-    assert "Images with" not in Tags(evaluation.render(replace(evaluation_page(), fewest=(), most=()))).text
+    assert "Images with" not in Tags(tokens.render_evaluation(replace(evaluation_page(), fewest=(), most=()))).text
     # Images that were named one by one have no source, and all are drawn.
-    text = Tags(tokens.render(replace(tokens_page(), source="", usage=replace(tokens_page().usage, images=2)))).text
+    text = Tags(
+        tokens.render_tokens(replace(tokens_page(), source="", usage=replace(tokens_page().usage, images=2)))
+    ).text
     assert "; 2 images\n" in text and "not drawn" not in text
 
 
@@ -179,20 +179,12 @@ def test_wrong_contents_are_input_errors(manifest: Manifest) -> None:
     with pytest.raises(InputError, match="has no method 'other'"):
         profile.render(replace(profile_page(manifest), method="other"))
     with pytest.raises(InputError, match="do not fill a square"):
-        tokens.render(replace(tokens_page(), drawn=[replace(image_named("a"), patch_tokens=15)]))
+        tokens.render_tokens(replace(tokens_page(), drawn=[replace(image_named("a"), patch_tokens=15)]))
 
 
-def test_pages_that_cannot_be_written_are_input_errors(manifest: Manifest, tmp_path: Path) -> None:
-    compared = Parity(32, 0.9, None, None, 15, 1.0, 19.5, 37.0, (), ())
-    for write in (
-        lambda: profile.write_page(tmp_path, profile_page(manifest)),
-        lambda: convert.write_page(tmp_path, convert_page(manifest)),
-        lambda: parity.write_page(tmp_path, manifest, compared, None, "val", lambda name: None),
-        lambda: tokens.write_page(tmp_path, tokens_page()),
-        lambda: evaluation.write_page(tmp_path, evaluation_page()),
-    ):
-        with pytest.raises(InputError, match="cannot be written"):
-            write()
+def test_a_page_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        write_html(tmp_path, "a page")
 
 
 def luminance(colour: str) -> float:

@@ -1,7 +1,5 @@
 """Token maps and contact sheets: what is dark, what is framed, and what is refused."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re
@@ -46,9 +44,7 @@ def covered(drawing: ElementTree.Element, side: int, kind: str) -> list[tuple[in
         lambda side: st.tuples(st.just(side), st.lists(st.sets(st.integers(0, side**2 - 1)), min_size=1, max_size=3))
     )
 )
-def test_the_frozen_patches_are_dark_and_every_patch_has_the_colour_of_its_usage(
-    case: tuple[int, list[set[int]]],
-) -> None:
+def test_frozen_patches_are_dark_and_usage_has_its_colour(case: tuple[int, list[set[int]]]) -> None:
     side, kept = case
     _, *stages, heat = drawings_of(side, *map(tuple, kept))
     assert len(stages) == len(kept)

@@ -1,7 +1,5 @@
 """Latency tables in profiles: what is read, what is refused, and that writing one leaves all else alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,16 +49,13 @@ def tables_of(content: bytes) -> tuple[LatencyTable, ...]:
     return build_profile(parse_document(content, "board.yaml")).latency
 
 
-# --- reading and writing ---------------------------------------------------------------------------------------------
-
-
 def test_what_is_written_is_read_back_and_stands_behind_the_text_as_it_was() -> None:
     assert tables_of(WRITTEN.encode()) == (TABLE, FP32)
     assert WRITTEN.startswith(VALID)
     assert tables_of(VALID.encode()) == ()
 
 
-def test_where_selections_stood_comes_back() -> None:
+def test_the_places_of_selections_come_back() -> None:
     moved = replace(TABLE, tofe=(*TABLE.tofe, Anchor((118, 98, 61), 5.2, (1, 4, 8))))
     written = with_tables(VALID.encode(), [moved], "board.yaml")
     assert tables_of(written) == (moved,)
@@ -135,8 +130,6 @@ def test_any_time_is_read_back_as_it_was(one: float, other: float) -> None:
     table = replace(TABLE, stem=one, block=((1, other), (197, one)))
     assert tables_of(with_tables(VALID.encode(), [table], "board.yaml")) == (table,)
 
-
-# --- what is refused -------------------------------------------------------------------------------------------------
 
 BAD = [
     ("precision: int8\n    threads: 4\n    prov", "precision: fp16\n    threads: 4\n    prov", "[0].precision",

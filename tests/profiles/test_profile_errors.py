@@ -1,7 +1,5 @@
 """What the loader says about bad names, paths and files: one line with file, line and key; and nothing else, ever."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -35,17 +33,14 @@ def message_for(content: str | bytes, folder: Path) -> str:
     return message.removeprefix(str(path))
 
 
-# --- bad names and paths ---------------------------------------------------------------------------------------------
-
-
 def test_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(ProfileError, match=r"'jetson_orinn'; did you mean 'jetson_orin'\?.*`tofe-edge profiles`"):
+    with pytest.raises(ProfileError, match=r"'jetson_orinn'; did you mean 'jetson_orin'\?.*`tofe-edge devices`"):
         load_profile("jetson_orinn")
 
 
 @pytest.mark.parametrize("name", ["", "zzzzzz", "schema", "Jetson Orin\n", "x" * 10_000])
 def test_unknown_name_names_the_command(name: str) -> None:
-    with pytest.raises(ProfileError, match=r"unknown profile .*`tofe-edge profiles`") as caught:
+    with pytest.raises(ProfileError, match=r"unknown profile .*`tofe-edge devices`") as caught:
         load_profile(name)
     assert str(caught.value).isprintable()
 
@@ -73,9 +68,6 @@ def test_unreadable_file(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(ProfileError, match="cannot be read"):
         load_profile(str(path))
-
-
-# --- bad files -------------------------------------------------------------------------------------------------------
 
 
 def test_largest_allowed_size_is_parsed(tmp_path: Path) -> None:
@@ -193,9 +185,6 @@ def test_bad_value(old: str, new: str, fragment: str, key: str, what: str, tmp_p
     message = message_for(content, tmp_path)
     assert message.startswith(f":{line_of(content, fragment)}: {key}: ")
     assert what in message
-
-
-# --- properties ------------------------------------------------------------------------------------------------------
 
 
 def load_bytes(content: bytes) -> None:

@@ -1,16 +1,14 @@
 """Tiny nets and views that the tests of compared methods share."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
-from conftest import TINY, make_tiny_tofe
+from conftest import TINY, tiny_tofe
 from torch import Tensor
 
 from research.method import Method
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.teacher import teacher_targets
+from tofe_edge.training.batches import teacher_targets
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.views import Views
 
 TARGET = 0.002
@@ -29,7 +27,7 @@ CONFIG = TrainingConfig(
 
 def tiny_teacher(depth: int = TINY["depth"]) -> ToFe:
     """A net in which nothing is zero, one or untouched."""
-    return make_tiny_tofe(depth=depth)
+    return tiny_tofe(depth=depth)
 
 
 def tiny_images(count: int, seed: int = 0) -> Tensor:

@@ -1,7 +1,5 @@
 """Compared methods: they cost what they say, and learn in what is theirs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +101,7 @@ def test_random_tokens_differ_by_image_and_stage_but_not_by_batch() -> None:
     assert float(often.min()) / float(often.mean()) > 0.3 and float(often.max()) / float(often.mean()) < 1.7
 
 
-def test_counts_are_found_for_any_number_of_selections() -> None:
+def test_counts_are_chosen_for_any_number_of_selections() -> None:
     host = create_backbone("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 3, 5))
     for name in ("tofe", "random"):
         method = METHODS[name](host, 0.003)

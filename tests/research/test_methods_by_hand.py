@@ -1,7 +1,5 @@
 """EViT and ToMe against the plainest code: one image at a time, one token at a time."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The comparison of methods end to end on a tiny net: rows, tables, settings, and refusals."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY, make_tiny_tofe
+from conftest import TINY, tiny_tofe
 from peer_nets import TARGET, tiny_teacher
 from safetensors.torch import save_file
 
@@ -21,7 +19,6 @@ from research.validation import prepare_crops
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import normalize
 from tofe_edge.model.backbones import create_backbone
-from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.batches import Source, TrainingSet, batches
 from tofe_edge.training.views import ViewRecipe
 
@@ -58,11 +55,9 @@ def document(folder: Path) -> dict[str, Any]:
     return read
 
 
-def test_every_kind_of_method_gives_a_row(
-    compare: Compare, tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_methods_give_rows(compare: Compare, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = "tofe,tofe_given,evit,tome_untrained,random,resolution"
-    assert compare("--methods", names, "--checkpoint", str(tiny_checkpoint.path)) == 0
+    assert compare("--methods", names, "--checkpoint", str(weights)) == 0
     rows = document(tmp_path)["methods"]
     assert list(rows) == ["dense", "tiny", *names.split(",")]
     trained = {name: (row["trained"], row["steps"], row["images_seen"]) for name, row in rows.items()}
@@ -78,9 +73,7 @@ def test_every_kind_of_method_gives_a_row(
     assert "| tome_untrained" in capsys.readouterr().out
 
 
-def test_an_interrupted_comparison_keeps_its_rows_and_goes_on(
-    compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_comparison_goes_on(compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit
 
     def cut(method: Any, *arguments: Any) -> Fit:
@@ -121,7 +114,7 @@ def test_weights_and_images_that_were_tested_are_settings(
     assert compare("--methods", "evit_untrained") == 0
     settings = document(tmp_path)["settings"]
     assert (settings["validation_images"], settings["validation_unreadable"]) == (5, 1)
-    save_file(make_tiny_tofe(seed=1).backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
+    save_file(tiny_tofe(seed=1).backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
     assert compare("--methods", "tome_untrained", "--views", str(tmp_path / "others")) == 2
     assert "has results with another weights_sha256; use" in capsys.readouterr().err
     (tmp_path / "methods.yaml").write_text("[]")
@@ -141,9 +134,7 @@ def test_weights_and_images_that_were_tested_are_settings(
         (["--checkpoint", "nothing"], "nothing"),
     ],
 )
-def test_wrong_arguments(
-    compare: Compare, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_calls(compare: Compare, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(*options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error

@@ -1,7 +1,5 @@
 """Results of compared methods: which images each has right, and differences on the same images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Parts of the native runner as functions: see native_probe.cpp."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

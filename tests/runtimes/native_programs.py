@@ -1,7 +1,5 @@
 """Programs of the tiny net for the native runner, and what the Python runtime makes of them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile
@@ -15,9 +13,8 @@ import tiny_exports
 from tiny_exports import SIZE
 from torch import Tensor
 
-from tofe_edge.evaluation.golden import GoldenSet
+from tofe_edge.evaluation.golden import golden_path_of
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.io.files import write_content
 from tofe_edge.runtimes.native_output import swallow_native_stderr
 from tofe_edge.runtimes.native_runner import arguments, call, failure, read_result
 from tofe_edge.runtimes.timing import Timing, TimingRequest
@@ -37,11 +34,11 @@ def tiny_program(folder: Path, precision: Precision) -> Path:
     return path
 
 
-def copy_of(artifact: Artifact, golden: GoldenSet, folder: Path) -> Path:
+def copy_of(artifact: Artifact, folder: Path) -> Path:
     """The model as ``net.pte`` with its manifest and its golden vectors."""
     shutil.copy(artifact.path, folder / "net.pte")
     shutil.copy(artifact.manifest_path, folder / "net.json")
-    write_content(folder / "net.golden", golden.content())
+    shutil.copytree(golden_path_of(artifact.path), folder / "net.golden")
     return folder / "net.pte"
 
 

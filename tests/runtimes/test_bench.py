@@ -1,11 +1,10 @@
 """Timing here: what is measured, for how long, on which cores."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
 import pytest
+from fake_sysfs import CLOCKS, TEMPERATURES, fake_sys
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +38,7 @@ def test_requests_that_make_no_sense_are_refused(wrong: dict[str, float]) -> Non
         TimingRequest(**wrong)  # type: ignore[arg-type]
 
 
-def test_cores_are_chosen_and_given_back() -> None:
+def test_cores_are_chosen_and_restored() -> None:
     before = os.sched_getaffinity(0)
     core = min(before)
     with bound_to(str(core)):
@@ -66,27 +65,14 @@ def test_what_is_no_list_of_cores_is_refused(text: str) -> None:
         parse_cpus(text)
 
 
-def _machine(root: Path) -> Path:
-    for core, khz in enumerate(("1800000", "2400000")):
-        folder = root / f"devices/system/cpu/cpu{core}/cpufreq"
-        folder.mkdir(parents=True)
-        (folder / "scaling_cur_freq").write_text(f"{khz}\n")
-    for zone, (name, value) in enumerate((("cpu", "45123"), ("cpu", "-2000"), ("broken", "n/a"))):
-        folder = root / f"class/thermal/thermal_zone{zone}"
-        folder.mkdir(parents=True)
-        (folder / "type").write_text(f"{name}\n")
-        (folder / "temp").write_text(f"{value}\n")
-    return root
-
-
 def test_clocks_and_temperatures_are_read(tmp_path: Path) -> None:
-    root = _machine(tmp_path)
-    assert clocks(root) == {"cpu0": 1800000, "cpu1": 2400000}
-    assert temperatures(root) == {"cpu": 45.123, "cpu thermal_zone1": -2.0}
+    root = fake_sys(tmp_path)
+    assert clocks(root) == CLOCKS
+    assert temperatures(root) == {name.replace("?", "\ufffd"): celsius for name, celsius in TEMPERATURES.items()}
 
 
 def test_a_watch_looks_once_a_second_and_is_silent_where_there_is_nothing(tmp_path: Path) -> None:
-    watch = Watch(_machine(tmp_path / "full"))
+    watch = Watch(fake_sys(tmp_path / "full"))
     for at_s in (0.0, 0.3, 0.9, 1.2, 2.1, 2.2):
         watch.look(at_s)
     assert [state.at_s for state in watch.seen] == [0.0, 1.2, 2.2]

@@ -1,32 +1,21 @@
 """Timing parts in turn, on a bench that makes its times up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
+from latency_tables import made_up_timing
 
 from tofe_edge.budget.latency_model import Part
 from tofe_edge.errors import DeviceError
 from tofe_edge.io.progress import covering_bar, progress_bar
 from tofe_edge.runtimes.calibration import Plan, time_parts, turns, undisturbed_ms
-from tofe_edge.runtimes.latency import Latency
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 BLOCK, STEM = Part("block", (8,)), Part("stem")
 
 
 def timing(*samples_ms: float) -> Timing:
-    """What a bench answers."""
-    machine = Machine("aarch64", 4, "Cortex-A76")
-    return Timing(
-        latency=Latency(samples_ms, 1.0),
-        load_ms=1.0,
-        threads=1,
-        planned_bytes=None,
-        peak_rss_bytes=None,
-        machine=machine,
-    )
+    return made_up_timing(samples_ms, Machine("aarch64", 4, "Cortex-A76"))
 
 
 class SlowingBench:

@@ -1,12 +1,11 @@
 """The verdict on token reduction, on a bench whose times are made up."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from latency_tables import made_up_timing
 
 from tofe_edge.runtimes.comparison import Comparison, Rival, compare
 from tofe_edge.runtimes.latency import Estimate, Latency
@@ -31,9 +30,7 @@ class MadeUpBench:
         slower = self.drift ** len(self.calls)
         self.calls.append((model.name, request))
         samples = self.ms[model.name] * slower * generator.lognormal(0, self.spread, request.runs)
-        return Timing(
-            latency=Latency(tuple(samples.tolist()), 1.0), load_ms=1.0, threads=1, planned_bytes=None, peak_rss_bytes=7
-        )
+        return made_up_timing(tuple(samples.tolist()))
 
 
 def test_a_model_that_is_faster_pays_even_on_a_device_that_throttles() -> None:

@@ -1,7 +1,5 @@
 """Timing and placement by Core ML against a stub of coremltools, whose interface is held to the real one's."""
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import fields, replace
 from pathlib import Path
@@ -107,9 +105,7 @@ def test_placement_sums_by_operator_and_device(artifact: Artifact) -> None:
     assert further.placement() == (Placement("linear", "ne", 1, 1.0),)
 
 
-def test_a_plan_without_the_function_or_that_says_nothing_is_a_device_error(
-    artifact: Artifact, mac: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_or_foreign_plan_is_a_device_error(artifact: Artifact, mac: pytest.MonkeyPatch) -> None:
     timed = time_on_device(artifact, "forward_2_1_1", "all", runs=1)
     with mac.context() as patch:
         patch.setattr(Plan, "get_compute_device_usage_for_mlprogram_operation", lambda self, operation: None)

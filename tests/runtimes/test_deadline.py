@@ -1,7 +1,5 @@
 """The deadline policy on made-up devices that throttle, recover, heat up, hiccup and are not what GMACs promise."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 from collections.abc import Callable, Iterable, Sequence

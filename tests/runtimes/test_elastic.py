@@ -1,7 +1,5 @@
 """A program with several budgets under a deadline: which method ran, on a made-up clock and on the real one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,15 +1,12 @@
 """What ELF headers say, of files made for it and of real ones; damaged ones are refused."""
 
-from __future__ import annotations
-
-import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import fine_or_refused
+from conftest import fine_or_refused, need
 from elf_files import elf
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +25,7 @@ PLAIN = elf("aarch64", ["liba.so", "libc.so.6"], "$ORIGIN/lib", ["GLIBC_2.17", "
     st.lists(st.tuples(st.integers(1, 9), st.integers(0, 99)), max_size=4, unique=True),
     st.sampled_from([15, 29]),
 )
-def test_what_was_written_is_read(
+def test_headers_are_read(
     arch: str, needed: list[str], search: list[str], versions: list[tuple[int, int]], tag: int
 ) -> None:
     texts = [f"GLIBC_{major}.{minor}" for major, minor in versions]
@@ -42,9 +39,7 @@ def test_versions_are_numbers_and_other_machines_named() -> None:
 
 
 def test_a_real_program_is_read_as_readelf_reads_it() -> None:
-    readelf = shutil.which("readelf")
-    if readelf is None:
-        pytest.skip("needs readelf: apt-get install binutils")
+    readelf = need("readelf", "apt-get install binutils")
     program = Path(sys.executable).resolve()
     try:
         found = read_elf(program.read_bytes(), "x")

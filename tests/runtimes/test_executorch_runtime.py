@@ -1,7 +1,5 @@
 """The runtime on a program whose answers are known, logits pixels and selections constants, and on a tiny elastic net."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable
@@ -118,9 +116,7 @@ def test_strided_inputs_give_the_same_result_as_dense_ones(
     [("float64", (1, 3, 8, 8)), ("uint8", (1, 3, 8, 8))]
     + [("float32", shape) for shape in ((3, 8, 8), (2, 3, 8, 8), (1, 3, 8, 9), (1, 8, 8, 3))],
 )
-def test_inputs_of_another_shape_or_type_are_refused(
-    model: ExecuTorchModel, dtype: str, shape: tuple[int, ...]
-) -> None:
+def test_other_shapes_and_types_are_refused(model: ExecuTorchModel, dtype: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=re.escape(f"takes float32 (1, 3, 8, 8), not {dtype} {shape}")):
         model(np.zeros(shape, dtype))
 
@@ -195,9 +191,7 @@ def test_further_methods_are_ordered_from_the_largest_and_named_by_their_counts(
         assert method.name == "_".join(("forward", *map(str, method.token_counts or ())))
 
 
-def test_every_method_agrees_with_the_reference_at_its_own_counts(
-    methods: dict[str, ExecuTorchModel], tiny_checkpoint: Checkpoint
-) -> None:
+def test_every_method_equals_the_reference(methods: dict[str, ExecuTorchModel], tiny_checkpoint: Checkpoint) -> None:
     images = net_inputs(6)
     for name, model in methods.items():
         assert model.method.name == name and model.method.token_counts is not None
@@ -243,9 +237,7 @@ def test_images_of_a_batch_are_predicted_as_each_by_itself(methods: dict[str, Ex
         assert all(not np.allclose(a.logits, b.logits, rtol=1e-3) for a, b in itertools.pairwise(together))
 
 
-def test_no_image_and_more_than_a_batch_are_refused(
-    model: ExecuTorchModel, methods: dict[str, ExecuTorchModel]
-) -> None:
+def test_batches_have_one_image_to_the_most(model: ExecuTorchModel, methods: dict[str, ExecuTorchModel]) -> None:
     for taker, batch, counts in ((model, 1, (0, 2)), (methods["forward"], 3, (0, 4))):
         for count in counts:
             with pytest.raises(InputError, match=f"takes 1 to {batch} images at once, not {count}"):

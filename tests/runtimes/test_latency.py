@@ -1,6 +1,4 @@
-"""Timing on made-up workloads: what is counted, in which order, and how samples are summed up; intervals of medians."""
-
-from __future__ import annotations
+"""Timing on made-up workloads: what is counted, in which order, how samples are summed up, and throttling told from noise."""
 
 import itertools
 import math
@@ -13,7 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from tofe_edge.errors import InputError
+from tofe_edge.runtimes.comparison import judge
 from tofe_edge.runtimes.latency import WARM_UP_RUNS, Latency, measure, measure_interleaved, median_of
+from tofe_edge.runtimes.timing import Telemetry
 
 
 def test_percentiles_of_a_hundred_known_samples() -> None:
@@ -58,9 +58,7 @@ def test_what_is_called_between_runs_is_called_after_each() -> None:
 
 
 @pytest.mark.parametrize(("duration_s", "runs"), [(1.0, 250), (1e-12, 1)])
-def test_a_duration_takes_the_place_of_the_number(
-    monkeypatch: pytest.MonkeyPatch, duration_s: float, runs: int
-) -> None:
+def test_a_duration_replaces_the_number(monkeypatch: pytest.MonkeyPatch, duration_s: float, runs: int) -> None:
     """By a clock that moves on by a millisecond when it is read, four times per run."""
     ticks = itertools.count()
     monkeypatch.setattr("tofe_edge.runtimes.latency.time.perf_counter", lambda: next(ticks) / 1e3)
@@ -131,3 +129,60 @@ def test_the_median_is_within_its_interval(samples: list[float]) -> None:
 def test_nothing_has_no_median() -> None:
     with pytest.raises(ValueError, match="no samples"):
         median_of([])
+
+
+def course(samples_ms: list[float]) -> Latency:
+    """Runs one straight after the other."""
+    begun = np.concatenate([[0.0], np.cumsum(samples_ms)[:-1]]) / 1e3
+    return Latency(tuple(samples_ms), 1.0, tuple(begun.tolist()))
+
+
+def noisy(factors: list[float], spread: float = 0.1) -> Latency:
+    generator = np.random.default_rng(1)
+    return course([5 * factor * float(generator.lognormal(0, spread)) for factor in factors])
+
+
+def test_a_device_that_gets_slower_throttles() -> None:
+    found = judge(noisy([1.0] * 200 + [1.6] * 300), ())
+    assert found.throttles
+    assert found.slowdown == pytest.approx(1.6, rel=0.05)
+    assert found.slowdown_low < found.slowdown < found.slowdown_high
+    assert found.runs == 500
+
+
+@pytest.mark.parametrize("end", [0.7, 1.0, 1.02])
+def test_one_that_gets_faster_or_stays_does_not(end: float) -> None:
+    assert judge(noisy([1.0] * 200 + [end] * 200, spread=0.03), ()).throttles is False
+
+
+def test_noise_as_large_as_the_change_is_no_throttling() -> None:
+    found = judge(noisy([1.0] * 15 + [1.1] * 15, spread=0.6), ())
+    assert found.slowdown_low < 1
+    assert found.throttles is None
+
+
+def test_quarters_are_of_the_time_not_of_the_runs() -> None:
+    # 100 fast runs fill the first second, 10 slow ones the other three: half of the runs say nothing of the last quarter.
+    found = judge(course([10.0] * 100 + [300.0] * 30), ())
+    assert (found.first_ms, found.last_ms) == (10.0, 300.0)
+
+
+def test_the_course_of_clocks_and_temperatures() -> None:
+    states = (
+        Telemetry(0.0, {"cpu0": 2400000}, {"cpu": 40.0}),
+        Telemetry(1.0, {"cpu0": 1200000}, {"cpu": 82.5}),
+        Telemetry(2.0, {"cpu0": 1500000}, {"cpu": 80.0, "late": 30.0}),
+    )
+    found = judge(noisy([1.0] * 100), states)
+    assert found.khz["cpu0"].__dict__ == {"first": 2400000, "last": 1500000, "lowest": 1200000, "highest": 2400000}
+    assert (found.celsius["cpu"].highest, found.celsius["late"].first) == (82.5, 30.0)
+
+
+def test_a_runner_that_tells_no_beginnings_is_an_old_one() -> None:
+    with pytest.raises(InputError, match="build it again"):
+        judge(Latency((5.0,) * 50, 1.0), ())
+
+
+def test_too_few_runs_say_nothing() -> None:
+    with pytest.raises(InputError, match=r"10 runs in 0\.05 s are too few"):
+        judge(course([5.0] * 10), ())

@@ -1,22 +1,19 @@
 """libtofe, the C API of the native runner: a C99 program that uses it, here and on an emulated ARM."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import need
 from native_builds import Built, compiled, runner
 from native_programs import copy_of
 from PIL import Image
 
-from tofe_edge.evaluation.golden import make_golden
 from tofe_edge.evaluation.prediction import top_classes
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.preprocessing import preprocess
-from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.runtimes.native_build import Target
 
@@ -43,10 +40,8 @@ def client(request: pytest.FixtureRequest) -> Built:
 
 
 @pytest.fixture(scope="module")
-def model(elastic_artifact: Artifact, tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    golden = make_golden(elastic_artifact, lambda name: open_model(elastic_artifact, 1, name), tiny_checkpoint)
-    return copy_of(elastic_artifact, golden, folder)
+def model(elastic_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_of(elastic_artifact, tmp_path_factory.mktemp("model"))
 
 
 def painted() -> Image.Image:
@@ -83,9 +78,7 @@ def test_no_damaged_model_is_opened(client: Built, model: Path, tmp_path: Path) 
 
 
 def test_the_library_shows_its_own_functions_alone() -> None:
-    nm = shutil.which("nm")
-    if nm is None:
-        pytest.skip("nm is missing; `apt-get install binutils`")
+    nm = need("nm", "apt-get install binutils")
     library = runner("host").binary.parent / "lib" / "libtofe.so"
     listed = subprocess.run(
         [nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True

@@ -1,8 +1,6 @@
 """The same models on x86-64 and on an emulated 64-bit ARM: a reproducible one computes the same bytes, an ordinary one about
 the same (docs/native.md)."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 from native_builds import Built, runner
 from native_programs import TINY_PRECISIONS, NativeResult, Precision, content, in_python, run, tiny_program
 from tiny_exports import COUNTS, images
@@ -37,11 +35,6 @@ from tofe_edge.runtimes.native_build import EMULATED_CPU
 Pixels = npt.NDArray[np.float32]
 
 SHAPE = (1, 3, 64, 64)
-
-
-@pytest.fixture(scope="module")
-def host() -> Built:
-    return runner("host")
 
 
 def machine(name: str) -> Built:
@@ -74,7 +67,7 @@ def differing(one: Built, other: Built, model: Path, pixels: Sequence[Pixels]) -
 
 def tiny(folder: Path, precision: str, *, ordinary: bool = False, name: str = "deit_tiny_patch16_224") -> Path:
     """The tiny net in ``fp32`` or static ``int8``."""
-    graph = build_static_graph(make_tiny_tofe(name), TokenCounts((9, 5, 3)))
+    graph = build_static_graph(tiny_tofe(name), TokenCounts((9, 5, 3)))
     if not ordinary:
         graph = reproducible(graph)
     if precision == "int8":

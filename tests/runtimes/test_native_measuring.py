@@ -1,7 +1,5 @@
 """How the native runner measures: for how long, on which cores, what it notes of the machine meanwhile."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -11,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from native_builds import Built, runner
+from conftest import shell_script
+from fake_sysfs import CLOCKS, TEMPERATURES, fake_sys
+from native_builds import Built
 from native_programs import run
 
 from tofe_edge.io.artifact import Artifact
@@ -22,11 +22,6 @@ from tofe_edge.runtimes.timing import Telemetry, TimingRequest
 pytestmark = pytest.mark.toolchain
 
 INPUT_BYTES = 3 * 3 * 64 * 64 * 4
-
-
-@pytest.fixture(scope="module")
-def host() -> Built:
-    return runner("host")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +53,7 @@ def test_one_run_takes_place_however_short_the_time(host: Built, model: Path) ->
     assert len(timed.latency.samples_ms) == len(timed.latency.started_s) > 1
 
 
-def test_it_runs_on_the_cores_it_is_told_to(host: Built, model: Path) -> None:
+def test_it_runs_on_the_cores_it_gets(host: Built, model: Path) -> None:
     core = str(max(os.sched_getaffinity(0)))
     assert report(host, str(model), "--cpus", core)["cpus"] == [int(core)]
     assert report(host, str(model))["cpus"] is None
@@ -81,28 +76,6 @@ def test_a_core_that_is_not_there_is_a_wrong_call(host: Built, model: Path) -> N
     assert f"--cpus: core {missing} is not there" in host.refused(WRONG_CALL, str(model), "--cpus", f"0,{missing}")
 
 
-def fake_sys(root: Path) -> Path:
-    cpu, thermal = root / "devices/system/cpu", root / "class/thermal"
-    for core, khz in ((0, "1800000"), (1, "2400000"), (10, "")):
-        (cpu / f"cpu{core}/cpufreq").mkdir(parents=True)
-        (cpu / f"cpu{core}/cpufreq/scaling_cur_freq").write_text(f"{khz}\n")
-    (cpu / "cpufreq").mkdir()
-    (cpu / "cpuidle").mkdir()
-    for zone, name, value in (
-        ("thermal_zone0", "cpu-thermal\n", "48312"),
-        ("thermal_zone1", "cpu-thermal\n", "-5000"),
-        ("thermal_zone2", 'od"d\xff\n', "60000"),
-        ("thermal_zone3", "gpu\n", "unknown"),
-        ("cooling_device0", "fan\n", "1"),
-    ):
-        (thermal / zone).mkdir(parents=True)
-        (thermal / zone / "type").write_text(name, encoding="latin-1")
-        (thermal / zone / "temp").write_text(f"{value}\n")
-    (root / "firmware/devicetree/base").mkdir(parents=True)
-    (root / "firmware/devicetree/base/model").write_text("Board Five Rev 1.0\0")
-    return root
-
-
 def test_clocks_and_temperatures_are_read_between_runs(host: Built, model: Path, tmp_path: Path) -> None:
     found = report(host, str(model), "--duration", "1.2", "--sysfs", str(fake_sys(tmp_path)))
     readings = found["telemetry"]
@@ -110,8 +83,8 @@ def test_clocks_and_temperatures_are_read_between_runs(host: Built, model: Path,
     # A second after the first one, which is read just before the clock begins at 0.
     assert readings[0]["t_s"] == 0.0 and readings[1]["t_s"] > 0.9
     for reading in readings:
-        assert reading["khz"] == {"cpu0": 1800000, "cpu1": 2400000}
-        assert reading["celsius"] == {"cpu-thermal": 48.312, "cpu-thermal thermal_zone1": -5.0, 'od"d?': 60.0}
+        assert reading["khz"] == CLOCKS
+        assert reading["celsius"] == TEMPERATURES
     assert found["machine"] == {
         "arch": platform.machine(),
         "cores_online": os.cpu_count(),
@@ -119,7 +92,7 @@ def test_clocks_and_temperatures_are_read_between_runs(host: Built, model: Path,
     }
 
 
-def test_without_thermal_zones_the_sensors_are_read(host: Built, model: Path, tmp_path: Path) -> None:
+def test_sensors_are_read_if_there_are_no_thermal_zones(host: Built, model: Path, tmp_path: Path) -> None:
     sensor = tmp_path / "class/hwmon/hwmon3"
     sensor.mkdir(parents=True)
     (sensor / "name").write_text("coretemp\n")
@@ -133,13 +106,10 @@ def test_without_thermal_zones_the_sensors_are_read(host: Built, model: Path, tm
 
 
 def test_python_reads_what_was_noted(host: Built, model: Path, tmp_path: Path) -> None:
-    wrapper = tmp_path / "runner"
-    wrapper.write_text(f'#!/bin/sh\nexec {host.binary} "$@" --sysfs {fake_sys(tmp_path / "sys")}\n')
-    wrapper.chmod(0o755)
+    wrapper = shell_script(tmp_path / "runner", f'exec {host.binary} "$@" --sysfs {fake_sys(tmp_path / "sys")}')
     timed = run(wrapper, model, bytes(INPUT_BYTES)).timing
     assert timed.machine is not None and timed.machine.cpu_model == "Board Five Rev 1.0"
-    temperatures = {"cpu-thermal": 48.312, "cpu-thermal thermal_zone1": -5.0, 'od"d?': 60.0}
-    assert timed.telemetry == (Telemetry(0.0, {"cpu0": 1800000, "cpu1": 2400000}, temperatures),)
+    assert timed.telemetry == (Telemetry(0.0, CLOCKS, TEMPERATURES),)
 
 
 def test_a_trace_holds_every_counted_run_and_no_other(host: Built, model: Path, tmp_path: Path) -> None:

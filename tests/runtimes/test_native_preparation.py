@@ -1,7 +1,5 @@
 """What the native runner does before a model runs, compared with hashlib and Pillow: checksums, images, preprocessing."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re
@@ -64,9 +62,7 @@ def noise(width: int, height: int, seed: int) -> Pixels:
     seed=st.integers(0, 255),
 )
 @settings(max_examples=200)
-def test_checksums_are_those_of_hashlib_however_the_message_is_fed(
-    native: Probe, size: int, cuts: list[int], seed: int
-) -> None:
+def test_checksums_are_those_of_hashlib(native: Probe, size: int, cuts: list[int], seed: int) -> None:
     content = np.random.default_rng(seed).bytes(size)
     pieces: list[int] = []
     for cut in cuts:
@@ -153,9 +149,7 @@ def test_pngs_of_every_kind_are_read_as_python_reads_them(native: Probe, tmp_pat
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}])
-def test_jpegs_are_read_but_for_the_rounding_of_another_decoder(
-    native: Probe, tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_jpegs_are_read_but_for_rounding(native: Probe, tmp_path: Path, options: dict[str, Any]) -> None:
     coarse = Image.fromarray(noise(8, 6, seed=0)).resize((65, 49), Image.Resampling.BICUBIC)
     for turn in range(1, 9):
         path = saved(coarse, tmp_path / "turned.jpg", exif=exif(turn), **options)

@@ -1,7 +1,5 @@
 """The native runner, built here and called from Python: the same bytes as the Python runtime, what it reports, exit codes."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Sequence
@@ -9,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from native_builds import Built, runner
+from conftest import shell_script
+from native_builds import Built
 from native_programs import INPUT_BYTES, TINY_PRECISIONS, Precision, content, in_python, run, tiny_program
 from tiny_exports import SIZE, images
 
@@ -19,20 +18,13 @@ from tofe_edge.runtimes.timing import TimingRequest
 
 
 @pytest.fixture(scope="module")
-def host() -> Built:
-    return runner("host")
-
-
-@pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     folder = tmp_path_factory.mktemp("tiny")
     return {precision: tiny_program(folder, precision) for precision in TINY_PRECISIONS}
 
 
 @pytest.mark.parametrize("precision", TINY_PRECISIONS)
-def test_outputs_are_those_of_the_python_runtime_to_the_bit(
-    host: Built, tiny: dict[Precision, Path], precision: Precision
-) -> None:
+def test_outputs_equal_the_python_runtimes(host: Built, tiny: dict[Precision, Path], precision: Precision) -> None:
     for image in images(4, seed=2):
         result = run(host.binary, tiny[precision], image.numpy().tobytes())
         assert content(result) == in_python(tiny[precision], image)
@@ -40,16 +32,14 @@ def test_outputs_are_those_of_the_python_runtime_to_the_bit(
         assert [output.shape for output in result.outputs] == [(1, 10), (16,), (16,), (3,)]
 
 
-def test_without_an_input_every_element_is_one_half(host: Built, tiny: dict[Precision, Path], tmp_path: Path) -> None:
+def test_a_missing_input_is_one_half_everywhere(host: Built, tiny: dict[Precision, Path], tmp_path: Path) -> None:
     output = tmp_path / "out.bin"
     done = host(str(tiny["fp32"]), "--output", str(output))
     assert done.returncode == 0
     assert output.read_bytes() == b"".join(in_python(tiny["fp32"], torch.full((1, 3, SIZE, SIZE), 0.5)))
 
 
-def test_the_report_is_one_line_of_json_with_statistics_of_all_samples(
-    host: Built, tiny: dict[Precision, Path]
-) -> None:
+def test_the_report_is_json_with_statistics_of_all_samples(host: Built, tiny: dict[Precision, Path]) -> None:
     done = host(str(tiny["fp32"]), "--runs", "7", "--warmup", "2", "--threads", "2")
     assert done.returncode == 0
     assert done.stderr == ""
@@ -139,9 +129,7 @@ def test_a_missing_file_and_a_folder_are_bad_files(host: Built, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
-def test_a_program_cut_short_is_a_bad_file(
-    host: Built, tiny: dict[Precision, Path], tmp_path: Path, share: float
-) -> None:
+def test_a_cut_program_is_a_bad_file(host: Built, tiny: dict[Precision, Path], tmp_path: Path, share: float) -> None:
     whole = tiny["fp32"].read_bytes()
     path = tmp_path / "cut.pte"
     path.write_bytes(whole[: 8 + int(share * (len(whole) - 8))])
@@ -153,9 +141,7 @@ def test_a_program_cut_short_is_a_bad_file(
 @pytest.mark.parametrize(
     ("size", "said"), [(0, "has 0 bytes"), (INPUT_BYTES - 1, f"has {INPUT_BYTES - 1} bytes"), (INPUT_BYTES + 1, "has more bytes")]
 )  # fmt: skip
-def test_an_input_of_another_size_is_a_bad_input(
-    host: Built, tiny: dict[Precision, Path], tmp_path: Path, size: int, said: str
-) -> None:
+def test_input_size_is_checked(host: Built, tiny: dict[Precision, Path], tmp_path: Path, size: int, said: str) -> None:
     path = tmp_path / "in.bin"
     path.write_bytes(bytes(size))
     message = host.refused(BAD_INPUT, str(tiny["fp32"]), "--input", str(path))
@@ -182,8 +168,7 @@ def test_a_missing_input_and_an_output_nowhere(host: Built, tiny: dict[Precision
 def test_what_does_not_answer_like_the_runner_is_a_device_error(tmp_path: Path, script: str | None, said: str) -> None:
     path = tmp_path / "runner"
     if script is not None:
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
+        shell_script(path, script)
     with pytest.raises(DeviceError, match=said):
         run(path, tmp_path / "net.pte", b"", timeout_s=1 if script == "exec sleep 60" else 60)
 

@@ -1,14 +1,12 @@
 """Building the native runner: what is missing is named, what does not fit is refused."""
 
-from __future__ import annotations
-
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import need, shell_script
 from native_builds import HEADERS, runner
 
 from tofe_edge.errors import DeviceError, InputError
@@ -29,20 +27,13 @@ def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "tools"
     folder.mkdir()
     for name in ("make", "cmake", "g++", "aarch64-linux-gnu-g++"):
-        tool(folder / name, "")
+        shell_script(folder / name, "")
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv(AARCH64_EXECUTORCH, raising=False)
     return folder
 
 
-def tool(path: Path, script: str) -> None:
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-
-
-def test_what_is_missing_is_named_with_the_command_that_gets_it(
-    monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path
-) -> None:
+def test_what_is_missing_is_named_with_a_command(monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path) -> None:
     assert host_toolchain().compiler == tools / "g++"
     with pytest.raises(InputError, match=f"{AARCH64_EXECUTORCH} is not set: .*`pip download .*manylinux_2_28_aarch64"):
         aarch64_toolchain()
@@ -64,9 +55,7 @@ def test_what_is_missing_is_named_with_the_command_that_gets_it(
         (b"\x7fELF" + bytes(14) + b"\xb7\x00", r"is ExecuTorch 0\.1\.0, but models are made with"),
     ],
 )
-def test_a_wheel_of_another_machine_or_version_is_refused(
-    tools: Path, tmp_path: Path, library: bytes | None, message: str
-) -> None:
+def test_wrong_wheels_are_refused(tools: Path, tmp_path: Path, library: bytes | None, message: str) -> None:
     package = tmp_path / "executorch"
     (package / "share" / "cmake").mkdir(parents=True)
     (package / "lib").mkdir()
@@ -87,20 +76,16 @@ def test_a_wheel_of_another_machine_or_version_is_refused(
         ),
     ],
 )
-def test_a_build_that_fails_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path, said: str, reason: str
-) -> None:
+def test_a_failed_build(monkeypatch: pytest.MonkeyPatch, tools: Path, tmp_path: Path, said: str, reason: str) -> None:
     monkeypatch.setenv("PATH", f"{tools}:/bin:/usr/bin")
-    tool(tools / "cmake", f"cat >&2 <<'END'\n{said}\nEND\nexit 1")
+    shell_script(tools / "cmake", f"cat >&2 <<'END'\n{said}\nEND\nexit 1")
     with pytest.raises(DeviceError, match=rf"cannot be built \(cmake: {re.escape(reason)}\)$"):
         build("host", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_toolchain_file_for_android_hands_over_to_that_of_the_ndk(tmp_path: Path) -> None:
-    cmake = shutil.which("cmake")
-    if cmake is None:
-        pytest.skip("cmake is missing; `apt-get install cmake`")
+    cmake = need("cmake", "apt-get install cmake")
 
     def included(*words: str) -> str:
         command = [cmake, *words, "-P", str(SOURCES / "android-ndk.cmake")]

@@ -4,8 +4,6 @@
 updates of this process. State is saved after every third step, so that most kills lose steps.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import signal
@@ -18,12 +16,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import make_tiny_tofe
+from conftest import tiny_tofe
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.trainer import train
 
 CONFIG = TrainingConfig(
@@ -56,7 +54,7 @@ def run(data: Path, out: Path, when: str, at: int) -> None:
             os.truncate(path, path.stat().st_size // 2)
             kill()
 
-    model = make_tiny_tofe()
+    model = tiny_tofe()
     samples = TrainingSet.find([Source(data)], [str(number) for number in range(10)], CONFIG.held_out, CONFIG.seed)
     with (
         patch.object(trainer, "SAVE_EVERY_SECONDS", math.inf),

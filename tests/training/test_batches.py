@@ -1,7 +1,5 @@
 """What a training run sees follows from (seed, step) alone; pieces of one image in another."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,13 +1,12 @@
-"""Token counts fitted to a budget, thresholds that keep them, and the fading of the Gumbel noise."""
-
-from __future__ import annotations
+"""Token counts fitted to a budget, thresholds that keep them, the fading of the Gumbel noise, and the course of a run."""
 
 import tarfile
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny_tofe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +14,10 @@ from tofe_edge.budget.cost import TARGET_TOLERANCE, fit_counts
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.macs import gmacs, tofe_macs
-from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import counts as counts_module
-from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import center_selectors, measure_counts, typical_samples
-from tofe_edge.training.schedule import gumbel_sampler, noise_scale
+from tofe_edge.training.recipe import TrainingConfig
+from tofe_edge.training.schedule import Schedule, gumbel_sampler, noise_scale
 
 _SPEC = create_backbone("deit_tiny_patch16_224").spec
 
@@ -32,10 +30,7 @@ def test_means_that_meet_the_target_are_only_rounded_half_up() -> None:
     assert fitted.factor == 1.0
 
 
-@given(
-    means=st.tuples(st.floats(40, 150), st.floats(25, 120), st.floats(10, 80)),
-    target=st.floats(0.55, 0.75),
-)
+@given(means=st.tuples(st.floats(40, 150), st.floats(25, 120), st.floats(10, 80)), target=st.floats(0.55, 0.75))
 def test_fitted_counts_meet_any_target_within_reach(means: tuple[float, float, float], target: float) -> None:
     fitted = fit_counts(means, _SPEC, target)
     assert gmacs(tofe_macs(_SPEC, fitted.counts.kept)) == pytest.approx(target, rel=TARGET_TOLERANCE)
@@ -67,7 +62,7 @@ def test_sampled_masks_are_hard_and_as_frequent_as_their_probability() -> None:
     assert float(kept.mean()) == pytest.approx(0.8, abs=0.02)
 
 
-def test_without_noise_the_likelier_choice_is_taken_and_gradients_flow() -> None:
+def test_the_likelier_choice_is_taken_if_there_is_no_noise() -> None:
     logits = torch.log(torch.tensor([[[0.6, 0.4], [0.4, 0.6]]])).requires_grad_()
     kept = gumbel_sampler(0, 0, scale=0.0)(logits)[..., 0]
     assert kept.detach().round().tolist() == [[1.0, 0.0]]
@@ -91,15 +86,13 @@ CENTRED = torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("kept", [(9, 5, 3), (16, 1, 8), (2, 12, 16)])
-def test_instance_mode_then_keeps_the_counts_on_average(
-    tiny_tofe: Callable[..., ToFe], kept: tuple[int, int, int]
-) -> None:
+def test_centred_selectors_keep_the_counts_on_average(kept: tuple[int, int, int]) -> None:
     model = tiny_tofe()
     center_selectors(model, TokenCounts(kept), CENTRED)
     assert measure_counts(model, CENTRED).means == pytest.approx(kept, abs=0.051)  # one of 20 x 16 scores
 
 
-def test_batch_mode_gives_what_it_gave(tiny_tofe: Callable[..., ToFe]) -> None:
+def test_batch_mode_gives_what_it_gave() -> None:
     model, counts = tiny_tofe(), TokenCounts((9, 5, 3))
     with torch.no_grad():
         before = model.forward_batch(CENTRED, counts)
@@ -117,9 +110,7 @@ def test_the_threshold_has_as_many_scores_above_it_as_asked(scores: list[float],
     assert sum(score > float(found) for score in scores) == above
 
 
-def test_of_a_folder_any_images_are_taken_whatever_its_folders_are_called(
-    image_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_may_have_any_names(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counts_module, "_MOST_IMAGES", 4)
     (image_folder / "1").rename(image_folder / "no class of the net")
     taken = [typical_samples(image_folder, ("0", "1"), seed) for seed in range(8)]
@@ -140,3 +131,29 @@ def test_tables_and_shards_keep_their_own_rules(image_folder: Path, tmp_path: Pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no image"):
         typical_samples(tmp_path / "empty", ("0", "1"), 0)
+
+
+CONFIG = TrainingConfig(target_gmacs=1.0, epochs=10, fixed_epochs=2, batch_size=8)
+
+
+def test_epochs_become_steps() -> None:
+    assert Schedule.of(CONFIG, 80) == Schedule(selecting=100, gathered=0, fixed=20)
+    assert Schedule.of(replace(CONFIG, gathered_epochs=4), 80) == Schedule(selecting=60, gathered=40, fixed=20)
+
+
+@given(st.floats(0.01, 20), st.floats(0, 40), st.integers(1, 500))
+def test_a_run_has_its_epochs_however_they_are_shared_out(epochs: float, gathered: float, samples: int) -> None:
+    schedule = Schedule.of(replace(CONFIG, epochs=epochs, gathered_epochs=gathered), samples)
+    assert schedule.steps == max(1, round(epochs * samples / 8))
+    assert schedule.selecting >= 0 and schedule.gathered >= 0
+    assert [schedule.gathers(step) for step in range(schedule.steps)].count(True) == schedule.gathered
+    assert not any(schedule.gathers(step) and schedule.fixes_backbone(step) for step in range(schedule.steps))
+
+
+def test_either_part_starts_low_rises_and_falls_to_nothing() -> None:
+    schedule = Schedule(selecting=100, gathered=100, fixed=0)
+    rates = [schedule.lr_factor(step) * schedule.warm_up(step) for step in range(200)]
+    assert rates[:100] == pytest.approx(rates[100:])
+    assert rates[0] == pytest.approx(0.5) and rates[1] > 0.99
+    assert rates[2:100] == sorted(rates[2:100], reverse=True)
+    assert rates[99] < 0.001

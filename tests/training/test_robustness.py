@@ -1,7 +1,5 @@
 """What a training run survives: SIGKILL, a disk that fills up, images that break on the way. Nothing of it loses the run."""
 
-from __future__ import annotations
-
 import json
 import resource
 import signal
@@ -15,12 +13,11 @@ from typing import Any
 import killed_run
 import pytest
 import torch
-from conftest import nearly_full_disk
+from conftest import nearly_full_disk, tiny_tofe
 from tiny_run import assert_same_weights, striped_images
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
-from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.schedule import Schedule
@@ -66,7 +63,7 @@ Undisturbed = tuple[dict[str, torch.Tensor], dict[int, dict[str, Any]]]
 
 
 @pytest.fixture
-def run(folder: Path, tiny_tofe: Callable[..., ToFe]) -> Iterator[Run]:
+def run(folder: Path) -> Iterator[Run]:
     """Train a fresh net to ``out``, and return its weights."""
 
     def finished(out: Path) -> dict[str, torch.Tensor]:
@@ -138,9 +135,7 @@ def test_a_log_on_a_full_disk_is_an_error_and_the_state_stays(
     assert_same_weights(run(out), undisturbed[0])
 
 
-def test_images_that_break_while_a_run_is_stopped_are_left_out_and_counted(
-    tmp_path: Path, folder: Path, tiny_tofe: Callable[..., ToFe]
-) -> None:
+def test_images_that_break_while_a_run_is_stopped_are_left_out_and_counted(tmp_path: Path, folder: Path) -> None:
     copies = tmp_path / "images"
     for path in folder.rglob("*.png"):
         (copies / path.parent.name).mkdir(parents=True, exist_ok=True)

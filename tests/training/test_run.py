@@ -1,43 +1,45 @@
 """A whole run: dense weights and images in, a checkpoint with counts, accuracy and its record out."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from tiny_run import RECIPE, STILL, TARGET_GMACS, make_request, stand_in, trained, write_dense
 
+from tofe_edge.budget.cost import GmacsCost, fit_to_budget
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.reference import Mode
 from tofe_edge.io.tensors import read_tensors
-from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, load_model, read_header
 from tofe_edge.model.macs import gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import run
 from tofe_edge.training.accuracy import Examined, Validation
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.counts import MeasuredCounts, fit_measured
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.run import TrainingRequest
 
 
 @pytest.fixture
-def request_(tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
-    stand_in(monkeypatch, tiny_overrides)
-    return make_request(tmp_path, tiny_overrides)
+def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
+    stand_in(monkeypatch)
+    return make_request(tmp_path)
 
 
 @pytest.fixture
-def deeper(
-    request_: TrainingRequest, tmp_path: Path, tiny_overrides: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> TrainingRequest:
+def deeper(request_: TrainingRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
     """A net with one block more than its stages need."""
-    monkeypatch.setitem(tiny_overrides, "depth", 5)
-    write_dense(tmp_path, tiny_overrides)
+    monkeypatch.setitem(TINY, "depth", 5)
+    write_dense(tmp_path)
     return request_
 
 
@@ -108,9 +110,7 @@ def test_counts_are_the_means_of_held_out_images_scaled_to_the_target(request_: 
     assert header.gmacs == pytest.approx(TARGET_GMACS, rel=0.03)
 
 
-def test_instance_mode_keeps_the_counts_on_the_images_it_is_centred_on(
-    request_: TrainingRequest, tmp_path: Path
-) -> None:
+def test_instance_mode_keeps_the_counts_it_is_centred_on(request_: TrainingRequest, tmp_path: Path) -> None:
     (tmp_path / "kitchen.v2" / "monday").mkdir(parents=True)
     for number, path in enumerate(sorted((tmp_path / "val").rglob("*.png"))):
         folder = tmp_path / "kitchen.v2" / ("monday" if number % 2 else "")
@@ -130,9 +130,7 @@ def test_instance_mode_keeps_the_counts_on_the_images_it_is_centred_on(
     assert unlabelled.accuracy == centred.accuracy, "no label is looked at"
 
 
-def test_a_finished_checkpoint_stays_until_one_with_its_accuracy_takes_its_place(
-    request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_checkpoint_stays_until_replaced(request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(**changes: Any) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Validation, "examine", interrupt_after_the_dense_model(Validation.examine))
@@ -150,9 +148,7 @@ def test_a_finished_checkpoint_stays_until_one_with_its_accuracy_takes_its_place
     assert not list(request_.out.parent.glob(".*"))
 
 
-def test_a_checkpoint_that_finds_no_room_is_written_by_the_next_call_without_training_again(
-    request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_without_room_is_written_later(request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, *content: object) -> Checkpoint:
         raise InputError(f"{path}: cannot be written (No space left on device)")
 
@@ -198,7 +194,7 @@ def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tm
     assert gathered.gmacs == pytest.approx(TARGET_GMACS, rel=0.03), "counts may be those of the start's selectors"
 
 
-def test_a_run_selects_as_it_is_told_or_as_its_start_does(deeper: TrainingRequest, tmp_path: Path) -> None:
+def test_a_run_selects_as_asked_or_as_its_start_does(deeper: TrainingRequest, tmp_path: Path) -> None:
     common: dict[str, Any] = {"target_gmacs": 0.0023, "views": 24}
     early = trained(deeper, select_before="1,3,4", **common)
     following = replace(deeper, start=early, out=tmp_path / "out/next.safetensors")
@@ -258,27 +254,25 @@ def test_what_is_refused_before_any_training(request_: TrainingRequest, changes:
     assert not list(request_.out.parent.glob("*.state"))
 
 
-def test_an_output_folder_that_is_a_file_is_found_before_any_training(request_: TrainingRequest) -> None:
+def test_an_output_folder_that_is_a_file_is_refused_first(request_: TrainingRequest) -> None:
     request_.out.parent.write_text("a file")
     with pytest.raises(InputError, match="cannot be written to"):
         trained(request_)
     assert request_.out.parent.read_text() == "a file"
 
 
-def test_views_need_a_start_with_the_first_blocks_of_the_dense_weights(
-    request_: TrainingRequest, tmp_path: Path
-) -> None:
+def test_views_need_the_first_blocks_of_the_dense_weights(request_: TrainingRequest, tmp_path: Path) -> None:
     other = trained(request_, epochs=4.0, fixed_epochs=0.0, backbone_learning_rate=0.05)
     with pytest.raises(InputError, match="its blocks before the first selection are not those of the dense weights"):
         trained(request_, start=other, out=tmp_path / "out" / "next.safetensors", views=24)
 
 
 def test_a_start_of_another_backbone_is_refused(request_: TrainingRequest, tiny_checkpoint: Checkpoint) -> None:
-    with pytest.raises(InputError, match="is a deit_tiny_patch16_224 with 64 px and 10 classes, not the --backbone"):
+    with pytest.raises(InputError, match="is a deit_tiny_patch16_224 with 64 px and 10 classes, not the backbone"):
         trained(request_, start=tiny_checkpoint, backbone="deit_small_patch16_224")
 
 
-def test_counts_can_be_given_in_place_of_learned(request_: TrainingRequest) -> None:
+def test_counts_can_be_set_in_place_of_learned(request_: TrainingRequest) -> None:
     given: dict[str, Any] = {"gathered_epochs": 1.0, "guidance_weight": 1.0, "target_gmacs": 0.00177}
     assert kept_by(trained(request_, token_counts="9,5,3", **given)) == (9, 5, 3)
     for counts, message in {
@@ -303,3 +297,38 @@ def test_the_checkpoint_does_not_take_the_place_of_what_the_run_starts_from(
         with pytest.raises(InputError, match=f"--out {out}: is what the run starts from; choose another name"):
             trained(request_, out=out, **{option: given})
     assert source.read_bytes() == before and not source.with_suffix(".state").exists()
+
+
+BUSY = "while True: sum(range(10000))"
+
+
+@contextmanager
+def busy_machine(processes: int) -> Iterator[None]:
+    """Keep as many other processes computing."""
+    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_equal_seeds_give_equal_runs(request_: TrainingRequest, tmp_path: Path) -> None:
+    """Whatever ran before in the process, and however busy the machine is."""
+    longer: dict[str, Any] = {"epochs": 4.0, "gathered_epochs": 1.0, "guidance_weight": 1.0}
+    quiet = trained(request_, **longer)
+    torch.rand(7)  # whatever else draws from the process's generator
+    with busy_machine(3):
+        busy = trained(request_, out=tmp_path / "again" / "tiny.safetensors", **longer)
+    assert busy.path.read_bytes() == quiet.path.read_bytes()
+
+
+def test_means_that_no_factor_takes_to_the_target_give_way_to_those_with_noise() -> None:
+    cost = GmacsCost(create_backbone("deit_tiny_patch16_224", TINY).spec, 0.0018)
+    sampled = (5.75, 8.5, 6.625)
+    undecided, with_noise = fit_measured(MeasuredCounts((0.0, 0.375, 0.0), sampled, 8), cost)
+    assert with_noise and undecided == fit_to_budget(sampled, cost)
+    assert cost.of_counts(undecided.counts.kept) == pytest.approx(cost.target, rel=0.05)
+    decided = (9.0, 5.0, 3.0)
+    assert fit_measured(MeasuredCounts(decided, sampled, 8), cost) == (fit_to_budget(decided, cost), False)

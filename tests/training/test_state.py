@@ -1,18 +1,15 @@
 """The state of an interrupted run: what is refused, and what a full disk leaves behind."""
 
-from __future__ import annotations
-
 import errno
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, nearly_full_disk
+from conftest import TINY, nearly_full_disk, tiny_tofe
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
@@ -21,7 +18,7 @@ from tofe_edge.model.checkpoint import Checkpoint, save
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import state
 from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import make_optimizer
 from tofe_edge.training.state import Progress
 from tofe_edge.training.trainer import train
@@ -47,7 +44,7 @@ class Saved:
 
 
 @pytest.fixture
-def saved(tmp_path: Path, tiny_tofe: Callable[..., ToFe]) -> Saved:
+def saved(tmp_path: Path) -> Saved:
     made = Saved(tmp_path / "net.state", tiny_tofe())
     made.save(Progress(3, 1))
     return made
@@ -58,9 +55,7 @@ def data(image_folder: Path) -> TrainingSet:
     return TrainingSet.find([Source(image_folder)], [str(number) for number in range(10)], 0, 0)
 
 
-def test_a_full_disk_while_saving_is_an_error_and_the_old_state_survives(
-    saved: Saved, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_state(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(content: Any, path: Path) -> None:
         path.write_bytes(b"a part of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -83,16 +78,14 @@ def test_a_full_disk_while_saving_is_an_error_and_the_old_state_survives(
         ({"budget": "per_batch"}, "another budget;"),
     ],
 )
-def test_a_state_of_another_configuration_is_refused_naming_the_option(
-    saved: Saved, changes: dict[str, Any], named: str
-) -> None:
+def test_a_state_of_another_configuration_is_refused(saved: Saved, changes: dict[str, Any], named: str) -> None:
     before = {key: value.clone() for key, value in saved.model.state_dict().items()}
     with pytest.raises(InputError, match=named):
         saved.load(replace(SHORT, **changes))
     assert all(torch.equal(saved.model.state_dict()[key], value) for key, value in before.items())
 
 
-def test_a_state_of_another_net_or_origin_is_refused(saved: Saved, tiny_tofe: Callable[..., ToFe]) -> None:
+def test_a_state_of_another_net_or_origin_is_refused(saved: Saved) -> None:
     with pytest.raises(InputError, match="belongs to another net"):
         Saved(saved.path, tiny_tofe(dim=24)).load()
     for what in ORIGIN:
@@ -101,9 +94,7 @@ def test_a_state_of_another_net_or_origin_is_refused(saved: Saved, tiny_tofe: Ca
 
 
 @pytest.mark.parametrize("damage", ["cut", b"", b"hello", [1, 2]], ids=str)
-def test_a_damaged_state_is_refused_and_says_what_to_do(
-    saved: Saved, data: TrainingSet, tiny_tofe: Callable[..., ToFe], damage: Any
-) -> None:
+def test_a_damaged_state_is_refused_and_says_what_to_do(saved: Saved, data: TrainingSet, damage: Any) -> None:
     if isinstance(damage, list):
         torch.save(damage, saved.path)
     else:
@@ -122,9 +113,7 @@ def test_a_state_with_odd_contents_is_refused_and_says_what_to_do(saved: Saved, 
         saved.load()
 
 
-def test_a_full_disk_while_writing_a_checkpoint_is_an_error_and_leaves_nothing(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], tiny_checkpoint: Checkpoint
-) -> None:
+def test_a_full_disk_leaves_no_part_of_a_checkpoint(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     with nearly_full_disk(20_000), pytest.raises(InputError, match=r"net\.safetensors: cannot be written"):
         save(tmp_path / "net.safetensors", tiny_tofe(), tiny_checkpoint)
     assert list(tmp_path.iterdir()) == []
@@ -138,9 +127,7 @@ def test_an_option_that_is_left_out_is_a_change_too(saved: Saved) -> None:
         state.check_state(saved.path, replace(given, token_counts=None))
 
 
-def test_a_run_with_other_images_or_selections_does_not_go_on_from_the_state(
-    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
-) -> None:
+def test_a_run_with_other_images_or_selections_does_not_go_on_from_the_state(tmp_path: Path, data: TrainingSet) -> None:
     out, moved = tmp_path / "net.safetensors", tiny_tofe(depth=5)
     train(tiny_tofe(depth=5), data, SHORT, COST, out, CPU)
     with pytest.raises(InputError, match="other images"):
@@ -150,9 +137,7 @@ def test_a_run_with_other_images_or_selections_does_not_go_on_from_the_state(
         train(moved, data, SHORT, COST, out, CPU)
 
 
-def test_a_run_that_diverges_says_so_and_keeps_no_state(
-    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe]
-) -> None:
+def test_a_run_that_diverges_says_so_and_keeps_no_state(tmp_path: Path, data: TrainingSet) -> None:
     wild = replace(SHORT, epochs=4, fixed_epochs=0, learning_rate=1e30, backbone_learning_rate=1e30)
     with pytest.raises(InputError, match=r"the loss is .* at step \d+; lower learning_rate"):
         train(tiny_tofe(), data, wild, COST, tmp_path / "net.safetensors", CPU)

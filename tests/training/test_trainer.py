@@ -1,8 +1,6 @@
 """The training loop on a tiny net: it learns, it meets its budget, and it can be stopped anywhere."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, tiny_tofe
 from tiny_run import assert_same_weights, records, striped_images
 
 from tofe_edge.budget.cost import GmacsCost
@@ -20,7 +18,7 @@ from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import batches as batches_module
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.trainer import train
 
@@ -55,9 +53,7 @@ def weights_of(model: ToFe) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def short_run(
-    tmp_path_factory: pytest.TempPathFactory, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> dict[str, torch.Tensor]:
+def short_run(tmp_path_factory: pytest.TempPathFactory, data: TrainingSet) -> dict[str, torch.Tensor]:
     """Weights after an uninterrupted run of 8 steps."""
     model = tiny_tofe()
     train(model, data, SHORT, COST, tmp_path_factory.mktemp("short") / "net.safetensors", CPU)
@@ -77,9 +73,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch, error: BaseException
     monkeypatch.setattr(batches_module, "batches", cut)
 
 
-def test_training_lowers_the_loss_and_meets_the_budget(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> None:
+def test_training_lowers_the_loss_and_meets_the_budget(tmp_path: Path, data: TrainingSet) -> None:
     model = tiny_tofe()
     spec = model.backbone.spec
 
@@ -97,9 +91,7 @@ def test_training_lowers_the_loss_and_meets_the_budget(
     assert off_target(np.mean([record["kept"] for record in log[-2:]], axis=0).tolist()) < 0.1
 
 
-def test_the_backbone_is_fixed_while_the_configuration_says_so(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, short_run: dict[str, torch.Tensor]
-) -> None:
+def test_the_backbone_is_fixed_at_first(tmp_path: Path, data: TrainingSet, short_run: dict[str, torch.Tensor]) -> None:
     moved = [key for key, value in tiny_tofe().state_dict().items() if not torch.equal(value, short_run[key])]
     assert len([key for key in moved if key.startswith("backbone.")]) > 40, "it learns once it is free"
     model, before = tiny_tofe(), tiny_tofe().state_dict()
@@ -112,7 +104,7 @@ def test_the_backbone_is_fixed_while_the_configuration_says_so(
 
 @pytest.mark.parametrize("other", [False, True])
 def test_selectors_learn_on_the_first_blocks_of_their_own_net(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, monkeypatch: pytest.MonkeyPatch, other: bool
+    tmp_path: Path, data: TrainingSet, monkeypatch: pytest.MonkeyPatch, other: bool
 ) -> None:
     model, teacher = tiny_tofe(), tiny_tofe(seed=1) if other else None
     stems, runs, masked, stem = [], [], ToFe.masked_from, ToFe.stem
@@ -143,7 +135,6 @@ def test_selectors_learn_on_the_first_blocks_of_their_own_net(
 )
 def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
     tmp_path: Path,
-    tiny_tofe: Callable[..., ToFe],
     data: TrainingSet,
     short_run: dict[str, torch.Tensor],
     monkeypatch: pytest.MonkeyPatch,
@@ -162,11 +153,7 @@ def test_an_interrupted_run_resumes_to_exactly_the_same_weights(
 
 
 def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
-    tmp_path: Path,
-    tiny_tofe: Callable[..., ToFe],
-    data: TrainingSet,
-    short_run: dict[str, torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, data: TrainingSet, short_run: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "net.safetensors"
     update, calls = torch.optim.AdamW.step, [0]
@@ -189,9 +176,7 @@ def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
     assert_same_weights(weights_of(resumed), short_run)
 
 
-def test_a_run_interrupted_while_tokens_are_gathered_resumes_with_its_counts(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gathered_run_keeps_its_counts(tmp_path: Path, data: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(SHORT, gathered_epochs=1, guidance_weight=1.0)
     whole, resumed = tiny_tofe(), tiny_tofe()
     expected = train(whole, data, config, COST, tmp_path / "whole.safetensors", CPU)
@@ -208,9 +193,7 @@ def test_a_run_interrupted_while_tokens_are_gathered_resumes_with_its_counts(
     assert_same_weights(weights_of(resumed), weights_of(whole))
 
 
-def test_guidance_teaches_the_selectors_of_a_run(
-    tmp_path: Path, tiny_tofe: Callable[..., ToFe], data: TrainingSet
-) -> None:
+def test_guidance_teaches_the_selectors_of_a_run(tmp_path: Path, data: TrainingSet) -> None:
     config = replace(SHORT, epochs=8, gathered_epochs=7, learning_rate=5e-3, guidance_weight=1.0)
     train(tiny_tofe(), data, config, COST, tmp_path / "net.safetensors", CPU)
     gaps = [record["guidance"] for record in records(tmp_path / "net.safetensors")]

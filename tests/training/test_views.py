@@ -1,7 +1,5 @@
 """Prepared views: what is stored is what the teacher gives, whoever is interrupted; anything else is refused."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -13,17 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, tiny_tofe
 
 from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import create_backbone
-from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import views as module
-from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
-from tofe_edge.training.config import TrainingConfig
-from tofe_edge.training.recipe import Augmentation
-from tofe_edge.training.teacher import teacher_targets
+from tofe_edge.training.batches import Batch, Source, TrainingSet, batches, teacher_targets
+from tofe_edge.training.recipe import Augmentation, TrainingConfig
 from tofe_edge.training.trainer import train
 from tofe_edge.training.views import ViewRecipe, Views, prepare_views, view_recipe
 
@@ -37,7 +32,7 @@ def data(image_folder: Path) -> TrainingSet:
 
 
 @pytest.fixture
-def wanted(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> ViewRecipe:
+def wanted(data: TrainingSet) -> ViewRecipe:
     return view_recipe(tiny_tofe(), data.train, COUNT, seed=3, augmentation=Augmentation(0.35))
 
 
@@ -46,7 +41,7 @@ Prepare = Callable[..., Views]
 
 
 @pytest.fixture
-def prepare(tmp_path: Path, data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe]) -> Prepare:
+def prepare(tmp_path: Path, data: TrainingSet, wanted: ViewRecipe) -> Prepare:
     def prepared(folder: str = "views", of: Any = None, **changes: Any) -> Views:
         return prepare_views(tmp_path / folder, tiny_tofe(), of or data.train, replace(wanted, **changes))
 
@@ -63,9 +58,7 @@ def same(one: Views, other: Views) -> None:
         np.testing.assert_array_equal(first, second)
 
 
-def test_views_are_what_the_teacher_gives_for_the_same_crops(
-    data: TrainingSet, wanted: ViewRecipe, tiny_tofe: Callable[..., ToFe], prepare: Prepare
-) -> None:
+def test_views_are_what_the_teacher_gives(data: TrainingSet, wanted: ViewRecipe, prepare: Prepare) -> None:
     teacher = tiny_tofe()
     views = prepare()
     crops = list(batches(data.train, teacher.backbone.preprocessing, 32, range(2), wanted.seed, wanted.augmentation))
@@ -78,9 +71,7 @@ def test_views_are_what_the_teacher_gives_for_the_same_crops(
     np.testing.assert_allclose(views.importance, view.importance.numpy(), rtol=1e-5)
 
 
-def test_an_interrupted_preparation_goes_on_to_the_same_views(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Prepare
-) -> None:
+def test_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Prepare) -> None:
     whole = prepare("whole")
 
     def cut(*arguments: Any) -> Iterator[Batch]:
@@ -121,7 +112,7 @@ def test_views_of_another_recipe_are_refused(wanted: ViewRecipe, field: str, pre
         prepare(**{field: other})
 
 
-def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe: Callable[..., ToFe]) -> None:
+def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet) -> None:
     one = view_recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35))
     assert view_recipe(tiny_tofe(), data.train, COUNT, 0, Augmentation(0.35)) == one
     assert view_recipe(tiny_tofe(), data.train[1:], COUNT, 0, Augmentation(0.35)).samples != one.samples
@@ -142,9 +133,7 @@ def test_the_recipe_tells_weights_and_images_apart(data: TrainingSet, tiny_tofe:
         ("stem.npy", None, r"stem\.npy: is damaged"),  # a short file is not made longer
     ],
 )
-def test_damaged_views_are_refused(
-    tmp_path: Path, name: str, content: bytes | None, said: str, prepare: Prepare
-) -> None:
+def test_damaged_views_refused(tmp_path: Path, name: str, content: bytes | None, said: str, prepare: Prepare) -> None:
     prepare()
     path = tmp_path / "views" / name
     path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
@@ -152,7 +141,7 @@ def test_damaged_views_are_refused(
         prepare()
 
 
-def test_a_full_disk_is_found_out_before_any_work(monkeypatch: pytest.MonkeyPatch, prepare: Prepare) -> None:
+def test_a_full_disk_is_reported_before_any_work(monkeypatch: pytest.MonkeyPatch, prepare: Prepare) -> None:
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -163,9 +152,7 @@ def test_a_full_disk_is_found_out_before_any_work(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("count", [64, COUNT])
-def test_what_the_last_batch_has_to_spare_makes_up_for_unreadable_images(
-    image_folder: Path, prepare: Prepare, count: int
-) -> None:
+def test_unreadable_images_are_made_up_for(image_folder: Path, prepare: Prepare, count: int) -> None:
     next(image_folder.rglob("*.png")).write_bytes(b"no picture")
     samples = TrainingSet.find([Source(image_folder)], IDS, 0, 0).train
     views = prepare(of=samples, count=count)
@@ -174,9 +161,7 @@ def test_what_the_last_batch_has_to_spare_makes_up_for_unreadable_images(
     assert len(views) == min(count, 64 - views.unreadable)
 
 
-def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
-    tmp_path: Path, data: TrainingSet, tiny_tofe: Callable[..., ToFe], prepare: Prepare
-) -> None:
+def test_training_on_views_leaves_the_first_blocks_alone(tmp_path: Path, data: TrainingSet, prepare: Prepare) -> None:
     model = tiny_tofe()
     views = prepare()
     images = torch.randn(2, 3, TINY["image_size"], TINY["image_size"])
@@ -191,9 +176,7 @@ def test_training_on_views_leaves_the_blocks_before_the_first_selection_alone(
     assert any(not torch.equal(old, new) for old, new in zip(parts, model.backbone.parameters()))
 
 
-def test_more_views_than_the_disk_can_hold_are_refused_with_nothing_left_behind(
-    tmp_path: Path, prepare: Prepare
-) -> None:
+def test_more_views_than_the_disk_can_hold_are_refused(tmp_path: Path, prepare: Prepare) -> None:
     with pytest.raises(InputError, match=r"the views take .* GB and .* GB are free; ask for fewer"):
         prepare(count=10**12)
     assert not list((tmp_path / "views").glob("*.npy"))

@@ -32,7 +32,7 @@ COMMANDS = {
     "devices": ("devices", "list the device profiles, or show one"),
     "checkpoints": ("checkpoints", "list the shipped checkpoints, or show one"),
 }
-"""Name: module in this folder, and what the command does. The module has ``add_parser(commands)`` and ``run(args)``."""
+"""Name: module in this folder, and what the command does. The module has ``add_options(parser)`` and ``run(args)``."""
 
 _RENAMED = {"profiles": "devices"}
 _INTERRUPTED = 130
@@ -112,8 +112,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if name != called:
         print(f"tofe-edge: hint: `{called}` is now called `{name}`", file=sys.stderr)
     module = importlib.import_module(f"{__name__}.{COMMANDS[name][0]}")
-    command: argparse.ArgumentParser = module.add_parser(commands)
-    command.description = command.description or f"{COMMANDS[name][1].capitalize()}."
+    command: argparse.ArgumentParser = commands.add_parser(name, add_help=not hasattr(module, "OWN_HELP"))
+    command.description = f"{COMMANDS[name][1].capitalize()}."
+    module.add_options(command)
     command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.set_defaults(run=module.run)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tofe_edge.cli.options import add_checkpoint, add_on, keywords, positive_int
 from tofe_edge.cli.output import emit, facts, latency_facts, threads
@@ -15,9 +14,8 @@ _BUSY = 1.25
 """If the median is this many times an undisturbed run, somebody should know."""
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("calibrate")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("--profile", required=True, metavar="P", help="the device's profile: a shipped one, or a file")
     add_on(parser)
     add_checkpoint(parser)
@@ -37,7 +35,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="where the profile with the table goes (default: the profile's own file, ./NAME.yaml for a shipped one)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite a file that holds something else")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

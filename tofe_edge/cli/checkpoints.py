@@ -11,11 +11,9 @@ from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("checkpoints")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="a shipped checkpoint or a file: show its header")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,16 +22,14 @@ _RENAMED = ("io", "deployment_target", "float32_selectors", "author", "license")
 
 _REMOVED = ("--backend", "--layout")
 
+OWN_HELP = True
+"""``--help`` is declared here."""
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command: the options of every day are in its help, the others with ``--target T --help``."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "convert",
-        help="make a checked model file for a device",
-        add_help=False,
-        usage="tofe-edge convert (--profile P | --checkpoint C | --max-gmacs G) [options]",
-        epilog="Every option, and what --option knows: tofe-edge convert --target executorch --help, or coreml.",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes: the options of every day are in its help, the others with ``--target T --help``."""
+    parser.usage = "tofe-edge convert (--profile P | --checkpoint C | --max-gmacs G) [options]"
+    parser.epilog = "Every option, and what --option knows: tofe-edge convert --target executorch --help, or coreml."
     add_budget(parser)
     parser.add_argument(
         "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"
@@ -95,7 +93,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "-h", "--help", action=_Help, rare=rare, help="show this help; every option with --target before it"
     )
-    return parser
 
 
 def _add_rare_options(parser: argparse.ArgumentParser) -> list[tuple[argparse.Action, str | None]]:
@@ -200,12 +197,12 @@ def _budgets(text: str) -> tuple[float, ...]:
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was made."""
     # Here, so that help and a wrong call need no PyTorch.
-    from tofe_edge.cli.convert_page import write_convert_page
+    from tofe_edge.cli.pages.convert import write_convert_page
     from tofe_edge.workflows.convert import ConvertOptions, carry_out, resolve_options
 
     require(args.removed is None, f"{args.removed} was removed, see CHANGELOG.md; leave it out")
-    given = {field.name: getattr(args, field.name) for field in fields(ConvertOptions) if field.name != "options"}
-    plan = resolve_options(ConvertOptions(**given, options=dict(args.option)))
+    values = {field.name: getattr(args, field.name) for field in fields(ConvertOptions) if field.name != "options"}
+    plan = resolve_options(ConvertOptions(**values, options=dict(args.option)))
     if args.html is not None:
         # Now, as a conversion takes a while.
         check_html_place(args.html, plan.places)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any
 
 from tofe_edge.cli.output import emit, facts, latency_facts, table, threads
 from tofe_edge.profiles import DeviceProfile, Quantity, load_all, load_profile
@@ -12,13 +11,11 @@ from tofe_edge.profiles import DeviceProfile, Quantity, load_all, load_profile
 _DEFAULTS = ("target", "precision", "threads")
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("devices")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="a shipped profile or a file: show every number with its provenance"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,25 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, require
+from tofe_edge.cli.options import add_data, add_device, keywords
 from tofe_edge.cli.output import emit, facts, table
-from tofe_edge.cli.pages.evaluation import EvaluationPage, write_page
+from tofe_edge.cli.pages.rendering import write_html
+from tofe_edge.cli.pages.tokens import EvaluationPage, render_evaluation
+from tofe_edge.errors import require
 from tofe_edge.evaluation.prediction import CountDistribution
 from tofe_edge.io.files import check_place
 from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
+from tofe_edge.workflows.sources import open_checkpoint
 
 _EXAMPLES = 3
 """Images of the page with the fewest tokens, and with the most."""
 
-_LEVELS = " .:-=+*#%@"
-"""From no image to the most, in characters that every terminal has."""
 
-_COLUMNS = 32
-
-
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("evaluate")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("checkpoint", metavar="CKPT", help="a shipped checkpoint's name or a file")
     parser.add_argument("--backbone", metavar="NAME", help="the net of plain dense weights")
     parser.add_argument(
@@ -39,7 +36,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="FILE",
         help="with --mode instance: write a page with histograms of token counts and the images at both ends",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,23 +50,25 @@ def run(args: argparse.Namespace) -> int:
         f"{args.html}: is the checkpoint; choose another file for --html",
     )
     if args.html is not None and args.html.exists():
-        data, page = args.data.resolve(), args.html.resolve()
-        require(data != page and data not in page.parents, f"{args.html}: is of --data; choose another file for --html")
+        data, place = args.data.resolve(), args.html.resolve()
+        require(
+            data != place and data not in place.parents, f"{args.html}: is of --data; choose another file for --html"
+        )
     examples = 0 if args.html is None else _EXAMPLES
     report = evaluate(checkpoint, args.data, extremes=examples, **keywords(evaluate, args))
     if report.extremes is not None:
-        page_of_report = EvaluationPage(
+        page = EvaluationPage(
             checkpoint=checkpoint.name,
             source=str(args.data),
             evaluation=report.evaluation,
             shipped=report.shipped_counts,
             patch_tokens=report.extremes.patch_tokens,
-            found=report.distribution,
+            distributions=report.distribution,
             fewest=report.extremes.fewest(),
             most=report.extremes.most(),
             class_names=checkpoint.classes.names,
         )
-        write_page(args.html, page_of_report)
+        write_html(args.html, render_evaluation(page))
     emit(args.json, _json(report, args.html), describe(report, args.html))
     return 0
 
@@ -111,7 +109,7 @@ def describe(report: EvaluationReport, page: Path | None) -> str:
         rows.append(("reused", ", ".join(f"{count:.2f}" for count in result.mean_reused)))
     blocks = [facts(rows)]
     if distribution:
-        blocks += [_figures(distribution, shipped), _pictures(distribution)]
+        blocks.append(_figures(distribution, shipped))
     if page is not None:
         blocks.append(facts([("wrote", page)]))
     return "\n\n".join(blocks)
@@ -133,23 +131,3 @@ def _figures(distribution: Sequence[CountDistribution], shipped: Sequence[int]) 
         rows,
         ["tokens", "mean", "shipped", "difference", "std", "min", "5 %", "25 %", "50 %", "75 %", "95 %", "max"],
     )
-
-
-def _pictures(distribution: Sequence[CountDistribution]) -> str:
-    """One line per stage, all on the same scale of tokens."""
-    least, most = min(one.least for one in distribution), max(one.most for one in distribution)
-    width = -(-(most - least + 1) // _COLUMNS)
-    lines = [
-        (f"stage {stage}", f"{least:>4} |{_picture(one, least, most, width)}| {most}")
-        for stage, one in enumerate(distribution, start=1)
-    ]
-    return f"images by their number of tokens\n{facts(lines)}"
-
-
-def _picture(one: CountDistribution, least: int, most: int, width: int) -> str:
-    heights = [0] * ((most - least) // width + 1)
-    for count, images in one.histogram:
-        heights[(count - least) // width] += images
-    highest = max(heights)
-    # Rounded up: a single image shows.
-    return "".join(_LEVELS[-(-height * (len(_LEVELS) - 1) // highest)] for height in heights)

@@ -8,11 +8,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import require
-from tofe_edge.workflows.sources import open_checkpoint, open_profile
-
-__all__ = ["open_checkpoint", "open_profile", "require"]
-
 
 def keywords(function: Callable[..., Any], args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that are keyword parameters of a workflow, by the same names."""

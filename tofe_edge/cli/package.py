@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import require
+from tofe_edge.cli.options import keywords
 from tofe_edge.cli.output import emit, facts
-from tofe_edge.io.artifact import open_artifact
+from tofe_edge.errors import require
 from tofe_edge.packaging.check import BundleCheck
 from tofe_edge.packaging.linux import ARCHES
 from tofe_edge.packaging.platform import Options, platform_names
@@ -22,11 +23,8 @@ _FOR_PACKAGING = (
 """Options that do not go with --check; an empty text counts as given."""
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "package", help="make a model into what an app's build takes, or check such a bundle"
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument(
         "model", type=Path, nargs="?", metavar="MODEL", help="a .pte or .mlpackage with manifest and golden vectors"
     )
@@ -71,7 +69,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="with --check: run the program that a Linux bundle brings; only for bundles you trust",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,14 +83,11 @@ def run(args: argparse.Namespace) -> int:
     require(args.model is not None, "package needs a MODEL and --platform, or --check BUNDLE")
     require(args.platform is not None, f"package needs --platform: {', '.join(platform_names())}")
     packaged = package(
-        open_artifact(args.model),
+        args.model,
         args.platform,
-        args.out or Path("out"),
-        Options(args.source, args.package_name, args.kotlinc, args.arch, args.runner),
-        name=args.name,
-        checkpoint=args.checkpoint,
-        weights_licence=args.weights_licence,
-        force=args.force,
+        args.out or "out",
+        **keywords(package, args),
+        **{field.name: getattr(args, field.name) for field in fields(Options)},
     )
     emit(args.json, packaged.to_json(), _describe(packaged))
     return 0

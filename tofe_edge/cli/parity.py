@@ -20,7 +20,8 @@ from tofe_edge.cli.options import (
     positive_float,
 )
 from tofe_edge.cli.output import emit, facts
-from tofe_edge.cli.pages.parity import write_page
+from tofe_edge.cli.pages.parity import render
+from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.evaluation.statistics import Accuracy, Analysis, Interval
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.files import write_bytes
@@ -30,9 +31,8 @@ _WORST_SHOWN = 3
 _LAYERS_SHOWN = 3
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("parity")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     add_model(parser)
     add_device(parser, "where the reference runs")
     add_threads(parser)
@@ -52,7 +52,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page with the statistics and the worst images"
     )
-    return parser
 
 
 def _points(text: str) -> float:
@@ -82,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(args.junit, junit_xml(f"parity of {args.model}", cases).encode())
     if args.html is not None:
         pictures = report.pictures
-        write_page(
-            args.html, report.artifact.manifest, report.parity, report.analysis, pictures.source, pictures.thumbnail
-        )
+        manifest = report.artifact.manifest
+        page = render(manifest, report.parity, report.analysis, pictures.source, pictures.thumbnail)
+        write_html(args.html, page)
     emit(args.json, _json(args.model, report), _text(report))
     return 0 if report.passed else 1
 

@@ -8,18 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import (
-    add_checkpoint,
-    add_method,
-    add_model,
-    add_on,
-    keywords,
-    positive_float,
-    positive_int,
-    require,
-)
+from tofe_edge.cli.options import add_checkpoint, add_method, add_model, add_on, keywords, positive_float, positive_int
 from tofe_edge.cli.output import check_html_place, emit, facts, table, threads
-from tofe_edge.cli.pages.profile import ProfilePage, write_page
+from tofe_edge.cli.pages.profile import ProfilePage, render
+from tofe_edge.cli.pages.rendering import write_html
+from tofe_edge.errors import require
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.targets import target_of
 from tofe_edge.runtimes.comparison import Comparison, Sustained
@@ -36,9 +29,8 @@ _OPERATORS_SHOWN = 8
 _BUSY = "runs took much longer than they computed: the machine was busy with something else"
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("profile")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     add_model(parser)
     parser.add_argument("--runs", type=positive_int, metavar="N", help="timed runs (default: 50)")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads (default: 1)")
@@ -62,7 +54,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the charts")
     add_method(parser)
     add_checkpoint(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,7 +100,7 @@ def _write_page(path: Path, report: LatencyReport) -> None:
         sustained=_sustained_text(report.sustained) if report.sustained else "",
         against=_comparison_text(report.comparison, report.rival or "") if report.comparison else "",
     )
-    write_page(path, page)
+    write_html(path, render(page))
 
 
 def _json(report: LatencyReport) -> dict[str, Any]:
@@ -199,7 +190,7 @@ def _machine(timing: Timing) -> str:
 
 
 def _sustained_text(result: Sustained) -> str:
-    """Whether it throttles, and how clocks and temperatures went."""
+    """Say whether it throttles, and how clocks and temperatures went."""
     verdict = {
         True: "it throttles",
         False: "it does not slow down",
@@ -225,7 +216,7 @@ def _sustained_text(result: Sustained) -> str:
 
 
 def _comparison_text(result: Comparison, rival: str) -> str:
-    """Which is faster here; against the dense net whether token reduction pays, and from where on."""
+    """Say which is faster here; against the dense net whether token reduction pays, and from where on."""
     ratio, dense = result.ratio, rival == DENSE
     verdict = {
         True: "Token reduction pays on this device" if dense else "The model is faster on this device",

@@ -6,17 +6,16 @@ import argparse
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from tofe_edge.cli.options import add_method, add_model, add_threads, positive_float, require
+from tofe_edge.cli.options import add_method, add_model, add_threads, positive_float
 from tofe_edge.cli.output import emit, table
+from tofe_edge.errors import require
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.workflows.run import SelfTest, load
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("run")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     add_model(parser)
     parser.add_argument(
         "images", type=Path, nargs="*", default=[], metavar="IMAGE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
@@ -36,7 +35,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="no IMAGE: does every method (or --method) compute here what it computed where it was converted?",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
         }
         emit(args.json, document, _self_test_text(args.model, result))
         return 0 if result.passed else 1
-    found = model.run(*args.images, threads=args.threads, method=args.method, deadline_ms=args.deadline_ms)
+    classified = model.run(*args.images, threads=args.threads, method=args.method, deadline_ms=args.deadline_ms)
     emit(
         args.json,
-        [{**asdict(one), "image": str(one.image)} for one in found],
+        [{**asdict(one), "image": str(one.image)} for one in classified],
         "\n\n".join(
             f"{one.image}\n{table([[f'{100 * best.probability:5.1f} %', best.name] for best in one.top5], ['', 'class'])}"
-            for one in found
+            for one in classified
         ),
     )
     return 0

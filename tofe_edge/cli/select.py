@@ -13,16 +13,14 @@ from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.workflows.select import LATENCY_PRECISIONS, select
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("select")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     add_budget(parser)
     parser.add_argument(
         "--precision",
         choices=sorted(LATENCY_PRECISIONS),
         help="with --max-latency-ms: this one alone (default: the profile's first)",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

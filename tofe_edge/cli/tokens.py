@@ -6,22 +6,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, keywords, open_checkpoint, positive_int, require
+from tofe_edge.cli.options import add_data, add_device, keywords, positive_int
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.contact_sheet import contact_sheet
-from tofe_edge.cli.pages.tokens import TokensPage, write_page
+from tofe_edge.cli.pages.rendering import write_html
+from tofe_edge.cli.pages.tokens import TokensPage, render_tokens
+from tofe_edge.errors import require
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.io.files import check_place, write_bytes
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.workflows.sources import open_checkpoint
 from tofe_edge.workflows.tokens import TokenReport, trace_tokens
 
 _DRAWN = 16
 """Rows of pictures that a page or sheet is still looked through with."""
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("tokens")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     parser.add_argument("checkpoint", metavar="CKPT", help="a shipped checkpoint's name or a file")
     parser.add_argument("--image", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM")
     add_data(parser, "images: as for evaluate, or a folder of images without classes")
@@ -38,7 +40,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="N",
         help=f"draw N images of --data, spread evenly over the classes (default: {_DRAWN}); all are counted",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_places(args: argparse.Namespace) -> None:
-    """Before minutes are spent: nothing that is read is written over, and no page over a picture."""
+    """Refuse, before minutes are spent, to write over what is read, or a page over a picture."""
     places = [path for path in (args.html, args.png) if path is not None]
     read = {path.resolve() for path in (*(args.image or ()), Path(args.checkpoint))}
     read |= {args.data.resolve()} if args.data else set()
@@ -78,7 +79,7 @@ def _write(args: argparse.Namespace, report: TokenReport) -> list[Path]:
             drawn=drawn,
             class_names=report.checkpoint.classes.names,
         )
-        write_page(args.html, page)
+        write_html(args.html, render_tokens(page))
     if args.png is not None:
         write_bytes(args.png, contact_sheet(drawn))
     return [path for path in (args.html, args.png) if path is not None]

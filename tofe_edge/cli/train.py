@@ -8,25 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from tofe_edge.cli.options import keywords, positive_float
-from tofe_edge.cli.output import emit, facts
+from tofe_edge.cli.output import emit, facts, threads
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.recipe import KEYS, shipped_recipes
 from tofe_edge.workflows.train import train
 
-_BACKBONE = "deit_tiny_patch16_224"
 
-
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Declare the command."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     shipped = " or ".join(shipped_recipes())
     keys = ", ".join(key if default is None else f"{key}={default}" for key, default in KEYS.items())
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "train",
-        description="An interrupted run goes on where it was when called again.",
-        epilog=f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do.",
-    )
+    parser.description = "An interrupted run goes on where it was when called again."
+    parser.epilog = f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do."
     add = parser.add_argument
-    add("--backbone", default=_BACKBONE, metavar="NAME", help="lvvit_s, lvvit_m or a timm vision transformer")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--weights", type=Path, metavar="FILE", help="dense weights: .safetensors or .pth")
     weights.add_argument("--pretrained", action="store_true", help="fetch timm's published weights")
@@ -45,9 +39,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--target-ms",
         type=positive_float,
         metavar="T",
-        help="the same in milliseconds per image, as the latency table of --profile predicts them",
+        help="the same in milliseconds per image, as the latency table of --set profile=PROFILE predicts them",
     )
-    add("--profile", metavar="PROFILE", help="for --target-ms: a profile from `tofe-edge calibrate`")
     add("--recipe", metavar="NAME", help=f"how to train: {shipped}, or a YAML file (default: paper)")
     add(
         "--set",
@@ -57,12 +50,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="another value for a key of the recipe; may be repeated",
     )
-    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="what to train on (default: auto)")
     add("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     for key in KEYS:  # the options of earlier versions
         add(f"--{key.replace('_', '-')}", action=_AsSetting, dest="settings", help=argparse.SUPPRESS)
     parser.set_defaults(renamed=[])
-    return parser
 
 
 class _AsSetting(argparse.Action):
@@ -101,8 +92,7 @@ def _describe(checkpoint: Checkpoint) -> str:
     ]
     budget = (checkpoint.training or {}).get("budget", {})
     if budget.get("unit") == "ms":
-        threads = f"{budget['threads']} thread{'s' if budget['threads'] > 1 else ''}"
-        where = f"{budget['profile']} in {budget['precision']} with {threads}"
+        where = f"{budget['profile']} in {budget['precision']} with {threads(budget['threads'])}"
         rows.append(
             ("latency", f"{budget['predicted']:.2f} ms predicted on {where}; the target was {budget['target']:g}")
         )

@@ -13,7 +13,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from PIL import Image
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.io.images import IMAGE_SUFFIXES, decode_image, list_images, read_image
 from tofe_edge.io.tar import Member, list_members, read_member
 
@@ -150,7 +150,7 @@ def _folder(folder: Path, class_ids: Sequence[str], classes: ClassMap) -> list[S
         label = classes.by_id(path.parent.name)
         if label is None:
             raise InputError(
-                f"{path.parent}: {shown(path.parent.name)} is not a class id of this model (such as {classes.example}); "
+                f"{path.parent}: {quoted(path.parent.name)} is not a class id of this model (such as {classes.example}); "
                 "expected FOLDER/<class id>/<image>"
             )
         samples.append(Sample(path, label))
@@ -167,7 +167,7 @@ def _refuse_mixture(folder: Path, shards: Sequence[Path], classes: ClassMap) -> 
         is_class = entry.is_dir() and classes.by_id(entry.name) is not None
         if is_class or entry.suffix.lower() in IMAGE_SUFFIXES:
             raise InputError(
-                f"{folder}: holds both {shown(shards[0].name)} and {shown(entry.name)}; "
+                f"{folder}: holds both {quoted(shards[0].name)} and {quoted(entry.name)}; "
                 "give the shards or the images, each in a folder of their own"
             )
 
@@ -212,11 +212,11 @@ def read_table(table: Path, classes: ClassMap) -> list[tuple[Path, int]]:
                 label = classes.find(row[columns.label].strip())
                 if label is None:
                     raise InputError(
-                        f"{where}: label {shown(row[columns.label])} is not {classes.expected}; correct it"
+                        f"{where}: label {quoted(row[columns.label])} is not {classes.expected}; correct it"
                     )
                 if path in lines:
                     raise InputError(
-                        f"{where}: {shown(row[columns.path])} is in line {lines[path][1]} already; remove one of them"
+                        f"{where}: {quoted(row[columns.path])} is in line {lines[path][1]} already; remove one of them"
                     )
                 lines[path] = (label, rows.line_num)
         except csv.Error as error:
@@ -241,7 +241,7 @@ def _columns(header: list[str], table: Path) -> _Columns:
     for column in _COLUMNS:
         if names.count(column) != 1:
             raise InputError(
-                f"{table}: the first line must name the column {column!r} once, it is {shown(','.join(header))}; "
+                f"{table}: the first line must name the column {column!r} once, it is {quoted(','.join(header))}; "
                 "begin the file with path,label"
             )
     return _Columns(len(names), *map(names.index, _COLUMNS))
@@ -260,7 +260,7 @@ def _inside(text: str, where: str) -> Path:
         else:
             outside = True
     if outside or not parts:
-        raise InputError(f"{where}: {shown(text)} is not a path below the file's folder; give paths relative to it")
+        raise InputError(f"{where}: {quoted(text)} is not a path below the file's folder; give paths relative to it")
     return Path(*parts)
 
 
@@ -308,7 +308,7 @@ def read_shard(shard: Path, classes: ClassMap) -> list[tuple[Member, int]]:
     for member, suffix in _visible(shard):
         group, name = (labels, _key(member)) if suffix == _LABEL_SUFFIX else (pictures, member.name)
         if name in group:
-            raise InputError(f"{shard}: holds {shown(member.name)} twice; write the archive anew with one of them")
+            raise InputError(f"{shard}: holds {quoted(member.name)} twice; write the archive anew with one of them")
         group[name] = member
     if not pictures:
         raise InputError(f"{shard}: holds no image; give a tar of <class id>/<image> or of KEY.jpg with KEY.cls")
@@ -318,10 +318,10 @@ def read_shard(shard: Path, classes: ClassMap) -> list[tuple[Member, int]]:
     for member in pictures.values():
         if _key(member) not in label_of:
             raise InputError(
-                f"{shard}: {shown(member.name)} has no {_LABEL_SUFFIX} file beside it; add its class's index"
+                f"{shard}: {quoted(member.name)} has no {_LABEL_SUFFIX} file beside it; add its class's index"
             )
     if unused := sorted(label_of.keys() - set(map(_key, pictures.values()))):
-        raise InputError(f"{shard}: {shown(labels[unused[0]].name)} has no image beside it; add it")
+        raise InputError(f"{shard}: {quoted(labels[unused[0]].name)} has no image beside it; add it")
     return [(member, label_of[_key(member)]) for member in pictures.values()]
 
 
@@ -360,7 +360,7 @@ def _label_of_folder(member: Member, shard: Path, classes: ClassMap) -> int:
     label = classes.by_id(folder)
     if label is None:
         raise InputError(
-            f"{shard}: {shown(member.name)}: {shown(folder)} is not a class id of this model (such as {classes.example}); "
+            f"{shard}: {quoted(member.name)}: {quoted(folder)} is not a class id of this model (such as {classes.example}); "
             "expected <class id>/<image>, or KEY.jpg with KEY.cls"
         )
     return label
@@ -371,6 +371,6 @@ def _label_of_file(member: Member, shard: Path, classes: ClassMap) -> int:
     label = classes.by_index(text)
     if label is None:
         raise InputError(
-            f"{shard}: {shown(member.name)} holds {shown(text)}, which is not an index of a class of this model"
+            f"{shard}: {quoted(member.name)} holds {quoted(text)}, which is not an index of a class of this model"
         )
     return label

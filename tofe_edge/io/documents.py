@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from pydantic import AfterValidator, AllowInfNan, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from tofe_edge.errors import InputError, did_you_mean, shown
+from tofe_edge.errors import InputError, did_you_mean, quoted
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def one_of(words: Sequence[str]) -> AfterValidator:
 
     def check(value: str) -> str:
         if value not in words:
-            fault(f"{shown(value)} is not one of {', '.join(words)}{did_you_mean(value, words)}")
+            fault(f"{quoted(value)} is not one of {', '.join(words)}{did_you_mean(value, words)}")
         return value
 
     return AfterValidator(check)
@@ -119,4 +119,4 @@ def describe_fault(one: ErrorDetails) -> str:
     problem = re.sub(r"^\w+ should", "must", one["msg"]).replace("greater than or equal to", "at least")
     problem = problem.replace("less than or equal to", "at most").replace(" after validation", "")
     needs_value = problem.startswith("must") and ", not " not in problem
-    return f"{key} {problem}, not {shown(value)}" if needs_value else f"{key} {problem}"
+    return f"{key} {problem}, not {quoted(value)}" if needs_value else f"{key} {problem}"

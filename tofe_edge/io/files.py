@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -154,16 +155,17 @@ def staging_dir(folder: Path) -> Iterator[Path]:
         InputError: ``folder`` cannot be made or written to.
     """
     existed = folder.exists()
+    # It has its name before it is there: whenever an interrupt comes, it is removed. Of TemporaryDirectory that does not hold.
+    draft = folder / f".tofe-edge-{secrets.token_hex(8)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix=".tofe-edge-", dir=folder, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written to ({error.strerror or error}); choose another folder with --out"
-        ) from error
-    try:
-        with temporary as name:
-            yield Path(name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            draft.mkdir(0o700)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written to ({error.strerror or error}); choose another folder with --out"
+            ) from error
+        yield draft
     except OSError as error:
         if error.errno not in _FULL_OR_IN_THE_WAY:
             raise
@@ -171,6 +173,7 @@ def staging_dir(folder: Path) -> Iterator[Path]:
             f"{folder}: cannot be written to ({error}); free some space or choose another folder"
         ) from error
     finally:
+        shutil.rmtree(draft, ignore_errors=True)
         if not existed:
             # Whatever else is in it by now stays, and so does the folder.
             with suppress(OSError):

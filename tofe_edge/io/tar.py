@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_METADATA = 1 << 20
@@ -111,16 +111,16 @@ def _member(info: tarfile.TarInfo, end: int, archive: Path) -> Member | None:
     kind = tarfile.GNUTYPE_SPARSE if sparse else info.type
     if kind not in (*_PLAIN, tarfile.DIRTYPE):
         raise InputError(
-            f"{archive}: member {shown(info.name)} is {_KINDS.get(kind, 'of an unknown kind')}; "
+            f"{archive}: member {quoted(info.name)} is {_KINDS.get(kind, 'of an unknown kind')}; "
             "write the archive anew with plain files (tar --dereference --hard-dereference)"
         )
     # tarfile takes a size in pax records that is not a number for 0.
     if info.size < 0 or not info.pax_headers.get("size", "0").isdecimal():
-        raise InputError(f"{archive}: member {shown(info.name)} has no valid size; write the archive anew")
+        raise InputError(f"{archive}: member {quoted(info.name)} has no valid size; write the archive anew")
     if kind == tarfile.DIRTYPE:
         return None
     if info.offset_data + info.size > end:
-        raise InputError(f"{archive}: is cut off, member {shown(info.name)} ends beyond it; copy it again")
+        raise InputError(f"{archive}: is cut off, member {quoted(info.name)} ends beyond it; copy it again")
     return Member(_safe(info.name, archive), info.offset_data, info.size)
 
 
@@ -132,11 +132,11 @@ def read_member(archive: Path, member: Member, limit: int) -> bytes:
         OSError: the archive cannot be opened or read.
     """
     if member.size > limit:
-        raise InputError(f"{archive}: member {shown(member.name)} has {member.size} bytes, more than {limit}")
+        raise InputError(f"{archive}: member {quoted(member.name)} has {member.size} bytes, more than {limit}")
     with archive.open("rb") as handle:
         content = _at(handle, member.offset, member.size)
     if len(content) < member.size:
-        raise InputError(f"{archive}: has changed, member {shown(member.name)} is cut off; start again")
+        raise InputError(f"{archive}: has changed, member {quoted(member.name)} is cut off; start again")
     return content
 
 
@@ -159,10 +159,10 @@ def _safe(name: str, archive: Path) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts:
         raise InputError(
-            f"{archive}: member {shown(name)} has an absolute name or one with '..'; write the archive from inside its folder"
+            f"{archive}: member {quoted(name)} has an absolute name or one with '..'; write the archive from inside its folder"
         )
     return "/".join(parts)
 
 
 def _after(name: str) -> str:
-    return f" after member {shown(name)}" if name else ""
+    return f" after member {quoted(name)}" if name else ""

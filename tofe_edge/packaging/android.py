@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from tofe_edge import __version__
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.io.targets import gates_of
 from tofe_edge.packaging.archive import Unpacked, read_zip, zip_bytes
@@ -17,7 +17,14 @@ from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.kotlin import STDLIB, compile_kotlin
 from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, Licence, legal_files, weights_licence
-from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below, require_target
+from tofe_edge.packaging.platform import (
+    Options,
+    Platform,
+    check_method_names,
+    executorch_release,
+    files_below,
+    require_target,
+)
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, provenance_file, read_provenance
 from tofe_edge.packaging.texts import TEMPLATES, boolean, common_values, float_words, render, template_names
 
@@ -35,6 +42,7 @@ _MIN_ANDROID = "6.0"
 
 _PACKAGE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", re.ASCII)
 _MAX_PACKAGE = 120
+_METHOD = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", re.ASCII)
 _CHECKSUM = 12
 """Digits of the model's checksum that a version and a folder end in."""
 _KEYWORD = re.compile(
@@ -187,19 +195,15 @@ def package_of(model: PackagedModel, chosen: str | None) -> str:
         InputError: it is not a lower-case Java package of two parts or more.
     """
     package = f"{GROUP}.{identifier(model.name)}" if chosen is None else chosen
-    good = (
-        _PACKAGE.fullmatch(package)
-        and len(package) <= _MAX_PACKAGE
-        and not any(map(_KEYWORD.fullmatch, package.split(".")))
-    )
-    if not good:
-        if chosen is None:
-            raise InputError(
-                f"{model.name}: the package made of the name, {package}, is not valid; give one with --package-name, such as "
-                "com.example.model"
-            )
-        raise InputError(f"--package-name {shown(package)}: is not a package; give one such as com.example.model")
-    return package
+    keywords = [part for part in package.split(".") if _KEYWORD.fullmatch(part)]
+    if _PACKAGE.fullmatch(package) and len(package) <= _MAX_PACKAGE and not keywords:
+        return package
+    if chosen is None:
+        raise InputError(
+            f"{model.name}: the package made of the name, {package}, is not valid; give one with --package-name, such as "
+            "com.example.model"
+        )
+    raise InputError(f"--package-name {quoted(package)}: is not a package; give one such as com.example.model")
 
 
 def version_of(model: PackagedModel) -> str:
@@ -253,19 +257,10 @@ def _budget_names(manifest: Manifest) -> dict[str, str]:
 
     ``DEFAULT`` is what the code calls the one that the model was converted for.
     """
-    names = {method: identifier(method).upper() for method in manifest.methods}
-    for method, name in names.items():
-        if (
-            name == "DEFAULT"
-            or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
-            or not re.fullmatch(r"[A-Za-z0-9_]+", method, re.ASCII)
-        ):
-            raise InputError(
-                f"{manifest.artifact}: method {shown(method)} cannot name a constant; convert the model again"
-            )
-    if len(set(names.values())) < len(names):
-        raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")
-    return names
+    check_method_names(
+        manifest, lambda name: _METHOD.fullmatch(name) and name.upper() != "DEFAULT", "constant in Kotlin"
+    )
+    return {method: method.upper() for method in manifest.methods}
 
 
 def _budget(name: str, method: Method) -> str:

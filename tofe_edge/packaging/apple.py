@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.io.targets import find_target, gates_of, runs_on, targets_for
-from tofe_edge.packaging.apple_names import check_methods, module_of
-from tofe_edge.packaging.apple_vectors import vectors_for
+from tofe_edge.io.targets import find_target, gates_of, targets_for
 from tofe_edge.packaging.archive import Unpacked
-from tofe_edge.packaging.bundle import Bundle, BundleFile
+from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
 from tofe_edge.packaging.contents import LABELS, PackagedModel
 from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, legal_files, weights_licence
-from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below
+from tofe_edge.packaging.platform import (
+    Options,
+    Platform,
+    check_method_names,
+    executorch_release,
+    files_below,
+    require_target,
+)
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
 from tofe_edge.packaging.texts import boolean, common_values, float_words, render, template_names
 
@@ -49,12 +55,13 @@ def build(model: PackagedModel, options: Options) -> Bundle:
     Raises:
         InputError: Apple's systems do not run it, or the module's name is not valid.
     """
-    manifest, variant = model.manifest, variant_of(model)
+    require_target(model, "Apple")
+    manifest, variant = model.manifest, model.manifest.target
     weights = weights_licence(manifest.checkpoint, manifest.checkpoint_sha256, model.weights)
     licences = [GLUE, PILLOW, weights, PHOTOGRAPHS, *([EXECUTORCH] if needs_executorch(variant) else [])]
     values = values_for(model, module_of(model, options.package_name))
     files = {
-        **_code(model, variant, {**values, **vectors_for(manifest.preprocessing)}),
+        **_code(model, variant, values),
         **{f"{_MODEL}{name}": file for name, file in model.files().items()},
         "README.md": _readme(variant, values),
         **legal_files(f"{model.name} for Apple's systems", licences),
@@ -68,12 +75,12 @@ def _code(model: PackagedModel, variant: str, values: Mapping[str, object]) -> d
     folders = {"apple/sources": _SOURCES, f"apple/{variant}": _SOURCES, "apple/tests": _TESTS}
     if not needs_executorch(variant):
         folders[f"apple/coreml-{model.manifest.io}"] = _SOURCES
-    found = {
+    files = {
         f"{place}{PurePosixPath(name).name}": render(name, values)
         for folder, place in folders.items()
         for name in template_names(folder)
     }
-    return {_MANIFEST: found.pop(f"{_SOURCES}{_MANIFEST}"), **found}
+    return {_MANIFEST: files.pop(f"{_SOURCES}{_MANIFEST}"), **files}
 
 
 def _readme(variant: str, values: Mapping[str, object]) -> BundleFile:
@@ -98,17 +105,6 @@ def needs_executorch(target: str) -> bool:
     return find_target(target).native_runner
 
 
-def variant_of(model: PackagedModel) -> str:
-    """Return the target that runs the model. Raises :class:`InputError` if it does not run on Apple's systems."""
-    manifest = model.manifest
-    if runs_on(manifest, _NAME):
-        return manifest.target
-    raise InputError(
-        f"{model.file_name}: is a model for {shown(manifest.target)} with {shown(manifest.backend)}, which does not run on Apple's "
-        "systems; convert it for iphone_15 or another of their profiles"
-    )
-
-
 def systems_of(manifest: Manifest) -> tuple[str, str]:
     """Return the oldest iOS and macOS that run the model.
 
@@ -120,7 +116,7 @@ def systems_of(manifest: Manifest) -> tuple[str, str]:
     target = manifest.deployment_target or "none"
     if target not in SYSTEMS:
         raise InputError(
-            f"{manifest.artifact}: its deployment target {shown(target)} is not one of {', '.join(SYSTEMS)}; convert it again"
+            f"{manifest.artifact}: its deployment target {quoted(target)} is not one of {', '.join(SYSTEMS)}; convert it again"
         )
     ages = list(SYSTEMS)
     if manifest.further_methods and ages.index(target) < ages.index(_FUNCTIONS_SYSTEM):
@@ -132,7 +128,7 @@ def systems_of(manifest: Manifest) -> tuple[str, str]:
 
 
 def values_for(model: PackagedModel, module: str) -> dict[str, object]:
-    """Return every key of the Apple templates but those of the test vectors and the README's ``USE``.
+    """Return every key of the Apple templates but the README's ``RUNTIME_NOTES``.
 
     Raises:
         InputError: as :func:`systems_of` and :func:`~tofe_edge.packaging.platform.executorch_release`, or a method cannot name a case.
@@ -140,7 +136,7 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
     manifest, spec = model.manifest, model.manifest.preprocessing
     gates, methods = gates_of(manifest), list(manifest.methods.values())
     ios, macos = systems_of(manifest)
-    check_methods(manifest)
+    check_method_names(manifest, lambda name: _METHOD.fullmatch(name) and not _KEYWORD.fullmatch(name), "case in Swift")
     values: dict[str, object] = {
         **common_values(manifest),
         "MODULE": module,
@@ -187,6 +183,58 @@ def _sums(model: PackagedModel) -> dict[str, str]:
 
 def _floats(values: Sequence[float]) -> str:
     return ", ".join(f"Float(bitPattern: 0x{word:08X})" for word in float_words(values))
+
+
+_MODULE = re.compile(r"[A-Z][A-Za-z0-9_]{0,79}", re.ASCII)
+_SYSTEM_MODULES = (
+    "Accelerate AppKit ARKit AVFAudio AVFoundation AVKit BackgroundTasks CFNetwork Charts Cocoa Combine Contacts CoreAudio "
+    "CoreData CoreFoundation CoreGraphics CoreImage CoreLocation CoreMedia CoreML CoreMotion CoreServices CoreText "
+    "CoreTransferable CoreVideo CreateML CryptoKit Darwin Dispatch Distributed DeveloperToolsSupport ExecuTorch Foundation "
+    "FoundationModels GameKit Glibc HealthKit ImageIO Intents IOKit IOSurface LocalAuthentication Logging MapKit Metal "
+    "MetalKit MetalPerformanceShaders MLCompute Musl NaturalLanguage Network Observation ObjectiveC OSLog PackageDescription "
+    "PDFKit Photos PhotosUI QuartzCore QuickLook RealityKit RegexBuilder SceneKit Security SoundAnalysis Speech SpriteKit "
+    "StoreKit Swift SwiftData SwiftUI Synchronization System Testing UIKit UniformTypeIdentifiers UserNotifications VideoToolbox "
+    "Vision VisionKit WatchKit WebKit WidgetKit XCTest"
+)
+_COMMON_TYPES = (
+    "Any AnyObject Array Bool Bundle Calendar Character Codable Data Date Decimal Decodable Dictionary Double Encodable Equatable "
+    "Error FileHandle FileManager Float Hashable Identifiable Int Int64 JSONDecoder JSONEncoder Locale LocalizedError "
+    "MainActor Module Notification Optional Process ProcessInfo Protocol Range Result Selector Self Sendable Sequence Set String "
+    "Substring Task Tensor Thread Timer Type UInt UInt8 URL URLSession UUID Value View Void"
+)
+_OWN_TYPES = (
+    "Checksum CompiledModel Facts LogitDistance ModelInput Network Outputs PillowResize Pixels Prediction Preprocessing Resources "
+    "SelfTest SelfTestResult Square TofeBudget TofeClassifier TofeConfiguration TofeError"
+)
+_TAKEN = {name.lower() for name in f"{_SYSTEM_MODULES} {_COMMON_TYPES} {_OWN_TYPES}".split()}
+"""Modules that one of the same name would stand in for, and types that would hide it or be hidden, in lower case, because file
+names on a Mac do not distinguish case."""
+
+_METHOD = re.compile(r"[a-z][A-Za-z0-9_]*", re.ASCII)
+_KEYWORD = re.compile(
+    r"as|associatedtype|break|case|catch|class|continue|default|defer|deinit|do|else|enum|extension"
+    r"|fallthrough|false|fileprivate|for|func|guard|if|import|in|init|inout|internal|is|let|nil|none"
+    r"|open|operator|private|protocol|public|repeat|rethrows|return|self|some|standard|static|struct"
+    r"|subscript|super|switch|throw|throws|true|try|typealias|var|where|while"
+)
+"""Words that cannot name a case of ``TofeBudget``: those of Swift, and what every enum or this one has already."""
+
+
+def module_of(model: PackagedModel, chosen: str | None) -> str:
+    """Return the Swift module: the one chosen, or one made of the model's name.
+
+    Raises:
+        InputError: it cannot name a module, or is the name of one of the system's or of a type.
+    """
+    made = "".join(part.capitalize() for part in identifier(model.name).split("_")) + "Model"
+    module = made if chosen is None else chosen
+    if not _MODULE.fullmatch(module):
+        raise InputError(f"--package-name {quoted(module)}: cannot name a Swift module; give one such as FlowerModel")
+    if module.lower() in _TAKEN:
+        raise InputError(
+            f"--package-name {quoted(module)}: is the name of a module or type that an app may use; give one such as FlowerModel"
+        )
+    return module
 
 
 PLATFORM = Platform(_NAME, ("package_name",), bundle_name, build, problems, model_files)

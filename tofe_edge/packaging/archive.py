@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, require
 from tofe_edge.io.files import left_by_macos
 from tofe_edge.packaging.bundle import MAX_BYTES, MAX_FILES, Bundle, BundleFile, Form, check_files
 from tofe_edge.packaging.texts import path_text
@@ -145,7 +145,7 @@ def read_zip(content: bytes, where: str) -> dict[str, BundleFile]:
         InputError: it is anything else; the message begins with ``where``.
     """
     # Counted before zipfile makes an object of each entry: a small archive can name millions.
-    _require(content.count(_ZIP_ENTRY) <= MAX_FILES, f"{where}: has more than {MAX_FILES} entries")
+    require(content.count(_ZIP_ENTRY) <= MAX_FILES, f"{where}: has more than {MAX_FILES} entries")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
@@ -153,8 +153,8 @@ def read_zip(content: bytes, where: str) -> dict[str, BundleFile]:
             for entry in entries:
                 _check_member(entry.filename, where)
                 stored = entry.compress_type == zipfile.ZIP_STORED
-                _require(stored, f"{where}: {entry.filename} is compressed; {_FOREIGN}")
-            _require(sum(one.file_size for one in entries) <= len(content), f"{where}: entries overlap; {_FOREIGN}")
+                require(stored, f"{where}: {entry.filename} is compressed; {_FOREIGN}")
+            require(sum(one.file_size for one in entries) <= len(content), f"{where}: entries overlap; {_FOREIGN}")
             files = {
                 entry.filename: BundleFile(archive.read(entry), _is_executable(entry.external_attr >> 16))
                 for entry in entries
@@ -164,7 +164,7 @@ def read_zip(content: bytes, where: str) -> dict[str, BundleFile]:
     except Exception as error:  # damaged archives make zipfile raise BadZipFile, struct.error, ValueError, EOFError, …
         raise InputError(f"{where}: cannot be read as zip ({error}); {_FOREIGN}") from error
     _check_all(files, where)
-    _require(zip_bytes(files) == content, f"{where}: is not as this program writes a zip; {_FOREIGN}")
+    require(zip_bytes(files) == content, f"{where}: is not as this program writes a zip; {_FOREIGN}")
     return files
 
 
@@ -185,9 +185,9 @@ def read_tar_gz(content: bytes, where: str) -> dict[str, BundleFile]:
                 folder = folder or parent
                 # A sparse file of a few bytes can say that it is of any size.
                 plain = entry.isreg() and not entry.issparse()
-                _require(plain, f"{where}: {entry.name} is not a plain file; {_FOREIGN}")
-                _require(bool(name) and parent == folder, f"{where}: {entry.name} is not below {folder}/; {_FOREIGN}")
-                _require(len(files) < MAX_FILES, f"{where}: has more than {MAX_FILES} entries")
+                require(plain, f"{where}: {entry.name} is not a plain file; {_FOREIGN}")
+                require(bool(name) and parent == folder, f"{where}: {entry.name} is not below {folder}/; {_FOREIGN}")
+                require(len(files) < MAX_FILES, f"{where}: has more than {MAX_FILES} entries")
                 reader = archive.extractfile(entry)
                 files[name] = BundleFile(reader.read() if reader else b"", _is_executable(entry.mode))
     except InputError:
@@ -195,20 +195,20 @@ def read_tar_gz(content: bytes, where: str) -> dict[str, BundleFile]:
     except Exception as error:  # tarfile.TarError, ValueError, UnicodeDecodeError, EOFError, …
         raise InputError(f"{where}: cannot be read as tar ({error}); {_FOREIGN}".replace("\n", " ")) from error
     _check_all(files, where)
-    _require(tar_bytes(files, folder or "") == tar, f"{where}: is not as this program writes a tar; {_FOREIGN}")
+    require(tar_bytes(files, folder or "") == tar, f"{where}: is not as this program writes a tar; {_FOREIGN}")
     return files
 
 
 def _inflate(content: bytes, where: str) -> bytes:
-    _require(content.startswith(GZIP_HEAD), f"{where}: its gzip header is not this program's; {_FOREIGN}")
+    require(content.startswith(GZIP_HEAD), f"{where}: its gzip header is not this program's; {_FOREIGN}")
     inflater = zlib.decompressobj(wbits=31)
     try:
         tar = inflater.decompress(content, MAX_BYTES)
     except zlib.error as error:
         raise InputError(f"{where}: cannot be read as gzip ({error}); {_FOREIGN}") from error
-    _require(not inflater.unconsumed_tail, f"{where}: unpacks to more than {MAX_BYTES >> 20} MiB")
-    _require(inflater.eof, f"{where}: is cut short; {_FOREIGN}")
-    _require(not inflater.unused_data, f"{where}: something follows its end; {_FOREIGN}")
+    require(not inflater.unconsumed_tail, f"{where}: unpacks to more than {MAX_BYTES >> 20} MiB")
+    require(inflater.eof, f"{where}: is cut short; {_FOREIGN}")
+    require(not inflater.unused_data, f"{where}: something follows its end; {_FOREIGN}")
     return tar
 
 
@@ -228,8 +228,8 @@ def _read_folder(folder: Path) -> dict[str, BundleFile]:
             if name == ".DS_Store" or _is_apple_double(path, names):
                 continue
             total += path.stat().st_size
-            _require(total <= MAX_BYTES, f"{where}: holds more than {MAX_BYTES >> 20} MiB")
-            _require(len(files) < MAX_FILES, f"{where}: holds more than {MAX_FILES} files")
+            require(total <= MAX_BYTES, f"{where}: holds more than {MAX_BYTES >> 20} MiB")
+            require(len(files) < MAX_FILES, f"{where}: holds more than {MAX_FILES} files")
             executable = _is_executable(path.stat().st_mode)
             files[path.relative_to(folder).as_posix()] = BundleFile(_read(path), executable)
     _check_all(files, where)
@@ -250,8 +250,8 @@ def _is_apple_double(path: Path, beside: Sequence[str]) -> bool:
 
 def _read(path: Path) -> bytes:
     status = path.stat()
-    _require(stat.S_ISREG(status.st_mode), f"{path_text(path)}: is neither a folder nor a plain file")
-    _require(status.st_size <= MAX_BYTES, f"{path_text(path)}: has more than {MAX_BYTES >> 20} MiB")
+    require(stat.S_ISREG(status.st_mode), f"{path_text(path)}: is neither a folder nor a plain file")
+    require(status.st_size <= MAX_BYTES, f"{path_text(path)}: has more than {MAX_BYTES >> 20} MiB")
     return path.read_bytes()
 
 
@@ -272,8 +272,3 @@ def _check_all(files: Mapping[str, BundleFile], where: str) -> None:
         check_files(files)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)

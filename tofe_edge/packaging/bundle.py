@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 
 Form = Literal["folder", "zip", "tar.gz"]
 
@@ -53,7 +54,7 @@ class Bundle:
     def __post_init__(self) -> None:
         check_member_name(self.name)
         if "/" in self.name:
-            raise InputError(f"bundle name {shown(self.name)} has a slash; a bundle is one file or folder")
+            raise InputError(f"bundle name {quoted(self.name)} has a slash; a bundle is one file or folder")
         check_files(self.files)
 
 
@@ -75,14 +76,9 @@ def check_files(files: Mapping[str, BundleFile]) -> None:
         if twin != name:
             raise InputError(f"bundle files {twin} and {name} differ in case alone")
     for name in files:
-        for parent in _parents(name.lower()):
+        for parent in map(str, PurePosixPath(name.lower()).parents):
             if parent in seen:
                 raise InputError(f"bundle file {seen[parent]} is a folder too, for {name}")
-
-
-def _parents(name: str) -> list[str]:
-    parts = name.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def check_member_name(name: str) -> None:
@@ -98,7 +94,7 @@ def check_member_name(name: str) -> None:
     )
     if not good:
         raise InputError(
-            f"{shown(name)} is not a safe file name: relative, of at most {_MAX_NAME} letters, digits and . _ + @ $ - (no ..)"
+            f"{quoted(name)} is not a safe file name: relative, of at most {_MAX_NAME} letters, digits and . _ + @ $ - (no ..)"
         )
 
 
@@ -114,7 +110,7 @@ def check_model_name(name: str, where: str) -> None:
     """
     if len(name) > _MAX_MODEL_NAME or not _MODEL_NAME.fullmatch(name) or _DEVICES.fullmatch(name):
         raise InputError(
-            f"{where}: {shown(name)} cannot name a package: a letter, then letters, digits and _ - . up to {_MAX_MODEL_NAME} "
+            f"{where}: {quoted(name)} cannot name a package: a letter, then letters, digits and _ - . up to {_MAX_MODEL_NAME} "
             "characters; give another with --name"
         )
 

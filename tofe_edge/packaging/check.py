@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.errors import DeviceError, InputError, require
 from tofe_edge.evaluation.golden import GoldenSet, golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact, open_artifact
 from tofe_edge.packaging.archive import Unpacked, unpack
@@ -76,8 +76,10 @@ def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None
         InputError: there is nothing at ``path``, ``runner_test`` is given for a bundle without a program or that is not a
             ``tar.gz``, or no temporary folder can be written.
     """
-    if not _exists(path):
-        raise InputError(f"{path_text(path)}: there is no such bundle; `tofe-edge package` makes one")
+    try:
+        require(path.exists(), f"{path_text(path)}: there is no such bundle; `tofe-edge package` makes one")
+    except OSError as error:
+        raise InputError(f"{path_text(path)}: cannot be read ({error.strerror or error})") from error
     try:
         unpacked = unpack(path)
         if PROVENANCE not in unpacked.files:
@@ -103,13 +105,6 @@ def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None
     result = _check_model(platform.name, files, provenance, self_test)
     program_was_run = runner_test is not None and result.self_test is not None
     return replace(result, program=platform.runner, program_was_run=program_was_run)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError as error:
-        raise InputError(f"{path_text(path)}: cannot be read ({error.strerror or error})") from error
 
 
 def _own_test(platform: Platform, unpacked: Unpacked, provenance: Provenance, runner_test: RunnerTest) -> SelfTest:

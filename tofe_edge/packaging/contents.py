@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.evaluation.golden import GoldenSet, golden_path_of, read_golden
 from tofe_edge.io.artifact import Artifact, Manifest
 from tofe_edge.io.files import Content, fingerprint, left_by_macos
@@ -75,7 +75,7 @@ def load_packaged_model(artifact: Artifact, weights: Weights, name: str | None =
     for label in artifact.manifest.class_names:
         if label.splitlines() != [label] or not label.isprintable():
             raise InputError(
-                f"{artifact.path}: class name {shown(label)} does not fit on a line of {LABELS}; rename it"
+                f"{artifact.path}: class name {quoted(label)} does not fit on a line of {LABELS}; rename it"
             )
     golden = read_golden(golden_path_of(artifact.path), artifact)
     content = _content_of(artifact.path)

@@ -76,12 +76,12 @@ def compile_kotlin(compiler: Path | None, sources: Mapping[str, BundleFile], aga
 
 
 def _find(compiler: Path | None) -> Path:
-    found = shutil.which("kotlinc") if compiler is None else compiler
-    if found is None:
+    path = shutil.which("kotlinc") if compiler is None else compiler
+    if path is None:
         raise InputError(f"kotlinc: not found on PATH; {_INSTALL}")
-    if not Path(found).is_file():
-        raise InputError(f"{found}: there is no such compiler; {_INSTALL}")
-    return Path(found).absolute()
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such compiler; {_INSTALL}")
+    return Path(path).absolute()
 
 
 def _run(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.texts import TEMPLATES, plain
 
@@ -68,7 +68,7 @@ def check_expression(text: str) -> None:
     except (InvalidLicenseExpression, ValueError, RecursionError):
         pass
     raise InputError(
-        f"{shown(text)} is not an SPDX licence expression; write --weights-licence as in Apache-2.0 or 'MIT AND CC-BY-4.0', and "
+        f"{quoted(text)} is not an SPDX licence expression; write --weights-licence as in Apache-2.0 or 'MIT AND CC-BY-4.0', and "
         "LicenseRef-NAME for terms that are not on the SPDX list"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,23 +82,13 @@ def check_free(path: Path, force: bool) -> None:
     Raises:
         InputError: saying what is there.
     """
-    if not _exists(path):
+    if not os.path.lexists(path):
         return
     if not force:
         raise InputError(
             f"{path_text(path)}: exists already; --force replaces an earlier bundle, or choose another --out"
         )
     _check_untouched(path)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    return True
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
@@ -128,7 +119,7 @@ def _check_untouched(path: Path) -> None:
 def _put(draft: Path, path: Path, force: bool) -> None:
     """Put a finished bundle at ``path``. What was made or changed there meanwhile is refused and stays."""
     try:
-        if force and _exists(path):
+        if force and os.path.lexists(path):
             _check_untouched(path)
             put_in_place(draft, path)
         else:

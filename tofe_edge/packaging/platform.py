@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
 
-from tofe_edge.errors import InputError, shown
+from tofe_edge.errors import InputError, quoted
+from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.targets import runs_on, targets_for
 from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile
 from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.provenance import Provenance
+from tofe_edge.runtimes.native_runner import MethodVerdict
 
 _MODULES = {name: f"tofe_edge.packaging.{name}" for name in ("android", "apple", "linux")}
 _PACKAGE = "executorch"
@@ -39,28 +40,13 @@ class Options:
     """Folder with the user's own build of the native runner; ``None``: built on this machine and kept."""
 
 
-class Replay(Protocol):
-    """The result of replaying the golden vectors of one method."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate was reached."""
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """The gates that were not reached, in words."""
-
-    @property
-    def snr_db(self) -> float:
-        """SNR of the logits; infinite if they are the same to the bit."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all figures."""
+Replay = Parity | MethodVerdict
+"""The result of replaying the golden vectors of one method: on this machine's runtime, or by the program in a bundle."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """How to make a bundle, and how to check one.
+    """A platform: how to make its bundles, and how to check one.
 
     Attributes:
         options: fields of :class:`Options` that it uses.
@@ -100,7 +86,7 @@ def find_platform(name: str) -> Platform:
         InputError: there is no such platform.
     """
     if name not in _MODULES:
-        raise InputError(f"platform {shown(name)} is not one of {', '.join(_MODULES)}")
+        raise InputError(f"platform {quoted(name)} is not one of {', '.join(_MODULES)}")
     platform: Platform = import_module(_MODULES[name]).PLATFORM
     return platform
 
@@ -115,6 +101,25 @@ def require_target(model: PackagedModel, platform: str) -> None:
         )
 
 
+def check_method_names(manifest: Manifest, good: Callable[[str], object], what: str) -> None:
+    """Refuse methods that cannot name a constant of their own in the platform's language.
+
+    Args:
+        good: whether a name can; two that differ in case alone cannot.
+        what: the constant, in words.
+
+    Raises:
+        InputError: one cannot.
+    """
+    for name in manifest.methods:
+        if not good(name):
+            raise InputError(
+                f"{manifest.artifact}: method {quoted(name)} cannot name a {what}; convert the model again"
+            )
+    if len({name.lower() for name in manifest.methods}) < len(manifest.methods):
+        raise InputError(f"{manifest.artifact}: two methods differ in case alone; convert the model again")
+
+
 def executorch_release(manifest: Manifest, platform: str) -> str:
     """Return the release of ExecuTorch for a platform that fits: the one whose Python package made the program.
 
@@ -125,7 +130,7 @@ def executorch_release(manifest: Manifest, platform: str) -> str:
     release = _RELEASE.fullmatch(stated)
     if release is None:
         raise InputError(
-            f"{manifest.artifact}: was made with executorch {shown(stated or 'of an unknown version')}, for which there is no "
+            f"{manifest.artifact}: was made with executorch {quoted(stated or 'of an unknown version')}, for which there is no "
             f"release for {platform}; convert it with a released version"
         )
     return release[1]

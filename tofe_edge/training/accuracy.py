@@ -19,7 +19,7 @@ from tofe_edge.model.tofe import ToFe
 
 @dataclass(frozen=True)
 class Examined:
-    """How a net did, and on which images it was right: keys are their places."""
+    """The accuracy of a net, and on which images it was right: keys are their places."""
 
     evaluation: Evaluation
     right: dict[Path, bool]
@@ -32,7 +32,7 @@ class Validation:
     source: Path
     samples: tuple[Sample, ...]
     resize: str
-    """As of :class:`tofe_edge.io.preprocessing.Preprocessing`."""
+    """One of those of :class:`tofe_edge.io.preprocessing.Preprocessing`."""
     name: str
 
     @classmethod
@@ -44,8 +44,8 @@ class Validation:
         """Run a net on all images, on the CPU. Raises :class:`InputError` if none can be read."""
         right: dict[Path, bool] = {}
 
-        def note(found: Predicted) -> None:
-            right[found.sample.location] = int(found.prediction.logits.argmax()) == found.sample.label
+        def note(predicted: Predicted) -> None:
+            right[predicted.sample.location] = int(predicted.prediction.logits.argmax()) == predicted.sample.label
 
         spec = replace(model.backbone.preprocessing, resize=self.resize)
         reference = Reference(model.eval(), counts, mode, torch.device("cpu"), model.backbone.preprocessing)
@@ -53,7 +53,7 @@ class Validation:
 
 
 def accuracy_record(dense: Examined, batch: Examined, instance: Examined, dataset: str) -> dict[str, Any]:
-    """What the header says of accuracy, in per cent; intervals are 95 % ones.
+    """Return what the header says of accuracy, in per cent; intervals are 95 % ones.
 
     ``top1`` and ``top5`` are batch-adaptive. ``drop_points`` is what is lost to the dense model, ``p_value`` that of
     McNemar's exact test.

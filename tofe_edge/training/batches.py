@@ -1,4 +1,7 @@
-"""Batches of a training run. Everything follows from (seed, step), so that a resumed run sees the same images."""
+"""What each step of a training run learns from: images and the dense teacher's view of them.
+
+Everything follows from (seed, step), so that a resumed run sees the same images.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,56 @@ from tofe_edge.io.dataset import Sample, find_samples
 from tofe_edge.io.preprocessing import Preprocessing, normalize, random_resized_crop
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.recipe import Augmentation, HyperParameters
-from tofe_edge.training.teacher import TrainingBatch, teacher_targets
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """What the student learns from the dense model on one batch."""
+
+    stem: Tensor
+    """Tokens ``(B, P + N, D)`` at the input of block l_1."""
+    stages: tuple[Tensor, ...]
+    """Patch tokens ``(B, N, D)`` at the input of blocks l_2 … l_S."""
+    logits: Tensor
+    """``(B, classes)``"""
+    importance: Tensor
+    """``(B, S, N)``: the attention that each patch token receives from stage s on, to the last block."""
+
+    def to(self, device: torch.device) -> TeacherView:
+        """The same on a device."""
+        stages = tuple(stage.to(device) for stage in self.stages)
+        return TeacherView(self.stem.to(device), stages, self.logits.to(device), self.importance.to(device))
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's examples on the device that trains."""
+
+    step: int
+    view: TeacherView
+    labels: Tensor
+    images: Tensor | None
+    """``(B, 3, H, W)``; ``None``: the student starts where the teacher's view does."""
+    unreadable: int
+
+
+@torch.no_grad()
+def teacher_targets(teacher: ToFe, images: Tensor) -> TeacherView:
+    """Run the dense teacher and note its residual stream at the points at which the student is compared with it."""
+    spec, backbone = teacher.backbone.spec, teacher.backbone
+    tokens = stem = teacher.stem(images)
+    stages, received = [], []
+    for stage, (first, end) in enumerate(pairwise((*spec.stages, spec.depth)), start=1):
+        paid = []
+        for index in range(first, end):
+            paid.append(backbone.attention_received(index, tokens))
+            tokens = backbone.block(index, tokens)
+        received.append(torch.stack(paid).sum(dim=0))
+        if stage < len(spec.stages):
+            stages.append(tokens[:, spec.prefix_tokens :])
+    # What a later stage attends to is to be kept now, too: it is computed anew from here on.
+    importance = torch.stack(received, dim=1).flip(1).cumsum(dim=1).flip(1)
+    return TeacherView(stem, tuple(stages), backbone.logits(tokens), importance)
 
 
 @dataclass(frozen=True)
@@ -43,7 +96,7 @@ class TrainingSet:
     """What is trained on, and what is held out for measuring token counts."""
 
     train: tuple[Sample, ...]
-    """With repeats: the samples of one epoch."""
+    """The samples of one epoch, with repeats."""
     held_out: tuple[Sample, ...]
 
     @classmethod
@@ -92,15 +145,14 @@ def batches(
     seed: int,
     augmentation: Augmentation,
 ) -> Iterator[Batch]:
-    """Augmented batches for ``steps``, the next ones decoded while the current one is trained on."""
+    """Yield augmented batches for ``steps``, the next ones decoded while the current one is trained on."""
+    make = partial(_batch, samples, preprocessing, batch_size, seed, augmentation)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = [
-            pool.submit(_batch, samples, preprocessing, batch_size, step, seed, augmentation) for step in steps[:2]
-        ]
+        pending = [pool.submit(make, step) for step in steps[:2]]
         for step in steps:
             batch = pending.pop(0).result()
             if step + 2 < steps.stop:
-                pending.append(pool.submit(_batch, samples, preprocessing, batch_size, step + 2, seed, augmentation))
+                pending.append(pool.submit(make, step + 2))
             yield batch
 
 
@@ -108,9 +160,9 @@ def _batch(
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     batch_size: int,
-    step: int,
     seed: int,
     augmentation: Augmentation,
+    step: int,
 ) -> Batch:
     generator = np.random.default_rng([seed, 2, step])
     images: list[np.ndarray] = []
@@ -135,7 +187,7 @@ def _batch(
 
 
 def shuffled(length: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which of ``length`` items a step draws: each epoch is a fresh permutation, the tail of one runs into the next."""
+    """Return which of ``length`` items a step draws: each epoch is a fresh permutation, the tail of one runs into the next."""
     positions = [divmod(position, length) for position in range(step * batch_size, (step + 1) * batch_size)]
     return np.array([_permutation(length, seed, epoch)[offset] for epoch, offset in positions])
 
@@ -182,7 +234,7 @@ def _span(center: float, half: float, length: int) -> tuple[int, int]:
 
 
 def weights_digest(net: nn.Module) -> str:
-    """SHA-256 of the names and values of all weights and buffers."""
+    """Return the SHA-256 of the names and values of all weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in net.state_dict().items():
         digest.update(name.encode())
@@ -191,7 +243,7 @@ def weights_digest(net: nn.Module) -> str:
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
-    """SHA-256 of the names and labels of the images, in order; not of what is in them."""
+    """Return the SHA-256 of the names and labels of the images, in order; not of what is in them."""
     digest = hashlib.sha256()
     for sample in samples:
         name = f"{sample.location.parent.name}/{sample.location.name}\0{sample.label}\n"
@@ -202,7 +254,7 @@ def samples_digest(samples: Sequence[Sample]) -> str:
 def batches_from_images(
     data: TrainingSet, teacher: ToFe, config: HyperParameters, steps: range, device: torch.device
 ) -> Iterator[TrainingBatch]:
-    """Random crops, the next ones decoded while the current ones are trained on."""
+    """Yield random crops, the next ones decoded while the current ones are trained on."""
     preprocessing = teacher.backbone.preprocessing
     for batch in batches(data.train, preprocessing, config.batch_size, steps, config.seed, config.augmentation):
         images = batch.images.to(device)

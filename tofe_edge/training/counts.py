@@ -32,12 +32,12 @@ class MeasuredCounts:
 
     means: tuple[float, ...]
     sampled_means: tuple[float, ...]
-    """With Gumbel noise at full scale. Far from ``means``: the selectors hover around 0.5."""
+    """The same with Gumbel noise at full scale. Far from ``means``: the selectors hover around 0.5."""
     images: int
 
 
 def read_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
-    """The images ``(B, 3, H, W)`` on which counts are measured; those that cannot be read are left out.
+    """Return the images ``(B, 3, H, W)`` on which counts are measured; those that cannot be read are left out.
 
     Raises:
         InputError: none of them can be read.
@@ -55,7 +55,7 @@ def read_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tens
 
 @torch.no_grad()
 def measure_counts(model: ToFe, images: Tensor, seed: int = 0) -> MeasuredCounts:
-    """What the selectors keep on average of ``images`` ``(B, 3, H, W)``."""
+    """Measure what the selectors keep on average of ``images`` ``(B, 3, H, W)``."""
     model.eval()
     sums, sampled_sums = np.zeros(len(model.selectors)), np.zeros(len(model.selectors))
     with progress_bar("measuring token counts", total=len(images), unit="image") as bar:
@@ -69,7 +69,7 @@ def measure_counts(model: ToFe, images: Tensor, seed: int = 0) -> MeasuredCounts
 
 
 def fit_measured(measured: MeasuredCounts, cost: Cost) -> tuple[FittedCounts, bool]:
-    """Token counts N^s of a trained net, fitted to the budget, and whether they are those with noise.
+    """Return token counts N^s of a trained net, fitted to the budget, and whether they are those with noise.
 
     Selectors of a short run that hover around 0.5 may keep almost nothing of a stage as soon as the noise is off. No
     factor brings such means to the target; the means with noise, which the budget loss has brought there, are near it.
@@ -89,7 +89,6 @@ def _kept(masks: Sequence[Tensor]) -> npt.NDArray[np.float64]:
     return np.array([float(mask.sum()) for mask in masks])
 
 
-_BATCH = 16
 _MOST_IMAGES = 1024
 """Single images differ by tens of tokens, so their mean is known to one."""
 
@@ -98,10 +97,10 @@ _UNKNOWN = -1
 
 
 def typical_samples(source: Path, class_ids: Sequence[str], seed: int) -> list[Sample]:
-    """A seeded selection of images to center on.
+    """Return a seeded selection of images to center on.
 
-    Of a folder any of its images, with labels or without; of tables and shards (see :func:`find_samples`) those that are
-    spread evenly over their classes.
+    A folder gives any of its images, with labels or without; tables and shards (see :func:`find_samples`) give those that
+    are spread evenly over their classes.
 
     Raises:
         InputError: the source is unfit, or holds no image.
@@ -130,14 +129,14 @@ def center_selectors(model: ToFe, counts: TokenCounts, images: Tensor) -> None:
 
 
 def _scores(model: ToFe, stage: int, stem: Tensor) -> Tensor:
-    """The scores of selector ``stage`` in instance mode, ``(B, N)``."""
+    """Return the scores of selector ``stage`` in instance mode, ``(B, N)``."""
     if stage == 0:
         return model.score(stage, stem[:, model.backbone.spec.prefix_tokens :])
     return model.score(stage, model.masked_from(stem).rearranged[stage - 1])
 
 
 def _threshold(scores: Sequence[float] | Tensor, above: int) -> Tensor:
-    """A number that ``above`` of the scores are greater than, as near as ties let it."""
+    """Return a number that ``above`` of the scores are greater than, as near as ties let it."""
     ranked = torch.as_tensor(scores).sort(descending=True).values
     if above >= len(ranked):
         return ranked[-1] - 1

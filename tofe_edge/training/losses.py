@@ -16,7 +16,7 @@ _LEAST = 1e-6
 
 
 def approximation_loss(rearranged: Sequence[Tensor], teacher: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-    """How far approximated tokens are from the teacher's (Eq. 10).
+    """Return how far approximated tokens are from the teacher's (Eq. 10).
 
     Args:
         rearranged: S - 1 tensors ``(B, N, D)``, the student's patch tokens at the input of l_2 … l_S.
@@ -36,7 +36,7 @@ def approximation_loss(rearranged: Sequence[Tensor], teacher: Sequence[Tensor], 
 
 
 def budget_loss(masks: Sequence[Tensor], cost: Cost, per_sample: bool = True) -> Tensor:
-    """Squared gap between the net's cost and its budget, in (1e9 MACs)^2 or what is worth that (Eq. 14).
+    """Return the squared gap between the net's cost and its budget, in (1e9 MACs)^2 or what is worth that (Eq. 14).
 
     Args:
         masks: S masks ``(B, N)``.
@@ -48,12 +48,12 @@ def budget_loss(masks: Sequence[Tensor], cost: Cost, per_sample: bool = True) ->
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy (Eq. 11)."""
+    """Return the cross entropy (Eq. 11)."""
     return F.cross_entropy(logits.float(), labels)
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
-    """KL divergence from the dense teacher's class distribution, per sample. Not in the paper; DynamicViT's."""
+    """Return the KL divergence from the dense teacher's class distribution, per sample. Not in the paper; DynamicViT's."""
     return F.kl_div(
         F.log_softmax(logits.float(), dim=-1),
         F.log_softmax(teacher.float(), dim=-1),
@@ -63,11 +63,11 @@ def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
 
 
 def guidance_loss(scores: Sequence[Tensor], importance: Sequence[Tensor]) -> Tensor:
-    """How far the selectors' scores are from what the dense model attends to later on. Not in the paper.
+    """Return how far the selectors' scores are from what the dense model attends to later on. Not in the paper.
 
     Args:
         scores: S tensors ``(B, N)``.
-        importance: S tensors ``(B, N)``, of :class:`tofe_edge.training.teacher.TeacherView`.
+        importance: S tensors ``(B, N)``, of :class:`tofe_edge.training.batches.TeacherView`.
 
     The logarithm of the importance, standardized over the batch, is the aim for scores less their mean over the batch:
     how many tokens are kept is left to the budget. Squared gaps, their mean over tokens, summed over stages.

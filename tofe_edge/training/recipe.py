@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from tofe_edge.errors import InputError, did_you_mean, shown
+from tofe_edge.errors import InputError, did_you_mean, quoted
+from tofe_edge.model.backbones.spec import TokenCounts
 
 _SHIPPED = Path(__file__).with_name("recipes")
 _POSITIVE = ("epochs", "batch_size", "learning_rate", "backbone_learning_rate", "gradient_clip")
@@ -101,7 +102,7 @@ class HyperParameters:
 
     @property
     def augmentation(self) -> Augmentation:
-        """How crops are drawn."""
+        """The way crops are drawn."""
         return Augmentation(self.crop_scale, self.cutmix)
 
 
@@ -109,6 +110,12 @@ class HyperParameters:
 class Recipe(HyperParameters):
     """Everything that a recipe file or ``--set`` may say: hyper-parameters, and the settings of one run."""
 
+    backbone: str = "deit_tiny_patch16_224"
+    """``lvvit_s``, ``lvvit_m`` or a timm vision transformer."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """What to train on."""
+    profile: str | None = None
+    """The device profile whose latency table holds a target in milliseconds, from ``tofe-edge calibrate``."""
     select_before: str | None = None
     """Blocks before which tokens are selected, from 0, such as ``"1,4,8"``; ``None``: those of the start, or the paper's
     quarter, half and three quarters of the way. Small budgets want earlier ones."""
@@ -139,7 +146,7 @@ class Recipe(HyperParameters):
             raise InputError(f"training: start_share must lie in [0, 1], not {self.start_share}")
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """The fields of :class:`HyperParameters`."""
+        """Return the fields of :class:`HyperParameters`."""
         return {field.name: getattr(self, field.name) for field in fields(HyperParameters)}
 
 
@@ -148,12 +155,12 @@ KEYS: dict[str, Any] = {field.name: field.default for field in fields(Recipe)}
 
 
 def shipped_recipes() -> list[str]:
-    """The names of the recipes that come with the program."""
+    """Return the names of the recipes that come with the program."""
     return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
 
 
 def read_recipe(name: str | None = None, settings: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe or a file, with ``settings`` (``"key=value"``, the last one counts) in place of its own values.
+    """Return a shipped recipe or a file, with ``settings`` (``"key=value"``, the last one counts) in place of its own values.
 
     Args:
         name: a shipped name or the path of a YAML file; ``None``: the defaults.
@@ -169,13 +176,13 @@ def read_recipe(name: str | None = None, settings: Sequence[str] = ()) -> Recipe
         path = _SHIPPED / f"{name}.yaml" if name in shipped_recipes() else Path(name)
         values = _load(path)
         _check(values, path)
-    given: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: expected key=value, such as --set epochs=3")
-        given[key] = value or None
-    return _check({**values, **given}, "--set")
+        own[key] = value or None
+    return _check({**values, **own}, "--set")
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -194,7 +201,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check(values: Mapping[str, Any], source: Path | str) -> Recipe:
-    """A recipe from plain values. Raises :class:`InputError` naming the source and the key."""
+    """Return a recipe from plain values. Raises :class:`InputError` naming the source and the key."""
     for key, value in values.items():
         if isinstance(value, bool):  # which Python takes for a number
             raise InputError(f"{source}: {key}: expected a number or a text, not {str(value).lower()}")
@@ -205,4 +212,38 @@ def _check(values: Mapping[str, Any], source: Path | str) -> Recipe:
         key = str(first["loc"][0]) if first["loc"] else "recipe"
         if key not in KEYS:
             raise InputError(f"{source}: {key}: not a key of a recipe{did_you_mean(key, KEYS)}") from error
-        raise InputError(f"{source}: {key}: {first['msg']}, not {shown(str(first['input']))}") from error
+        raise InputError(f"{source}: {key}: {first['msg']}, not {quoted(str(first['input']))}") from error
+
+
+_TARGETS = ("target_gmacs", "target_ms")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(HyperParameters):
+    """Hyper-parameters and what they are to reach."""
+
+    target_gmacs: float | None = None
+    """Whole-net budget, in 1e9 multiply-accumulates. Either this or the next."""
+    target_ms: float | None = None
+    """Whole-net budget, in milliseconds that a device's latency table predicts."""
+    latency_table: str | None = None
+    """Which table that is: its fingerprint, so that a run does not go on with another one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        targets = {name: getattr(self, name) for name in _TARGETS if getattr(self, name) is not None}
+        if len(targets) != 1:
+            raise InputError("training: a run has one target, either target_gmacs or target_ms")
+        for name, target in targets.items():
+            if not 0 < target < float("inf"):
+                raise InputError(f"training: {name} must be a finite number greater than 0, not {target}")
+        if self.latency_table is not None and self.target_ms is None:
+            raise InputError("training: latency_table is for a target in milliseconds, and this one is in GMACs")
+        if self.token_counts is not None:
+            TokenCounts.parse(self.token_counts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields that are set, for the checkpoint's header: the target first."""
+        values = asdict(self)
+        first = {name: values.pop(name) for name in (*_TARGETS, "latency_table")}
+        return {name: value for name, value in {**first, **values}.items() if value is not None}

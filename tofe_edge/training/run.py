@@ -22,7 +22,6 @@ from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
 from tofe_edge.training.batches import Source, TrainingSet
-from tofe_edge.training.config import TrainingConfig
 from tofe_edge.training.counts import (
     MeasuredCounts,
     center_selectors,
@@ -31,7 +30,7 @@ from tofe_edge.training.counts import (
     read_images,
     typical_samples,
 )
-from tofe_edge.training.recipe import Recipe
+from tofe_edge.training.recipe import Recipe, TrainingConfig
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
 from tofe_edge.training.trainer import TrainingResult, train
@@ -52,28 +51,18 @@ _PAPER = Recipe()
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """A training run: what it starts from, what it learns from, what it is to reach, and where its checkpoint goes."""
+    """A training run: what it starts from, learns from, is to reach, and writes; see :func:`tofe_edge.workflows.train.train`."""
 
     data: tuple[str, ...]
-    """Sources of training images, each ``DATA`` or ``DATA:REPEATS``; see :class:`tofe_edge.training.batches.Source`."""
     out: Path
-    """The checkpoint to write; state and log stand beside it."""
     target_gmacs: float | None = None
     target_ms: float | None = None
-    """Either of both; milliseconds are those that the latency table of ``profile`` predicts."""
     profile: DeviceProfile | None = None
-    backbone: str = "deit_tiny_patch16_224"
     weights: Path | None = None
-    """Dense weights, .safetensors or .pth."""
     pretrained: bool = False
-    """Take timm's published weights in place of a file."""
     start: Checkpoint | None = None
-    """A ToFe checkpoint to go on from, such as that of the next larger budget; ``None``: the dense weights."""
     validation: Path | None = None
-    """Labelled images on which accuracy is measured at the end."""
     recipe: Recipe = _PAPER
-    device: str = "auto"
-    """``auto``, ``cuda`` or ``cpu``."""
 
 
 def train_checkpoint(request: TrainingRequest) -> Checkpoint:
@@ -88,26 +77,26 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     recipe, state = request.recipe, request.out.with_suffix(".state")
     _check_request(request)
     config = TrainingConfig(**recipe.hyper_parameters(), target_gmacs=request.target_gmacs, target_ms=request.target_ms)
-    device = pick_device(request.device)
+    device = pick_device(recipe.device)
     with staging_dir(request.out.parent):
         pass  # the folder can be written to
     # 2. Teacher, student, images
     # The seed is for weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
     stages = parse_stages(recipe.select_before) if recipe.select_before else None
-    host = create_backbone(
-        request.backbone,
+    adapter = create_backbone(
+        recipe.backbone,
         pretrained=request.pretrained,
         stages=stages or (request.start.stages if request.start else None),
     )
     if request.weights is not None:
-        host.load_dense(read_tensors(request.weights))
-    cost = _cost(request, host.spec)
+        adapter.load_dense(read_tensors(request.weights))
+    cost = _cost(request, adapter.spec)
     if config.token_counts is not None:
-        _check_given(TokenCounts.parse(config.token_counts).check(host.spec), cost)
+        _check_given(TokenCounts.parse(config.token_counts).check(adapter.spec), cost)
     if isinstance(cost, LatencyCost):
         config = replace(config, latency_table=cost.fingerprint)
-    teacher, classes = ToFe(host), default_classes(host.spec.classes)
+    teacher, classes = ToFe(adapter), default_classes(adapter.spec.classes)
     model = _student(request, teacher)
     data = TrainingSet.find(
         tuple(Source.parse(text) for text in request.data), classes.ids, config.held_out, config.seed
@@ -125,10 +114,10 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     with gpu_failures(device, f"with batch_size {config.batch_size}"):
         result = train(model, data, config, cost, request.out, device, teacher, views)
     # 4. Measure token counts and set the selectors' thresholds
-    images = read_images(data.held_out or sample_evenly(data.train, 256), host.preprocessing)
+    images = read_images(data.held_out or sample_evenly(data.train, 256), adapter.preprocessing)
     learned = measure_counts(model, images, config.seed)
     fitted, with_noise = (FittedCounts(result.counts, 1.0), False) if result.counts else fit_measured(learned, cost)
-    as_validated = replace(host.preprocessing, resize=recipe.validation_resize)
+    as_validated = replace(adapter.preprocessing, resize=recipe.validation_resize)
     typical = read_images(to_center_on, as_validated) if to_center_on else images
     center_selectors(model, fitted.counts, typical)
     # 5. Record, measure accuracy, write
@@ -154,7 +143,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     if unreadable:
         record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
     name = recipe.name or request.out.stem
-    header = describe(name, host.spec, host.preprocessing, classes, fitted.counts, None, record)
+    header = describe(name, adapter.spec, adapter.preprocessing, classes, fitted.counts, None, record)
     if validation is not None and dense is not None:
         header = replace(header, accuracy=_accuracy(request.out, model, header, validation, dense))
     return save(request.out, model, header)
@@ -165,10 +154,10 @@ def _check_request(request: TrainingRequest) -> None:
     recipe, milliseconds = request.recipe, request.target_ms is not None
     wrong = {
         f"{request.out}: a checkpoint's file name ends in .safetensors": request.out.suffix != ".safetensors",
-        "--profile says where --target-ms is held; --target-gmacs holds everywhere": request.profile is not None
+        "profile says where --target-ms is held; --target-gmacs holds everywhere": request.profile is not None
         and not milliseconds,
         "precision is that of the latency table of --target-ms": recipe.precision is not None and not milliseconds,
-        "--target-ms is held by a device's latency table; say which with --profile": request.profile is None
+        "--target-ms is held by a device's latency table; say which with --set profile=PROFILE": request.profile is None
         and milliseconds,
         "start_share is a share of the way to --start; say which": recipe.start_share is not None
         and request.start is None,
@@ -184,7 +173,7 @@ def _check_request(request: TrainingRequest) -> None:
 
 
 def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation, dense: Examined) -> dict[str, Any]:
-    """The accuracy of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
+    """Measure the accuracy of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
 
     What an earlier call has left at ``out`` is not replaced by a checkpoint without accuracy, though.
     """
@@ -215,7 +204,7 @@ def _check_given(counts: TokenCounts, cost: Cost) -> None:
 
 
 def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
-    """The net to train: the teacher's copy, or the one to start from. Raises :class:`InputError` if that is another."""
+    """Return the net to train: the teacher's copy, or the one to start from. Raises :class:`InputError` if that is another."""
     if request.start is None:
         return copy.deepcopy(teacher)
     if request.start.token_counts is None:
@@ -225,7 +214,7 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
     if replace(own, stages=expected.stages) != expected:
         raise InputError(
             f"--start {request.start.name}: is a {own.name} with {own.image_size} px and {own.classes} classes, "
-            "not the --backbone to train"
+            "not the backbone to train"
         )
     if len(own.stages) != len(expected.stages):
         raise InputError(
@@ -244,7 +233,7 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
 def _views(
     request: TrainingRequest, config: TrainingConfig, teacher: ToFe, model: ToFe, data: TrainingSet
 ) -> Views | None:
-    """The prepared views, where asked for.
+    """Return the prepared views, if asked for.
 
     Raises:
         InputError: the student is not the teacher up to the first selection, or as :func:`prepare_views`.
@@ -263,7 +252,7 @@ def _views(
             "start from a checkpoint trained with views, or leave it out"
         )
     of_views = view_recipe(teacher, data.train, config.views, config.seed, config.augmentation)
-    device = pick_device(request.device)
+    device = pick_device(request.recipe.device)
     with gpu_failures(device, "in preparing views"):
         return prepare_views(
             request.recipe.views_dir or request.out.with_suffix(".views"), teacher.to(device), data.train, of_views
@@ -271,7 +260,7 @@ def _views(
 
 
 def _cost(request: TrainingRequest, backbone: Backbone) -> Cost:
-    """What is trained to. Raises :class:`InputError` if it is out of reach, or the profile cannot tell."""
+    """Return what is trained to. Raises :class:`InputError` if it is out of reach, or the profile cannot tell."""
     cost: Cost
     if request.target_ms is not None:
         assert request.profile is not None, "_check_request has seen to it"
@@ -290,7 +279,7 @@ def _record(
     result: TrainingResult,
     measured: MeasuredCounts,
 ) -> dict[str, Any]:
-    """The training record of a checkpoint's header: names of folders, never paths of the machine."""
+    """Return the training record of a checkpoint's header: names of folders, never paths of the machine."""
     share = request.recipe.start_share
     gaps = [abs(a - b) for a, b in zip(measured.means, measured.sampled_means)]
     warnings = []
@@ -312,11 +301,11 @@ def _record(
         "steps": result.steps,
         "mean_kept": [round(mean, 3) for mean in measured.means],
         "mean_kept_sampled": [round(mean, 3) for mean in measured.sampled_means],
-        "device": pick_device(request.device).type,
+        "device": pick_device(request.recipe.device).type,
         "torch": str(torch.__version__),
         "warnings": warnings,
     }
 
 
 def _teacher_name(request: TrainingRequest) -> str:
-    return request.weights.name if request.weights else f"timm {request.backbone}"
+    return request.weights.name if request.weights else f"timm {request.recipe.backbone}"

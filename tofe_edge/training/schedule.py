@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tofe_edge.model.tofe import Gumbel
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 
 _WARM_UP_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a run. First selectors learn on masked tokens, then, where asked for, blocks on gathered ones.
+    """Steps of a run. First selectors learn on masked tokens, then, if asked for, blocks on gathered ones.
 
     Args:
         selecting: steps in which selectors learn and frozen tokens are masked (the paper's training).
@@ -31,7 +31,7 @@ class Schedule:
 
     @classmethod
     def of(cls, config: TrainingConfig, samples: int) -> Schedule:
-        """Epochs over ``samples`` images in steps, rounded; at least one step in all."""
+        """Return the epochs over ``samples`` images in steps, rounded; at least one step in all."""
 
         def steps(epochs: float) -> int:
             return round(epochs * samples / config.batch_size)
@@ -53,12 +53,12 @@ class Schedule:
         return step < self.fixed and not self.gathers(step)
 
     def lr_factor(self, step: int) -> float:
-        """Share of the way from the final learning rate to the peak: a cosine over either part of the run."""
+        """Return the share of the way from the final learning rate to the peak: a cosine over either part of the run."""
         local, steps = (step - self.selecting, self.gathered) if self.gathers(step) else (step, self.selecting)
         return 0.5 * (1 + math.cos(math.pi * local / max(1, steps)))
 
     def warm_up(self, step: int) -> float:
-        """A line from nearly 0 to 1 over the first 2 % of the steps of either part.
+        """Return a line from nearly 0 to 1 over the first 2 % of the steps of either part.
 
         Ours: AdamW's second moments need it at batch 32.
         """
@@ -67,7 +67,7 @@ class Schedule:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with four groups: backbone or not, matrices (decayed) or vectors (not)."""
+    """Return AdamW with four groups: backbone or not, matrices (decayed) or vectors (not)."""
     groups = []
     for is_backbone in (True, False):
         for is_matrix in (True, False):
@@ -90,7 +90,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, schedule: Schedule, step: int) -> None:
-    """Cosine from each group's peak to ``final_learning_rate``; the backbone's is 0 while it is fixed."""
+    """Set a cosine from each group's peak to ``final_learning_rate``; the backbone's is 0 while it is fixed."""
     lr_factor, warm_up = schedule.lr_factor(step), schedule.warm_up(step)
     for group in optimizer.param_groups:
         final = min(config.final_learning_rate, group["peak"])
@@ -99,7 +99,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig,
 
 
 def noise_scale(step: int, steps: int, decay_start: float) -> float:
-    """Scale of the Gumbel noise at a step: 1, then a line to 0 that ends halfway between ``decay_start`` and the end."""
+    """Return the scale of the Gumbel noise at a step: 1, then a line to 0 that ends halfway between ``decay_start`` and the end."""
     if decay_start >= 1:
         return 1.0
     share = step / max(1, steps)
@@ -107,7 +107,7 @@ def noise_scale(step: int, steps: int, decay_start: float) -> float:
 
 
 def gumbel_sampler(seed: int, step: int, scale: float = 1.0) -> Gumbel:
-    """Hard Gumbel-softmax samples at temperature 1 with straight-through gradients (Eq. 9).
+    """Return a sampler: hard Gumbel-softmax at temperature 1 with straight-through gradients (Eq. 9).
 
     Args:
         scale: of the noise; 0 takes the likelier choice.

@@ -14,17 +14,17 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.files import write_atomically
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.recipe import TrainingConfig
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come. Random numbers need no place here: they follow from (seed, step)."""
+    """The progress of a run. Random numbers need no place here: they follow from (seed, step)."""
 
     step: int
     unreadable: int
     counts: TokenCounts | None = None
-    """That the blocks are trained with, once tokens are gathered."""
+    """The counts that the blocks are trained with, once tokens are gathered."""
 
 
 def save_state(

@@ -17,8 +17,7 @@ from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, TrainingOutput
-from tofe_edge.training.batches import TrainingSet, batches_from_images, samples_digest, weights_digest
-from tofe_edge.training.config import TrainingConfig
+from tofe_edge.training.batches import TrainingBatch, TrainingSet, batches_from_images, samples_digest, weights_digest
 from tofe_edge.training.counts import measure_counts, read_images
 from tofe_edge.training.losses import (
     approximation_loss,
@@ -27,9 +26,9 @@ from tofe_edge.training.losses import (
     distillation_loss,
     guidance_loss,
 )
+from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import Schedule, gumbel_sampler, make_optimizer, noise_scale, set_learning_rates
 from tofe_edge.training.state import Progress, load_state, save_state
-from tofe_edge.training.teacher import TrainingBatch
 from tofe_edge.training.views import Views, batches_from_views
 
 SAVE_EVERY_SECONDS = 180.0
@@ -44,7 +43,7 @@ class TrainingResult:
     steps: int
     unreadable: int
     counts: TokenCounts | None
-    """That the blocks were trained with; ``None`` if tokens were masked to the end."""
+    """The counts that the blocks were trained with; ``None`` if tokens were masked to the end."""
 
 
 def train(
@@ -140,9 +139,9 @@ def train(
 
 
 def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cost: Cost) -> TokenCounts:
-    """What the selectors have learned to keep, in counts that meet the target; or the counts that are given.
+    """Return what the selectors have learned to keep, in counts that meet the target; or the counts that are set.
 
-    Where the noise stays to the end, learned are the means with it, as in the paper: without it, undecided selectors
+    If the noise stays to the end, learned are the means with it, as in the paper: without it, undecided selectors
     keep all of some stages and little of others.
     """
     if config.token_counts is not None:

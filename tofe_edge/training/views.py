@@ -28,9 +28,16 @@ from tofe_edge.io.files import write_json
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import Backbone
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.batches import batches, samples_digest, shuffled, weights_digest
+from tofe_edge.training.batches import (
+    TeacherView,
+    TrainingBatch,
+    batches,
+    samples_digest,
+    shuffled,
+    teacher_targets,
+    weights_digest,
+)
 from tofe_edge.training.recipe import Augmentation, HyperParameters
-from tofe_edge.training.teacher import TeacherView, TrainingBatch, teacher_targets
 
 try:
     import fcntl
@@ -90,7 +97,7 @@ class Views:
         return len(self.labels)
 
     def draw(self, step: int, batch_size: int, seed: int) -> tuple[TeacherView, Tensor]:
-        """The views and labels of a step: each pass is a fresh permutation, the tail of one runs into the next."""
+        """Return the views and labels of a step: each pass is a fresh permutation, the tail of one runs into the next."""
         # Sorted, so that the disk is read in one direction; the order within a batch says nothing.
         index = np.sort(shuffled(len(self), batch_size, step, seed))
         stages = tuple(_tensor(stage[index]) for stage in self.stages)
@@ -107,7 +114,7 @@ def _tensor(stored: Array) -> Tensor:
 def view_recipe(
     teacher: ToFe, samples: Sequence[Sample], count: int, seed: int, augmentation: Augmentation
 ) -> ViewRecipe:
-    """The recipe of ``count`` views of these images by this dense model."""
+    """Return the recipe of ``count`` views of these images by this dense model."""
     digests = weights_digest(teacher.backbone), samples_digest(samples)
     return ViewRecipe(count, seed, augmentation.crop_scale, augmentation.cutmix, teacher.backbone.spec.stages, *digests)
 
@@ -241,7 +248,7 @@ def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Litera
         return array
     again = "delete the folder to make the views anew"
     try:
-        # A short file would be made longer, with zeros, where it may be written to.
+        # A short file would be made longer, with zeros, if it may be written to.
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
             kept = np.lib.format.read_array_header_1_0(file)
@@ -256,7 +263,7 @@ def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Litera
 def batches_from_views(
     views: Views, config: HyperParameters, steps: range, device: torch.device
 ) -> Iterator[TrainingBatch]:
-    """Prepared views, drawn anew in each pass over them."""
+    """Yield prepared views, drawn anew in each pass over them."""
     for step in steps:
         view, labels = views.draw(step, config.batch_size, config.seed)
         yield TrainingBatch(step, view.to(device), labels.to(device), None, 0)

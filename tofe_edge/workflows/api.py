@@ -1,4 +1,4 @@
-"""The public functions whose workflow takes one value with many fields: keywords in, a model or a bundle out."""
+"""The public form of ``convert``, whose workflow takes one value with many fields: keywords in, a model out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.io.artifact import Artifact
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.packaging.platform import Options
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.workflows import convert as conversion
-from tofe_edge.workflows import package as packaging
-from tofe_edge.workflows.run import Model, artifact_of
+from tofe_edge.workflows.run import Model
 from tofe_edge.workflows.sources import StrPath
 
 
@@ -70,47 +67,3 @@ def convert(
         **rare,
     )
     return Model(conversion.convert(asked).artifact)
-
-
-def package(
-    model: StrPath | Model | Artifact,
-    platform: str,
-    out: StrPath = "out",
-    *,
-    name: str | None = None,
-    checkpoint: str | None = None,
-    weights_licence: str | None = None,
-    force: bool = False,
-    **options: Any,
-) -> packaging.Packaged:
-    """Make a model into what an app's build takes.
-
-    Args:
-        platform: ``android``, ``apple`` or ``linux``.
-        out: the folder for the bundle.
-        name: what the model is called there; its file's name if not given.
-        checkpoint: what the model was made from, whose record goes along; a shipped one is found by checksum.
-        weights_licence: terms of the weights, an SPDX expression.
-        force: replace an earlier, untouched bundle.
-        options: fields of :class:`tofe_edge.packaging.platform.Options`, such as ``source=True``.
-
-    Raises:
-        InputError: the platform cannot run the model, an option does not fit, or the place is taken.
-        DeviceError: a compiler fails.
-
-    Example:
-        >>> import tofe_edge as te
-        >>> bundle = te.package(artifact, "android", "bundles", source=True, weights_licence="Apache-2.0")
-        >>> bundle.platform, bundle.path.exists()
-        ('android', True)
-    """
-    return packaging.package(
-        artifact_of(model),
-        platform,
-        Path(out),
-        Options(**options),
-        name=name,
-        checkpoint=checkpoint,
-        weights_licence=weights_licence,
-        force=force,
-    )

@@ -17,10 +17,12 @@ from tofe_edge.packaging import check
 from tofe_edge.packaging.check import BundleCheck
 from tofe_edge.packaging.contents import load_packaged_model
 from tofe_edge.packaging.licences import SHIPPED_LICENCE, UNKNOWN, Weights
+from tofe_edge.packaging.linux import runner_test
 from tofe_edge.packaging.place import check_free, place
 from tofe_edge.packaging.platform import Options, find_platform
-from tofe_edge.packaging.runner import runner_test
 from tofe_edge.runtimes.loading import open_model
+from tofe_edge.workflows.run import Model, artifact_of
+from tofe_edge.workflows.sources import StrPath
 
 
 @dataclass(frozen=True)
@@ -52,39 +54,45 @@ class Packaged:
 
 
 def package(
-    artifact: Artifact,
+    model: StrPath | Model | Artifact,
     platform: str,
-    out: Path = Path("out"),
-    options: Options | None = None,
+    out: StrPath = "out",
     *,
     name: str | None = None,
     checkpoint: str | None = None,
     weights_licence: str | None = None,
     force: bool = False,
+    **options: Any,
 ) -> Packaged:
-    """Write a bundle of a model for a platform's build.
+    """Make a model into what an app's build takes.
 
     Args:
-        platform: one of :func:`~tofe_edge.packaging.platform.platform_names`.
-        out: folder that the bundle is written to.
-        options: choices of the platform.
-        name: what the model is called there; ``None``: its file's name.
-        checkpoint: the checkpoint it was made from, whose record goes along; ``None``: a shipped one, if it is one.
-        weights_licence: terms of the weights, an SPDX expression; ``None``: those of a shipped checkpoint.
+        platform: ``android``, ``apple`` or ``linux``.
+        out: the folder for the bundle.
+        name: what the model is called there; its file's name if not given.
+        checkpoint: what the model was made from, whose record goes along; a shipped one is found by checksum.
+        weights_licence: terms of the weights, an SPDX expression; those of a shipped checkpoint if not given.
         force: replace an earlier, untouched bundle.
+        options: fields of :class:`tofe_edge.packaging.platform.Options`, such as ``source=True``.
 
     Raises:
         InputError: the platform cannot run the model, an option does not fit, or the place is taken.
-        DeviceError: the compiler of the native runner fails.
+        DeviceError: a compiler fails.
+
+    Example:
+        >>> import tofe_edge as te
+        >>> bundle = te.package(artifact, "android", "bundles", source=True, weights_licence="Apache-2.0")
+        >>> bundle.platform, bundle.path.exists()
+        ('android', True)
     """
-    kind, options = find_platform(platform), options or Options()
-    kind.check(options)
-    model = load_packaged_model(artifact, weights_of(artifact.manifest, checkpoint, weights_licence), name)
+    artifact, kind, choices, folder = artifact_of(model), find_platform(platform), Options(**options), Path(out)
+    kind.check(choices)
+    packaged = load_packaged_model(artifact, weights_of(artifact.manifest, checkpoint, weights_licence), name)
     # Building can take a compiler's time: a place that is taken is found before.
-    check_free(out / kind.bundle_name(model, options), force)
-    bundle = kind.build(model, options)
-    path = place(bundle, out, force)
-    written, licence = fingerprint_of(path), model.weights.licence
+    check_free(folder / kind.bundle_name(packaged, choices), force)
+    bundle = kind.build(packaged, choices)
+    path = place(bundle, folder, force)
+    written, licence = fingerprint_of(path), packaged.weights.licence
     return Packaged(
         path,
         platform,

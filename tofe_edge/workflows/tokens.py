@@ -1,4 +1,4 @@
-"""Which tokens of images each stage keeps, freezes and reuses."""
+"""Tracing which tokens of images each stage keeps, freezes and reuses."""
 
 from __future__ import annotations
 

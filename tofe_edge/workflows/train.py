@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tofe_edge.model.checkpoint import Checkpoint
@@ -19,14 +20,14 @@ def train(
     target_gmacs: float | None = None,
     target_ms: float | None = None,
     profile: StrPath | DeviceProfile | None = None,
-    backbone: str = "deit_tiny_patch16_224",
+    backbone: str | None = None,
     weights: StrPath | None = None,
     pretrained: bool = False,
     start: StrPath | Checkpoint | None = None,
     validation: StrPath | None = None,
     recipe: str | Recipe | None = None,
     settings: Sequence[str] | Mapping[str, object] = (),
-    device: str = "auto",
+    device: str | None = None,
 ) -> Checkpoint:
     """Train ToFe on a dense backbone to a budget and write the checkpoint; an interrupted run goes on when called again.
 
@@ -35,11 +36,14 @@ def train(
         out: the checkpoint to write; state and log stand beside it.
         target_gmacs: the budget in multiply-accumulates, or
         target_ms: in milliseconds that the latency table of ``profile`` predicts.
+        profile: a device profile; ``None``: the recipe's.
+        backbone: ``lvvit_s``, ``lvvit_m`` or a timm vision transformer; ``None``: the recipe's, DeiT-Tiny by default.
         weights: dense weights; or ``pretrained`` for timm's.
         start: a ToFe checkpoint to go on from, by name or path.
         validation: labelled images on which accuracy is measured at the end.
         recipe: ``paper`` (the default), ``quick``, or the path of a YAML file.
         settings: keys of the recipe with other values, such as ``{"epochs": 2}``.
+        device: ``auto``, ``cuda`` or ``cpu``; ``None``: the recipe's.
 
     Raises:
         InputError: weights, images or settings are unfit, or the output cannot be written.
@@ -51,18 +55,21 @@ def train(
     sources = [data] if isinstance(data, str | Path) else list(data)  # type: ignore[arg-type]
     if isinstance(settings, Mapping):
         settings = [f"{key}={'' if value is None else value}" for key, value in settings.items()]
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(recipe, settings)
+    keys = {"backbone": backbone, "device": device}
+    recipe = replace(recipe, **{key: value for key, value in keys.items() if value is not None})  # type: ignore[arg-type]
+    profile = profile or recipe.profile
     request = TrainingRequest(
         data=tuple(map(str, sources)),
         out=Path(out),
         target_gmacs=target_gmacs,
         target_ms=target_ms,
         profile=None if profile is None else open_profile(profile),
-        backbone=backbone,
         weights=None if weights is None else Path(weights),
         pretrained=pretrained,
         start=None if start is None else open_checkpoint(start),
         validation=None if validation is None else Path(validation),
-        recipe=recipe if isinstance(recipe, Recipe) else read_recipe(recipe, settings),
-        device=device,
+        recipe=recipe,
     )
     return train_checkpoint(request)

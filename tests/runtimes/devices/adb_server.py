@@ -1,9 +1,6 @@
 """adb's own server, on a port and with keys of the test's."""
 
-from __future__ import annotations
-
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +9,14 @@ from pathlib import Path
 import processes
 import pytest
 from adb_device import AdbDevice
+from conftest import need
 from ssh_server import free_port
 
 
 @contextmanager
 def adb_server(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let ``adb`` start a server of its own here, and end it; the test skips where there is no adb."""
-    if shutil.which("adb") is None:
-        pytest.skip("adb is not installed; `apt-get install adb`")
+    need("adb", "apt-get install adb")
     patch.setenv("HOME", str(folder))  # adb makes its key there
     patch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
     patch.delenv("ANDROID_SERIAL", raising=False)

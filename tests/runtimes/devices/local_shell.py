@@ -1,15 +1,15 @@
 """This machine as a device behind no link at all, with the faults that a link can have."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tofe_edge.errors import DeviceError
+import pytest
+
+from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.runtimes.devices.process import OverdueError, run_program
-from tofe_edge.runtimes.devices.shell import Answer, LinkDropped, TimedOut, printable
+from tofe_edge.runtimes.devices.shell import SHORT_S, Answer, LinkDropped, Shell, TimedOut, printable
 
 
 @dataclass
@@ -63,6 +63,33 @@ class LocalShell:
     def _after(self, fault: str) -> None:
         if fault == "after":
             raise LinkDropped("local: the link broke")
+
+
+NASTY = (
+    *("a b", "it's", "$(touch hit)", "`touch hit`", "!x", "a;touch hit", "& touch hit", "a'b\""),
+    *("*", "~", "-n", "-s", 'q"q', "\\", "é&|*", ""),
+)
+"""Words that a shell would read as something else."""
+
+
+def check_link(shell: Shell, folder: Path, device: Path) -> None:
+    """Words and files arrive as they were given, a failure as one line; ``device`` is a folder there."""
+    answer = shell.run(["printf", "%s|", *NASTY], timeout_s=SHORT_S)
+    assert (answer.code, answer.stdout.decode()) == (0, "".join(f"{word}|" for word in NASTY))
+    answer = shell.run(["sh", "-c", "echo complaint >&2; exit 9"], timeout_s=SHORT_S)
+    assert (answer.code, answer.reason) == (9, "complaint")
+    local, remote, counts = folder / "-p it's $(touch hit)", str(device / "it's $(touch hit)"), list[int]()
+    local.write_bytes(bytes(range(256)) * 3000)
+    shell.push(local, remote, timeout_s=SHORT_S, on_bytes=counts.append)
+    assert sum(counts) == local.stat().st_size
+    assert shell.read(remote, timeout_s=SHORT_S) == local.read_bytes()
+    with pytest.raises(DeviceError):
+        shell.read(f"{remote}/missing", timeout_s=SHORT_S)
+    with pytest.raises(DeviceError, match=r"push failed \(No such file|cannot be written"):
+        shell.push(local, str(device / "no" / "where"), timeout_s=SHORT_S, on_bytes=counts.append)
+    with pytest.raises(InputError, match="missing"):
+        shell.push(folder / "missing", remote, timeout_s=SHORT_S, on_bytes=counts.append)
+    assert not list(folder.rglob("hit"))
 
 
 def has(program: str) -> bool:

@@ -1,7 +1,5 @@
 """A real sshd on a loopback port, with keys and a temporary folder of its own, and an ``ssh`` that knows it."""
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import os
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import processes
 import pytest
+from conftest import shell_script
 
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
 
@@ -129,9 +128,7 @@ def _put_on_path(folder: Path, patch: pytest.MonkeyPatch, client: str) -> None:
     # OpenSSH finds a user's configuration through the password file, not through HOME.
     programs = folder / "bin"
     programs.mkdir()
-    wrapper = programs / "ssh"
-    wrapper.write_text(f'#!/bin/sh\nexec {shlex.quote(client)} -F {shlex.quote(str(folder / "ssh_config"))} "$@"\n')
-    wrapper.chmod(0o755)
+    shell_script(programs / "ssh", f'exec {shlex.quote(client)} -F {shlex.quote(str(folder / "ssh_config"))} "$@"')
     patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
 
 

@@ -1,7 +1,5 @@
 """Which runner a device gets, and which it never gets."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -118,7 +116,7 @@ def test_a_runner_for_something_else_is_refused(
         (facts("aarch64", android="15"), InputError, "Android needs a runner of your own"),
     ],
 )
-def test_devices_without_a_runner_are_told_what_they_need(
+def test_devices_that_need_a_runner(
     builds: list[str], device_facts: DeviceFacts, kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):

@@ -1,7 +1,5 @@
 """Programs that reach devices: their input, their time, their end."""
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path
@@ -28,7 +26,7 @@ def test_a_program_that_does_not_read_may_end(tmp_path: Path) -> None:
     assert run_program(["sh", "-c", "exit 3"], timeout_s=60, given=tmp_path / "given").code == 3
 
 
-def test_stdin_stays_open_until_the_program_is_given_up(tmp_path: Path) -> None:
+def test_stdin_stays_open_until_the_program_is_ended(tmp_path: Path) -> None:
     told = tmp_path / "told"
     waits: list[int] = []
     with pytest.raises(OverdueError):

@@ -1,7 +1,5 @@
 """The scripts that run on devices, in the shells that devices have."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess
@@ -121,7 +119,7 @@ def test_sums_of_what_is_there(device: LocalShell) -> None:
     assert run(device, scripts.SUMS, str(folder / "nowhere"), "a").code == 1
 
 
-def test_without_a_tool_for_sums_that_is_said(device: LocalShell, tmp_path: Path) -> None:
+def test_a_missing_tool_for_sums_is_reported(device: LocalShell, tmp_path: Path) -> None:
     if device.sh[0] == "busybox":
         pytest.skip("busybox brings the tool along")
     folder = make(device)
@@ -141,7 +139,7 @@ def test_the_exit_code_and_output_are_the_runners(device: LocalShell, runner: Pa
     assert processes.until(lambda: not processes.working_in(runner))
 
 
-def test_a_missing_folder_is_told_apart(device: LocalShell, tmp_path: Path) -> None:
+def test_a_missing_folder_has_its_own_code(device: LocalShell, tmp_path: Path) -> None:
     assert run(device, scripts.RUN, str(tmp_path / "gone"), "60").code == scripts.GONE
 
 
@@ -161,7 +159,7 @@ def test_a_runner_ends_when_its_cpu_time_is_used_up(device: LocalShell, runner: 
 
 
 @pytest.mark.parametrize("text", [scripts.MAKE, scripts.REMOVE], ids=["make", "remove"])
-def test_a_runner_left_behind_is_found_and_ended(device: LocalShell, runner: Path, text: str) -> None:
+def test_a_runner_left_behind_is_ended(device: LocalShell, runner: Path, text: str) -> None:
     put_runner(runner, "/bin/sleep")
     (runner / scripts.RUNNER).chmod(0o700)
     left = subprocess.Popen([runner / scripts.RUNNER, "100"])

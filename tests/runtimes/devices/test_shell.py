@@ -1,22 +1,16 @@
 """Commands arrive as they were given, whatever the device's login shell is, and half an answer is none."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from local_shell import has
+from local_shell import NASTY, has
 
 from tofe_edge.runtimes.devices.shell import framed, last_line, printable, script, unframed
 
 LOGIN_SHELLS = ("sh", "bash", "dash", "zsh", "mksh", "fish", "tcsh", "busybox sh")
-NASTY = (
-    *("a b", "it's", "$(touch hit)", "`touch hit`", "!x", "a;touch hit", "& touch hit"),
-    *("*", "~", "-n", 'q"q', "\\", "é", ""),
-)
 
 
 @pytest.mark.parametrize("login", LOGIN_SHELLS)

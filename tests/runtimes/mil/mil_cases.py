@@ -1,7 +1,5 @@
 """Cases of every operator: random shapes and parameters, and results by numpy, scipy or loops over the definition."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

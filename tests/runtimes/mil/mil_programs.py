@@ -1,7 +1,5 @@
 """Packages for tests, written by coremltools: from MIL's own builder, or from PyTorch."""
 
-from __future__ import annotations
-
 import functools
 import gc
 from collections.abc import Callable, Mapping, Sequence

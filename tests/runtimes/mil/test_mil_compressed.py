@@ -1,7 +1,5 @@
 """Packages as coremltools compresses them: the weights that come out, and what a net makes of them."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A vision transformer through torch.export and coremltools: what the file says against the net it was made from."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from pathlib import Path
@@ -10,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_tofe
 from mil_programs import convert_module
 
-from tofe_edge.model.backbones import create_backbone
 from tofe_edge.runtimes.mil import Program, load_program, open_package
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
@@ -21,15 +19,7 @@ IMAGE = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float
 @functools.cache
 def _net() -> Any:
     """timm's DeiT-Tiny with 4 blocks, 16 patches and 10 classes."""
-    overrides = {"image_size": 64, "depth": 4, "dim": 48, "heads": 3, "classes": 10}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        host: Any = create_backbone("deit_tiny_patch16_224", overrides)
-        net = host.vit
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    return net.eval()
+    return tiny_tofe().backbone.vit
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])

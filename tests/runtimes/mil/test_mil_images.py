@@ -1,7 +1,5 @@
 """Classifiers with image inputs, and packages with several functions: what apps get."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

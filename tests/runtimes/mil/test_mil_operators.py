@@ -1,7 +1,5 @@
 """Every operator of the executor in a real program, against implementations that share nothing with it."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

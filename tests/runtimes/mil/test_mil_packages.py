@@ -1,8 +1,5 @@
 """Packages that are cut, forged or damaged: one line that says so, and nothing else."""
 
-from __future__ import annotations
-
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import fine_or_refused, refused
+from conftest import edit_json, fine_or_refused, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mil_programs import coremltools, save_program, typed
@@ -53,13 +50,6 @@ def _use(path: Path) -> MlPackage:
     program = load_program(package)
     program.run({"x": np.zeros((1, 3, 8, 8), np.float32)})
     return package
-
-
-def _rewrite_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = path / "Manifest.json"
-    content = json.loads(manifest.read_text())
-    change(content)
-    manifest.write_text(json.dumps(content))
 
 
 def _root(content: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +133,7 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 @pytest.mark.parametrize("damage", MANIFESTS)
 def test_manifest(copy: Path, damage: str) -> None:
     change, said = MANIFESTS[damage]
-    _rewrite_manifest(copy, change)
+    edit_json(copy / "Manifest.json", change)
     assert said in refused(copy, lambda: open_package(copy))
 
 

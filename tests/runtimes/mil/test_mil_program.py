@@ -1,7 +1,5 @@
 """Running: precision, intermediate values, operations, and calls that are wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 import subprocess
 import sys

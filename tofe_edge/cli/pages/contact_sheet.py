@@ -37,11 +37,11 @@ def contact_sheet(images: Sequence[ImageTokens]) -> bytes:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
     for column, heading in enumerate(headings):
         pen.text((_left(column), GAP // 2), heading, _INK, font)
-    for row, (image, shown) in enumerate(zip(images, maps)):
+    for row, (image, token_map) in enumerate(zip(images, maps)):
         top = LINE + GAP + row * (TILE + LINE + GAP)
-        for column, tile in enumerate(_tiles(shown)):
+        for column, tile in enumerate(_tiles(token_map)):
             sheet.paste(tile, (_left(column), top))
-        for column, words in enumerate(_captions(image, shown)):
+        for column, words in enumerate(_captions(image, token_map)):
             pen.text((_left(column), top + TILE + 2), _fitting(words, font), _INK, font)
     stored = io.BytesIO()
     sheet.save(stored, "PNG", optimize=True)
@@ -52,19 +52,19 @@ def _left(column: int) -> int:
     return GAP + column * (TILE + GAP)
 
 
-def _tiles(shown: TokenMap) -> list[Image.Image]:
-    picture = Image.fromarray(shown.pixels).resize((TILE, TILE), Image.Resampling.BICUBIC)
-    stages = [_stage(picture, shown, stage) for stage in range(len(shown.kept))]
-    return [picture, *stages, _heat(picture, shown)]
+def _tiles(token_map: TokenMap) -> list[Image.Image]:
+    picture = Image.fromarray(token_map.pixels).resize((TILE, TILE), Image.Resampling.BICUBIC)
+    stages = [_stage(picture, token_map, stage) for stage in range(len(token_map.kept))]
+    return [picture, *stages, _heat(picture, token_map)]
 
 
-def _stage(picture: Image.Image, shown: TokenMap, stage: int) -> Image.Image:
-    kept = shown.kept[stage]
-    veil = np.full(shown.patch_tokens, round(255 * _FROZEN_OPACITY), np.uint8)
+def _stage(picture: Image.Image, token_map: TokenMap, stage: int) -> Image.Image:
+    kept = token_map.kept[stage]
+    veil = np.full(token_map.patch_tokens, round(255 * _FROZEN_OPACITY), np.uint8)
     veil[list(kept)] = 0
-    mask = Image.fromarray(veil.reshape(shown.side, shown.side)).resize((TILE, TILE), Image.Resampling.NEAREST)
+    mask = Image.fromarray(veil.reshape(token_map.side, token_map.side)).resize((TILE, TILE), Image.Resampling.NEAREST)
     tile = Image.composite(Image.new("RGB", picture.size, _FROZEN), picture, mask)
-    _frames(tile, shown.reused(stage), shown.side)
+    _frames(tile, token_map.reused(stage), token_map.side)
     return tile
 
 
@@ -78,19 +78,19 @@ def _frames(tile: Image.Image, patches: Collection[int], side: int) -> None:
             pen.rectangle((left, top, right, bottom), outline=_FRAME, width=2 if cell > 8 else 1)
 
 
-def _heat(picture: Image.Image, shown: TokenMap) -> Image.Image:
-    colours = np.array(heat_colours(len(shown.kept) + 1), np.uint8)
-    cells = colours[np.array(shown.usage()) - 1].reshape(shown.side, shown.side, 3)
+def _heat(picture: Image.Image, token_map: TokenMap) -> Image.Image:
+    colours = np.array(heat_colours(len(token_map.kept) + 1), np.uint8)
+    cells = colours[np.array(token_map.usage()) - 1].reshape(token_map.side, token_map.side, 3)
     heat = Image.fromarray(cells).resize((TILE, TILE), Image.Resampling.NEAREST)
     return Image.blend(picture, heat, _HEAT_OPACITY)
 
 
-def _captions(image: ImageTokens, shown: TokenMap) -> list[str]:
+def _captions(image: ImageTokens, token_map: TokenMap) -> list[str]:
     stages = [
         f"{count} kept, {again} reused" if stage else f"{count} kept"
         for stage, (count, again) in enumerate(zip(image.counts, image.reused))
     ]
-    usage = f"{np.mean(shown.usage()):.2f} on average"
+    usage = f"{np.mean(token_map.usage()):.2f} on average"
     return [f"{image.best.probability:.0%} {image.best.name}", *stages, usage]
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from pathlib import Path
 
-from tofe_edge.cli.pages.rendering import render_template, write_html
+from tofe_edge.cli.pages.rendering import render_template
 from tofe_edge.cli.pages.sections import layer_noise
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.statistics import Analysis
@@ -14,13 +13,6 @@ from tofe_edge.io.artifact import Manifest
 
 Thumbnail = Callable[[str], bytes | None]
 """Takes the name of an image and returns a small JPEG of it, or ``None``."""
-
-
-def write_page(
-    path: Path, manifest: Manifest, parity: Parity, analysis: Analysis | None, source: str, thumbnail: Thumbnail
-) -> None:
-    """Write the page atomically. Raises :class:`InputError` if it cannot be written."""
-    write_html(path, render(manifest, parity, analysis, source, thumbnail))
 
 
 def render(manifest: Manifest, parity: Parity, analysis: Analysis | None, source: str, thumbnail: Thumbnail) -> str:

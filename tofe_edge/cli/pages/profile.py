@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
 
 from tofe_edge.cli.pages.charts import Words, figure, line_chart, percentiles, shortened
-from tofe_edge.cli.pages.rendering import number, render_template, write_html
+from tofe_edge.cli.pages.rendering import number, render_template
 from tofe_edge.cli.pages.sections import (
-    Reading,
-    Share,
     latency_histogram,
     layer_noise,
     machine_charts,
@@ -20,6 +17,8 @@ from tofe_edge.cli.pages.sections import (
 from tofe_edge.cli.pages.token_map import heat_legend, method_maps
 from tofe_edge.evaluation.golden import GoldenSet
 from tofe_edge.io.artifact import Manifest
+from tofe_edge.runtimes.etdump import TimeShare
+from tofe_edge.runtimes.timing import Telemetry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class ProfilePage:
 
     manifest: Manifest
     golden: GoldenSet | None
-    """For the token map."""
+    """The source of the token map."""
     method: str
     where: str
     """How the device was reached: ``this machine``, ``ssh://user@host``."""
@@ -42,18 +41,13 @@ class ProfilePage:
     load_ms: float | None = None
     planned_bytes: int | None = None
     peak_rss_bytes: int | None = None
-    readings: Sequence[Reading] = ()
-    stages: Sequence[Share] = ()
-    operators: Sequence[Share] = ()
+    readings: Sequence[Telemetry] = ()
+    stages: Sequence[TimeShare] = ()
+    operators: Sequence[TimeShare] = ()
     sustained: str = ""
     """The verdict on throttling, in lines."""
     against: str = ""
     """The verdict against the dense model, in lines."""
-
-
-def write_page(path: Path, content: ProfilePage) -> None:
-    """Write the page atomically. Raises :class:`InputError` if it cannot be written."""
-    write_html(path, render(content))
 
 
 def render(content: ProfilePage) -> str:

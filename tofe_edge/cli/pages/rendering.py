@@ -49,8 +49,8 @@ def _plain(value: str) -> str:
 
 def _decimal(value: Any, pattern: str, missing: str = "") -> str:
     """Format a number from the free parts of a manifest; ``missing`` for anything else."""
-    found = number(value)
-    return missing if found is None else pattern.format(found)
+    decimal = number(value)
+    return missing if decimal is None else pattern.format(decimal)
 
 
 def _plural(count: int, noun: str) -> str:

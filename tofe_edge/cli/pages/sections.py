@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from markupsafe import Markup
 
@@ -22,34 +22,13 @@ from tofe_edge.cli.pages.charts import (
 )
 from tofe_edge.cli.pages.rendering import number
 from tofe_edge.io.artifact import Manifest
+from tofe_edge.runtimes.timing import Telemetry
 
 BlockLatency = Sequence[tuple[int, float]]
 """Numbers of tokens, CLS included, and the latency of one block with that many, in milliseconds."""
 
 _MOST_DIGITS = 10
 """A manifest may hold longer numbers, which mean nothing and which Python would refuse to convert."""
-
-
-class Share(Protocol):
-    """A named part of a run: its time in milliseconds, and its number of operators."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def ms(self) -> float: ...
-    @property
-    def count(self) -> int: ...
-
-
-class Reading(Protocol):
-    """State of the machine ``at_s`` seconds after the first counted run began."""
-
-    @property
-    def at_s(self) -> float: ...
-    @property
-    def khz(self) -> Mapping[str, float]: ...
-    @property
-    def celsius(self) -> Mapping[str, float]: ...
 
 
 def latency_histogram(samples_ms: Sequence[float]) -> Markup:
@@ -84,7 +63,7 @@ def block_latency(
     return figure(line_chart(lines, words, marks=marks, from_zero=True) + legend(lines))
 
 
-def machine_charts(readings: Sequence[Reading], end_s: float) -> tuple[Markup, list[list[str]]]:
+def machine_charts(readings: Sequence[Telemetry], end_s: float) -> tuple[Markup, list[list[str]]]:
     """Return small charts of temperature and clock from 0 to ``end_s`` seconds, and a row for every sensor: its name with
     the unit, and its first, last, lowest and highest value."""
     celsius = _by_source((reading.at_s, reading.celsius) for reading in readings)

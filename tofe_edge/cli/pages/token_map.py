@@ -105,34 +105,36 @@ def image_maps(images: Sequence[ImageTokens]) -> list[tuple[ImageTokens, Markup]
     return [(image, token_maps(map_of_image(image))) for image in images if image.pixels is not None]
 
 
-def token_maps(shown: TokenMap) -> Markup:
+def token_maps(token_map: TokenMap) -> Markup:
     """Draw the input, each stage with its frozen patches dark and the reused ones framed, and the usage heat map.
 
     Without stages there is only the input.
     """
-    address = _jpeg_address(shown.pixels)
+    address = _jpeg_address(token_map.pixels)
 
     def drawing(title: str, caption: str, overlay: Markup) -> Markup:
         svg = Markup(
             '<svg viewBox="0 0 {0} {0}" role="img"><title>{1}</title>'
             '<image href="{2}" width="{0}" height="{0}" preserveAspectRatio="none"/>{3}</svg>'
         )
-        return figure(svg.format(shown.side, title, address, overlay), caption)
+        return figure(svg.format(token_map.side, title, address, overlay), caption)
 
-    drawings = [drawing("The input", f"input: {shown.patch_tokens} patches", Markup(""))]
-    for stage, kept in enumerate(shown.kept):
-        again, frozen = shown.reused(stage), frozenset(range(shown.patch_tokens)) - frozenset(kept)
-        overlay = _path('class="frozen"', _squares(frozen, shown.side))
-        overlay += _path('class="again" stroke-width=".12"', _frames(again, shown.side))
+    drawings = [drawing("The input", f"input: {token_map.patch_tokens} patches", Markup(""))]
+    for stage, kept in enumerate(token_map.kept):
+        again, frozen = token_map.reused(stage), frozenset(range(token_map.patch_tokens)) - frozenset(kept)
+        overlay = _path('class="frozen"', _squares(frozen, token_map.side))
+        overlay += _path('class="again" stroke-width=".12"', _frames(again, token_map.side))
         words = (
             f"stage {stage + 1}: {len(kept)} computed, {len(frozen)} frozen{f'; {len(again)} reused' if again else ''}"
         )
         drawings.append(drawing(words, words, overlay))
-    if shown.kept:
-        usage, stages = shown.usage(), len(shown.kept) + 1
+    if token_map.kept:
+        usage, stages = token_map.usage(), len(token_map.kept) + 1
         patches = {level: [at for at, count in enumerate(usage) if count == level] for level in range(1, stages + 1)}
         overlay = Markup().join(
-            _path(f'class="usage" fill="{as_hex(colour)}" fill-opacity="{_HEAT_OPACITY}"', _squares(some, shown.side))
+            _path(
+                f'class="usage" fill="{as_hex(colour)}" fill-opacity="{_HEAT_OPACITY}"', _squares(some, token_map.side)
+            )
             for some, colour in zip(patches.values(), heat_colours(stages))
         )
         title = "; ".join(f"{len(some)} patches in {level}" for level, some in patches.items())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A sample: pick a photograph, see its classes. Copy it into your app and adapt the package.
+// A sample for Android 9 and later: pick a photograph, see its classes. Copy it into your app and adapt the package.
 package com.example.classify
 
 import @PACKAGE@.TofeClassifier
@@ -51,7 +51,7 @@ class MainActivity : Activity() {
         val image = data?.data ?: return
         val ready = classifier ?: return
         work {
-            ready.classify(Photograph.read(contentResolver, image, cacheDir)).joinToString("\n") {
+            ready.classify(Photograph.read(contentResolver, image)).joinToString("\n") {
                 "%.1f %%  %s".format(100 * it.probability, it.label)
             }
         }

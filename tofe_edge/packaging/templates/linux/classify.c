@@ -22,7 +22,7 @@ typedef struct image {
 
 typedef enum reading { READ, END, NO_PPM } reading;
 
-/* The next number of a PPM header, behind blanks and comments; -1 where there is none. */
+/* The next number of a PPM header, behind blanks and comments; -1 if there is none. */
 static long header_number(FILE* file) {
   int c = getc(file);
   while (c == '#' || c == ' ' || c == '\t' || c == '\r' || c == '\n') {

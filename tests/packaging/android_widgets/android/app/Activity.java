@@ -30,7 +30,5 @@ public class Activity extends Context {
 
     public native ContentResolver getContentResolver();
 
-    public native java.io.File getCacheDir();
-
     public final native void runOnUiThread(Runnable action);
 }

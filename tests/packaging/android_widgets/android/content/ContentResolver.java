@@ -1,5 +1,3 @@
 package android.content;
 
-public abstract class ContentResolver {
-    public final native java.io.InputStream openInputStream(android.net.Uri uri);
-}
+public abstract class ContentResolver {}

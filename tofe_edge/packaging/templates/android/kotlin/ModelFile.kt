@@ -30,9 +30,9 @@ internal object ModelFile {
         }
         val part = File(folder, "${Model.SHA256}.${Process.myPid()}.part")
         try {
-            val found = copy(context, part)
-            if (found != Model.SHA256) {
-                throw TofeException(TofeException.Reason.DAMAGED, "the model in the app is damaged: its checksum is $found")
+            val actual = copy(context, part)
+            if (actual != Model.SHA256) {
+                throw TofeException(TofeException.Reason.DAMAGED, "the model in the app is damaged: its checksum is $actual")
             }
             if (!part.renameTo(file)) throw TofeException(TofeException.Reason.STORAGE, "$part cannot be renamed to $file")
         } finally {

@@ -38,7 +38,7 @@ internal object PillowResize {
     /**
      * A window of the resized image.
      *
-     * @param width of the whole resized image, and [height]; where they are the source's, pixels are only copied.
+     * @param width of the whole resized image, and [height]; if they are the source's, pixels are only copied.
      * @param left column where the window begins, and [top] its row.
      * @param size side of the window.
      * @return bytes as ints, `size x size x 3`, rows first.
@@ -46,7 +46,7 @@ internal object PillowResize {
     fun window(source: Pixels, width: Int, height: Int, filter: Filter, left: Int, top: Int, size: Int): IntArray {
         val across = weights(source.width, width, filter, left, size)
         val down = weights(source.height, height, filter, top, size)
-        // As Pillow does since version 13: rows first where that takes many more of them away than columns.
+        // As Pillow does since version 13: rows first if that takes many more of them away than columns.
         val rowsFirst = height < source.height && source.height - height > 2L * (source.width - width)
         return if (rowsFirst) rowsThenColumns(source, across, down, size) else columnsThenRows(source, across, down, size)
     }

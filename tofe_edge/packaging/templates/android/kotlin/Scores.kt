@@ -38,15 +38,15 @@ internal class LogitDistance {
     private var count = 0
     private var finite = true
 
-    fun add(wanted: FloatArray, found: FloatArray) {
-        for (i in wanted.indices) {
-            val difference = wanted[i].toDouble() - found[i]
-            signal += wanted[i].toDouble() * wanted[i]
+    fun add(expected: FloatArray, actual: FloatArray) {
+        for (i in expected.indices) {
+            val difference = expected[i].toDouble() - actual[i]
+            signal += expected[i].toDouble() * expected[i]
             noise += difference * difference
-            peak = max(peak, abs(wanted[i].toDouble()))
-            finite = finite && !found[i].isNaN() && !found[i].isInfinite()
+            peak = max(peak, abs(expected[i].toDouble()))
+            finite = finite && !actual[i].isNaN() && !actual[i].isInfinite()
         }
-        count += wanted.size
+        count += expected.size
     }
 
     /** In decibels: infinite if nothing differs, minus infinity if a logit is not a number, NaN if there are none. */

@@ -39,8 +39,8 @@ internal object SelfTest {
             val outputs = network.run(Preprocessing.normalize(square(context, vector.file)))
             distance.add(vector.logits, outputs.logits)
             val kept = keptPositions(outputs.selections, network.budget.keptTokens)
-            for ((stage, wanted) in vector.kept.withIndex()) {
-                overlaps[stage].add(wanted.count { it in kept[stage] }.toDouble() / maxOf(1, wanted.size))
+            for ((stage, expected) in vector.kept.withIndex()) {
+                overlaps[stage].add(expected.count { it in kept[stage] }.toDouble() / maxOf(1, expected.size))
             }
         }
         return judge(distance, overlaps.map { it.average() })
@@ -59,8 +59,8 @@ internal object SelfTest {
         return SelfTestResult(distance.snr, distance.psnr, overlaps, failures)
     }
 
-    private fun under(what: String, found: Double, wanted: Double) =
-        String.format(Locale.ROOT, "%s %.1f dB is under %.0f dB", what, found, wanted)
+    private fun under(what: String, actual: Double, expected: Double) =
+        String.format(Locale.ROOT, "%s %.1f dB is under %.0f dB", what, actual, expected)
 
     /** The vectors of a budget, at least one. */
     fun read(text: String, budget: Budget): List<Golden> =

@@ -26,11 +26,11 @@ class TofeClassifier private constructor(private val network: Network, private v
     /**
      * The likeliest classes of an image, best first.
      *
-     * Colours are taken as sRGB, and converted to it where the bitmap says that they are others; what is transparent is put
+     * Colours are taken as sRGB, and converted to it if the bitmap says that they are others; what is transparent is put
      * on white. A photograph's EXIF orientation is not in a bitmap: turn it upright before.
      *
      * @param bitmap of any size and configuration, not recycled.
-     * @param count how many classes, at least 1; fewer come back where the model has fewer.
+     * @param count how many classes, at least 1; fewer come back if the model has fewer.
      */
     @JvmOverloads
     @Throws(TofeException::class)

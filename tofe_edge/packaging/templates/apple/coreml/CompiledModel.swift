@@ -31,9 +31,9 @@ actor CompiledModel {
         }
     }
 
-    /// Compiles the model where nothing is kept, or where what is kept could not be loaded.
+    /// Compiles the model if nothing is kept, or if what is kept could not be loaded.
     ///
-    /// - Parameter failed: the round whose result could not be loaded; where another instance has begun the next one already,
+    /// - Parameter failed: the round whose result could not be loaded; if another instance has begun the next one already,
     ///   that is the one to load.
     /// - Returns: the round that the kept model is of.
     private func makeReady(_ package: URL, at place: URL, unless failed: Int? = nil) async throws -> Int {

@@ -19,7 +19,7 @@ enum Facts {
     static let selectsByRank = @SELECTS_BY_RANK@
 
     static let imageSize = @IMAGE_SIZE@
-    /// What the short side is resized to; nil where the centre is cut out at once.
+    /// What the short side is resized to; nil if the centre is cut out at once.
     static let shortSide: Int? = @SHORT_SIDE@
     static let filter = PillowResize.Filter.@FILTER@
     /// As bits, which no reading of decimals can change: @MEAN_TEXT@.

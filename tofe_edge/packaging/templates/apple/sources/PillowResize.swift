@@ -31,7 +31,7 @@ enum PillowResize {
     /// A window of the resized image.
     ///
     /// - Parameters:
-    ///   - width: of the whole resized image, as `height`; where they are the source's, pixels are only copied.
+    ///   - width: of the whole resized image, as `height`; if they are the source's, pixels are only copied.
     ///   - left: column where the window begins, and `top` its row.
     ///   - size: side of the window.
     /// - Returns: `size x size x 3` bytes, rows first.
@@ -43,7 +43,7 @@ enum PillowResize {
         guard let firstRow = down.first.min(),
             let lastRow = zip(down.first, down.values).map({ $0 + $1.count }).max()
         else { return [] }
-        // As Pillow does since version 13: rows first where that takes many more of them away than columns.
+        // As Pillow does since version 13: rows first if that takes many more of them away than columns.
         let rowsFirst = height < source.height && source.height - height > 2 * (source.width - width)
         let rows = firstRow..<lastRow
         return rowsFirst

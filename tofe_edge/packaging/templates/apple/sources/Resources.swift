@@ -13,9 +13,9 @@ enum Resources {
     /// The model; its checksum is right.
     static func model() throws -> URL {
         let model = try url(Facts.modelFile)
-        let found = try Checksum(of: model)
-        guard found == Checksum(sizeBytes: Facts.sizeBytes, sha256: Facts.sha256) else {
-            throw TofeError.damaged("the checksum of \(Facts.modelFile) is \(found.sha256)")
+        let actual = try Checksum(of: model)
+        guard actual == Checksum(sizeBytes: Facts.sizeBytes, sha256: Facts.sha256) else {
+            throw TofeError.damaged("the checksum of \(Facts.modelFile) is \(actual.sha256)")
         }
         return model
     }

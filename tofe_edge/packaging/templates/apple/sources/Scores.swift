@@ -50,15 +50,15 @@ struct LogitDistance {
     private var count = 0
     private var finite = true
 
-    mutating func add(wanted: [Float], found: [Float]) {
-        for (want, have) in zip(wanted, found) {
+    mutating func add(expected: [Float], actual: [Float]) {
+        for (want, have) in zip(expected, actual) {
             let difference = Double(want) - Double(have)
             signal += Double(want) * Double(want)
             noise += difference * difference
             peak = max(peak, abs(Double(want)))
             finite = finite && have.isFinite
         }
-        count += wanted.count
+        count += expected.count
     }
 
     /// In decibels: infinite if nothing differs, minus infinity if a logit is not a number.

@@ -42,13 +42,13 @@ enum SelfTest {
         var overlaps = [[Double]](repeating: [], count: stages.count)
         for vector in clear.isEmpty ? all : clear {
             let outputs = try network.run(readSquare("\(Facts.goldenFolder)/\(vector.file)"))
-            distance.add(wanted: vector.logits.map(Float.init), found: outputs.logits)
+            distance.add(expected: vector.logits.map(Float.init), actual: outputs.logits)
             guard let kept = keptPositions(outputs.selections, kept: stages), kept.count == vector.kept.count else {
                 throw TofeError.runtime("the tokens that it selected do not fit together")
             }
-            for (stage, wanted) in vector.kept.enumerated() {
-                let shared = wanted.filter(kept[stage].contains).count
-                overlaps[stage].append(Double(shared) / Double(max(1, wanted.count)))
+            for (stage, expected) in vector.kept.enumerated() {
+                let shared = expected.filter(kept[stage].contains).count
+                overlaps[stage].append(Double(shared) / Double(max(1, expected.count)))
             }
         }
         return judge(distance, overlaps.map { $0.reduce(0, +) / Double($0.count) })
@@ -56,10 +56,10 @@ enum SelfTest {
 
     static func judge(_ distance: LogitDistance, _ overlaps: [Double]) -> SelfTestResult {
         var failures: [String] = []
-        for (name, found, wanted) in [
+        for (name, actual, expected) in [
             ("SNR", distance.snr, Facts.minSnrDb), ("PSNR", distance.psnr, Facts.minPsnrDb),
-        ] where !(found >= wanted) {
-            failures.append(String(format: "logits \(name) %.1f dB is under %.0f dB", found, wanted))
+        ] where !(actual >= expected) {
+            failures.append(String(format: "logits \(name) %.1f dB is under %.0f dB", actual, expected))
         }
         for (stage, overlap) in overlaps.enumerated() where !(overlap >= Facts.minKeptOverlap - 1e-9) {
             failures.append("kept tokens of stage \(stage + 1): \(overlap) is under \(Facts.minKeptOverlap)")

@@ -28,7 +28,7 @@ public actor TofeClassifier {
     /// - Parameters:
     ///   - image: of any size. Colours are converted to sRGB; what is transparent is put on white.
     ///   - orientation: how the image has to be turned to be upright, as EXIF says it; a `CGImage` knows no orientation.
-    ///   - top: how many classes, at least 1; fewer come back where the model has fewer.
+    ///   - top: how many classes, at least 1; fewer come back if the model has fewer.
     public func classify(
         _ image: CGImage, orientation: CGImagePropertyOrientation = .up, top: Int = 5
     ) async throws -> [Prediction] {

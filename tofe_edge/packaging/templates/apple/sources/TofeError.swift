@@ -28,7 +28,7 @@ extension TofeError: LocalizedError {
         case .input: return "Give another image."
         case .damaged: return "Install the app again."
         case .storage: return "Free some storage and try again."
-        case .runtime: return "Restart the app; where that does not help, update the system or the app."
+        case .runtime: return "Restart the app; if that does not help, update the system or the app."
         }
     }
 }

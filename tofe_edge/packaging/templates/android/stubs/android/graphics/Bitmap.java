@@ -5,18 +5,10 @@ public final class Bitmap {
         ARGB_8888
     }
 
-    public static native Bitmap createBitmap(
-            Bitmap source, int x, int y, int width, int height, Matrix m, boolean filter);
-
     public native int getWidth();
-
     public native int getHeight();
-
     public native boolean isRecycled();
-
     public native Config getConfig();
-
     public native Bitmap copy(Config config, boolean isMutable);
-
     public native void getPixels(int[] pixels, int offset, int stride, int x, int y, int width, int height);
 }

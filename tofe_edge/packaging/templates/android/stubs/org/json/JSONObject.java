@@ -4,8 +4,6 @@ public class JSONObject {
     public JSONObject(String json) throws JSONException {}
 
     public native boolean getBoolean(String name) throws JSONException;
-
     public native String getString(String name) throws JSONException;
-
     public native JSONArray getJSONArray(String name) throws JSONException;
 }

@@ -1,7 +1,5 @@
 """What runs on this machine, from /proc: tests look for what should have ended."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable
@@ -29,6 +27,14 @@ def descendants(pid: int, program: str) -> list[int]:
         return False
 
     return [one for one in parents if descends(one) and Path(_link(one, "exe")).name == program]
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended unnoticed by whoever should have waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> bool:

@@ -1,6 +1,4 @@
-"""What Pillow and the reference make of small images, for the tests that go into a Swift package."""
-
-from __future__ import annotations
+"""What Pillow and the reference make of small images, for the tests of the packaged Swift library."""
 
 import base64
 import hashlib
@@ -40,7 +38,7 @@ _TURNS = (
 
 
 def vectors_for(spec: Preprocessing) -> dict[str, str]:
-    """The keys of the templates in ``apple/tests`` that carry vectors."""
+    """The keys of ``apple_doubles/LibraryTests.swift`` that carry vectors."""
     source = noise(3, 2)
     return {
         "RESAMPLE_CASES": "\n".join(
@@ -61,7 +59,7 @@ def noise(width: int, height: int) -> npt.NDArray[np.uint8]:
 
 
 def _shapes(spec: Preprocessing) -> list[tuple[int, int]]:
-    """Wide, tall, square, much too large, very tall, and, where it is resized, too small."""
+    """Wide, tall, square, much too large, very tall, and, if it is resized, too small."""
     side = spec.image_size
     larger = [(2 * side + 31, side + 57), (side + 40, 2 * side + 11), (side, side), (3 * side + 1, 3 * side)]
     larger.append((side + 5, 4 * side))

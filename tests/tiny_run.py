@@ -1,7 +1,5 @@
 """What the tests of whole runs share: a tiny net under a published name, its dense weights and images of two classes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -20,7 +19,7 @@ from tofe_edge.training import run
 from tofe_edge.training.recipe import KEYS, Recipe
 from tofe_edge.training.run import TrainingRequest, train_checkpoint
 
-RECIPE = Recipe(epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
+RECIPE = Recipe(device="cpu", epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
 TARGET_GMACS = 0.002
 STILL: dict[str, Any] = {"learning_rate": 1e-12, "final_learning_rate": 1e-13, "backbone_learning_rate": 1e-12}
 """Nothing moves."""
@@ -33,20 +32,20 @@ def trained(request: TrainingRequest, **changes: Any) -> Checkpoint:
     return train_checkpoint(replace(request, recipe=replace(request.recipe, **recipe), **own))
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, overrides: Mapping[str, int]) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of published nets stand for their tiny versions."""
 
     def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
-        return create_backbone(name, overrides, pretrained, stages)
+        return create_backbone(name, TINY, pretrained, stages)
 
     monkeypatch.setattr(run, "create_backbone", tiny)
 
 
-def write_dense(folder: Path, overrides: Mapping[str, int]) -> Path:
+def write_dense(folder: Path) -> Path:
     """Weights of the tiny dense net under timm's names: the same ones whatever ran before in this process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        dense = create_backbone("deit_tiny_patch16_224", overrides).state_dict()
+        dense = create_backbone("deit_tiny_patch16_224", TINY).state_dict()
     path = folder / "dense.safetensors"
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, path)
     return path
@@ -64,7 +63,7 @@ def striped_images(folder: Path, per_class: int) -> Path:
     return folder
 
 
-def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
+def make_request(folder: Path) -> TrainingRequest:
     """A run on 26 images, validated on 6."""
     generator = np.random.default_rng(0)
     for part, count in (("train", 13), ("val", 3)):
@@ -77,10 +76,9 @@ def make_request(folder: Path, overrides: Mapping[str, int]) -> TrainingRequest:
         data=(str(folder / "train"),),
         out=folder / "out" / "tiny.safetensors",
         target_gmacs=TARGET_GMACS,
-        weights=write_dense(folder, overrides),
+        weights=write_dense(folder),
         validation=folder / "val",
         recipe=RECIPE,
-        device="cpu",
     )
 
 
