@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tofe_edge.workflows.package import Packaged, package
     from tofe_edge.workflows.parity import ParityReport, parity
     from tofe_edge.workflows.profile import profile
+    from tofe_edge.workflows.reduce import Reduced, reduce
     from tofe_edge.workflows.run import Classification, Model, SelfTest, load
     from tofe_edge.workflows.select import Selected, select
     from tofe_edge.workflows.train import train
@@ -43,6 +44,7 @@ _WHERE = {
     "workflows.package": ("Packaged", "package"),
     "workflows.parity": ("ParityReport", "parity"),
     "workflows.profile": ("profile",),
+    "workflows.reduce": ("Reduced", "reduce"),
     "workflows.run": ("Classification", "Model", "SelfTest", "load"),
     "workflows.select": ("Selected", "select"),
     "workflows.train": ("train",),
@@ -61,6 +63,7 @@ __all__ = [
     "PackageReport",
     "Packaged",
     "ParityReport",
+    "Reduced",
     "Selected",
     "SelfTest",
     "TofeEdgeError",
@@ -71,6 +74,7 @@ __all__ = [
     "package",
     "parity",
     "profile",
+    "reduce",
     "select",
     "train",
 ]

@@ -26,6 +26,7 @@ COMMANDS = {
     "package": ("package", "make a model into what an app's build takes, or check such a bundle"),
     "select": ("select", "show which checkpoint fits a device, and why"),
     "calibrate": ("calibrate", "measure the parts of a net on a device, so that latencies can be predicted and held"),
+    "reduce": ("reduce", "make a dense net smaller in minutes, without labels: a ToFe checkpoint for a budget"),
     "train": ("train", "train ToFe on a dense backbone"),
     "evaluate": ("evaluate", "measure the accuracy of a checkpoint on labelled images"),
     "tokens": ("tokens", "draw which tokens of images each stage keeps, freezes and reuses"),

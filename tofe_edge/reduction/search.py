@@ -79,6 +79,18 @@ def search(fitter: Fitter, cost: Cost) -> list[Judged]:
     return sorted(tried.values(), key=lambda one: one.divergence)
 
 
+def counts_for(plan: Plan, cost: Cost) -> list[TokenCounts]:
+    """Token counts with which the net of a plan meets another budget.
+
+    Raises:
+        InputError: none do.
+    """
+    first = _first_plan(plan.stages, plan.aversion, cost)
+    if first is None:
+        raise InputError(out_of_reach(cost, [plan.stages]))
+    return [first.counts, *(neighbour.counts for neighbour in _neighbours(first, cost))]
+
+
 def out_of_reach(cost: Cost, places: Sequence[tuple[int, ...]]) -> str:
     """Why no plan meets the budget."""
     fewest = min(_at(cost, stages).of_counts((_FEWEST,) * len(stages)) for stages in places)

@@ -96,8 +96,8 @@ _UNKNOWN = -1
 """The label of an image without one."""
 
 
-def typical_samples(source: Path, class_ids: Sequence[str], seed: int) -> list[Sample]:
-    """Return a seeded selection of images to center on.
+def typical_samples(source: Path, class_ids: Sequence[str], seed: int, most: int = _MOST_IMAGES) -> list[Sample]:
+    """Return a seeded selection of at most ``most`` images to center on, or to reduce a net with.
 
     A folder gives any of its images, with labels or without; tables and shards (see :func:`find_samples`) give those that
     are spread evenly over their classes.
@@ -106,9 +106,9 @@ def typical_samples(source: Path, class_ids: Sequence[str], seed: int) -> list[S
         InputError: the source is unfit, or holds no image.
     """
     if not source.is_dir() or any(is_shard(entry) for entry in source.glob("[!.]*")):
-        return sample_evenly(find_samples(source, class_ids), _MOST_IMAGES, seed)
+        return sample_evenly(find_samples(source, class_ids), most, seed)
     paths = list_images(source)
-    chosen = np.random.default_rng(seed).permutation(len(paths))[:_MOST_IMAGES]
+    chosen = np.random.default_rng(seed).permutation(len(paths))[:most]
     return [Sample(paths[position], _UNKNOWN) for position in sorted(chosen.tolist())]
 
 

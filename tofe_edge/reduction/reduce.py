@@ -1,0 +1,195 @@
+"""From a dense net, unlabelled images and a budget to a net that meets it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tofe_edge.budget.cost import Cost
+from tofe_edge.errors import InputError
+from tofe_edge.io.progress import progress_bar
+from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
+from tofe_edge.model.macs import dense_macs, gmacs
+from tofe_edge.model.tofe import ComparingSelector, ToFe, UpdateApproximator
+from tofe_edge.reduction.evidence import BATCH, Evidence, agreement, divergence, examine
+from tofe_edge.reduction.fitting import Fitter, Plan
+from tofe_edge.reduction.search import counts_for, search
+from tofe_edge.training.counts import center_selectors
+
+FEWEST_IMAGES = 64
+MOST_IMAGES = 2000
+
+_JUDGED_SHARE = 0.2
+_SEARCH_FIT, _SEARCH_JUDGED = 256, 160
+"""Images of the search: a plan takes seconds, and two plans differ by more than they differ between draws of images."""
+
+_LARGE_GMACS = 8.0
+"""Of a dense net beyond this, the search sees half as many images."""
+
+_SEARCH_PASSES, _PASSES = 8, 15
+_WITH_STATES = 256
+_CENTER_ON = 256
+_FLAT = 1e-3
+"""Standard deviation of normalised pixels below which an image has one colour."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a budget, on images that nothing was fitted to.
+
+    Attributes:
+        target: the budget, in ``unit``.
+        counts: patch tokens kept per stage.
+        cost: what they come to, in ``unit``.
+        divergence: from the dense net, in nats.
+        agreement: percentage of images with the dense net's best class.
+    """
+
+    target: float
+    unit: str
+    counts: tuple[int, ...]
+    cost: float
+    divergence: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a reduction was found, and what it is worth.
+
+    Attributes:
+        stages: blocks before which tokens are selected.
+        outcomes: of the budgets, the main one first.
+        without: divergence if one part is taken out again: resemblance in the scores, the approximators.
+        fitted_to: images that parts were fitted to.
+        judged_on: other images, on which divergences were measured.
+        plans: how many were tried.
+    """
+
+    stages: tuple[int, ...]
+    aversion: float
+    outcomes: tuple[Outcome, ...]
+    without: dict[str, float]
+    fitted_to: int
+    judged_on: int
+    plans: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The record in a checkpoint's header."""
+        return asdict(self)
+
+
+def reduce_net(
+    backbone: BackboneAdapter, images: Tensor, cost: Cost, further: Sequence[float] = (), seed: int = 0
+) -> tuple[ToFe, TokenCounts, Report]:
+    """Reduce a dense net to a budget. Its blocks keep their weights.
+
+    Args:
+        images: ``(B, 3, H, W)``, unlabelled, at least 64.
+        cost: the budget.
+        further: more budgets in the same unit, met by the same net with other token counts.
+
+    Raises:
+        InputError: the images are too few, or a budget is out of reach.
+    """
+    usable = _usable(images)
+    # 1. What the dense net does.
+    shuffled = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))]
+    judged_count = max(FEWEST_IMAGES // 4, round(len(shuffled) * _JUDGED_SHARE))
+    judged = examine(backbone, shuffled[:judged_count], with_states=1)
+    fit = examine(backbone, shuffled[judged_count:], with_states=_WITH_STATES)
+    _check_numbers(fit, backbone)
+    # 2. The plan, on a part of the images.
+    fewer = 2 if gmacs(dense_macs(cost.backbone)) > _LARGE_GMACS else 1
+    searched = Fitter(
+        backbone,
+        fit.part(slice(_SEARCH_FIT // fewer)),
+        judged.part(slice(_SEARCH_JUDGED // fewer)),
+        _SEARCH_PASSES,
+        seed,
+    )
+    tried = search(searched, cost)
+    plan = tried[0].plan
+    # 3. The net, on all of them.
+    with progress_bar("fitting", total=1, unit="net") as bar:
+        model, logits = Fitter(backbone, fit, judged, _PASSES, seed).build(plan)
+        bar.update()
+    own = _outcome(cost, plan, plan.counts, logits, judged)
+    # 4. Further budgets, and what each part brought.
+    outcomes = [own]
+    for target in further:
+        outcomes.append(_further(model, plan, replace(cost, target=target), judged))
+    without = {name: divergence(run(twin, plan.counts, judged), judged.logits) for name, twin in _ablated(model)}
+    center_selectors(model, plan.counts, shuffled[judged_count:][:_CENTER_ON])
+    report = Report(plan.stages, plan.aversion, tuple(outcomes), without, len(fit), len(judged), len(tried), seed)
+    return model, plan.counts, report
+
+
+@torch.no_grad()
+def run(model: ToFe, counts: TokenCounts, evidence: Evidence) -> Tensor:
+    """Logits ``(B, classes)`` of a net with these counts."""
+    logits = []
+    for embedded in evidence.embedded.split(BATCH):
+        stem = model.run_blocks(0, embedded)
+        logits.append(model.gathered_from(stem, counts).logits)
+    return torch.cat(logits)
+
+
+def _usable(images: Tensor) -> Tensor:
+    """The images that show something. Raises :class:`InputError` if fewer than 64 do."""
+    varied = images.flatten(1).std(dim=1) > _FLAT
+    flat = int((~varied).sum())
+    if len(images) - flat < FEWEST_IMAGES:
+        of_one_colour = f" ({flat} more are of one colour)" if flat else ""
+        raise InputError(
+            f"reduce: {len(images) - flat} images{of_one_colour}; selectors need at least {FEWEST_IMAGES}, better 1000"
+        )
+    return images[varied]
+
+
+def _check_numbers(evidence: Evidence, backbone: BackboneAdapter) -> None:
+    if not torch.isfinite(evidence.logits).all():
+        bad = [name for name, one in backbone.state_dict().items() if not torch.isfinite(one).all()]
+        where = f"{bad[0]} holds NaN or infinity" if bad else "the dense net predicts NaN or infinity"
+        raise InputError(f"{backbone.spec.name}: {where}; are the weights damaged?")
+
+
+def _outcome(cost: Cost, plan: Plan, counts: TokenCounts, logits: Tensor, judged: Evidence) -> Outcome:
+    at = replace(cost, backbone=replace(cost.backbone, stages=plan.stages, reduction="merging"))
+    return Outcome(
+        target=cost.target,
+        unit=cost.unit,
+        counts=counts.kept,
+        cost=round(at.of_counts(counts.kept), 6),
+        divergence=round(divergence(logits, judged.logits), 5),
+        agreement=round(agreement(logits, judged.logits), 2),
+    )
+
+
+def _further(model: ToFe, plan: Plan, cost: Cost, judged: Evidence) -> Outcome:
+    """The counts with which the net meets another budget best."""
+    best: Outcome | None = None
+    for counts in counts_for(plan, cost):
+        outcome = _outcome(cost, plan, counts, run(model, counts, judged), judged)
+        if best is None or outcome.divergence < best.divergence:
+            best = outcome
+    assert best is not None, "counts_for raises if there are none"
+    return best
+
+
+def _ablated(model: ToFe) -> list[tuple[str, ToFe]]:
+    """The net with one of its parts taken out again."""
+    indifferent, unfitted = copy.deepcopy(model), copy.deepcopy(model)
+    for selector in indifferent.selectors:
+        assert isinstance(selector, ComparingSelector)
+        with torch.no_grad():
+            selector.aversion.zero_()
+    for stage in range(len(unfitted.approximators)):
+        unfitted.approximators[stage] = UpdateApproximator(model.backbone.spec.dim)
+    return [("resemblance", indifferent.eval()), ("approximators", unfitted.eval())]

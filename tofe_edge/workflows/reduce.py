@@ -1,0 +1,118 @@
+"""Reducing a dense net: weights, unlabelled images and a budget in, a ToFe checkpoint out, in minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+
+from tofe_edge.budget.cost import Cost, GmacsCost, latency_cost
+from tofe_edge.errors import InputError, require
+from tofe_edge.io.files import staging_dir
+from tofe_edge.io.tensors import read_tensors
+from tofe_edge.model.backbones import Backbone, create_backbone
+from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
+from tofe_edge.model.macs import dense_macs, gmacs
+from tofe_edge.profiles import DeviceProfile
+from tofe_edge.reduction.reduce import MOST_IMAGES, Report, reduce_net
+from tofe_edge.training.counts import read_images, typical_samples
+from tofe_edge.workflows.sources import StrPath, open_profile
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A checkpoint, and how far it is from the dense net."""
+
+    checkpoint: Checkpoint
+    report: Report
+
+
+def reduce(
+    weights: StrPath | None,
+    images: StrPath,
+    out: StrPath,
+    *,
+    backbone: str = "deit_tiny_patch16_224",
+    pretrained: bool = False,
+    target_gmacs: float | None = None,
+    share: float | None = None,
+    profile: StrPath | DeviceProfile | None = None,
+    max_latency_ms: float | None = None,
+    precision: str | None = None,
+    elastic: Sequence[float] = (),
+    name: str | None = None,
+    seed: int = 0,
+) -> Reduced:
+    """Make a ToFe checkpoint of a dense net, without labels and without training its blocks.
+
+    Args:
+        weights: dense weights, .safetensors or .pth; ``None`` with ``pretrained``.
+        images: a folder (of any depth), CSV or tar shards of 64 to 2000 images; of more, 2000 are drawn.
+        out: the checkpoint to write.
+        backbone: the net of the weights.
+        pretrained: take timm's published weights.
+        target_gmacs: the budget in 1e9 multiply-accumulates, or
+        share: as a share of the dense net's, or
+        max_latency_ms: in milliseconds that the latency table of ``profile`` predicts.
+        precision: of the latency table; the profile's if not given.
+        elastic: further budgets in the same unit, for ``convert --elastic``.
+        name: the checkpoint's; that of the file if not given.
+        seed: of the draw of images and of the selectors. Equal inputs give equal checkpoints.
+
+    Raises:
+        InputError: weights or images are unfit, the budget is out of reach, or the output cannot be written.
+
+    Example::
+
+        reduced = te.reduce("vit.safetensors", "photos/", "small.safetensors", share=0.5)
+        print(reduced.report.outcomes[0].agreement)
+    """
+    path = Path(out)
+    # 1. What can be refused is refused before minutes are spent.
+    require(path.suffix == ".safetensors", f"{path}: a checkpoint's file name ends in .safetensors")
+    require((weights is None) == pretrained, "reduce needs dense weights: --weights FILE, or --pretrained for timm's")
+    with staging_dir(path.parent):
+        pass  # the folder can be written to
+    dense = create_backbone(backbone, pretrained=pretrained)
+    if weights is not None:
+        dense.load_dense(read_tensors(Path(weights)))
+    known = None if profile is None else open_profile(profile)
+    cost = _cost(dense.spec, target_gmacs, share, known, max_latency_ms, precision)
+    cost.check()
+    # 2. Reduce.
+    samples = typical_samples(Path(images), default_classes(dense.spec.classes).ids, seed, MOST_IMAGES)
+    pixels = read_images(samples, dense.preprocessing)
+    model, counts, report = reduce_net(dense, pixels, cost, tuple(elastic), seed)
+    # 3. Record and write.
+    spec = model.backbone.spec
+    record = {"reduced": report.to_json(), "budget": cost.to_json(counts.kept), "warnings": _warnings(samples, pixels)}
+    classes = default_classes(spec.classes)
+    header = describe(name or path.stem, spec, dense.preprocessing, classes, counts, None, record)
+    return Reduced(save(path, model, header), report)
+
+
+def _cost(
+    spec: Backbone,
+    target_gmacs: float | None,
+    share: float | None,
+    profile: DeviceProfile | None,
+    max_latency_ms: float | None,
+    precision: str | None,
+) -> Cost:
+    """The one budget that is asked for."""
+    given = [budget for budget in (target_gmacs, share, max_latency_ms) if budget is not None]
+    require(
+        len(given) == 1,
+        "reduce needs one budget: --target-gmacs, --share of the dense net's, or --profile with --max-latency-ms",
+    )
+    if max_latency_ms is not None:
+        if profile is None:
+            raise InputError("--max-latency-ms is held by a device's latency table; say which with --profile")
+        return latency_cost(spec, max_latency_ms, profile, precision)
+    require(profile is None, "--profile says where --max-latency-ms is held; a budget in GMACs holds everywhere")
+    return GmacsCost(spec, target_gmacs if share is None else share * gmacs(dense_macs(spec)))  # type: ignore[arg-type]
+
+
+def _warnings(samples: Sized, pixels: Sized) -> list[str]:
+    unreadable = len(samples) - len(pixels)
+    return [f"{unreadable} images could not be read and were left out"] if unreadable else []
