@@ -38,6 +38,17 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class ReducedBudget:
+    """A budget that a net was reduced for, and how far its predictions are from the dense net's there."""
+
+    counts: tuple[Int, ...]
+    divergence: Number
+    """Nats."""
+    agreement: Number
+    """Percentage of images."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The header of a checkpoint. The weights stay in the file until :func:`load_model`."""
 
@@ -65,6 +76,12 @@ class Checkpoint:
     def top1(self) -> float:
         """Measured top-1 in percent; -1 if it was never measured, so that it loses every comparison."""
         return float(self.accuracy["top1"]) if self.accuracy else -1.0
+
+    @property
+    def budgets(self) -> tuple[ReducedBudget, ...]:
+        """The budgets that `tofe-edge reduce` made it for, the default one first; none if it was trained."""
+        outcomes = (self.training or {}).get("reduced", {}).get("outcomes", [])
+        return validate(tuple[ReducedBudget, ...], outcomes, "tofe-edge header", "the file is damaged")
 
     def sha256(self) -> str:
         """Checksum of the file."""
