@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 
 from tofe_edge.errors import DeviceError, InputError, first_line
+from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.runtimes.executorch import set_threads
 from tofe_edge.runtimes.latency import measure
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 from tofe_edge.runtimes.timing import Machine, Telemetry, Timing, TimingRequest
 
 _EVERY_S = 1.0

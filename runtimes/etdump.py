@@ -16,10 +16,9 @@ import torch
 from tofe_edge.errors import DeviceError, first_line
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest
 from tofe_edge.io.progress import warn
-from tofe_edge.io.quiet import quiet
+from tofe_edge.io.quiet import quiet, swallow_native_stderr
 from tofe_edge.runtimes.bench import bound_to
 from tofe_edge.runtimes.executorch import check_program, set_threads
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _RUNS = 20
 _VIEW = "et_view"

@@ -14,8 +14,8 @@ import torch
 from tofe_edge.errors import DeviceError, InputError, first_line
 from tofe_edge.evaluation.prediction import Prediction, compose_selections
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
+from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.io.targets import target_of
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _MAGIC = slice(4, 8)
 _MAGIC_BYTES = b"ET12"

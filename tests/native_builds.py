@@ -29,7 +29,7 @@ class Built:
     def __call__(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         command = [*self.emulator, str(self.binary), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
 
     def refused(self, code: int, *arguments: str) -> str:
         """Run it, check that it ends with ``code``, nothing on stdout and one line on stderr; return that line."""

@@ -41,7 +41,7 @@ def test_examples_run(
 
 def test_importing_it_loads_nothing_heavy() -> None:
     code = "import sys, tofe_edge\nsys.exit(bool({'torch', 'numpy', 'yaml', 'executorch', 'coremltools'} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 0
     assert set(te.__all__) <= set(dir(te))
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         _ = te.nonsense

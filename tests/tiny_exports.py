@@ -20,10 +20,10 @@ from tofe_edge.converters.quantize import Int8Mode, gather_statistics, plan_int8
 from tofe_edge.converters.selection import Select, select_by_rank, select_by_topk
 from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.io.files import write_content
+from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.io.targets import Lowered, LoweredMethod
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 SIZE = 64
 COUNTS = TokenCounts((9, 5, 3))

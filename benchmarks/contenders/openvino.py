@@ -24,9 +24,8 @@ from benchmarks.contenders.contender import (
 )
 from tofe_edge.converters.request import Build
 from tofe_edge.io.artifact import DEFAULT_METHOD
-from tofe_edge.io.quiet import quiet
+from tofe_edge.io.quiet import quiet, swallow_native_stderr
 from tofe_edge.io.targets import FP32_GATES, INT8_GATES, Lowered, LoweredMethod, Precision, Target
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 _MODEL, _WEIGHTS = "model.xml", "model.bin"
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from benchmarks.contenders.contender import Built, Pixels, Recipe, Run, Subject
-from tofe_edge.io.quiet import quiet
+from tofe_edge.io.quiet import quiet, swallow_native_stderr
 from tofe_edge.runtimes.executorch import set_threads
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 
 def run_program(program: bytes, threads: int) -> Run:

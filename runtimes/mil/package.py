@@ -10,10 +10,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from tofe_edge.errors import InputError, quoted
-from tofe_edge.io.quiet import quiet
+from tofe_edge.io.quiet import quiet, swallow_native_stderr
 from tofe_edge.runtimes.mil.manifest import find_model
 from tofe_edge.runtimes.mil.values import WeightFiles, check_value, tensor_type
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 Kind = Literal["tensor", "image", "text", "dictionary"]
 

@@ -62,7 +62,7 @@ def test_a_program_that_the_runtime_cannot_load_is_exit_code_3(model: Path, imag
     """In a process of its own: the native library's complaints must not join the one line."""
     images = [str(image_folder / "0" / "0.png")] if command == "run" else []
     arguments = [sys.executable, "-m", "tofe_edge", command, str(model), *images]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith(f"tofe-edge: error: {model}: ExecuTorch cannot load it")
     assert done.stderr.count("\n") == 1

@@ -17,7 +17,7 @@ from tofe_edge.converters.quantize import layers_of, plan_int8, quantize
 from tofe_edge.converters.static_graph import build_static_graph
 from tofe_edge.evaluation.parity import kept_overlap, snr_db
 from tofe_edge.evaluation.prediction import compose_selections
-from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.io.quiet import swallow_native_stderr
 
 IMAGES = 8
 SELECTORS = [f"selectors.{stage}.{layer}" for stage in range(3) for layer in ("fc1", "fc2", "score")]

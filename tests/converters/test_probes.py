@@ -12,8 +12,8 @@ from tofe_edge.budget.latency_model import Part, parts_of
 from tofe_edge.converters.probes import ProbeProgram, build_probes, count_programs
 from tofe_edge.converters.static_graph import build_static_graph
 from tofe_edge.errors import InputError
+from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.runtimes.bench import HostBench
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 from tofe_edge.runtimes.timing import TimingRequest
 
 BLOCK, TAIL = Part("block", (12,)), Part("tail", (4,))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tofe_edge.evaluation.golden import golden_path_of
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.runtimes.native_runner import arguments, call, failure, read_result
 from tofe_edge.runtimes.timing import Timing, TimingRequest
 

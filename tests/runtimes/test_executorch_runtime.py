@@ -19,12 +19,11 @@ from tofe_edge.evaluation.parity import compare
 from tofe_edge.evaluation.reference import load_reference
 from tofe_edge.io.artifact import Artifact, open_artifact, write_manifest
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.io.quiet import quiet
+from tofe_edge.io.quiet import quiet, swallow_native_stderr
 from tofe_edge.io.targets import FP32_GATES
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.runtimes.executorch import ExecuTorchModel, check_program, load, load_methods, set_threads
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 SIZE = 8
 FIRST, SECOND = [3, 0, 2, 1], [2, 1]

@@ -15,7 +15,7 @@ from native_builds import Built
 from native_programs import run
 
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.runtimes.native_runner import WRONG_CALL
 from tofe_edge.runtimes.timing import Telemetry, TimingRequest
 

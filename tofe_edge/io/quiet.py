@@ -1,13 +1,15 @@
-"""Keeping the export libraries' chatter off the user's screen."""
+"""Keeping the chatter of libraries off the user's screen: of Python ones, and of native ones."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
+import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 
 @contextmanager
@@ -20,8 +22,31 @@ def quiet() -> Iterator[None]:
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(previous)
+
+
+@contextmanager
+def swallow_native_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to a temporary file; if the block raises, its last line joins the exception as a note.
+
+    ExecuTorch's CPU detection reports missing /sys files of other boards, six lines at each start.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except Exception as error:
+            sink.seek(0)
+            lines = sink.read().decode(errors="replace").strip().splitlines()
+            if lines and hasattr(error, "add_note"):  # Python 3.11
+                error.add_note(lines[-1])
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

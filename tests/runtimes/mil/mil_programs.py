@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tofe_edge.io.quiet import quiet
-from tofe_edge.runtimes.native_output import swallow_native_stderr
+from tofe_edge.io.quiet import quiet, swallow_native_stderr
 
 Arrays = np.ndarray | list[np.ndarray]
 

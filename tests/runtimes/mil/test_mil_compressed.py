@@ -11,9 +11,8 @@ import torch
 from mil_programs import convert_module, coremltools, save_program
 from torch import nn
 
-from tofe_edge.io.quiet import quiet
+from tofe_edge.io.quiet import quiet, swallow_native_stderr
 from tofe_edge.runtimes.mil import Program, load_program, open_package
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 
 class Net(nn.Module):

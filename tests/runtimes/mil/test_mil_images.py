@@ -10,9 +10,8 @@ from conftest import refused
 from mil_programs import convert_module, coremltools
 from torch import nn
 
-from tofe_edge.io.quiet import quiet
+from tofe_edge.io.quiet import quiet, swallow_native_stderr
 from tofe_edge.runtimes.mil import Feature, Program, load_program, open_package
-from tofe_edge.runtimes.native_output import swallow_native_stderr
 
 SIZE = (6, 9)
 PICTURE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
