@@ -11,7 +11,7 @@ from conftest import tiny_tofe
 from torch import Tensor
 
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones import Reduction, TokenCounts
 from tofe_edge.model.masking import take
 from tofe_edge.model.tofe import Inference, ToFe, masks_of
 from tofe_edge.training.schedule import gumbel_sampler
@@ -28,10 +28,19 @@ COUNTS = TokenCounts((9, 5, 3))
 PATCHES = 16
 
 
+REDUCTIONS: tuple[Reduction, ...] = ("paper", "merging")
+
+
 @pytest.fixture(params=FAMILIES, ids=[name for name, _ in FAMILIES])
-def net(request: pytest.FixtureRequest) -> ToFe:
-    name, overrides = request.param
-    return tiny_tofe(name, **overrides).requires_grad_(False)
+def family(request: pytest.FixtureRequest) -> tuple[str, dict[str, int]]:
+    found: tuple[str, dict[str, int]] = request.param
+    return found
+
+
+@pytest.fixture(params=REDUCTIONS)
+def net(family: tuple[str, dict[str, int]], request: pytest.FixtureRequest) -> ToFe:
+    name, overrides = family
+    return tiny_tofe(name, reduction=request.param, **overrides).requires_grad_(False)
 
 
 @pytest.fixture
