@@ -13,7 +13,7 @@ from conftest import TINY
 from PIL import Image
 from safetensors.torch import save_file
 
-from tofe_edge.model.backbones import BackboneAdapter, create_backbone
+from tofe_edge.model.backbones import BackboneAdapter, Reduction, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training import run
 from tofe_edge.training.recipe import KEYS, Recipe
@@ -35,8 +35,10 @@ def trained(request: TrainingRequest, **changes: Any) -> Checkpoint:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of published nets stand for their tiny versions."""
 
-    def tiny(name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None) -> BackboneAdapter:
-        return create_backbone(name, TINY, pretrained, stages)
+    def tiny(
+        name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None, reduction: Reduction = "paper"
+    ) -> BackboneAdapter:
+        return create_backbone(name, TINY, pretrained, stages, reduction)
 
     monkeypatch.setattr(run, "create_backbone", tiny)
 

@@ -45,7 +45,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.backbone, self.method, self.first = backbone, method, first
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, log_sizes: None = None) -> Tensor:
         out: Tensor = getattr(self.backbone, self.method)(*self.first, tokens)
         return out
 
@@ -68,6 +68,9 @@ class _PlainStatic(StaticToFe):
     def __init__(self, model: ToFe, counts: TokenCounts | None) -> None:
         nn.Module.__init__(self)
         backbone, spec = model.backbone, model.backbone.spec
+        if spec.merges and counts is not None:
+            raise InputError(f"{spec.name}: merges tokens, and the graph of other runtimes does not")
+        self.merges = False
         self.kept = () if counts is None else counts.check(spec).kept
         self.prefix, self.select = spec.prefix_tokens, select_by_topk
         self.stem, self.head = _Layer(backbone, "embed"), _Layer(backbone, "logits")

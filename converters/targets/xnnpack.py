@@ -26,6 +26,10 @@ def _check(request: ConvertRequest) -> None:
         raise InputError(
             "--reproducible: XNNPACK rounds dynamic int8 differently if a CPU has dot products; use --int8-mode static"
         )
+    if request.reproducible and request.counts is not None and request.checkpoint.reduction == "merging":
+        raise InputError(
+            f"--reproducible: {request.checkpoint.name} merges tokens, which has no reproducible form; leave it out"
+        )
 
 
 def _rewrite(graph: StaticToFe, build: Build) -> StaticToFe:

@@ -11,7 +11,7 @@ from conftest import tiny_tofe
 from torch import Tensor
 
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones import Reduction, TokenCounts
 from tofe_edge.model.masking import take
 from tofe_edge.model.tofe import Inference, ToFe, masks_of
 from tofe_edge.training.schedule import gumbel_sampler
@@ -28,10 +28,19 @@ COUNTS = TokenCounts((9, 5, 3))
 PATCHES = 16
 
 
+REDUCTIONS: tuple[Reduction, ...] = ("paper", "merging")
+
+
 @pytest.fixture(params=FAMILIES, ids=[name for name, _ in FAMILIES])
-def net(request: pytest.FixtureRequest) -> ToFe:
-    name, overrides = request.param
-    return tiny_tofe(name, **overrides).requires_grad_(False)
+def family(request: pytest.FixtureRequest) -> tuple[str, dict[str, int]]:
+    found: tuple[str, dict[str, int]] = request.param
+    return found
+
+
+@pytest.fixture(params=REDUCTIONS)
+def net(family: tuple[str, dict[str, int]], request: pytest.FixtureRequest) -> ToFe:
+    name, overrides = family
+    return tiny_tofe(name, reduction=request.param, **overrides).requires_grad_(False)
 
 
 @pytest.fixture
@@ -45,7 +54,8 @@ def images_for(model: ToFe, batch: int = 3, seed: int = 0) -> Tensor:
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    # 300 times a cosine, as which merging nets weigh tokens, makes 3e-5 of a rounding of 1e-7.
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
 def kept_sets(inference: Inference) -> list[list[list[int]]]:
@@ -105,7 +115,7 @@ def test_the_gathered_form_is_batch_adaptive_inference_and_trains_all_but_the_se
     for one, other in zip(output.rearranged, net.forward_masked(images, masks=output.masks).rearranged):
         close(one, other)
     learned = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
-    assert not any(name.startswith("selectors") for name in learned)
+    assert all(".features." in name for name in learned if name.startswith("selectors"))
     assert {name for name, _ in net.approximators.named_parameters(prefix="approximators")} <= learned
     first = net.backbone.spec.stages[0]
     assert {name.split("blocks.")[1].split(".")[0] for name in learned if "blocks." in name} == {
@@ -174,8 +184,9 @@ def test_every_form_with_all_tokens_is_the_dense_forward(net: ToFe) -> None:
 
 @pytest.mark.parametrize("counts", [(9, 5, 3), (3, 11, 7), (1, 1, 1), (16, 2, 16)])
 @pytest.mark.parametrize("name", [DEIT, DISTILLED])
-def test_batch_adaptive_agrees_with_numpy_from_the_papers_equations(name: str, counts: tuple[int, ...]) -> None:
-    model = tiny_tofe(name, depth=6).requires_grad_(False)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_batch_adaptive_agrees_with_numpy(reduction: Reduction, name: str, counts: tuple[int, ...]) -> None:
+    model = tiny_tofe(name, reduction=reduction, depth=6).requires_grad_(False)
     images = images_for(model, 2)
     inference = model.forward_batch(images, TokenCounts(counts))
     weights = {key: value.double().numpy() for key, value in model.state_dict().items()}
@@ -220,13 +231,13 @@ def perturb_stage_input(model: ToFe, at: int, frozen: Tensor, monkeypatch: pytes
     """Add to the frozen patch tokens at the input of the blocks of stage ``at``."""
     run_blocks, prefix = model.run_blocks, model.backbone.spec.prefix_tokens
 
-    def perturbed(stage: int, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+    def perturbed(stage: int, tokens: Tensor, keep: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
         if stage == at:
             noise = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1))
             noise[:, :prefix] = 0
             noise[:, prefix:] *= frozen[..., None]
             tokens = tokens + noise
-        return run_blocks(stage, tokens, keep)
+        return run_blocks(stage, tokens, keep, sizes)
 
     monkeypatch.setattr(model, "run_blocks", perturbed)
 
@@ -247,9 +258,10 @@ def test_each_stage_sees_the_prefix_and_the_kept_tokens_only(net: ToFe, monkeypa
     lengths: list[int] = []
     block = net.backbone.block
 
-    def counting(index: int, tokens: Tensor) -> Tensor:
+    def counting(index: int, tokens: Tensor, sizes: Tensor | None) -> Tensor:
+        assert sizes is None or sizes.shape == tokens.shape[:2]
         lengths.append(tokens.shape[1] - net.backbone.spec.prefix_tokens)
-        return block(index, tokens)
+        return block(index, tokens, sizes)
 
     monkeypatch.setattr(net.backbone, "block", counting)
     net.forward_batch(images_for(net, 1), COUNTS)
@@ -257,14 +269,15 @@ def test_each_stage_sees_the_prefix_and_the_kept_tokens_only(net: ToFe, monkeypa
     assert lengths == [count for blocks, count in stages for _ in range(blocks)]
 
 
-def test_gradients_reach_every_selector_and_approximator() -> None:
-    model = tiny_tofe(DEIT)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradients_reach_every_selector_and_approximator(reduction: Reduction) -> None:
+    model = tiny_tofe(DEIT, reduction=reduction)
     torch.manual_seed(0)
     output = model.forward_masked(images_for(model), gumbel=lambda logits: F.gumbel_softmax(logits, hard=True))
     assert all(set(mask.unique().tolist()) == {0.0, 1.0} for mask in output.masks)
     output.logits.square().sum().backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+        assert parameter.grad is not None and 0 < parameter.grad.abs().max() < torch.inf, name
 
 
 @pytest.mark.parametrize(

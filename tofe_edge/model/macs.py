@@ -51,8 +51,8 @@ def merging_macs(kept: Number, frozen: Number, dim: int) -> Number:
 
 
 def thawing_macs(kept: Number, frozen: Number, dim: int) -> Number:
-    """Undoing a merge: one Linear on the kept tokens' updates, and each frozen token's share of them."""
-    return kept * dim**2 + kept * frozen * dim
+    """Undoing a merge: one Linear on the kept tokens' updates, and each frozen token's share of them; nothing if none is frozen."""
+    return (frozen > 0) * kept * dim**2 + kept * frozen * dim
 
 
 def head_macs(backbone: Backbone, patch_tokens: Number) -> Number:

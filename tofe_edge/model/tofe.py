@@ -264,8 +264,8 @@ class ToFe(nn.Module):
     def gathered_from(self, stem: Tensor, counts: TokenCounts) -> TrainingOutput:
         """The form that is exported, to be trained: batch-adaptive selection, frozen tokens left out of the blocks.
 
-        Selections are taken as given: no gradient of logits or tokens reaches the selectors, and none of the scores
-        reaches the blocks.
+        Selections are taken as given: no gradient of logits or tokens reaches the scores, and none of the scores
+        reaches the blocks. What a merging net compares tokens by does learn.
 
         Args:
             stem: what :meth:`stem` gives.

@@ -88,6 +88,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
         recipe.backbone,
         pretrained=request.pretrained,
         stages=stages or (request.start.stages if request.start else None),
+        reduction=request.start.reduction if request.start else "paper",
     )
     if request.weights is not None:
         adapter.load_dense(read_tensors(request.weights))

@@ -86,6 +86,11 @@ def calibrate(
     content, name = _base(profile, device, out, force)
     check_layout(content, name)
     models = [(one, load_model(one)) for one in _checkpoints(checkpoint, backbone)]
+    for opened, model in models:
+        require(
+            not model.backbone.spec.merges,
+            f"{opened.name}: merges tokens, and a latency table is of nets that do not; calibrate with its dense weights",
+        )
     rounds = _QUICK_ROUNDS if quick else _ROUNDS
     plan = Plan(rounds=rounds, runs=_RUNS, threads=threads or device.defaults.threads, cpus=cpus)
     # 2. Lower and measure; 3. write.
