@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,6 +38,21 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class Likeness:
+    """How near a reduced net was to its dense net, on images that nothing was fitted to.
+
+    Attributes:
+        divergence: of its predictions from the dense net's, in nats.
+        agreement: percentage of images with the dense net's best class.
+        images: how many.
+    """
+
+    divergence: float
+    agreement: float
+    images: int
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The header of a checkpoint. The weights stay in the file until :func:`load_model`."""
 
@@ -53,7 +68,7 @@ class Checkpoint:
     accuracy: dict[str, Any] | None
     """``top1``, ``top5`` (percent), ``dense_top1``, ``images``, ``dataset``, as measured after training."""
     training: dict[str, Any] | None
-    """Every hyper-parameter, the data, the measured counts."""
+    """Every hyper-parameter, the data, the measured counts; of a reduced net under ``reduced`` what the reduction found."""
     path: Path = Path()
     plain: bool = False
     """The file holds a dense backbone's weights in its own key names, without our header."""
@@ -65,6 +80,18 @@ class Checkpoint:
     def top1(self) -> float:
         """Measured top-1 in percent; -1 if it was never measured, so that it loses every comparison."""
         return float(self.accuracy["top1"]) if self.accuracy else -1.0
+
+    @property
+    def likeness(self) -> Likeness | None:
+        """What a reduction said of the net in its record; ``None`` if it was not made by one, or is the dense form."""
+        if self.token_counts is None or self.training is None or "reduced" not in self.training:
+            return None
+        try:
+            record = validate(_Reduced, self.training["reduced"], "record of the reduction", "it is left alone")
+        except InputError:
+            return None
+        own = record.outcomes[0]
+        return Likeness(own.divergence, own.agreement, record.judged_on)
 
     def sha256(self) -> str:
         """Checksum of the file."""
@@ -157,6 +184,18 @@ class _Net:
 @dataclass(frozen=True)
 class _Accuracy:
     top1: Number
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    divergence: Number
+    agreement: Number
+
+
+@dataclass(frozen=True)
+class _Reduced:
+    outcomes: Annotated[tuple[_Outcome, ...], Field(min_length=1)]
+    judged_on: Int
 
 
 @dataclass(frozen=True)
