@@ -19,7 +19,7 @@ from tofe_edge.io.artifact import DEFAULT_METHOD, Manifest, Method
 from tofe_edge.io.files import Content, fingerprint
 from tofe_edge.io.targets import Lowered, LoweredMethod
 from tofe_edge.model.backbones import Backbone, TokenCounts
-from tofe_edge.model.checkpoint import load_model
+from tofe_edge.model.checkpoint import ReducedBudget, load_model
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.resolution import at_image_size
 
@@ -78,7 +78,7 @@ def convert(request: ConvertRequest) -> Conversion:
     if request.image_size is not None and request.image_size != preprocessing.image_size:
         resized = at_image_size(model, counts, preprocessing, request.image_size)
         model, counts, preprocessing = resized.model, resized.counts, resized.preprocessing
-    budgets = _budgets(model.backbone.spec, counts, request.further_gmacs)
+    budgets = _budgets(model.backbone.spec, counts, request.further_gmacs, checkpoint.budgets)
     build = Build(request, model, preprocessing, budgets)
     if request.calibration is not None:
         build = replace(build, images=target.prepare_images(request.calibration.images, build))
@@ -184,13 +184,21 @@ def _report(mixed: MixedPlan, layers: Mapping[str, LayerNoise]) -> dict[str, Any
     }
 
 
-def _budgets(spec: Backbone, counts: TokenCounts | None, further: Sequence[float]) -> dict[str, TokenCounts | None]:
-    """Token counts by method, the default first, then from the largest to the smallest."""
+def _budgets(
+    spec: Backbone, counts: TokenCounts | None, further: Sequence[float], reduced: Sequence[ReducedBudget]
+) -> dict[str, TokenCounts | None]:
+    """Token counts by method, the default first, then from the largest to the smallest.
+
+    Those of a budget that the net was reduced for are taken from there; for any other they are in the proportions of its own.
+    """
     budgets: dict[str, TokenCounts | None] = {DEFAULT_METHOD: counts}
     if counts is None:
         return budgets
     for target in sorted(further, reverse=True):
         scaled = fit_counts(counts.kept, spec, target).counts
+        for budget in reduced:
+            if abs(gmacs(tofe_macs(spec, budget.counts)) / target - 1) <= _BUDGET_TOLERANCE:
+                scaled = TokenCounts(budget.counts)
         reached = gmacs(tofe_macs(spec, scaled.kept))
         if abs(reached / target - 1) > _BUDGET_TOLERANCE:
             low, high = (

@@ -39,7 +39,7 @@ CHECKPOINT_KEYS = (
 )
 DEVICE_KEYS = "budget cpu defaults latency memory name peaks soc title"
 JSON_KEYS = {
-    "run MODEL IMAGE": "image kept top5",
+    "run MODEL IMAGE": "image kept latency_ms method top5",
     "run MODEL --self-test": "methods passed",
     "profile MODEL --runs 3 --cpus 0": PROFILE_KEYS,
     "parity MODEL --checkpoint CKPT --device cpu": PARITY_KEYS,

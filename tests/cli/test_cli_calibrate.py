@@ -55,7 +55,7 @@ class Instant(HostBench):
 @pytest.fixture
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lowered or timed: the tests are of what happens around it."""
-    monkeypatch.setattr("tofe_edge.runtimes.bench.HostBench", Instant)
+    monkeypatch.setattr("tofe_edge.runtimes.devices.opening.HostBench", Instant)
     monkeypatch.setattr(
         "tofe_edge.workflows.calibrate.build_probes",
         lambda model, parts, precision: [ProbeProgram(tuple(parts), b"program")],

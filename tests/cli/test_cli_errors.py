@@ -196,7 +196,7 @@ def test_a_read_only_file_system_is_refused(bench: Bench, monkeypatch: pytest.Mo
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("tofe_edge.io.files.tempfile.TemporaryDirectory", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
     line = bench.convert("--checkpoint", bench.checkpoint.path, "--precision", "fp32")
     assert "cannot be written to (Read-only file system)" in line
 

@@ -137,7 +137,7 @@ def test_convert_and_parity_of_a_reduced_net(small: Path, folder: Path, program:
 
 def test_other_commands_read_it(small: Path, folder: Path, program: Program, tmp_path: Path) -> None:
     code, out, _ = program("checkpoints", small)
-    assert code == 0 and "divergence" in out and "agreement" in out and "% of 16 images" in out
+    assert code == 0 and "divergence" in out and "agreement" in out and "with the dense net's best class" in out
     document = document_of(program, "checkpoints", small)
     assert document["accuracy"] is None and document["reduction"] == "merging"
     assert document["training"]["reduced"]["judged_on"] == 16

@@ -78,9 +78,9 @@ def rank_of(best: Checkpoint) -> str:
 def accuracy_of(checkpoint: Checkpoint) -> str:
     """Measured top-1 and on what, in words; of a reduced net how often it agrees with the dense one."""
     if not checkpoint.accuracy:
-        near = checkpoint.likeness
-        agrees = "" if near is None else f", agrees with the dense net on {near.agreement:.1f} % of {near.images} images"
-        return f"accuracy not measured{agrees}"
+        if checkpoint.token_counts is None or not checkpoint.budgets:
+            return "accuracy not measured"
+        return f"accuracy not measured, agrees with the dense net on {checkpoint.budgets[0].agreement:.1f} % of images"
     return f"top-1 {checkpoint.top1:.1f} % on {checkpoint.accuracy.get('dataset', 'unnamed data')}"
 
 

@@ -62,7 +62,8 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
 def _describe(checkpoint: Checkpoint) -> str:
     document = _to_json(checkpoint)
     rows = [(key, json.dumps(value) if isinstance(value, (dict, list)) else value) for key, value in document.items()]
-    if (near := checkpoint.likeness) is not None:
-        rows.append(("divergence", f"{near.divergence:.3f} nats from the dense net on {near.images} images"))
-        rows.append(("agreement", f"{near.agreement:.1f} % of {near.images} images with the dense net's best class"))
+    for budget in checkpoint.budgets:
+        counts = ", ".join(map(str, budget.counts))
+        rows.append(("divergence", f"{budget.divergence:.3f} nats from the dense net if {counts} tokens are kept"))
+        rows.append(("agreement", f"{budget.agreement:.1f} % with the dense net's best class"))
     return facts(rows)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.cli.options import add_budget, add_runner, positive_float, positive_int
 from tofe_edge.cli.output import check_html_place, emit, facts
 from tofe_edge.errors import require
+from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.targets import find_target, target_names
 
 if TYPE_CHECKING:
-    from tofe_edge.io.artifact import Manifest
+    from tofe_edge.io.artifact import Manifest, Method
     from tofe_edge.workflows.convert import Converted
 
 _RENAMED = ("io", "deployment_target", "float32_selectors", "author", "license")
@@ -262,13 +263,22 @@ def describe(converted: Converted) -> str:
             *([] if parity.passed else [("waived", "; ".join(parity.failures))]),
             *_describe_int8(manifest),
             *(
-                ("method", f"{method.name}: {method.gmacs:.3f} GMACs")
+                ("method", f"{method.name}: {method.gmacs:.3f} GMACs{_fidelity(converted, method)}")
                 for method in (manifest.methods.values() if manifest.further_methods else ())
             ),
             ("wrote", artifact.path),
             ("", artifact.manifest_path),
         ]
     )
+
+
+def _fidelity(converted: Converted, method: Method) -> str:
+    """What is known of a method's predictions beside the dense net's."""
+    budgets = {budget.counts: budget for budget in converted.plan.request.checkpoint.budgets}
+    budget = budgets.get(tuple(method.token_counts or ()))
+    if budget is None:
+        return "" if method.name == DEFAULT_METHOD else "; accuracy unknown, the checkpoint was not made for it"
+    return f"; divergence {budget.divergence:.3f}, agrees with dense on {budget.agreement:.1f} %"
 
 
 def _describe_latency(manifest: Manifest) -> list[tuple[str, str]]:

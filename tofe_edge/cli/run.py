@@ -11,7 +11,7 @@ from tofe_edge.cli.options import add_method, add_model, add_threads, positive_f
 from tofe_edge.cli.output import emit, table
 from tofe_edge.errors import require
 from tofe_edge.io.artifact import DEFAULT_METHOD
-from tofe_edge.workflows.run import SelfTest, load
+from tofe_edge.workflows.run import Classification, Model, SelfTest, load
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +59,22 @@ def run(args: argparse.Namespace) -> int:
     emit(
         args.json,
         [{**asdict(one), "image": str(one.image)} for one in classified],
-        "\n\n".join(
-            f"{one.image}\n{table([[f'{100 * best.probability:5.1f} %', best.name] for best in one.top5], ['', 'class'])}"
-            for one in classified
-        ),
+        "\n\n".join(_classes(model, one) for one in classified),
     )
     return 0
+
+
+def _classes(model: Model, one: Classification) -> str:
+    """An image and its likeliest classes."""
+    rows = [[f"{100 * best.probability:5.1f} %", best.name] for best in one.top5]
+    return f"{one.image}{_budget(model, one)}\n{table(rows, ['', 'class'])}"
+
+
+def _budget(model: Model, one: Classification) -> str:
+    """Which budget of an elastic model an image got, and what it took."""
+    if not model.manifest.further_methods:
+        return ""
+    return f"  {model.manifest.method(one.method).gmacs:.3f} GMACs ({one.method}), {one.latency_ms:.1f} ms"
 
 
 def _self_test_text(model: Path, result: SelfTest) -> str:

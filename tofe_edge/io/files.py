@@ -154,7 +154,7 @@ def staging_dir(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: ``folder`` cannot be made or written to.
     """
-    existed = folder.exists()
+    existed = os.path.exists(folder)  # unlike that of Path, False for a name that is too long
     # It has its name before it is there: whenever an interrupt comes, it is removed. Of TemporaryDirectory that does not hold.
     draft = folder / f".tofe-edge-{secrets.token_hex(8)}"
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,18 +38,14 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """How near a reduced net was to its dense net, on images that nothing was fitted to.
+class ReducedBudget:
+    """A budget that a net was reduced for, and how far its predictions are from the dense net's there."""
 
-    Attributes:
-        divergence: of its predictions from the dense net's, in nats.
-        agreement: percentage of images with the dense net's best class.
-        images: how many.
-    """
-
-    divergence: float
-    agreement: float
-    images: int
+    counts: tuple[Int, ...]
+    divergence: Number
+    """Nats."""
+    agreement: Number
+    """Percentage of images."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +78,11 @@ class Checkpoint:
         return float(self.accuracy["top1"]) if self.accuracy else -1.0
 
     @property
-    def likeness(self) -> Likeness | None:
-        """What a reduction said of the net in its record; ``None`` if it was not made by one, or is the dense form."""
-        if self.token_counts is None or self.training is None or "reduced" not in self.training:
-            return None
-        try:
-            record = validate(_Reduced, self.training["reduced"], "record of the reduction", "it is left alone")
-        except InputError:
-            return None
-        own = record.outcomes[0]
-        return Likeness(own.divergence, own.agreement, record.judged_on)
+    def budgets(self) -> tuple[ReducedBudget, ...]:
+        """The budgets that `tofe-edge reduce` made it for, the default one first; none if it was trained."""
+        record = (self.training or {}).get("reduced")
+        outcomes = record.get("outcomes", []) if isinstance(record, dict) else []
+        return validate(tuple[ReducedBudget, ...], outcomes, "tofe-edge header", "the file is damaged")
 
     def sha256(self) -> str:
         """Checksum of the file."""
@@ -184,18 +175,6 @@ class _Net:
 @dataclass(frozen=True)
 class _Accuracy:
     top1: Number
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    divergence: Number
-    agreement: Number
-
-
-@dataclass(frozen=True)
-class _Reduced:
-    outcomes: Annotated[tuple[_Outcome, ...], Field(min_length=1)]
-    judged_on: Int
 
 
 @dataclass(frozen=True)

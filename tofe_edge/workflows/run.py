@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,21 @@ from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, open_artifact
 from tofe_edge.io.inputs import load_image
 from tofe_edge.io.targets import target_of
-from tofe_edge.runtimes.deadline import load_elastic
+from tofe_edge.runtimes.deadline import ElasticModel, load_elastic
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.workflows.sources import StrPath
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The five likeliest classes of one image, best first, and how many patch tokens each stage kept."""
+    """The five likeliest classes of one image, best first, how many patch tokens each stage kept, and what it took."""
 
     image: Path
     top5: tuple[RankedClass, ...]
     kept: tuple[int, ...]
+    method: str
+    """The budget that the model ran with."""
+    latency_ms: float
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,16 @@ class Model:
         manifest = self.manifest
         inputs = [load_image(Path(image), manifest.preprocessing) for image in images]
         predict = self._predictor(threads, method, deadline_ms)
-        return [
-            Classification(
-                Path(image),
-                tuple(top_classes(prediction.logits, manifest.class_names)),
-                tuple(map(len, prediction.kept)),
-            )
-            for image, prediction in zip(images, map(predict, inputs))
-        ]
+        classified = []
+        for image, pixels in zip(images, inputs):
+            current = predict.policy.method if isinstance(predict, ElasticModel) else method or DEFAULT_METHOD
+            begun = time.perf_counter()
+            prediction = predict(pixels)
+            latency_ms = (time.perf_counter() - begun) * 1e3
+            best = tuple(top_classes(prediction.logits, manifest.class_names))
+            kept = tuple(map(len, prediction.kept))
+            classified.append(Classification(Path(image), best, kept, current, round(latency_ms, 3)))
+        return classified
 
     def _predictor(
         self, threads: int, method: str | None, deadline_ms: float | None
