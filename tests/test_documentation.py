@@ -133,7 +133,7 @@ def test_python_examples_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In a folder with what the examples name: ``photo.jpg``, labelled images in ``val``, dense weights and ``photos``, a tiny ``model.mlpackage``."""
+    """In a folder with what the examples name: ``photo.jpg``, images in ``val`` and ``photos``, dense weights, ``model.mlpackage``."""
     if "te.convert(" in code and not hasattr(tofe_edge, "convert"):
         pytest.skip("this version of tofe_edge has no function convert")
     monkeypatch.chdir(tmp_path)

@@ -44,7 +44,13 @@ def small(folder: Path) -> Path:
 def test_it_says_what_it_found(folder: Path, program: Program) -> None:
     code, out, _ = program(*call(folder, *BUDGET, "--elastic", "0.0019"))
     assert code == 0
-    for text in ("plans tried", "64 images, judged on 16 others", "without resemblance", "agrees with dense", "small.safetensors"):
+    for text in (
+        "plans tried",
+        "64 images, judged on 16 others",
+        "without resemblance",
+        "agrees with dense",
+        "small.safetensors",
+    ):
         assert text in out
     assert "0.0019 GMACs" in out
 
@@ -119,7 +125,9 @@ def test_bad_input_is_one_line(case: str, folder: Path, program: Program) -> Non
 
 
 @pytest.mark.parametrize("budget", [(*BUDGET, "--target-gmacs", "1"), (), ("--share", "0"), ("--share", "nan")])
-def test_calls_that_the_parser_refuses(budget: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calls_that_the_parser_refuses(
+    budget: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main([str(word) for word in call(folder, *budget)])
     assert end.value.code == 2
@@ -128,7 +136,7 @@ def test_calls_that_the_parser_refuses(budget: tuple[str, ...], folder: Path, ca
 
 def test_convert_and_parity_of_a_reduced_net(small: Path, folder: Path, program: Program) -> None:
     out = folder / "converted"
-    code, said, err = program("convert", "--checkpoint", small, "--precision", "fp32", "--out", out)
+    code, _, err = program("convert", "--checkpoint", small, "--precision", "fp32", "--out", out)
     assert code == 0, err
     (model,) = out.glob("*.pte")
     report = document_of(program, "parity", model, "--checkpoint", small, "--data", folder / "images")

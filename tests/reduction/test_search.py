@@ -104,13 +104,15 @@ def test_first_counts_use_the_budget_up() -> None:
 def test_deeper_and_shallower_nets_have_places_of_their_own() -> None:
     for depth in (4, 6, 12, 24):
         places = list(searching._places(depth))
-        assert places and all(list(one) == sorted(set(one)) and 1 <= one[0] and one[-1] < depth for one in places)
+        assert places and all(list(one) == sorted(set(one)) and one[0] >= 1 and one[-1] < depth for one in places)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.05])
 def test_a_budget_out_of_reach_is_one_line(share: float) -> None:
     cost = GmacsCost(NET, share * DENSE)
-    with pytest.raises(InputError, match=f"{cost.target:g} GMACs is out of reach: a_net takes 0.1.* to {DENSE:.3g} GMACs"):
+    with pytest.raises(
+        InputError, match=f"{cost.target:g} GMACs is out of reach: a_net takes 0.1.* to {DENSE:.3g} GMACs"
+    ):
         search(fitter(chance), cost)
     with pytest.raises(InputError, match="out of reach"):
         counts_for(PLAN, cost)

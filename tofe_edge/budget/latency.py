@@ -91,7 +91,9 @@ def choose_by_latency(nets: Sequence[Net], limit: LatencyLimit, precisions: Sequ
         others = tuple(forecast for forecast in forecasts if forecast is not best)
         raised = raise_to_edges(best, limit.target_ms)
         names = len({forecast.net.checkpoint.name for forecast in fitting})
-        reason = f"{rank_of(best.net.checkpoint)} of {names} that fit {limit.ms:g} ms ({accuracy_of(best.net.checkpoint)})"
+        reason = (
+            f"{rank_of(best.net.checkpoint)} of {names} that fit {limit.ms:g} ms ({accuracy_of(best.net.checkpoint)})"
+        )
         if raised != best:
             reason += f"; counts {best.counts} raised to the edge of their steps, which costs nothing"
         return LatencyChoice(raised, limit, reason, others)
