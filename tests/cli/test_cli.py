@@ -35,7 +35,7 @@ PARITY_KEYS = (
 )
 EVALUATE_KEYS = "checkpoint device gmacs images mean_kept mean_reused mode top1 top1_interval top5 unreadable wrote"
 CHECKPOINT_KEYS = (
-    "accuracy backbone dense_gmacs gmacs name overrides path preprocessing selects_before sha256 token_counts training"
+    "accuracy backbone dense_gmacs gmacs name overrides path preprocessing reduction selects_before sha256 token_counts training"
 )
 DEVICE_KEYS = "budget cpu defaults latency memory name peaks soc title"
 JSON_KEYS = {

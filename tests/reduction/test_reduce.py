@@ -83,7 +83,8 @@ def test_images_that_cannot_be_used_are_left_out(folder: Path, tmp_path: Path) -
     images = write_images(tmp_path / "images", 40)
     (images / "0" / "0.png").write_bytes(b"no image")
     reduced = te.reduce(folder / "dense.safetensors", images, tmp_path / "a.safetensors", share=SHARE)
-    assert (reduced.checkpoint.training or {})["warnings"] == ["1 images could not be read and were left out"]
+    (warning,) = (reduced.checkpoint.training or {})["warnings"]
+    assert warning.startswith("1 image") and "could not be read" in warning
     assert reduced.report.fitted_to + reduced.report.judged_on == 79
 
 
