@@ -91,6 +91,20 @@ def tofe_macs(backbone: Backbone, kept: Sequence[Number], approximated: Literal[
     return total
 
 
+def product_macs(backbone: Backbone, kept: Sequence[int]) -> int:
+    """Those of :func:`tofe_macs` that multiply activations by activations: attention, comparing, merging and thawing.
+
+    They stay in floating point if weights are int8, and take about four times as long.
+    """
+    tokens, dim = backbone.patch_tokens, backbone.dim
+    in_stage = [count + backbone.prefix_tokens for count in (tokens, *kept)]
+    total = sum(blocks * 2 * count**2 * dim for blocks, count in zip(backbone.stage_lengths(), in_stage))
+    if backbone.merges:
+        total += len(kept) * tokens**2 * FEATURES + sum(merging_macs(count, tokens - count, dim) for count in kept)
+        total += sum(count * (tokens - count) * dim for count in kept[:-1])
+    return total
+
+
 def gmacs(macs: Number) -> float:
     """MACs in units of 1e9."""
     return float(macs) / 1e9

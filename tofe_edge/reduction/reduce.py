@@ -32,7 +32,7 @@ _LARGE_GMACS = 8.0
 """Of a dense net beyond this, the search sees half as many images."""
 
 _SEARCH_PASSES, _PASSES = 8, 15
-_FINALISTS = 3
+_FINALISTS = 2
 _WITH_STATES = 256
 _CENTER_ON = 256
 _FLAT = 1e-3
