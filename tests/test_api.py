@@ -16,8 +16,8 @@ EXAMPLES = [name for name in te.__all__ if ">>>" in (getattr(te, name).__doc__ o
 
 def test_every_function_has_an_example() -> None:
     functions = {name for name in te.__all__ if name.islower()}
-    # A training run of an example would take minutes; tests/training has one.
-    assert functions - {"load_profile", "train"} <= set(EXAMPLES)
+    # Training and reducing need dense weights; tests/training and tests/reduction have runs.
+    assert functions - {"load_profile", "reduce", "train"} <= set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import write_images
 from PIL import Image
+from tiny_run import stand_in, write_dense
 
 import tofe_edge
 from tofe_edge import cli
@@ -131,12 +133,16 @@ def test_python_examples_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In a folder with what the examples name: ``photo.jpg``, labelled images in ``val``, a tiny ``model.mlpackage``."""
+    """In a folder with what the examples name: ``photo.jpg``, images in ``val`` and ``photos``, dense weights, ``model.mlpackage``."""
     if "te.convert(" in code and not hasattr(tofe_edge, "convert"):
         pytest.skip("this version of tofe_edge has no function convert")
     monkeypatch.chdir(tmp_path)
     image_folder.rename(tmp_path / "val")
     Image.new("RGB", (96, 72), "teal").save("photo.jpg")
+    if "te.reduce(" in code:
+        stand_in(monkeypatch)
+        write_dense(tmp_path).rename("my_vit.safetensors")
+        write_images(tmp_path / "photos", 32)
     if "model.mlpackage" in code:
         (tmp_path / "model.mlpackage").symlink_to(tiny_model("--target", "coreml", "--precision", "fp16"))
         code = code.replace("224", "64")

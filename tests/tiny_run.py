@@ -18,6 +18,7 @@ from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training import run
 from tofe_edge.training.recipe import KEYS, Recipe
 from tofe_edge.training.run import TrainingRequest, train_checkpoint
+from tofe_edge.workflows import reduce
 
 RECIPE = Recipe(device="cpu", epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
 TARGET_GMACS = 0.002
@@ -40,7 +41,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> BackboneAdapter:
         return create_backbone(name, TINY, pretrained, stages, reduction)
 
-    monkeypatch.setattr(run, "create_backbone", tiny)
+    for module in (run, reduce):
+        monkeypatch.setattr(module, "create_backbone", tiny)
 
 
 def write_dense(folder: Path) -> Path:

@@ -85,6 +85,8 @@ def test_the_notice_names_the_images_of_all_runs_that_led_to_the_weights() -> No
     weights = Weights(training={"start": "net", "data": ["maps x1"], "start_record": second})
     wanted = "trained from deit.safetensors on photos x2, drawings x1, maps x1;"
     assert wanted in weights_licence("net", "0", weights).note
+    reduced = Weights(training={"start": "vit.pth", "data": ["photos"], "reduced": {"outcomes": []}})
+    assert "reduced from vit.pth on photos;" in weights_licence("net", "0", reduced).note
 
 
 def test_a_checkpoint_cannot_forge_a_part_of_the_notice() -> None:

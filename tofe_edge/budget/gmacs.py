@@ -57,7 +57,7 @@ def choose(checkpoints: Sequence[Checkpoint], budget: Budget) -> Choice:
     best = fitting[0]
     rest = [_weigh(checkpoint, limit, best) for checkpoint in ranked if checkpoint is not best]
     rest.sort(key=lambda candidate: not candidate.fits)
-    reason = f"most accurate of {len(fitting)} that fit {budget.gmacs:.2f} GMACs ({accuracy_of(best)})"
+    reason = f"{rank_of(best)} of {len(fitting)} that fit {budget.gmacs:.2f} GMACs ({accuracy_of(best)})"
     return Choice(best, budget, reason, tuple(rest))
 
 
@@ -65,13 +65,22 @@ def _weigh(checkpoint: Checkpoint, limit: float, best: Checkpoint) -> Candidate:
     if checkpoint.gmacs > limit:
         over = checkpoint.gmacs - limit / (1 + TOLERANCE)
         return Candidate(checkpoint, False, f"{over:.2f} GMACs over budget ({accuracy_of(checkpoint)})")
+    if not checkpoint.accuracy:
+        return Candidate(checkpoint, True, f"fits, {accuracy_of(checkpoint)}")
     return Candidate(checkpoint, True, f"fits, less accurate ({accuracy_of(checkpoint)} against {accuracy_of(best)})")
 
 
+def rank_of(best: Checkpoint) -> str:
+    """What the best of several is: without any accuracy it is the one that takes least."""
+    return "most accurate" if best.accuracy else "smallest"
+
+
 def accuracy_of(checkpoint: Checkpoint) -> str:
-    """Measured top-1 and on what, in words."""
+    """Measured top-1 and on what, in words; of a reduced net how often it agrees with the dense one."""
     if not checkpoint.accuracy:
-        return "accuracy not measured"
+        if checkpoint.token_counts is None or not checkpoint.budgets:
+            return "accuracy not measured"
+        return f"accuracy not measured, agrees with the dense net on {checkpoint.budgets[0].agreement:.1f} % of images"
     return f"top-1 {checkpoint.top1:.1f} % on {checkpoint.accuracy.get('dataset', 'unnamed data')}"
 
 

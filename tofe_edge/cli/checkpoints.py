@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from tofe_edge.budget.gmacs import accuracy_of
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 def _accuracy(checkpoint: Checkpoint) -> str:
     accuracy = checkpoint.accuracy
     if not accuracy:
-        return "not measured"
+        return accuracy_of(checkpoint)
     dense = f", dense {accuracy['dense_top1']:.1f}" if "dense_top1" in accuracy else ""
     return f"{accuracy['top1']:.1f} % on {accuracy.get('dataset', 'unnamed data')} ({accuracy.get('images', '?')} images{dense})"
 
@@ -46,6 +47,7 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "backbone": checkpoint.backbone_name,
         "overrides": checkpoint.overrides,
         "selects_before": list(checkpoint.stages) if checkpoint.stages and checkpoint.token_counts else None,
+        "reduction": checkpoint.reduction if checkpoint.token_counts else None,
         "token_counts": list(checkpoint.token_counts.kept) if checkpoint.token_counts else None,
         "gmacs": checkpoint.gmacs,
         "dense_gmacs": checkpoint.dense_gmacs,
@@ -59,6 +61,9 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _describe(checkpoint: Checkpoint) -> str:
     document = _to_json(checkpoint)
-    return facts(
-        [(key, json.dumps(value) if isinstance(value, (dict, list)) else value) for key, value in document.items()]
-    )
+    rows = [(key, json.dumps(value) if isinstance(value, (dict, list)) else value) for key, value in document.items()]
+    for budget in checkpoint.budgets:
+        counts = ", ".join(map(str, budget.counts))
+        rows.append(("divergence", f"{budget.divergence:.3f} nats from the dense net if {counts} tokens are kept"))
+        rows.append(("agreement", f"{budget.agreement:.1f} % with the dense net's best class"))
+    return facts(rows)

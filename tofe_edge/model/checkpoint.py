@@ -64,7 +64,7 @@ class Checkpoint:
     accuracy: dict[str, Any] | None
     """``top1``, ``top5`` (percent), ``dense_top1``, ``images``, ``dataset``, as measured after training."""
     training: dict[str, Any] | None
-    """Every hyper-parameter, the data, the measured counts."""
+    """Every hyper-parameter, the data, the measured counts; of a reduced net under ``reduced`` what the reduction found."""
     path: Path = Path()
     plain: bool = False
     """The file holds a dense backbone's weights in its own key names, without our header."""
@@ -80,7 +80,8 @@ class Checkpoint:
     @property
     def budgets(self) -> tuple[ReducedBudget, ...]:
         """The budgets that `tofe-edge reduce` made it for, the default one first; none if it was trained."""
-        outcomes = (self.training or {}).get("reduced", {}).get("outcomes", [])
+        record = (self.training or {}).get("reduced")
+        outcomes = record.get("outcomes", []) if isinstance(record, dict) else []
         return validate(tuple[ReducedBudget, ...], outcomes, "tofe-edge header", "the file is damaged")
 
     def sha256(self) -> str:

@@ -104,7 +104,8 @@ def weights_licence(checkpoint: str, sha256: str, weights: Weights) -> Licence:
         runs = _runs(weights.training)
         start, sources = runs[0].get("start"), [run.get("data") for run in runs]
         data = list(dict.fromkeys(plain(name) for source in sources if isinstance(source, list) for name in source))
-        known += f"; trained from {plain(start)}" if start else ""
+        made = "reduced" if "reduced" in runs[0] else "trained"
+        known += f"; {made} from {plain(start)}" if start else ""
         known += f" on {', '.join(data)}" if data else ""
     if weights.licence == UNKNOWN:
         known += "; its licence was not stated: ask whoever made the checkpoint before you distribute it"

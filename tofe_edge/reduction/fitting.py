@@ -175,7 +175,7 @@ def ridge(inputs: Tensor, outputs: Tensor, weights: Tensor) -> tuple[Tensor, Ten
     x_mean, y_mean = (share * x).sum(dim=0), (share * y).sum(dim=0)
     x, y = x - x_mean, y - y_mean
     gram = x.T @ (share * x)
-    gram.diagonal().add_(_RIDGE * gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
+    gram.diagonal().add_((_RIDGE * gram.diagonal().mean()).clamp(min=1e-30))
     weight = torch.linalg.solve(gram, x.T @ (share * y)).T
     return weight.float(), (y_mean - weight @ x_mean).float()
 

@@ -148,7 +148,7 @@ def run(model: ToFe, counts: TokenCounts, evidence: Evidence) -> Tensor:
 
 def _usable(images: Tensor) -> Tensor:
     """The images that show something. Raises :class:`InputError` if fewer than 64 do."""
-    varied = images.flatten(1).std(dim=1) > _FLAT
+    varied = images.flatten(2).std(dim=2).amax(dim=1) > _FLAT
     flat = int((~varied).sum())
     if len(images) - flat < FEWEST_IMAGES:
         of_one_colour = f" ({flat} more are of one colour)" if flat else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tofe_edge.budget.cost import Cost, GmacsCost, latency_cost
@@ -71,6 +71,8 @@ def reduce(
     # 1. What can be refused is refused before minutes are spent.
     require(path.suffix == ".safetensors", f"{path}: a checkpoint's file name ends in .safetensors")
     require((weights is None) == pretrained, "reduce needs dense weights: --weights FILE, or --pretrained for timm's")
+    overwrites = weights is not None and path.exists() and Path(weights).exists() and path.samefile(weights)
+    require(not overwrites, f"--out {path}: is what the reduction starts from; choose another name")
     with staging_dir(path.parent):
         pass  # the folder can be written to
     dense = create_backbone(backbone, pretrained=pretrained)
@@ -85,7 +87,13 @@ def reduce(
     model, counts, report = reduce_net(dense, pixels, cost, tuple(elastic), seed)
     # 3. Record and write.
     spec = model.backbone.spec
-    record = {"reduced": report.to_json(), "budget": cost.to_json(counts.kept), "warnings": _warnings(samples, pixels)}
+    record = {
+        "start": f"timm {backbone}" if weights is None else Path(weights).name,
+        "data": [Path(images).resolve().name],
+        "reduced": report.to_json(),
+        "budget": replace(cost, backbone=spec).to_json(counts.kept),
+        "warnings": _warnings(samples, pixels),
+    }
     classes = default_classes(spec.classes)
     header = describe(name or path.stem, spec, dense.preprocessing, classes, counts, None, record)
     return Reduced(save(path, model, header), report)
