@@ -28,7 +28,7 @@ from torch import nn
 from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from tofe_edge.model.backbones import Reduction, TokenCounts, create_backbone
+from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.runtimes import native_build
@@ -56,9 +56,7 @@ TinyModel = Callable[..., Path]
 """``tiny_model(*options)``"""
 
 
-def tiny_tofe(
-    name: str = "deit_tiny_patch16_224", seed: int = 0, reduction: Reduction = "paper", **overrides: int
-) -> ToFe:
+def tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, reduction: Any = "paper", **overrides: int) -> ToFe:
     """An eval ToFe whose every parameter and running statistic counts: none is zero, one or untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + zlib.crc32(name.encode()))

@@ -34,7 +34,10 @@ PARITY_KEYS = (
     "reference_device snr_db source top1_agreement top1_artifact top1_reference unreadable waiver"
 )
 EVALUATE_KEYS = "checkpoint device gmacs images mean_kept mean_reused mode top1 top1_interval top5 unreadable wrote"
-CHECKPOINT_KEYS = "accuracy backbone dense_gmacs gmacs name overrides path preprocessing reduction selects_before sha256 token_counts training"
+CHECKPOINT_KEYS = (
+    "accuracy backbone dense_gmacs gmacs name overrides path preprocessing reduction selects_before sha256 token_counts "
+    "training"
+)
 DEVICE_KEYS = "budget cpu defaults latency memory name peaks soc title"
 JSON_KEYS = {
     "run MODEL IMAGE": "image kept latency_ms method top5",

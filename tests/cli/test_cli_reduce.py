@@ -154,15 +154,3 @@ def test_other_commands_read_it(small: Path, folder: Path, program: Program, tmp
     image = folder / "images" / "0" / "0.png"
     code, out, err = program("tokens", small, "--image", image, "--html", tmp_path / "tokens.html")
     assert code == 0, err
-    words = (
-        "--start",
-        small,
-        "--data",
-        folder / "images",
-        "--target-gmacs",
-        "0.002",
-        "--out",
-        tmp_path / "on.safetensors",
-    )
-    line = refusal(program, "train", "--weights", folder / "dense.safetensors", *words)
-    assert "is a net by `tofe-edge reduce`, which train cannot go on from" in line

@@ -212,10 +212,6 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
         raise InputError(f"--start {request.start.name}: is a dense model; give its weights with --weights")
     student = load_model(request.start)
     own, expected = student.backbone.spec, teacher.backbone.spec
-    if own.reduction != expected.reduction:
-        raise InputError(
-            f"--start {request.start.name}: is a net by `tofe-edge reduce`, which train cannot go on from; leave it out"
-        )
     if replace(own, stages=expected.stages) != expected:
         raise InputError(
             f"--start {request.start.name}: is a {own.name} with {own.image_size} px and {own.classes} classes, "
