@@ -196,9 +196,10 @@ def _budgets(
         return budgets
     for target in sorted(further, reverse=True):
         scaled = fit_counts(counts.kept, spec, target).counts
-        for budget in reduced:
-            if abs(gmacs(tofe_macs(spec, budget.counts)) / target - 1) <= _BUDGET_TOLERANCE:
-                scaled = TokenCounts(budget.counts)
+        misses = {budget.counts: abs(gmacs(tofe_macs(spec, budget.counts)) / target - 1) for budget in reduced}
+        nearest = min(misses, key=misses.__getitem__, default=None)
+        if nearest is not None and misses[nearest] <= _BUDGET_TOLERANCE:
+            scaled = TokenCounts(nearest)
         reached = gmacs(tofe_macs(spec, scaled.kept))
         if abs(reached / target - 1) > _BUDGET_TOLERANCE:
             low, high = (

@@ -122,7 +122,7 @@ def reduce_net(
     with progress_bar("fitting", total=min(_FINALISTS, len(tried)), unit="net") as bar:
         for one in tried[:_FINALISTS]:
             model, logits = whole.build(one.plan)
-            nets.append((divergence(logits, judged.logits), one.plan, model, logits))
+            nets.append((one.at_equal_time(divergence(logits, judged.logits)), one.plan, model, logits))
             bar.update()
     _, plan, model, logits = min(nets, key=lambda net: net[0])
     own = _outcome(cost, plan, plan.counts, logits, judged)

@@ -50,12 +50,21 @@ class Judged:
 
     Attributes:
         divergence: from the dense net on the judged images, in nats.
-        rank: the same, had the plan the time of any other under the budget; the least is the best.
+        relative_time: of the plan, in that of its multiply-accumulates with int8 weights.
     """
 
     plan: Plan
     divergence: float
-    rank: float
+    relative_time: float
+
+    def at_equal_time(self, divergence: float) -> float:
+        """A divergence as it would be, had the plan the time of any other under the budget."""
+        return divergence * self.relative_time**_STEEPNESS
+
+    @property
+    def rank(self) -> float:
+        """What plans are ranked by: the least is the best."""
+        return self.at_equal_time(self.divergence)
 
 
 def search(fitter: Fitter, cost: Cost) -> list[Judged]:
@@ -79,8 +88,7 @@ def search(fitter: Fitter, cost: Cost) -> list[Judged]:
             new = [plan for plan in plans if plan not in tried]
             bar.total = len(tried) + len(new)
             for plan in new:
-                divergence = fitter.divergence(plan)
-                tried[plan] = Judged(plan, divergence, divergence * _relative_time(plan, cost) ** _STEEPNESS)
+                tried[plan] = Judged(plan, fitter.divergence(plan), _relative_time(plan, cost))
                 bar.update()
 
         # 1. Where tokens are selected.
@@ -155,7 +163,7 @@ def _neighbours(plan: Plan, cost: Cost) -> Iterator[Plan]:
     kept, most = plan.counts.kept, cost.backbone.patch_tokens - 1
     for more, less in permutations(range(len(kept)), 2):
         changed = list(kept)
-        changed[more] = min(most, round(kept[more] * _STEP))
+        changed[more] = min(most, max(kept[more] + 1, round(kept[more] * _STEP)))
 
         def counts(number: float, changed: list[int] = changed, less: int = less) -> tuple[int, ...]:
             return tuple(round(number) if stage == less else count for stage, count in enumerate(changed))

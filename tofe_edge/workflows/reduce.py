@@ -80,7 +80,9 @@ def reduce(
         dense.load_dense(read_tensors(Path(weights)))
     known = None if profile is None else open_profile(profile)
     cost = _cost(dense.spec, target_gmacs, share, known, max_latency_ms, precision)
-    cost.check()
+    for target in (cost.target, *elastic):
+        replace(cost, target=target).check()
+    require(len({cost.target, *elastic}) == 1 + len(elastic), "--elastic: each budget once, and not the main one again")
     # 2. Reduce.
     samples = typical_samples(Path(images), default_classes(dense.spec.classes).ids, seed, MOST_IMAGES)
     pixels = read_images(samples, dense.preprocessing)
