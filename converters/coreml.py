@@ -173,6 +173,9 @@ class _Interface(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         logits, *orders = self.net(image)
+        if self.net.merges and orders:
+            # A stage that merges ranks all tokens; the last one tells of those that are kept.
+            orders[-1] = orders[-1][:, : self.net.kept[-1]]
         return (torch.softmax(logits, -1), logits, *orders) if self.classifies else (logits, *orders)
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tofe_edge.converters.layers import AuxHead, ConvolutionStem, LinearStem, RmsNorm, StaticAttention, first_tokens
 from tofe_edge.converters.selection import Select
-from tofe_edge.converters.static_graph import StaticToFe
+from tofe_edge.converters.static_graph import StaticComparingSelector, StaticToFe
 from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.model.merging import CLOSENESS
 
 _PIXEL_SCALE = 1 / 256
 """A power of two: pixels 0 to 255 times this are exact in float16, as pixels / 255 are not."""
@@ -56,6 +58,28 @@ class NativeAuxHead(nn.Module):
         normalised = self.norm(tokens)
         logits: Tensor = self.head(normalised[:, 0]) + self.aux_head(normalised[:, 1:]).amax(1)
         return logits
+
+
+class NativeComparingSelector(nn.Module):
+    """A selector that compares tokens, in numbers that float16 holds: the largest exponent is taken out of the exponentials."""
+
+    def __init__(self, selector: StaticComparingSelector) -> None:
+        super().__init__()
+        self.norm: nn.Module = selector.norm
+        self.fc1, self.context, self.fc2, self.score = selector.fc1, selector.context, selector.fc2, selector.score
+        self.features, self.weight = selector.features, selector.weight
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.norm(patches)
+        hidden = self.fc1(tokens) + self.context(tokens.mean(1, keepdim=True))
+        scores = self.score(F.gelu(self.fc2(F.gelu(hidden))))
+        features = self.features(tokens)
+        features = features * torch.rsqrt((features * features).sum(2, keepdim=True) * (1 / CLOSENESS))
+        better = (scores.transpose(1, 2) > scores).to(scores.dtype)
+        alike = (torch.matmul(features, features.transpose(1, 2)) + 2 * CLOSENESS) * better - 2 * CLOSENESS
+        largest = torch.relu(alike.amax(2, keepdim=True))
+        resemblance = torch.log(torch.exp(alike - largest).sum(2, keepdim=True) + torch.exp(-largest)) + largest
+        return scores - resemblance * self.weight, features
 
 
 class PixelInput(nn.Module):
@@ -137,6 +161,8 @@ def _replacement(module: nn.Module) -> nn.Module | None:
         return NativeAttention(module)
     if isinstance(module, AuxHead):
         return NativeAuxHead(module)
+    if isinstance(module, StaticComparingSelector):
+        return NativeComparingSelector(module)
     if isinstance(module, LinearStem):
         return _convolution_stem(module)
     return None

@@ -55,6 +55,16 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x.to(BY_NAME[dtype].held)
 
 
+def log(x: Tensor, epsilon: float = 0.0) -> Tensor:
+    """The natural logarithm of x plus epsilon."""
+    return torch.log(x + epsilon)
+
+
+def rsqrt(x: Tensor, epsilon: float = 0.0) -> Tensor:
+    """The reciprocal of the square root of x plus epsilon."""
+    return torch.rsqrt(x + epsilon)
+
+
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
     """x times the cumulative distribution of the Gaussian, exact or approximated by tanh."""
     return F.gelu(x, approximate={"EXACT": "none", "TANH_APPROXIMATION": "tanh"}[mode])
@@ -359,6 +369,7 @@ OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxy
         "elementwise": {
             "add": _binary(torch.add),
             "equal": _binary(torch.eq),
+            "exp": _unary(torch.exp),
             "greater": _binary(torch.gt),
             "greater_equal": _binary(torch.ge),
             "identity": _unary(lambda x: x),
@@ -367,7 +378,7 @@ OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxy
             "real_div": _binary(torch.true_divide),
             "relu": _unary(torch.relu),
             "sub": _binary(torch.sub),
-            **_named(cast, gelu, select, softmax),
+            **_named(cast, gelu, log, rsqrt, select, softmax),
         },
         "reduction and order": {
             "reduce_max": _reduction(lambda x, axes, keep: x.amax(axes, keepdim=keep)),

@@ -26,7 +26,7 @@ FAMILIES = [
 
 
 def net(name: str = "deit_tiny_patch16_224", **overrides: int) -> ToFe:
-    model = tiny_tofe(name, reduction="merging", **overrides).requires_grad_(False)
+    model: ToFe = tiny_tofe(name, reduction="merging", **overrides).requires_grad_(False)
     for selector in model.selectors:
         selector.get_parameter("aversion").fill_(3.0)
     return model

@@ -129,7 +129,7 @@ def with_names(manifest: Manifest, name: str) -> Manifest:
     """The manifest with somebody's name wherever a free text stands."""
     return replace(
         manifest,
-        **dict.fromkeys(("artifact", "checkpoint", "backbone", "backend", "profile"), name),  # type: ignore[arg-type]
+        **dict.fromkeys(("artifact", "checkpoint", "backbone", "profile"), name),  # type: ignore[arg-type]
         class_names=[name] * len(manifest.class_names),
         fp32_layers=[name],
         fallback_ops={name: 1},

@@ -30,7 +30,9 @@ def opened(browser: Browser, page: str, folder: Path, dark: bool = False) -> Ope
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize(("name", "dark"), [("cpu0", False), ("cpu0", True), *((name, False) for name in HOSTILE)])
+@pytest.mark.parametrize(
+    ("name", "dark"), [("cpu0", False), ("cpu0", True), *((name, False) for name in HOSTILE)], ids=ascii
+)
 def test_pages_fit_a_phone_and_a_desk_and_load_nothing(
     name: str, page: str, dark: bool, tiny_manifest: Manifest, browser: Browser, tmp_path: Path
 ) -> None:

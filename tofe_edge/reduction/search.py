@@ -59,7 +59,7 @@ class Judged:
 
     def at_equal_time(self, divergence: float) -> float:
         """A divergence as it would be, had the plan the time of any other under the budget."""
-        return divergence * self.relative_time**_STEEPNESS
+        return float(divergence * self.relative_time**_STEEPNESS)
 
     @property
     def rank(self) -> float:

@@ -71,6 +71,16 @@ def _gelu(rng: Rng) -> Case:
     return case("gelu", {"x": x}, wide * special.ndtr(wide) if mode == "EXACT" else tanh, mode=mode)
 
 
+def _shifted(operator: str, oracle: Callable[[Any], Any]) -> Maker:
+    """An operator that adds its epsilon to positive inputs first."""
+
+    def make(rng: Rng) -> Case:
+        x = np.abs(floats(rng, *sizes(rng, 3))) + np.float32(0.1)
+        return case(operator, {"x": x}, oracle(x.astype(np.float64) + 0.25), epsilon=0.25)
+
+    return make
+
+
 def _select(rng: Rng) -> Case:
     shape = sizes(rng, 3)
     condition, a, b = rng.random(shape) < 0.5, floats(rng, *shape), floats(rng, *shape)
@@ -338,13 +348,16 @@ CASES: dict[str, dict[str, Maker]] = {
         "add": _binary("add", np.add),
         "cast": _cast,
         "equal": _binary("equal", np.equal),
+        "exp": _unary("exp", np.exp),
         "gelu": _gelu,
         "greater": _binary("greater", np.greater),
         "greater_equal": _binary("greater_equal", np.greater_equal),
         "identity": _unary("identity", lambda x: x),
+        "log": _shifted("log", np.log),
         "maximum": _binary("maximum", np.maximum),
         "mul": _binary("mul", np.multiply),
         "real_div": _binary("real_div", np.true_divide, "divisor"),
+        "rsqrt": _shifted("rsqrt", lambda x: 1 / np.sqrt(x)),
         "relu": _unary("relu", lambda x: np.maximum(x, 0)),
         "select": _select,
         "softmax": _softmax,
