@@ -62,7 +62,8 @@ def masked_merge(patches: Tensor, features: Tensor, mask: Tensor) -> Merge:
     scores = SHARPNESS * features @ features.transpose(1, 2)
     best = scores.masked_fill(kept < 0.5, torch.finfo(scores.dtype).min).amax(dim=-1, keepdim=True).detach()
     weights = torch.exp((scores - best).clamp(max=0)) * kept
-    shares = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny) * frozen
+    # The best kept token weighs 1. With none kept a smaller bound would make infinite gradients.
+    shares = weights / weights.sum(dim=-1, keepdim=True).clamp(min=0.5) * frozen
     sizes = 1 + shares.sum(dim=1)
     return Merge((patches + shares.transpose(1, 2) @ patches) / sizes[..., None], sizes, shares)
 
