@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from tofe_edge.converters.static_graph import StaticToFe
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.quiet import quiet
@@ -173,7 +174,7 @@ class _Interface(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         logits, *orders = self.net(image)
-        if self.net.merges and orders:
+        if isinstance(self.net, StaticToFe) and self.net.merges and orders:
             # A stage that merges ranks all tokens; the last one tells of those that are kept.
             orders[-1] = orders[-1][:, : self.net.kept[-1]]
         return (torch.softmax(logits, -1), logits, *orders) if self.classifies else (logits, *orders)

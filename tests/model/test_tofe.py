@@ -13,7 +13,7 @@ from torch import Tensor
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import Reduction, TokenCounts
 from tofe_edge.model.masking import take
-from tofe_edge.model.tofe import Inference, ToFe, masks_of
+from tofe_edge.model.tofe import KEEP, Inference, ToFe, masks_of
 from tofe_edge.training.schedule import gumbel_sampler
 
 DEIT, DISTILLED = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
@@ -91,6 +91,8 @@ def test_masked_and_gathered_forward_hold_the_same_tokens(net: ToFe, monkeypatch
 
 def test_masked_forward_without_noise_is_the_instance_adaptive_one(net: ToFe) -> None:
     images = images_for(net, 12)
+    for selector in net.selectors:
+        selector.get_submodule("fc3").get_parameter("bias")[KEEP] += 1.0
     masked = net.forward_masked(images)
     # Where no token is wanted, inference alone keeps the best one.
     usable = torch.stack([mask.any(dim=1) for mask in masked.masks]).all(dim=0).nonzero()[:, 0].tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class Classification:
     kept: tuple[int, ...]
     method: str
     """The budget that the model ran with."""
-    latency_ms: float
+    latency_ms: float = field(compare=False)
 
 
 @dataclass(frozen=True)
