@@ -163,34 +163,35 @@ class StaticToFe(nn.Module):
     def forward(self, image: Tensor, forced: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """Classify; ``forced`` are selections to follow instead of the scores (batch 1, measurement only)."""
         tokens = self._run_blocks(0, self.stem(image))
-        thawed: Tensor | None = None
+        frozen: Tensor | None = None
+        merged: StaticMerge | None = None
         selections: list[Tensor] = []
         for stage, kept in enumerate(self.kept):
             # 1. All patch tokens: kept ones, and frozen ones approximated.
             prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
-            if thawed is not None:
-                patches = torch.cat((patches, thawed), dim=1)
+            if frozen is not None:
+                patches = torch.cat((patches, self._thaw(stage - 1, frozen, merged, patches)), dim=1)
             # 2. Their order, best first.
             total, last = patches.shape[1], stage + 1 == len(self.kept)
             order, ranked, features = self._select(stage, patches, kept if last and not self.merges else total, forced)
             selections.append(order)
             # 3. The best go on, the others are frozen, and merged into them or silent.
-            some_freeze = kept < ranked.shape[1]
-            staying = ranked[:, :kept] if some_freeze else ranked
-            merged = static_merge(ranked, features, kept) if features is not None and some_freeze else None
-            if merged is not None:
-                staying = merged.tokens
-            tokens = self._run_blocks(stage + 1, torch.cat((prefix, staying), dim=1), self._log_sizes(prefix, merged))
-            # 4. Frozen ones thaw.
-            thawed = None
-            if some_freeze and not last:
-                frozen, approximator = ranked[:, kept:], self.approximators[stage]
-                if merged is None:
-                    thawed = approximator(frozen)
-                else:
-                    update = approximator(tokens[:, self.prefix :] - merged.tokens)
-                    thawed = frozen + torch.bmm(merged.shares, update)
+            all_stay = kept >= ranked.shape[1]
+            staying = ranked if all_stay else ranked[:, :kept]
+            merged = None if features is None or all_stay else static_merge(ranked, features, kept)
+            tokens = torch.cat((prefix, staying if merged is None else merged.tokens), dim=1)
+            frozen = None if last or all_stay else ranked[:, kept:]
+            tokens = self._run_blocks(stage + 1, tokens, self._log_sizes(prefix, merged))
         return (self.head(tokens), *selections)
+
+    def _thaw(self, stage: int, frozen: Tensor, merged: StaticMerge | None, processed: Tensor) -> Tensor:
+        """Frozen tokens after ``stage``, of which the kept ones came out as ``processed``."""
+        approximator = self.approximators[stage]
+        if merged is None:
+            thawed: Tensor = approximator(frozen)
+        else:
+            thawed = frozen + torch.bmm(merged.shares, approximator(processed - merged.tokens))
+        return thawed
 
     def _select(
         self, stage: int, patches: Tensor, count: int, forced: Sequence[Tensor]

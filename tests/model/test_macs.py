@@ -19,6 +19,7 @@ from tofe_edge.model.macs import (
     dense_macs,
     gmacs,
     head_macs,
+    product_macs,
     selector_macs,
     stem_macs,
     tofe_macs,
@@ -165,3 +166,18 @@ def test_the_gradient_of_the_cost_is_the_cost_of_one_more_token() -> None:
     for stage in range(3):
         around = [tofe_macs(spec, [n + d * (s == stage) for s, n in enumerate(PAPER_COUNTS)]) for d in (-1, 1)]
         assert float(gradient[stage]) == pytest.approx((around[1] - around[0]) / 2, rel=1e-12)
+
+
+def test_merging_is_counted_product_by_product() -> None:
+    """10 of 16 tokens of 48 channels kept, then 7, then 3: by hand, with features of 32 channels."""
+    spec = tiny_tofe(reduction="merging").backbone.spec
+    paper = replace(spec, reduction="paper")
+    kept, dim = (10, 7, 3), 48
+    comparing = 3 * (dim * (dim // 2) + 16 * dim * 32 + 16 * 16 * 32)
+    merging = sum(count * (16 - count) * (32 + dim) for count in kept)
+    thawing = sum(count * dim * dim + count * (16 - count) * dim for count in kept[:-1])
+    approximators = sum((16 - count) * 2 * dim * (dim // 2) for count in kept[:-1])
+    assert tofe_macs(spec, kept) == tofe_macs(paper, kept) - approximators + comparing + merging + thawing
+    attention = sum(2 * (count + 1) ** 2 * dim for count in (16, *kept))
+    shares = sum(count * (16 - count) * dim for count in kept[:-1])
+    assert product_macs(spec, kept) == attention + 3 * 16 * 16 * 32 + merging + shares
