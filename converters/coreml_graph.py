@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tofe_edge.converters.layers import AuxHead, ConvolutionStem, LinearStem, RmsNorm, StaticAttention, first_tokens
@@ -60,26 +59,25 @@ class NativeAuxHead(nn.Module):
         return logits
 
 
-class NativeComparingSelector(nn.Module):
+class NativeComparingSelector(StaticComparingSelector):
     """A selector that compares tokens, in numbers that float16 holds: the largest exponent is taken out of the exponentials."""
 
     def __init__(self, selector: StaticComparingSelector) -> None:
-        super().__init__()
-        self.norm: nn.Module = selector.norm
-        self.fc1, self.context, self.fc2, self.score = selector.fc1, selector.context, selector.fc2, selector.score
-        self.features, self.weight = selector.features, selector.weight
+        nn.Module.__init__(self)
+        self.norm, self.fc1, self.context, self.fc2 = selector.norm, selector.fc1, selector.context, selector.fc2
+        self.score, self.features, self.weight = selector.score, selector.features, selector.weight
 
-    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.norm(patches)
-        hidden = self.fc1(tokens) + self.context(tokens.mean(1, keepdim=True))
-        scores = self.score(F.gelu(self.fc2(F.gelu(hidden))))
-        features = self.features(tokens)
-        features = features * torch.rsqrt((features * features).sum(2, keepdim=True) * (1 / CLOSENESS))
+    def mean(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(1, keepdim=True)
+
+    def mean_square(self, features: Tensor) -> Tensor:
+        return (features * features).sum(2, keepdim=True) * (1 / CLOSENESS)
+
+    def resemblance(self, features: Tensor, scores: Tensor) -> Tensor:
         better = (scores.transpose(1, 2) > scores).to(scores.dtype)
         alike = (torch.matmul(features, features.transpose(1, 2)) + 2 * CLOSENESS) * better - 2 * CLOSENESS
         largest = torch.relu(alike.amax(2, keepdim=True))
-        resemblance = torch.log(torch.exp(alike - largest).sum(2, keepdim=True) + torch.exp(-largest)) + largest
-        return scores - resemblance * self.weight, features
+        return torch.log(torch.exp(alike - largest).sum(2, keepdim=True) + torch.exp(-largest)) + largest
 
 
 class PixelInput(nn.Module):

@@ -70,18 +70,28 @@ class StaticComparingSelector(nn.Module):
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.norm(patches)
         # 1. The score of each token beside the mean of all.
-        mean = torch.bmm(for_each_image(self.mean_row, patches[:, :, :1].permute(0, 2, 1)), tokens)
-        hidden = self.fc1(tokens) + self.context(mean)
+        hidden = self.fc1(tokens) + self.context(self.mean(tokens))
         scores = self.score(F.gelu(self.fc2(F.gelu(hidden))))
-        # 2. Features, and how alike tokens are.
+        # 2. Features of one length.
         features = self.features(tokens)
-        features = features * torch.rsqrt(F.linear(features * features, self.lengths))
-        closeness = torch.exp(torch.bmm(features, features.permute(0, 2, 1)))
+        features = features * torch.rsqrt(self.mean_square(features))
         # 3. Less the resemblance to a better one.
-        batch, total, _ = patches.shape
+        return scores - self.resemblance(features, scores) * self.weight, features
+
+    def mean(self, tokens: Tensor) -> Tensor:
+        """The mean token ``(B, 1, D)``."""
+        return torch.bmm(for_each_image(self.mean_row, tokens[:, :, :1].permute(0, 2, 1)), tokens)
+
+    def mean_square(self, features: Tensor) -> Tensor:
+        """Square of the length that features have, over that which they shall have: ``(B, N, 1)``."""
+        return F.linear(features * features, self.lengths)
+
+    def resemblance(self, features: Tensor, scores: Tensor) -> Tensor:
+        """How much each token resembles one with a higher score, ``CLOSENESS`` times and less a constant: ``(B, N, 1)``."""
+        batch, total, _ = scores.shape
+        closeness = torch.exp(torch.bmm(features, features.permute(0, 2, 1)))
         better = torch.clamp((scores.view(batch, 1, total) - scores) * STEEP, 0.0, 1.0)
-        resemblance = torch.log(F.linear(closeness * better, self.ones, self.one))
-        return scores - resemblance * self.weight, features
+        return torch.log(F.linear(closeness * better, self.ones, self.one))
 
 
 class StaticUpdateApproximator(nn.Module):
@@ -135,8 +145,8 @@ class StaticToFe(nn.Module):
     """Images ``(B, 3, H, W)`` to logits ``(B, classes)`` and one selection per stage, ``(K,)`` or ``(B, K)``.
 
     Selection s lists, in the order of that stage's input tokens, the kept tokens best first and then the
-    frozen ones; the last stage lists the kept tokens alone. Without counts the graph is the dense backbone
-    and returns logits alone.
+    frozen ones; the last stage lists the kept tokens alone, unless it merges frozen ones into them. Without
+    counts the graph is the dense backbone and returns logits alone.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """What the tests of whole runs share: a tiny net under a published name, its dense weights and images of two classes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, write_images
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -53,6 +54,16 @@ def write_dense(folder: Path) -> Path:
     path = folder / "dense.safetensors"
     save_file({key.removeprefix("vit."): value for key, value in dense.items()}, path)
     return path
+
+
+@contextmanager
+def to_reduce(folder: Path) -> Iterator[Path]:
+    """A folder with ``dense.safetensors`` and 80 images in two classes, while the published net's name stands for the tiny one."""
+    write_dense(folder)
+    write_images(folder / "images", 40)
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch)
+        yield folder
 
 
 def striped_images(folder: Path, per_class: int) -> Path:

@@ -10,7 +10,7 @@ import torch
 from conftest import Program, document_of, refusal, write_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_run import stand_in, write_dense
+from tiny_run import to_reduce
 
 from tofe_edge.cli import main
 
@@ -19,12 +19,7 @@ BUDGET = ("--share", "0.8")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """With dense weights and 80 images in two classes, while the published net's name stands for the tiny one."""
-    folder = tmp_path_factory.mktemp("reduce")
-    write_dense(folder)
-    write_images(folder / "images", 40)
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in(patch)
+    with to_reduce(tmp_path_factory.mktemp("reduce")) as folder:
         yield folder
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import write_images
 from safetensors.torch import load_file
-from tiny_run import stand_in, write_dense
+from tiny_run import to_reduce
 
 import tofe_edge as te
 from tofe_edge.errors import InputError
@@ -18,12 +18,7 @@ SHARE, ELASTIC = 0.8, 0.0019
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """With ``dense.safetensors`` and 80 images, while the published net's name stands for the tiny one."""
-    folder = tmp_path_factory.mktemp("reduce")
-    write_dense(folder)
-    write_images(folder / "images", 40)
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in(patch)
+    with to_reduce(tmp_path_factory.mktemp("reduce")) as folder:
         yield folder
 
 

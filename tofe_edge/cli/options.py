@@ -50,6 +50,13 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dense_weights(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Add ``--weights`` or ``--pretrained``."""
+    weights = parser.add_mutually_exclusive_group(required=required)
+    weights.add_argument("--weights", type=Path, metavar="FILE", help="dense weights: .safetensors or .pth")
+    weights.add_argument("--pretrained", action="store_true", help="fetch timm's published weights")
+
+
 def add_budget(parser: argparse.ArgumentParser) -> None:
     """Add ``--profile``, ``--max-gmacs`` and ``--max-latency-ms``."""
     parser.add_argument(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import keywords, positive_float
+from tofe_edge.cli.options import add_dense_weights, keywords, positive_float
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.workflows.reduce import Reduced, reduce
 
@@ -15,9 +15,7 @@ from tofe_edge.workflows.reduce import Reduced, reduce
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    weights = parser.add_mutually_exclusive_group(required=True)
-    weights.add_argument("--weights", type=Path, metavar="FILE", help="dense weights: .safetensors or .pth")
-    weights.add_argument("--pretrained", action="store_true", help="fetch timm's published weights")
+    add_dense_weights(parser, required=True)
     add(
         "--backbone",
         default="deit_tiny_patch16_224",

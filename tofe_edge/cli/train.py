@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import keywords, positive_float
+from tofe_edge.cli.options import add_dense_weights, keywords, positive_float
 from tofe_edge.cli.output import emit, facts, threads
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.training.recipe import KEYS, shipped_recipes
@@ -21,9 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = "An interrupted run goes on where it was when called again."
     parser.epilog = f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do."
     add = parser.add_argument
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--weights", type=Path, metavar="FILE", help="dense weights: .safetensors or .pth")
-    weights.add_argument("--pretrained", action="store_true", help="fetch timm's published weights")
+    add_dense_weights(parser)
     add(
         "--data",
         action="append",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, require
 from tofe_edge.io.documents import Int, Number, Text, validate, without_schema
-from tofe_edge.io.files import sha256_of, write_atomically
+from tofe_edge.io.files import sha256_of, staging_dir, write_atomically
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.tensors import must_be_a_file, read_metadata, read_tensors
 from tofe_edge.model.backbones import Backbone, BackboneAdapter, Reduction, TokenCounts, create_backbone
@@ -121,6 +122,23 @@ def backbone_of(checkpoint: Checkpoint) -> BackboneAdapter:
     return create_backbone(
         checkpoint.backbone_name, checkpoint.overrides, stages=checkpoint.stages, reduction=checkpoint.reduction
     )
+
+
+def check_output(path: Path, starts: Iterable[Path | None], what: str) -> None:
+    """Refuse a place for a checkpoint before hours are spent on it: another suffix, or a file that the work starts from.
+
+    Args:
+        what: the work, for messages: ``run``.
+
+    Raises:
+        InputError: it is refused, or its folder cannot be written to.
+    """
+    require(path.suffix == ".safetensors", f"{path}: a checkpoint's file name ends in .safetensors")
+    for start in starts:
+        overwrites = start is not None and start.exists() and path.exists() and path.samefile(start)
+        require(not overwrites, f"--out {path}: is what the {what} starts from; choose another name")
+    with staging_dir(path.parent):
+        pass  # the folder can be written to
 
 
 def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Checkpoint:

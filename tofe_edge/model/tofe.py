@@ -80,7 +80,7 @@ class ComparingSelector(TokenSelector):
 
     def forward(self, patches: Tensor) -> Tensor:
         logits = self.by_importance(patches)
-        resemblance = resemblance_to_better(self.compare(patches), _score(logits))
+        resemblance = resemblance_to_better(self.compare(patches), score_of(logits))
         return logits - self.aversion * F.pad(resemblance[..., None], (KEEP, 1 - KEEP))
 
 
@@ -211,7 +211,7 @@ class ToFe(nn.Module):
 
         The difference of the two logits; it orders tokens as p_keep does, and p_keep > 0.5 iff it is > 0.
         """
-        return _score(self.selectors[stage](patches))
+        return score_of(self.selectors[stage](patches))
 
     def stem(self, images: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` to tokens ``(B, P + N, D)`` at the input of block l_1."""
@@ -240,7 +240,7 @@ class ToFe(nn.Module):
         for stage, selector in enumerate(self.selectors):
             patches = tokens[:, spec.prefix_tokens :]
             logits = selector(patches)
-            scores.append(_score(logits))
+            scores.append(score_of(logits))
             mask = masks[stage] if masks is not None else _draw(logits, gumbel)
             used.append(mask)
             keep = torch.cat((mask.new_ones(len(mask), spec.prefix_tokens), mask), dim=1)
@@ -369,14 +369,15 @@ class _Run:
     scores: tuple[Tensor, ...]
 
 
-def _score(logits: Tensor) -> Tensor:
+def score_of(logits: Tensor) -> Tensor:
+    """The score that a selector's logits ``(..., 2)`` come to: positive = keep."""
     return logits[..., KEEP] - logits[..., 1 - KEEP]
 
 
 def _draw(logits: Tensor, gumbel: Gumbel | None) -> Tensor:
     """A mask ``(B, N)`` from a selector's logits ``(B, N, 2)``; without noise the tokens with p_keep > 0.5."""
     if gumbel is None:
-        return (_score(logits) > 0).to(logits.dtype)
+        return (score_of(logits) > 0).to(logits.dtype)
     # log_softmax, not softmax, goes into the Gumbel softmax: probabilities taken as logits would cap
     # P(keep) to [0.27, 0.73] (Eq. 8 followed literally by Eq. 9).
     return gumbel(F.log_softmax(logits.float(), dim=-1))[..., KEEP]

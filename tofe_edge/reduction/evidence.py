@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter
+from tofe_edge.training.losses import distillation_loss
 
 BATCH = 16
 """Images that run at once: more are not faster on a CPU, and attention maps of a few fit its cache."""
@@ -68,8 +69,7 @@ def examine(backbone: BackboneAdapter, images: Tensor, with_states: int) -> Evid
 
 def divergence(logits: Tensor, dense: Tensor) -> float:
     """Mean Kullback-Leibler divergence of predictions from the dense net's, in nats; logits ``(B, classes)``."""
-    ours, theirs = logits.double().log_softmax(dim=-1), dense.double().log_softmax(dim=-1)
-    return float((theirs.exp() * (theirs - ours)).sum(dim=-1).mean())
+    return float(distillation_loss(logits, dense))
 
 
 def agreement(logits: Tensor, dense: Tensor) -> float:

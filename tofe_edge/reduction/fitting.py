@@ -6,14 +6,15 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
+from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts
 from tofe_edge.model.masking import take
-from tofe_edge.model.tofe import ComparingSelector, Selection, ToFe, UpdateApproximator
+from tofe_edge.model.tofe import ComparingSelector, Selection, ToFe, UpdateApproximator, score_of
 from tofe_edge.reduction.evidence import BATCH, Evidence, divergence
 
 _LEARNING_RATE = 2e-3
@@ -80,16 +81,14 @@ class Fitter:
     def _first_stage(self, block: int) -> tuple[ComparingSelector, Tensor, Tensor]:
         """The first selector, and tokens of both sets of images at its block: they do not depend on counts."""
         if block not in self._first:
-            fitting, judging = (self._dense_until(block, one.embedded) for one in (self.fit, self.judged))
+            stem = reduced_net(self.backbone, (block,))
+            fitting, judging = (
+                _in_batches(partial(stem.run_blocks, 0), one.embedded) for one in (self.fit, self.judged)
+            )
             patches = fitting[:, self.backbone.spec.prefix_tokens :]
             selector = fit_selector(patches, self.fit.future_importance(block), self._passes, self._seed)
             self._first[block] = selector, fitting, judging
         return self._first[block]
-
-    def _dense_until(self, block: int, tokens: Tensor) -> Tensor:
-        for index in range(block):
-            tokens = _in_batches(lambda some, index=index: self.backbone.block(index, some), tokens)  # type: ignore[misc]
-        return tokens
 
     def _approximator(self, model: ToFe, stage: int, number: int, tokens: Tensor, block: int) -> UpdateApproximator:
         """Ridge regression of the updates that frozen tokens had in the dense net, from those of their kept tokens."""
@@ -117,8 +116,13 @@ class Fitter:
 def reduced_net(backbone: BackboneAdapter, stages: tuple[int, ...]) -> ToFe:
     """A net that merges, with selections before these blocks; the backbone's weights are shared, not copied."""
     twin = copy.copy(backbone)
-    twin.spec = replace(backbone.spec, stages=stages, reduction="merging")
+    twin.spec = merging_spec(backbone.spec, stages)
     return ToFe(twin).eval()
+
+
+def merging_spec(spec: Backbone, stages: tuple[int, ...]) -> Backbone:
+    """The shape of a net that merges, with selections before these blocks."""
+    return replace(spec, stages=stages, reduction="merging")
 
 
 def fit_selector(patches: Tensor, importance: Tensor, passes: int, seed: int) -> ComparingSelector:
@@ -142,8 +146,7 @@ def fit_selector(patches: Tensor, importance: Tensor, passes: int, seed: int) ->
                 factor = 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / _WARM_UP)
                 for group in optimizer.param_groups:
                     group["lr"] = _LEARNING_RATE * factor
-                logits = selector.by_importance(patches[some].detach())
-                scores = logits[..., 0] - logits[..., 1]
+                scores = score_of(selector.by_importance(patches[some].detach()))
                 loss = -(shares[some] * scores.log_softmax(dim=1)).sum(dim=1).mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

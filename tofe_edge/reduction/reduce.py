@@ -17,7 +17,7 @@ from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ComparingSelector, ToFe, UpdateApproximator
 from tofe_edge.reduction.evidence import BATCH, Evidence, agreement, divergence, examine
-from tofe_edge.reduction.fitting import Fitter, Plan
+from tofe_edge.reduction.fitting import Fitter, Plan, merging_spec
 from tofe_edge.reduction.search import counts_for, search
 from tofe_edge.training.counts import center_selectors
 
@@ -125,11 +125,9 @@ def reduce_net(
             nets.append((one.at_equal_time(divergence(logits, judged.logits)), one.plan, model, logits))
             bar.update()
     _, plan, model, logits = min(nets, key=lambda net: net[0])
-    own = _outcome(cost, plan, plan.counts, logits, judged)
-    # 4. Further budgets, and what each part brought.
-    outcomes = [own]
-    for target in further:
-        outcomes.append(_further(model, plan, replace(cost, target=target), judged))
+    # 4. This budget and further ones, and what each part brought.
+    outcomes = [_outcome(cost, plan, plan.counts, logits, judged)]
+    outcomes += [_further(model, plan, replace(cost, target=target), judged) for target in further]
     without = {name: divergence(run(twin, plan.counts, judged), judged.logits) for name, twin in _ablated(model)}
     center_selectors(model, plan.counts, shuffled[judged_count:][:_CENTER_ON])
     report = Report(plan.stages, plan.aversion, tuple(outcomes), without, len(fit), len(judged), len(tried), seed)
@@ -166,7 +164,7 @@ def _check_numbers(evidence: Evidence, backbone: BackboneAdapter) -> None:
 
 
 def _outcome(cost: Cost, plan: Plan, counts: TokenCounts, logits: Tensor, judged: Evidence) -> Outcome:
-    at = replace(cost, backbone=replace(cost.backbone, stages=plan.stages, reduction="merging"))
+    at = replace(cost, backbone=merging_spec(cost.backbone, plan.stages))
     return Outcome(
         target=cost.target,
         unit=cost.unit,
@@ -179,13 +177,8 @@ def _outcome(cost: Cost, plan: Plan, counts: TokenCounts, logits: Tensor, judged
 
 def _further(model: ToFe, plan: Plan, cost: Cost, judged: Evidence) -> Outcome:
     """The counts with which the net meets another budget best."""
-    best: Outcome | None = None
-    for counts in counts_for(plan, cost):
-        outcome = _outcome(cost, plan, counts, run(model, counts, judged), judged)
-        if best is None or outcome.divergence < best.divergence:
-            best = outcome
-    assert best is not None, "counts_for raises if there are none"
-    return best
+    outcomes = (_outcome(cost, plan, counts, run(model, counts, judged), judged) for counts in counts_for(plan, cost))
+    return min(outcomes, key=lambda one: one.divergence)
 
 
 def _ablated(model: ToFe) -> list[tuple[str, ToFe]]:

@@ -12,7 +12,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.macs import product_macs, tofe_macs
-from tofe_edge.reduction.fitting import Fitter, Plan
+from tofe_edge.reduction.fitting import Fitter, Plan, merging_spec
 
 _PLACES = ((2, 4, 7), (1, 4, 8), (2, 5, 8), (3, 6, 9), (2, 4, 6, 8), (2, 5))
 """Selections that are tried, as blocks of a net of twelve: others are scaled."""
@@ -133,14 +133,14 @@ def _at(cost: Cost, stages: tuple[int, ...]) -> Cost:
     """The cost of a net that merges, with selections before these blocks, and a target less the time of further selections."""
     extra = len(stages) - _USUAL_SELECTIONS
     target = cost.target - (_SELECTION_SHARE * cost.dense * extra if extra > 0 else 0.0)
-    return replace(cost, backbone=replace(cost.backbone, stages=stages, reduction="merging"), target=target)
+    return replace(cost, backbone=merging_spec(cost.backbone, stages), target=target)
 
 
 def _relative_time(plan: Plan, cost: Cost) -> float:
     """The time of a plan in that of its multiply-accumulates with int8 weights; 1 if the budget is one of time."""
     if not isinstance(cost, GmacsCost):
         return 1.0
-    backbone = _at(cost, plan.stages).backbone
+    backbone = merging_spec(cost.backbone, plan.stages)
     total, products = tofe_macs(backbone, plan.counts.kept), product_macs(backbone, plan.counts.kept)
     return float(1 + (_PRODUCTS - 1) * products / total)
 

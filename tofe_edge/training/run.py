@@ -17,7 +17,7 @@ from tofe_edge.io.files import staging_dir
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import Backbone, TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import parse_stages
-from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, load_model, save
+from tofe_edge.model.checkpoint import Checkpoint, check_output, default_classes, describe, load_model, save
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
@@ -78,8 +78,6 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     _check_request(request)
     config = TrainingConfig(**recipe.hyper_parameters(), target_gmacs=request.target_gmacs, target_ms=request.target_ms)
     device = pick_device(recipe.device)
-    with staging_dir(request.out.parent):
-        pass  # the folder can be written to
     # 2. Teacher, student, images
     # The seed is for weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
@@ -154,7 +152,6 @@ def _check_request(request: TrainingRequest) -> None:
     """Raise :class:`InputError` if parts of the request do not belong together, or ``out`` is one of its inputs."""
     recipe, milliseconds = request.recipe, request.target_ms is not None
     wrong = {
-        f"{request.out}: a checkpoint's file name ends in .safetensors": request.out.suffix != ".safetensors",
         "profile says where --target-ms is held; --target-gmacs holds everywhere": request.profile is not None
         and not milliseconds,
         "precision is that of the latency table of --target-ms": recipe.precision is not None and not milliseconds,
@@ -168,9 +165,7 @@ def _check_request(request: TrainingRequest) -> None:
     for message, applies in wrong.items():
         if applies:
             raise InputError(message)
-    for source in (request.weights, request.start.path if request.start else None):
-        if source is not None and source.exists() and request.out.exists() and source.samefile(request.out):
-            raise InputError(f"--out {request.out}: is what the run starts from; choose another name")
+    check_output(request.out, (request.weights, request.start.path if request.start else None), "run")
 
 
 def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation, dense: Examined) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tofe_edge.budget.cost import Cost, GmacsCost, latency_cost
 from tofe_edge.errors import InputError, require
-from tofe_edge.io.files import staging_dir
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import Backbone, create_backbone
-from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
+from tofe_edge.model.checkpoint import Checkpoint, check_output, default_classes, describe, save
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.reduction.reduce import MOST_IMAGES, Report, reduce_net
@@ -69,12 +68,8 @@ def reduce(
     """
     path = Path(out)
     # 1. What can be refused is refused before minutes are spent.
-    require(path.suffix == ".safetensors", f"{path}: a checkpoint's file name ends in .safetensors")
+    check_output(path, [None if weights is None else Path(weights)], "reduction")
     require((weights is None) == pretrained, "reduce needs dense weights: --weights FILE, or --pretrained for timm's")
-    overwrites = weights is not None and path.exists() and Path(weights).exists() and path.samefile(weights)
-    require(not overwrites, f"--out {path}: is what the reduction starts from; choose another name")
-    with staging_dir(path.parent):
-        pass  # the folder can be written to
     dense = create_backbone(backbone, pretrained=pretrained)
     if weights is not None:
         dense.load_dense(read_tensors(Path(weights)))
@@ -88,13 +83,14 @@ def reduce(
     pixels = read_images(samples, dense.preprocessing)
     model, counts, report = reduce_net(dense, pixels, cost, tuple(elastic), seed)
     # 3. Record and write.
+    unreadable = len(samples) - len(pixels)
     spec = model.backbone.spec
     record = {
         "start": f"timm {backbone}" if weights is None else Path(weights).name,
         "data": [Path(images).resolve().name],
         "reduced": report.to_json(),
         "budget": replace(cost, backbone=spec).to_json(counts.kept),
-        "warnings": _warnings(samples, pixels),
+        "warnings": [f"{unreadable} images could not be read and were left out"] if unreadable else [],
     }
     classes = default_classes(spec.classes)
     header = describe(name or path.stem, spec, dense.preprocessing, classes, counts, None, record)
@@ -121,8 +117,3 @@ def _cost(
         return latency_cost(spec, max_latency_ms, profile, precision)
     require(profile is None, "--profile says where --max-latency-ms is held; a budget in GMACs holds everywhere")
     return GmacsCost(spec, target_gmacs if share is None else share * gmacs(dense_macs(spec)))  # type: ignore[arg-type]
-
-
-def _warnings(samples: Sized, pixels: Sized) -> list[str]:
-    unreadable = len(samples) - len(pixels)
-    return [f"{unreadable} images could not be read and were left out"] if unreadable else []
