@@ -114,7 +114,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         print(f"tofe-edge: hint: `{called}` is now called `{name}`", file=sys.stderr)
     module = importlib.import_module(f"{__name__}.{COMMANDS[name][0]}")
     command: argparse.ArgumentParser = commands.add_parser(name, add_help=not hasattr(module, "OWN_HELP"))
-    command.description = f"{COMMANDS[name][1].capitalize()}."
+    sentence = COMMANDS[name][1]
+    command.description = f"{sentence[0].upper()}{sentence[1:]}."
     module.add_options(command)
     command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
