@@ -82,6 +82,7 @@ def test_every_shipped_profile_finds_a_checkpoint() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.realdata
 def test_fp32_has_a_delegate_per_stage(tmp_path: Path, program: Program, realdata: Path) -> None:
     options = ("--checkpoint", "tofe_deit_tiny_063", "--precision", "fp32", "--out", tmp_path)
     made = document_of(program, "convert", *options)
@@ -108,6 +109,7 @@ def _smallest_gap(reference: Reference, image: npt.NDArray[np.float32]) -> float
 
 
 @pytest.mark.slow
+@pytest.mark.realdata
 def test_int8_agrees_with_the_reference(tmp_path: Path, program: Program, realdata: Path) -> None:
     made = document_of(program, "convert", "--profile", "jetson_orin", "--out", tmp_path)
     assert made["delegates"] == 4
