@@ -11,6 +11,7 @@ import torch
 
 from tofe_edge.budget.cost import Cost, FittedCounts, GmacsCost, LatencyCost, latency_cost
 from tofe_edge.errors import InputError
+from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.files import staging_dir
@@ -103,6 +104,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
         tuple(Source.parse(text) for text in request.data), classes.ids, config.held_out, config.seed
     )
     _check_learned(request, config, data)
+    remark = look_at_preprocessing(teacher, adapter.preprocessing, data.train)
     if state.exists():
         check_state(state, config)
     validation = None
@@ -131,7 +133,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
         if recipe.center_on
         else "held-out images",
     }
-    record["warnings"] += dense_net.header.remarks
+    record["warnings"] += [*dense_net.header.remarks, *([remark] if remark else [])]
     if views is not None:
         record["views"] = len(views)
         if views.unreadable:

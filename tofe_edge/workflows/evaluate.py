@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tofe_edge.evaluation.evaluate import Evaluation, evaluate_samples
 from tofe_edge.evaluation.image_tokens import Extremes
 from tofe_edge.evaluation.prediction import CountDistribution, distributions
+from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
 from tofe_edge.evaluation.reference import Mode, load_reference
 from tofe_edge.io.dataset import find_samples, sample_evenly
 from tofe_edge.model.checkpoint import Checkpoint
@@ -80,6 +81,8 @@ def evaluate(
     reference = load_reference(opened, mode, device)
     spec = resized(opened.preprocessing, resize)
     samples = sample_evenly(find_samples(Path(data), opened.classes.ids), limit)
+    if opened.plain and (remark := look_at_preprocessing(reference.model, spec, samples)):
+        opened = replace(opened, remarks=(*opened.remarks, remark))
     patch_tokens = reference.model.backbone.spec.patch_tokens
     kept = Extremes(extremes, opened.classes.names, patch_tokens, spec) if extremes else None
     result = evaluate_samples(reference, Path(data), samples, spec, witness=None if kept is None else kept.see)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from tofe_edge.budget.cost import Cost, GmacsCost, latency_cost
 from tofe_edge.errors import InputError, require
+from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
 from tofe_edge.model.backbones import Backbone
 from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, save
 from tofe_edge.model.dense import open_dense
 from tofe_edge.model.macs import dense_macs, gmacs
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.reduction.reduce import MOST_IMAGES, Report, reduce_net
 from tofe_edge.training.counts import read_images, typical_samples
@@ -87,6 +89,7 @@ def reduce(
     # 2. Reduce.
     samples = typical_samples(Path(images), classes.ids, seed, MOST_IMAGES)
     pixels = read_images(samples, dense.preprocessing)
+    remark = look_at_preprocessing(ToFe(dense), dense.preprocessing, samples)
     model, counts, report = reduce_net(dense, pixels, cost, tuple(elastic), seed)
     # 3. Record and write.
     unreadable = len(samples) - len(pixels)
@@ -98,6 +101,7 @@ def reduce(
         "budget": replace(cost, backbone=spec).to_json(counts.kept),
         "warnings": [
             *net.header.remarks,
+            *([remark] if remark else []),
             *([f"{unreadable} images could not be read and were left out"] if unreadable else []),
         ],
     }
