@@ -99,7 +99,10 @@ def _compare(
     steady = gain.mean() > 4 * gain.std() / sqrt(len(gain))
     if steady and entropies[1].mean() < _CLEARLY * entropies[0].mean():
         share = 1 - entropies[1].mean() / entropies[0].mean()
-        return share, f"is clearly more sure of itself (mean entropy {entropies[1].mean():.2f} nats, not {entropies[0].mean():.2f})"
+        return (
+            share,
+            f"is clearly more sure of itself (mean entropy {entropies[1].mean():.2f} nats, not {entropies[0].mean():.2f})",
+        )
     return None
 
 

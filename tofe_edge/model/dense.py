@@ -156,7 +156,8 @@ def _describe(path: Path, backbone: str | None, choices: Choices) -> tuple[Check
                 preprocessing=_keys(own.preprocessing),
                 preprocessing_file="its header",
             )
-        remarks = _decisions(path, state, named, name, backbone is None and config.architecture is None)
+        told = (backbone, own, config.architecture, choices.preprocessing, config.preprocessing or None)
+        remarks = _decisions(path, state, named, name, guessed=all(one is None for one in told))
         classes, classes_from = _classes(spec, choices.labels, config, path.name, remarks)
         preprocessing, from_where = choose_preprocessing(base, choices.preprocessing, config, name, remarks)
         header = describe(_stem(path), spec, preprocessing, classes, None)
@@ -314,7 +315,7 @@ def _where(path: Path, state: StateDict, named: NamedWeights) -> str:
 
 
 def _decisions(path: Path, state: StateDict, named: NamedWeights, name: str, guessed: bool) -> list[str]:
-    """What was decided about a file without being asked. ``guessed``: its net, by shapes."""
+    """What was decided about a file without being asked. ``guessed``: its net, and so its preprocessing, by shapes."""
     said = []
     if named.passed_over:
         said.append(
