@@ -47,7 +47,8 @@ def test_the_report(reduced: te.Reduced) -> None:
     record = (read_header(reduced.checkpoint.path).training or {})["reduced"]
     assert record.keys() >= {"stages", "aversion", "outcomes", "without", "fitted_to", "judged_on", "plans", "seed"}
     assert (record["fitted_to"], record["judged_on"]) == (64, 16)
-    assert record["without"].keys() >= {"resemblance", "approximators"}
+    assert record["without"].keys() >= {"resemblance", "approximators", "tuning"}
+    assert record["outcomes"][0]["divergence"] < record["without"]["tuning"]
     own, further = record["outcomes"]
     for outcome in (own, further):
         assert outcome.keys() >= {"target", "unit", "counts", "cost", "divergence", "agreement"}
@@ -56,11 +57,13 @@ def test_the_report(reduced: te.Reduced) -> None:
     assert sum(further["counts"]) < sum(own["counts"])
 
 
-def test_blocks_keep_their_weights(folder: Path, reduced: te.Reduced) -> None:
+def test_matrices_and_the_blocks_before_the_first_selection_keep_their_weights(folder: Path, reduced: te.Reduced) -> None:
     stored = load_file(reduced.checkpoint.path)
     dense = load_file(folder / "dense.safetensors")
     assert {key for key in stored if key.startswith("backbone.")} == {f"backbone.vit.{key}" for key in dense}
-    assert all(torch.equal(stored[f"backbone.vit.{key}"], value.half()) for key, value in dense.items())
+    changed = {key for key, value in dense.items() if not torch.equal(stored[f"backbone.vit.{key}"], value.half())}
+    assert changed and all(dense[key].ndim == 1 for key in changed)
+    assert not any(key.startswith(f"blocks.{block}.") for key in changed for block in range(reduced.report.stages[0]))
     model, images = load_model(read_header(reduced.checkpoint.path)), torch.randn(2, 3, 64, 64)
     assert torch.isfinite(model.forward_batch(images, reduced.checkpoint.token_counts).logits).all()  # type: ignore[arg-type]
 

@@ -78,6 +78,10 @@ class Fitter:
         """The divergence of a plan's net from the dense net on the judged images, in nats."""
         return divergence(self.build(plan)[1], self.judged.logits)
 
+    def at_first_selection(self, plan: Plan) -> Tensor:
+        """The dense net's tokens ``(B, P + N, D)`` of the images to fit to, where the plan first selects."""
+        return self._first_stage(plan.stages[0])[1]
+
     def _first_stage(self, block: int) -> tuple[ComparingSelector, Tensor, Tensor]:
         """The first selector, and tokens of both sets of images at its block: they do not depend on counts."""
         if block not in self._first:

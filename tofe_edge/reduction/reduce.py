@@ -19,6 +19,7 @@ from tofe_edge.model.tofe import ComparingSelector, ToFe, UpdateApproximator
 from tofe_edge.reduction.evidence import BATCH, Evidence, agreement, divergence, examine
 from tofe_edge.reduction.fitting import Fitter, Plan, merging_spec
 from tofe_edge.reduction.search import counts_for, search
+from tofe_edge.reduction.tuning import tune
 from tofe_edge.training.counts import center_selectors
 
 FEWEST_IMAGES = 64
@@ -33,6 +34,9 @@ _LARGE_GMACS = 8.0
 
 _SEARCH_PASSES, _PASSES = 8, 15
 _FINALISTS = 2
+_TUNING_STEPS = 200
+"""Of a net of 1 GMAC. Larger ones take fewer, with the root of their work, since a step takes longer."""
+
 _WITH_STATES = 256
 _CENTER_ON = 256
 _FLAT = 1e-3
@@ -122,13 +126,22 @@ def reduce_net(
     with progress_bar("fitting", total=min(_FINALISTS, len(tried)), unit="net") as bar:
         for one in tried[:_FINALISTS]:
             model, logits = whole.build(one.plan)
-            nets.append((one.at_equal_time(divergence(logits, judged.logits)), one.plan, model, logits))
+            nets.append((one.at_equal_time(divergence(logits, judged.logits)), one.plan, model))
             bar.update()
-    _, plan, model, logits = min(nets, key=lambda net: net[0])
-    # 4. This budget and further ones, and what each part brought.
-    outcomes = [_outcome(cost, plan, plan.counts, logits, judged)]
-    outcomes += [_further(model, plan, replace(cost, target=target), judged) for target in further]
-    without = {name: divergence(run(twin, plan.counts, judged), judged.logits) for name, twin in _ablated(model)}
+    _, plan, model = min(nets, key=lambda net: net[0])
+    # 4. Token counts of further budgets, then small parameters tuned for all budgets.
+    counts = [plan.counts, *(_counts_at(model, plan, replace(cost, target=target), judged) for target in further)]
+    steps = round(_TUNING_STEPS / max(1.0, gmacs(dense_macs(cost.backbone))) ** 0.5)
+    untuned, model = model, tune(model, counts, whole.at_first_selection(plan), fit.logits, steps, seed)
+    # 5. What became of each budget, and what each part brought.
+    outcomes = [
+        _outcome(replace(cost, target=target), plan, kept, run(model, kept, judged), judged)
+        for target, kept in zip((cost.target, *further), counts, strict=True)
+    ]
+    without = {
+        name: divergence(run(twin, plan.counts, judged), judged.logits)
+        for name, twin in [*_ablated(model), ("tuning", untuned)]
+    }
     center_selectors(model, plan.counts, shuffled[judged_count:][:_CENTER_ON])
     report = Report(plan.stages, plan.aversion, tuple(outcomes), without, len(fit), len(judged), len(tried), seed)
     return model, plan.counts, report
@@ -175,10 +188,11 @@ def _outcome(cost: Cost, plan: Plan, counts: TokenCounts, logits: Tensor, judged
     )
 
 
-def _further(model: ToFe, plan: Plan, cost: Cost, judged: Evidence) -> Outcome:
+def _counts_at(model: ToFe, plan: Plan, cost: Cost, judged: Evidence) -> TokenCounts:
     """The counts with which the net meets another budget best."""
-    outcomes = (_outcome(cost, plan, counts, run(model, counts, judged), judged) for counts in counts_for(plan, cost))
-    return min(outcomes, key=lambda one: one.divergence)
+    return min(
+        counts_for(plan, cost), key=lambda counts: divergence(run(model, counts, judged), judged.logits)
+    )
 
 
 def _ablated(model: ToFe) -> list[tuple[str, ToFe]]:
