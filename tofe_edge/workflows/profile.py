@@ -145,6 +145,8 @@ def make_dense_twin(artifact: Artifact, checkpoint: Checkpoint, folder: Path) ->
         batch=manifest.batch,
         image_size=manifest.preprocessing.image_size,
         reproducible=manifest.reproducible,
+        output=manifest.output,
+        normalize=manifest.normalized,
         options=target.options_from({}),
     )
     return write_conversion(request, folder / request.file_name)
