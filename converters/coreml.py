@@ -174,8 +174,8 @@ class _Interface(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         logits, *orders = self.net(image)
-        if isinstance(self.net, StaticToFe) and self.net.merges and orders:
-            # A stage that merges ranks all tokens; the last one tells of those that are kept.
+        if isinstance(self.net, StaticToFe) and self.net.ranks_all and orders:
+            # The last selection tells of the tokens that are kept.
             orders[-1] = orders[-1][:, : self.net.kept[-1]]
         return (torch.softmax(logits, -1), logits, *orders) if self.classifies else (logits, *orders)
 
