@@ -180,8 +180,8 @@ class _Interface(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         given, *orders = self.net(image)
-        if isinstance(self.net, StaticToFe) and orders and orders[-1].shape[1] > self.net.kept[-1]:
-            # A stage that merges, or whose frozen tokens are features too, ranks all tokens; it tells of those that are kept.
+        if isinstance(self.net, StaticToFe) and self.net.ranks_all and orders:
+            # The last selection tells of the tokens that are kept.
             orders[-1] = orders[-1][:, : self.net.kept[-1]]
         return (torch.softmax(given, -1), given, *orders) if self.classifies else (given, *orders)
 

@@ -13,7 +13,7 @@ from tofe_edge.errors import InputError, require
 from tofe_edge.io.artifact import OUTPUTS
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.targets import Precision, Target
-from tofe_edge.model.backbones import Backbone, TokenCounts
+from tofe_edge.model.backbones import Backbone, Output, TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.tofe import ToFe
 
@@ -54,8 +54,8 @@ class ConvertRequest:
     """In place of the checkpoint's own."""
     options: Any = None
     """The target's own, of :meth:`Target.options_from`."""
-    output: str = "logits"
-    """One of :data:`tofe_edge.io.artifact.OUTPUTS`."""
+    output: Output = "logits"
+    """What the model gives first."""
     normalize: bool = False
     """Give an embedding the length 1."""
 

@@ -15,7 +15,7 @@ import torch
 from tofe_edge.errors import DeviceError, InputError, first_line
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones import Output, TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint, load_model
 from tofe_edge.model.resolution import at_image_size
 from tofe_edge.model.tofe import Inference, ToFe
@@ -37,8 +37,8 @@ class Reference:
     device: torch.device
     preprocessing: Preprocessing
     """How the checkpoint says that its inputs are made."""
-    output: str = "logits"
-    """One of :data:`tofe_edge.io.artifact.OUTPUTS`."""
+    output: Output | None = None
+    """What it gives; ``None``: the net's default."""
     normalize: bool = False
     """Give an embedding the length 1."""
 
@@ -82,7 +82,7 @@ def load_reference(
     device: str = "auto",
     counts: TokenCounts | None = None,
     image_size: int | None = None,
-    output: str = "logits",
+    output: Output | None = None,
     normalize: bool = False,
 ) -> Reference:
     """Load a checkpoint as the reference.
@@ -92,7 +92,7 @@ def load_reference(
         device: ``auto`` (CUDA if there is one), ``cuda`` or ``cpu``.
         counts: token counts in place of the checkpoint's, at the size below.
         image_size: side of the input in place of the checkpoint's.
-        output: what it gives, one of :data:`tofe_edge.io.artifact.OUTPUTS`.
+        output: what it gives; ``None``: logits, or the embedding of a net without head.
         normalize: gives an embedding the length 1.
 
     Raises:
@@ -168,7 +168,7 @@ def gpu_failures(device: torch.device, when: str) -> Iterator[None]:
 
 
 def _split(inference: Inference) -> list[Prediction]:
-    given = inference.logits.float().cpu().numpy()
+    given = inference.output.float().cpu().numpy()
     kept = [index.cpu().numpy() for index in inference.kept]
     margins = torch.stack([margin.float().cpu() for margin in inference.margins], dim=1).tolist()
     return [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from tofe_edge.io.inputs import Inputs, load_photographs
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.io.targets import Gates, gates_of
-from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones import Output, TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_by_checksum
 from tofe_edge.runtimes.loading import Model as LoadedModel
@@ -161,7 +162,7 @@ def check(
         device,
         counts=None if kept is None else TokenCounts(tuple(kept)),
         image_size=manifest.preprocessing.image_size,
-        output=manifest.output,
+        output=cast(Output, manifest.output),
         normalize=manifest.normalized,
     )
     stream = pictures.read(manifest.preprocessing, reference.preprocessing)
