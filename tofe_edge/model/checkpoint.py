@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tofe_edge.errors import InputError, require
-from tofe_edge.io.documents import Int, Number, Text, validate, without_schema
+from tofe_edge.io.documents import Flag, Int, Number, Text, validate, without_schema
 from tofe_edge.io.files import sha256_of, staging_dir, write_atomically
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.tensors import must_be_a_file, read_metadata, read_tensors
@@ -72,6 +72,8 @@ class Checkpoint:
     stages: tuple[int, ...] | None = None
     """Blocks before which tokens are selected, from 0; ``None``: the paper's."""
     reduction: Reduction = "paper"
+    thaws_last: bool = False
+    """Whether tokens frozen in the last stage thaw by an approximator of their own."""
 
     @property
     def top1(self) -> float:
@@ -114,13 +116,18 @@ def describe(
         training=training,
         stages=spec.stages,
         reduction=spec.reduction,
+        thaws_last=spec.thaws_last,
     )
 
 
 def backbone_of(checkpoint: Checkpoint) -> BackboneAdapter:
     """The checkpoint's backbone, with random weights. Raises :class:`InputError` if there is none such."""
     return create_backbone(
-        checkpoint.backbone_name, checkpoint.overrides, stages=checkpoint.stages, reduction=checkpoint.reduction
+        checkpoint.backbone_name,
+        checkpoint.overrides,
+        stages=checkpoint.stages,
+        reduction=checkpoint.reduction,
+        thaws_last=checkpoint.thaws_last,
     )
 
 
@@ -188,6 +195,7 @@ class _Net:
     overrides: dict[Text, Int]
     shape: _Shape
     reduction: Reduction = "paper"
+    thaws_last: Flag = False
 
 
 @dataclass(frozen=True)
@@ -242,6 +250,7 @@ def read_header(path: Path) -> Checkpoint:
             path=path,
             stages=header.backbone.shape.stages,
             reduction=header.backbone.reduction,
+            thaws_last=header.backbone.thaws_last,
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
