@@ -57,6 +57,8 @@ class ConvertOptions:
         max_gmacs: budget in 1e9 multiply-accumulates per image, in place of the profile's.
         max_latency_ms: what one image may take on the profile's device, by its latency tables.
         backbone: the net of plain dense weights.
+        labels: class names in place of the checkpoint's: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: in place of the checkpoint's: ``imagenet``, ``inception``, ``clip`` or a file.
         target: ``executorch`` or ``coreml``.
         precision: ``fp32``, ``int8``; for Core ML also ``fp16``, ``pal6``, ``pal4``.
         options: the target's own, by name (``tofe-edge convert --target coreml --help`` lists them).
@@ -82,6 +84,8 @@ class ConvertOptions:
     max_gmacs: float | None = None
     max_latency_ms: float | None = None
     backbone: str | None = None
+    labels: StrPath | None = None
+    preprocessing: StrPath | None = None
     target: str | None = None
     precision: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
@@ -291,7 +295,7 @@ def write_conversion(request: ConvertRequest, path: Path) -> Artifact:
 def _choose(options: ConvertOptions, profile: DeviceProfile | None) -> tuple[Checkpoint, str, Forecast | None]:
     """The checkpoint, why, and what it is predicted to take if it was chosen by that."""
     check_budget(options.max_gmacs, options.max_latency_ms)
-    named = None if options.checkpoint is None else open_checkpoint(options.checkpoint, options.backbone)
+    named = _named(options)
     require(
         named is not None or options.backbone is None,
         "--backbone names the net of plain dense weights; give their file with --checkpoint",
@@ -308,6 +312,14 @@ def _choose(options: ConvertOptions, profile: DeviceProfile | None) -> tuple[Che
     if limit is not None and named.gmacs > limit * (1 + TOLERANCE):
         warn(f"{named.name} needs {named.gmacs:.2f} GMACs, over the budget of {limit:.2f}")
     return named, "named with --checkpoint", None
+
+
+def _named(options: ConvertOptions) -> Checkpoint | None:
+    if options.checkpoint is None:
+        given = [name for name in ("labels", "preprocessing") if getattr(options, name) is not None]
+        require(not given, f"--{' and --'.join(given)} are of weights of your own; give them with --checkpoint")
+        return None
+    return open_checkpoint(options.checkpoint, options.backbone, options.labels, options.preprocessing)
 
 
 def _not_predicted(options: ConvertOptions, own_target: str | None) -> str | None:
