@@ -37,6 +37,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"
     )
     parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="no token reduction: the dense form of --checkpoint, or a dense net that fits",
+    )
+    parser.add_argument(
         "--target",
         choices=target_names(),
         help=f"kind of model file (default: the profile's, else {target_names()[0]})",
