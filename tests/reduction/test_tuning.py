@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_tofe
 
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.reduction.evidence import divergence, examine
+from tofe_edge.reduction.evidence import examine
 from tofe_edge.reduction.fitting import Fitter, Plan
 from tofe_edge.reduction.tuning import tune
 
@@ -24,10 +24,10 @@ def fitter() -> Fitter:
 
 def test_predictions_come_nearer_at_every_budget(fitter: Fitter) -> None:
     model, _ = fitter.build(PLAN)
-    stems, dense = fitter.at_first_selection(PLAN), fitter.fit.logits
+    stems, dense = fitter.at_first_selection(PLAN), fitter.fit
     tuned = tune(model, BUDGETS, stems, dense, steps=30, seed=0)
     for counts in BUDGETS:
-        before, after = (divergence(net.gathered_from(stems, counts).logits.detach(), dense) for net in (model, tuned))
+        before, after = (dense.divergence(net.gathered_from(stems, counts).output.detach()) for net in (model, tuned))
         assert after < 0.8 * before
 
 
@@ -35,7 +35,7 @@ def test_what_changes(fitter: Fitter) -> None:
     """Approximators, and vectors of blocks behind the first selection; the net that was given stays as it was."""
     model, _ = fitter.build(PLAN)
     before = copy.deepcopy(model.state_dict())
-    tuned = tune(model, BUDGETS, fitter.at_first_selection(PLAN), fitter.fit.logits, steps=2, seed=0)
+    tuned = tune(model, BUDGETS, fitter.at_first_selection(PLAN), fitter.fit, steps=2, seed=0)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     changed = {key for key, value in tuned.state_dict().items() if not torch.equal(value, before[key])}
     assert {"approximators.0.fc.weight", "backbone.vit.blocks.1.norm1.weight", "backbone.vit.norm.bias"} <= changed
@@ -46,7 +46,7 @@ def test_what_changes(fitter: Fitter) -> None:
 
 def test_it_is_seeded(fitter: Fitter) -> None:
     model, _ = fitter.build(PLAN)
-    stems, dense = fitter.at_first_selection(PLAN), fitter.fit.logits
+    stems, dense = fitter.at_first_selection(PLAN), fitter.fit
     one, same, other = (tune(model, BUDGETS, stems, dense, steps=2, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(value, same[key]) for key, value in one.items())
     assert not all(torch.equal(value, other[key]) for key, value in one.items())

@@ -1,4 +1,4 @@
-"""The last step of a reduction: small parameters are tuned by gradient until predictions come nearer to the dense net's.
+"""The last step of a reduction: small parameters are tuned by gradient until outputs come nearer to the dense net's.
 
 What changes are the approximators and the vectors of the blocks behind the first selection: biases, gains of norms and of
 LayerScale, 2 % of a net's parameters. Matrices stay, so there is little to learn by heart from a few hundred images (the same
@@ -17,20 +17,19 @@ from torch import Tensor, nn
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.reduction.evidence import BATCH
-from tofe_edge.training.losses import distillation_loss
+from tofe_edge.reduction.evidence import BATCH, Evidence, distance
 
 _LEARNING_RATE = 1e-3
 _WARM_UP = 20
 
 
-def tune(model: ToFe, budgets: Sequence[TokenCounts], stems: Tensor, dense: Tensor, steps: int, seed: int) -> ToFe:
-    """A copy of the net whose predictions are nearer to the dense net's.
+def tune(model: ToFe, budgets: Sequence[TokenCounts], stems: Tensor, dense: Evidence, steps: int, seed: int) -> ToFe:
+    """A copy of the net whose outputs are nearer to the dense net's.
 
     Args:
         budgets: token counts that the net is to serve; steps take turns.
         stems: ``(B, P + N, D)``, tokens at the first selection; the blocks before it stay as they are.
-        dense: ``(B, classes)``, logits of the dense net.
+        dense: the dense net on the same images.
         steps: of one batch each.
     """
     tuned = copy.deepcopy(model)
@@ -45,8 +44,8 @@ def tune(model: ToFe, budgets: Sequence[TokenCounts], stems: Tensor, dense: Tens
             some = batches.pop()
             for group in optimizer.param_groups:
                 group["lr"] = _LEARNING_RATE * _schedule(step, steps)
-            logits = tuned.gathered_from(stems[some], budgets[step % len(budgets)]).logits
-            loss = distillation_loss(logits, dense[some])
+            outputs = tuned.gathered_from(stems[some], budgets[step % len(budgets)]).output
+            loss = distance(outputs, dense.outputs[some], dense.classifies)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
