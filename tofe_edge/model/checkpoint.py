@@ -33,11 +33,11 @@ HEADER_KEY = "tofe_edge"
 
 @dataclass(frozen=True)
 class ReducedBudget:
-    """A budget that a net was reduced for, and how far its predictions are from the dense net's there."""
+    """A budget that a net was reduced for, and how far its outputs are from the dense net's there."""
 
     counts: tuple[Int, ...]
     divergence: Number
-    """Nats."""
+    """In nats, or as one less the cosine of embeddings."""
     agreement: Number
     """Percentage of images."""
 
