@@ -51,7 +51,8 @@ def test_an_address_is_its_text(user: str | None, host: str, port: int | None) -
         "ssh://pi:", "ssh://pi:0", "ssh://pi:022", "ssh://pi:65536", "ssh://pi:22:22", "ssh://pi:22/", "ssh://pi/path", "ssh://pi:٢٢",
         "ssh://::1", "ssh://[::1", "ssh://[::1]22", "ssh://[pi]", "ssh://[::1%]", "ssh://[::1%a;b]", "ssh://[-1]",
         "ssh://a..b", "ssh://u..v@a", "adb://a..b", "ssh://u:secret@pi", "ssh://a@b@c", " host", "host\n", "adb\n", "ssh://pi\n",
-        "ssh://pi\0", "adb://a\0", "ssh://$(id)", "ssh://`id`@pi", "ssh://pi;id", "adb://a b", "adb://a (b)", "adb://a (2) ", "adb://a (2) (3)", "adb://a'b", 'ssh://a"b', "ssh://pï",
+        "ssh://pi\0", "adb://a\0", "ssh://$(id)", "ssh://`id`@pi", "ssh://pi;id",
+        "adb://a b", "adb://a (b)", "adb://a (2) ", "adb://a (2) (3)", "adb://a'b", 'ssh://a"b', "ssh://pï",
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused_in_one_line(text: str) -> None:
