@@ -26,7 +26,7 @@ from tofe_edge.io.files import check_place, put_in_place, staging_dir, write_con
 from tofe_edge.io.inputs import Inputs, load_photographs, load_unlabelled
 from tofe_edge.io.progress import covering_bar, progress_bar, warn
 from tofe_edge.io.targets import find_target, target_names
-from tofe_edge.model.backbones import Output
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint, backbone_of
 from tofe_edge.model.resolution import check_image_size
 from tofe_edge.profiles import DeviceProfile
