@@ -110,7 +110,7 @@ def compare_outputs(
     if output == "logits":
         return compare(reference, artifact, labels, gates)
     if gates.max_drop is not None:
-        raise InputError(f"--max-drop: {output} have no top-1 accuracy; leave it out")
+        raise InputError("--max-drop: only a classifier has top-1 accuracy; leave it out")
     return (compare_embeddings if output == "embedding" else compare_features)(reference, artifact, gates)
 
 
