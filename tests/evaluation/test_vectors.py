@@ -15,7 +15,7 @@ from tofe_edge.evaluation.vectors import (
     FeatureParity,
     compare_outputs,
     cosines,
-    neighbour_agreement,
+    neighbours,
     token_snr_db,
 )
 from tofe_edge.io.targets import FP16_GATES, FP32_GATES, INT8_GATES
@@ -85,7 +85,7 @@ FAULTS: list[tuple[str, Callable[[Vectors], Vectors], str]] = [
     ("embedding", lambda vectors: 1.5 * vectors, "embedding SNR 6.0 dB is under 10 dB"),
     ("embedding", not_a_number, "worst cosine"),
     ("embedding", np.zeros_like, "mean cosine -1.00000 is under 0.95"),
-    ("embedding", lambda vectors: np.roll(vectors, 1, axis=0), "nearest neighbours agree on"),
+    ("embedding", lambda vectors: np.roll(vectors, 1, axis=0), "nearest neighbours of decided images agree on"),
     ("features", swapped, "cosine of the lowest 5% of the tokens"),
     ("features", lambda vectors: vectors[:, ::-1], "median SNR of a token"),
     ("features", not_a_number, "features SNR -inf dB"),
@@ -98,26 +98,29 @@ def test_a_fault_is_named(output: str, fault: Callable[[Vectors], Vectors], mess
     assert any(message in failure for failure in failures), failures
 
 
-def test_neighbours_are_gated_on_enough_images_alone() -> None:
-    few = drawn("embedding", 40)
-    assert compared("embedding", few, expected=few).gates[-1].name != "nearest neighbours"
+def test_neighbours_are_gated_on_enough_decided_images_alone() -> None:
+    few, name = drawn("embedding", 40), "nearest neighbours of decided images"
+    assert compared("embedding", few, expected=few).gates[-1].name != name
     wanted = replace(FP32_GATES, min_images_for_rate=1, min_neighbour_agreement=1.0)
-    assert compared("embedding", few, wanted, few).gates[-1].name == "nearest neighbours"
+    assert compared("embedding", few, wanted, few).gates[-1].name == name
     two = compared("embedding", few[:2], wanted, few[:2])
     assert isinstance(two, EmbeddingParity) and two.neighbour_agreement is None and two.passed
     assert dict(two.figures)["same nearest neighbour"] == "too few images"
 
 
-def test_the_nearest_neighbour_of_another_embedding_and_near_ties() -> None:
-    angles = np.radians([0, 10, 50, 60])
-    apart = np.stack((np.cos(angles), np.sin(angles)), 1).astype(np.float32)
-    assert neighbour_agreement(apart, 3 * apart) == 1.0
-    moved = np.radians([0, 30, 50, 60])
-    assert neighbour_agreement(apart, np.stack((np.cos(moved), np.sin(moved)), 1).astype(np.float32)) == 0.75
-    # The middle one is as near to either of the others.
-    even = np.radians([0, 10, 20])
-    tied = np.stack((np.cos(even), np.sin(even)), 1).astype(np.float32)
-    assert neighbour_agreement(tied, tied + np.float32([[1e-6, 0], [0, 0], [0, 1e-6]])) == 1.0
+def at_angles(*degrees: float) -> Vectors:
+    angles = np.radians(degrees)
+    return np.stack((np.cos(angles), np.sin(angles)), 1).astype(np.float32)
+
+
+def test_the_nearest_neighbour_of_other_embeddings_and_which_are_decided() -> None:
+    apart = at_angles(0, 10, 50, 60)
+    same, decided = neighbours(apart, 3 * apart)
+    assert same.all() and decided.all()
+    assert neighbours(apart, at_angles(0, 30, 50, 60))[0].tolist() == [True, False, True, True]
+    # The middle one is about as near to either of the others.
+    same, decided = neighbours(at_angles(0, 10, 20.1), at_angles(0, 10.1, 20))
+    assert same.tolist() == [True, False, True] and decided.tolist() == [True, False, True]
 
 
 def test_a_near_tie_is_left_out_of_fp32() -> None:

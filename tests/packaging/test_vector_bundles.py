@@ -56,7 +56,9 @@ def test_apps_get_a_method_for_vectors_and_no_labels(
         for name, file in files.items():
             if name.endswith((".kt", ".swift", ".md", ".kts", ".xml")):
                 text = file.data.decode()
-                assert not re.search(r"@[A-Z_]+@|[Cc]lassif", text.replace("Sources/Classifier", "").replace("ClassifierTests", "")), name
+                assert not re.search(
+                    r"@[A-Z_]+@|[Cc]lassif", text.replace("Sources/Classifier", "").replace("ClassifierTests", "")
+                ), name
         assert f".{call}(" in files["README.md"].data.decode() and said in files["README.md"].data.decode()
 
 
@@ -73,11 +75,30 @@ def test_a_package_of_core_ml_and_its_bundle_give_vectors(tiny_model: TinyModel,
 def test_the_example_for_linux_prints_vectors(tiny_model: TinyModel, tmp_path: Path) -> None:
     machine = real_machine("host", tmp_path / "built")
     model = tiny_model(*FEATURES)
-    call = ["package", model, "--platform", "linux", "--name", "net", "--arch", machine.arch, "--runner", machine.runner]
+    call = [
+        "package",
+        model,
+        "--platform",
+        "linux",
+        "--name",
+        "net",
+        "--arch",
+        machine.arch,
+        "--runner",
+        machine.runner,
+    ]
     assert main(list(map(str, [*call, "--out", tmp_path / "out"]))) == 0
-    subprocess.run([need("tar", "apt-get install tar"), "-xzf", *(tmp_path / "out").iterdir()], cwd=tmp_path, check=True)
+    subprocess.run(
+        [need("tar", "apt-get install tar"), "-xzf", *(tmp_path / "out").iterdir()], cwd=tmp_path, check=True
+    )
     folder = tmp_path / f"net-linux-{machine.arch}"
-    make = [need("make", "apt-get install make"), "-C", str(folder / "example"), "CFLAGS=-O2 -Werror -pedantic", "check"]
+    make = [
+        need("make", "apt-get install make"),
+        "-C",
+        str(folder / "example"),
+        "CFLAGS=-O2 -Werror -pedantic",
+        "check",
+    ]
     subprocess.run(make, check=True, capture_output=True)
     picture().save(tmp_path / "a.ppm")
     program = [str(folder / "example" / "encode"), str(folder / "model" / "net.pte")]
@@ -107,4 +128,7 @@ def test_the_library_for_android_gives_vectors(tiny_model: TinyModel, tmp_path: 
     golden = bench.recorded.rename(tmp_path / "golden")
     for one in [*golden.glob("forward_*"), *(golden / "forward").glob("*.png")]:
         one.rename(tmp_path / "other" / one.relative_to(golden))
-    assert "infinite or not numbers" in replace(bench, recorded=tmp_path / "other").run(as_bitmap(image, tmp_path / "a"))[-1]
+    assert (
+        "infinite or not numbers"
+        in replace(bench, recorded=tmp_path / "other").run(as_bitmap(image, tmp_path / "a"))[-1]
+    )

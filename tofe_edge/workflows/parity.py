@@ -269,7 +269,10 @@ def parity(
     """
     opened = artifact_of(model)
     source, output = find_reference(opened, checkpoint, backbone), opened.manifest.output
-    require(max_drop is None or output == "logits", f"--max-drop: {opened.path} gives {words_for(output)}, no classes; leave it out")
+    require(
+        max_drop is None or output == "logits",
+        f"--max-drop: {opened.path} gives {words_for(output)}, no classes; leave it out",
+    )
     require(
         min_agreement is None or output != "features",
         f"--min-agreement: {opened.path} gives features, which have neither class nor neighbour; leave it out",
