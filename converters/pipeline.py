@@ -19,9 +19,10 @@ from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD, Manifest, Method
 from tofe_edge.io.files import Content, fingerprint
+from tofe_edge.io.labels import Classes
 from tofe_edge.io.targets import Lowered, LoweredMethod
 from tofe_edge.model.backbones import Backbone, TokenCounts
-from tofe_edge.model.checkpoint import Classes, ReducedBudget, load_model
+from tofe_edge.model.checkpoint import ReducedBudget, load_model
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.resolution import at_image_size
 

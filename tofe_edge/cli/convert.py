@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.options import add_budget, add_runner, positive_float, positive_int
+from tofe_edge.cli.options import add_budget, add_naming, add_runner, positive_float, positive_int
 from tofe_edge.cli.output import check_html_place, emit, facts
 from tofe_edge.errors import require
 from tofe_edge.evaluation.parity import ClassParity, Parity
@@ -35,6 +35,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_budget(parser)
     parser.add_argument(
         "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"
+    )
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="no token reduction: the dense form of --checkpoint, or a dense net that fits",
     )
     parser.add_argument(
         "--target",
@@ -115,6 +120,7 @@ def _add_rare_options(parser: argparse.ArgumentParser) -> list[tuple[argparse.Ac
         metavar="NAME",
         help="the net of plain dense weights given with --checkpoint, such as deit_tiny_patch16_224",
     )
+    add_naming(group)
     group.add_argument(
         "--int8-mode",
         choices=("dynamic", "static", "weights"),
@@ -254,6 +260,8 @@ def to_json(converted: Converted) -> dict[str, Any]:
 
 def describe(converted: Converted) -> str:
     """The same for people."""
+    from tofe_edge.model.dense import source_facts
+
     artifact, manifest, parity = converted.artifact, converted.manifest, converted.parity
     fallback = ", ".join(f"{count} {name}" for name, count in manifest.fallback_ops.items()) or "none"
     tokens = ", ".join(map(str, manifest.token_counts)) if manifest.token_counts else "all (dense)"
@@ -264,6 +272,7 @@ def describe(converted: Converted) -> str:
         [
             ("checkpoint", f"{manifest.checkpoint}: {converted.reason}"),
             ("tokens kept", f"{tokens} of {manifest.patch_tokens} per stage, {manifest.gmacs:.3f} GMACs"),
+            *source_facts(converted.plan.request.checkpoint),
             ("precision", f"{manifest.precision}{mode}, {manifest.size_bytes / 1e6:.2f} MB"),
             *_describe_latency(manifest),
             ("delegates", f"{manifest.delegates}; operators outside: {fallback}"),

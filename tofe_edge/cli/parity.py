@@ -15,6 +15,7 @@ from tofe_edge.cli.options import (
     add_device,
     add_method,
     add_model,
+    add_naming,
     add_threads,
     keywords,
     positive_float,
@@ -39,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
     add_method(parser)
     add_checkpoint(parser)
+    add_naming(parser)
     add_data(
         parser,
         "labelled images: DIR/<class id>/<image>, a CSV file or tar shards; of a model that gives no classes any folder of "

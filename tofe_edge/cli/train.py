@@ -10,6 +10,7 @@ from typing import Any
 from tofe_edge.cli.options import add_dense_weights, keywords, positive_float
 from tofe_edge.cli.output import emit, facts, threads
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.model.dense import source_facts
 from tofe_edge.training.recipe import KEYS, shipped_recipes
 from tofe_edge.workflows.train import train
 
@@ -85,6 +86,7 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _describe(checkpoint: Checkpoint) -> str:
     rows = [
+        *source_facts(checkpoint),
         ("tokens kept", f"{checkpoint.token_counts} per stage"),
         ("GMACs", f"{checkpoint.gmacs:.3f} of {checkpoint.dense_gmacs:.3f} dense"),
     ]

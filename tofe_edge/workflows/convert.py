@@ -26,8 +26,8 @@ from tofe_edge.io.files import check_place, put_in_place, staging_dir, write_con
 from tofe_edge.io.inputs import Inputs, load_photographs, load_unlabelled
 from tofe_edge.io.progress import covering_bar, progress_bar, warn
 from tofe_edge.io.targets import find_target, target_names
-from tofe_edge.model.backbones.spec import Output
-from tofe_edge.model.checkpoint import Checkpoint, backbone_of
+from tofe_edge.model.backbones import Output
+from tofe_edge.model.checkpoint import Checkpoint, backbone_of, dense_form
 from tofe_edge.model.resolution import check_image_size
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.runtimes.calibration import undisturbed_ms
@@ -57,6 +57,9 @@ class ConvertOptions:
         max_gmacs: budget in 1e9 multiply-accumulates per image, in place of the profile's.
         max_latency_ms: what one image may take on the profile's device, by its latency tables.
         backbone: the net of plain dense weights.
+        labels: class names in place of the checkpoint's: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: in place of the checkpoint's: ``imagenet``, ``inception``, ``clip`` or a file.
+        dense: without token reduction: the checkpoint's dense form, or chosen among dense nets alone.
         target: ``executorch`` or ``coreml``.
         precision: ``fp32``, ``int8``; for Core ML also ``fp16``, ``pal6``, ``pal4``.
         options: the target's own, by name (``tofe-edge convert --target coreml --help`` lists them).
@@ -82,6 +85,9 @@ class ConvertOptions:
     max_gmacs: float | None = None
     max_latency_ms: float | None = None
     backbone: str | None = None
+    labels: StrPath | None = None
+    preprocessing: StrPath | None = None
+    dense: bool = False
     target: str | None = None
     precision: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
@@ -291,7 +297,9 @@ def write_conversion(request: ConvertRequest, path: Path) -> Artifact:
 def _choose(options: ConvertOptions, profile: DeviceProfile | None) -> tuple[Checkpoint, str, Forecast | None]:
     """The checkpoint, why, and what it is predicted to take if it was chosen by that."""
     check_budget(options.max_gmacs, options.max_latency_ms)
-    named = None if options.checkpoint is None else open_checkpoint(options.checkpoint, options.backbone)
+    named = _named(options)
+    if named is not None and options.dense:
+        named = dense_form(named)
     require(
         named is not None or options.backbone is None,
         "--backbone names the net of plain dense weights; give their file with --checkpoint",
@@ -299,15 +307,23 @@ def _choose(options: ConvertOptions, profile: DeviceProfile | None) -> tuple[Che
     if options.max_latency_ms is not None:
         reason = _not_predicted(options, profile.defaults.target if profile else None)
         require(reason is None, f"--max-latency-ms: latency is not predicted {reason}")
-        choice = choose_within(profile, options.max_latency_ms, options.precision, named)
+        choice = choose_within(profile, options.max_latency_ms, options.precision, named, options.dense)
         return choice.forecast.net.checkpoint, choice.reason, choice.forecast
     if named is None:
-        by_gmacs = choose_for(profile, options.max_gmacs)
+        by_gmacs = choose_for(profile, options.max_gmacs, options.dense)
         return by_gmacs.checkpoint, by_gmacs.reason, None
     limit = options.max_gmacs or (profile.budget.gmacs.value if profile else None)
     if limit is not None and named.gmacs > limit * (1 + TOLERANCE):
         warn(f"{named.name} needs {named.gmacs:.2f} GMACs, over the budget of {limit:.2f}")
-    return named, "named with --checkpoint", None
+    return named, f"named with --checkpoint{', dense' if options.dense else ''}", None
+
+
+def _named(options: ConvertOptions) -> Checkpoint | None:
+    if options.checkpoint is None:
+        given = [name for name in ("labels", "preprocessing") if getattr(options, name) is not None]
+        require(not given, f"--{' and --'.join(given)} are of weights of your own; give them with --checkpoint")
+        return None
+    return open_checkpoint(options.checkpoint, options.backbone, options.labels, options.preprocessing)
 
 
 def _not_predicted(options: ConvertOptions, own_target: str | None) -> str | None:

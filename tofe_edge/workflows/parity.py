@@ -23,6 +23,7 @@ from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, words_for
 from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
 from tofe_edge.io.images import list_images
 from tofe_edge.io.inputs import Inputs, load_photographs
+from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.io.targets import Gates, gates_of
@@ -33,7 +34,7 @@ from tofe_edge.model.zoo import find_by_checksum
 from tofe_edge.runtimes.loading import Model as LoadedModel
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.workflows.run import Model, artifact_of
-from tofe_edge.workflows.sources import StrPath, open_checkpoint, resized
+from tofe_edge.workflows.sources import StrPath, is_plain, open_checkpoint, resized
 
 _THUMBNAIL = 160
 """Longest side in pixels."""
@@ -234,6 +235,8 @@ def parity(
     *,
     checkpoint: StrPath | Checkpoint | None = None,
     backbone: str | None = None,
+    labels: StrPath | None = None,
+    preprocessing: StrPath | None = None,
     method: str = DEFAULT_METHOD,
     device: str = "auto",
     threads: int = 1,
@@ -248,6 +251,8 @@ def parity(
         data: labelled images, as for :func:`evaluate`; crops of two photographs if not given.
         checkpoint: what the model was made from; found by its checksum if it is a shipped one.
         backbone: the net, if the checkpoint has plain dense weights.
+        labels: class names, if not those of the model's manifest: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: how the reference prepares images: ``imagenet``, ``inception``, ``clip`` or a file.
         method: which budget of an elastic model.
         device: where the reference runs: ``auto``, ``cpu`` or ``cuda``.
         threads: of the model's runtime.
@@ -268,7 +273,7 @@ def parity(
         (True, 1.0)
     """
     opened = artifact_of(model)
-    source, output = find_reference(opened, checkpoint, backbone), opened.manifest.output
+    source, output = find_reference(opened, checkpoint, backbone, labels, preprocessing), opened.manifest.output
     require(
         max_drop is None or output == "logits",
         f"--max-drop: {opened.path} gives {words_for(output)}, no classes; leave it out",
@@ -311,7 +316,11 @@ def _samples(data: Path, checkpoint: Checkpoint, manifest: Manifest, limit: int 
 
 
 def find_reference(
-    artifact: Artifact, source: StrPath | Checkpoint | None = None, backbone: str | None = None
+    artifact: Artifact,
+    source: StrPath | Checkpoint | None = None,
+    backbone: str | None = None,
+    labels: StrPath | Classes | None = None,
+    preprocessing: StrPath | Preprocessing | None = None,
 ) -> Checkpoint:
     """The checkpoint an artifact was made from: a shipped one by checksum, or the one given.
 
@@ -326,7 +335,12 @@ def find_reference(
                 f"{artifact.path}: was made from {manifest.checkpoint!r}, which is not shipped; name its file with --checkpoint"
             )
         return shipped
-    checkpoint = open_checkpoint(source, backbone)
+    if not isinstance(source, Checkpoint) and is_plain(Path(source)):
+        # Plain weights say less of themselves than what was made of them.
+        backbone = backbone or manifest.backbone
+        labels = labels or Classes(tuple(manifest.class_ids), tuple(manifest.class_names))
+        preprocessing = preprocessing or manifest.preprocessing
+    checkpoint = open_checkpoint(source, backbone, labels, preprocessing)
     if checkpoint.sha256() != manifest.checkpoint_sha256:
         raise InputError(
             f"{checkpoint.path}: is not the checkpoint that {artifact.path} was made from ({manifest.checkpoint!r})"

@@ -10,7 +10,7 @@ from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.recipe import Recipe, read_recipe
 from tofe_edge.training.run import TrainingRequest, train_checkpoint
-from tofe_edge.workflows.sources import StrPath, open_checkpoint, open_profile
+from tofe_edge.workflows.sources import StrPath, choices_of, open_checkpoint, open_profile
 
 
 def train(
@@ -23,6 +23,8 @@ def train(
     backbone: str | None = None,
     weights: StrPath | None = None,
     pretrained: bool = False,
+    labels: StrPath | None = None,
+    preprocessing: StrPath | None = None,
     start: StrPath | Checkpoint | None = None,
     validation: StrPath | None = None,
     recipe: str | Recipe | None = None,
@@ -39,6 +41,8 @@ def train(
         profile: a device profile; ``None``: the recipe's.
         backbone: ``lvvit_s``, ``lvvit_m`` or a timm vision transformer; ``None``: the recipe's, DeiT-Tiny by default.
         weights: dense weights; or ``pretrained`` for timm's.
+        labels: class names: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: ``imagenet``, ``inception``, ``clip`` or a file.
         start: a ToFe checkpoint to go on from, by name or path.
         validation: labelled images on which accuracy is measured at the end.
         recipe: ``paper`` (the default), ``quick``, or the path of a YAML file.
@@ -71,5 +75,6 @@ def train(
         start=None if start is None else open_checkpoint(start),
         validation=None if validation is None else Path(validation),
         recipe=recipe,
+        choices=choices_of(labels, preprocessing),
     )
     return train_checkpoint(request)
