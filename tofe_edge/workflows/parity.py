@@ -27,7 +27,8 @@ from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.io.targets import Gates, gates_of
-from tofe_edge.model.backbones import Output, TokenCounts
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_by_checksum
 from tofe_edge.runtimes.loading import Model as LoadedModel
@@ -273,7 +274,10 @@ def parity(
     """
     opened = artifact_of(model)
     source, output = find_reference(opened, checkpoint, backbone, labels, preprocessing), opened.manifest.output
-    require(max_drop is None or output == "logits", f"--max-drop: {opened.path} gives {words_for(output)}, no classes; leave it out")
+    require(
+        max_drop is None or output == "logits",
+        f"--max-drop: {opened.path} gives {words_for(output)}, no classes; leave it out",
+    )
     require(
         min_agreement is None or output != "features",
         f"--min-agreement: {opened.path} gives features, which have neither class nor neighbour; leave it out",
