@@ -12,7 +12,16 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from tofe_edge.converters.layers import AuxHead, ConvolutionStem, LinearStem, RmsNorm, StaticAttention, first_tokens
+from tofe_edge.converters.layers import (
+    AuxHead,
+    ConvolutionStem,
+    LinearStem,
+    MeanToken,
+    RmsNorm,
+    StaticAttention,
+    UnitLength,
+    first_tokens,
+)
 from tofe_edge.converters.selection import Select
 from tofe_edge.converters.static_graph import StaticComparingSelector, StaticToFe
 from tofe_edge.io.preprocessing import Preprocessing
@@ -28,6 +37,7 @@ class NativeAttention(nn.Module):
     def __init__(self, attention: StaticAttention) -> None:
         super().__init__()
         self.qkv, self.proj, self.heads = attention.qkv, attention.proj, attention.heads
+        self.query_norm, self.key_norm = attention.query_norm, attention.key_norm
 
     def forward(self, x: Tensor, queries: int | None = None, log_sizes: Tensor | None = None) -> Tensor:
         """As :meth:`StaticAttention.forward`."""
@@ -37,6 +47,8 @@ class NativeAttention(nn.Module):
         query, key, value = split.split(heads, dim=1)
         if queries is not None and queries < tokens:
             query = query[:, :, :queries]
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         scores = torch.matmul(query, key.transpose(2, 3))
         if log_sizes is not None:
             scores = scores + log_sizes[:, None]
@@ -57,6 +69,22 @@ class NativeAuxHead(nn.Module):
         normalised = self.norm(tokens)
         logits: Tensor = self.head(normalised[:, 0]) + self.aux_head(normalised[:, 1:]).amax(1)
         return logits
+
+
+class NativeMeanToken(nn.Module):
+    """The mean token ``(B, 1, D)`` as one reduction."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mean: Tensor = tokens.mean(1, keepdim=True)
+        return mean
+
+
+class NativeUnitLength(nn.Module):
+    """Vectors ``(..., D)`` divided by their length, in numbers that float16 holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = x * x.shape[-1] ** -0.5
+        return small * torch.rsqrt((small * small).sum(-1, keepdim=True))
 
 
 class NativeComparingSelector(StaticComparingSelector):
@@ -161,6 +189,10 @@ def _replacement(module: nn.Module) -> nn.Module | None:
         return NativeAuxHead(module)
     if isinstance(module, StaticComparingSelector):
         return NativeComparingSelector(module)
+    if isinstance(module, MeanToken):
+        return NativeMeanToken()
+    if isinstance(module, UnitLength):
+        return NativeUnitLength()
     if isinstance(module, LinearStem):
         return _convolution_stem(module)
     return None
@@ -179,7 +211,7 @@ def _convolution_stem(stem: LinearStem) -> ConvolutionStem:
     weight = linear.weight.detach().view(-1, channels, stem.patch, stem.patch).clone()
     convolution.weight = nn.Parameter(weight, requires_grad=False)
     convolution.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
-    return ConvolutionStem([convolution], stem.prefix, stem.position)
+    return ConvolutionStem([convolution], stem.prefix, stem.position, stem.norm)
 
 
 def _divide_inputs(layer: nn.Module, divisor: Tensor) -> None:

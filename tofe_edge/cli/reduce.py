@@ -1,4 +1,4 @@
-"""``tofe-edge reduce``: make a ToFe checkpoint of a dense net, without labels and without training."""
+"""``tofe-edge reduce``: make a ToFe checkpoint of a dense net, in minutes and without labels."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _describe(reduced: Reduced) -> str:
         ("selections", f"before blocks {', '.join(map(str, report.stages))}; {report.plans} plans tried"),
         ("GMACs", f"{checkpoint.gmacs:.3f} of {checkpoint.dense_gmacs:.3f} dense"),
         ("fitted to", f"{report.fitted_to} images, judged on {report.judged_on} others"),
-        ("divergence", f"{report.outcomes[0].divergence:.3f} nats; {without}"),
+        ("divergence", f"{report.outcomes[0].divergence:.3f} {report.measure}; {without}"),
         *(("warning", warning) for warning in (checkpoint.training or {})["warnings"]),
         ("wrote", str(checkpoint.path)),
     ]

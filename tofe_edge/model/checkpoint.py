@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tofe_edge.errors import InputError, require
-from tofe_edge.io.documents import Int, Number, Text, validate, without_schema
+from tofe_edge.io.documents import Flag, Int, Number, Text, validate, without_schema
 from tofe_edge.io.files import sha256_of, staging_dir, write_atomically
 from tofe_edge.io.labels import Classes, numbered
 from tofe_edge.io.preprocessing import Preprocessing
@@ -33,11 +33,11 @@ HEADER_KEY = "tofe_edge"
 
 @dataclass(frozen=True)
 class ReducedBudget:
-    """A budget that a net was reduced for, and how far its predictions are from the dense net's there."""
+    """A budget that a net was reduced for, and how far its outputs are from the dense net's there."""
 
     counts: tuple[Int, ...]
     divergence: Number
-    """Nats."""
+    """In nats, or as one less the cosine of embeddings."""
     agreement: Number
     """Percentage of images."""
 
@@ -65,6 +65,8 @@ class Checkpoint:
     stages: tuple[int, ...] | None = None
     """Blocks before which tokens are selected, from 0; ``None``: the paper's."""
     reduction: Reduction = "paper"
+    thaws_last: bool = False
+    """Whether tokens frozen in the last stage thaw by an approximator of their own."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where ``weights``, ``classes`` and ``preprocessing`` are from if not from the header."""
     remarks: tuple[str, ...] = field(default=(), compare=False)
@@ -111,13 +113,18 @@ def describe(
         training=training,
         stages=spec.stages,
         reduction=spec.reduction,
+        thaws_last=spec.thaws_last,
     )
 
 
 def backbone_of(checkpoint: Checkpoint) -> BackboneAdapter:
     """The checkpoint's backbone, with random weights. Raises :class:`InputError` if there is none such."""
     return create_backbone(
-        checkpoint.backbone_name, checkpoint.overrides, stages=checkpoint.stages, reduction=checkpoint.reduction
+        checkpoint.backbone_name,
+        checkpoint.overrides,
+        stages=checkpoint.stages,
+        reduction=checkpoint.reduction,
+        thaws_last=checkpoint.thaws_last,
     )
 
 
@@ -185,6 +192,7 @@ class _Net:
     overrides: dict[Text, Int]
     shape: _Shape
     reduction: Reduction = "paper"
+    thaws_last: Flag = False
 
 
 @dataclass(frozen=True)
@@ -239,6 +247,7 @@ def read_header(path: Path) -> Checkpoint:
             path=path,
             stages=header.backbone.shape.stages,
             reduction=header.backbone.reduction,
+            thaws_last=header.backbone.thaws_last,
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -8,23 +8,27 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import InputError
-from tofe_edge.evaluation.parity import GateResult, Parity, compare
+from tofe_edge.errors import InputError, require
+from tofe_edge.evaluation.parity import GateResult, Parity
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Reference, load_reference
 from tofe_edge.evaluation.statistics import Analysis, analyse
-from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
+from tofe_edge.evaluation.vectors import compare_outputs
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, words_for
 from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.io.images import list_images
 from tofe_edge.io.inputs import Inputs, load_photographs
 from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.io.targets import Gates, gates_of
 from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_by_checksum
 from tofe_edge.runtimes.loading import Model as LoadedModel
@@ -34,6 +38,8 @@ from tofe_edge.workflows.sources import StrPath, is_plain, open_checkpoint, resi
 
 _THUMBNAIL = 160
 """Longest side in pixels."""
+
+_NO_LABEL = -1
 
 _BATCH = 16
 """Images that the reference takes at once; no more are in memory."""
@@ -99,7 +105,8 @@ class Streamed:
                 reason = reason or str(error)
                 self.unreadable.append(sample.location)
                 continue
-            yield Picture(str(sample.location), sample.label, ours, theirs)
+            label = None if sample.label == _NO_LABEL else sample.label
+            yield Picture(str(sample.location), label, ours, theirs)
         if len(self.unreadable) == len(self._samples):
             raise InputError(f"{self.source}: none of its {len(self)} images can be used (first: {reason})")
 
@@ -157,12 +164,14 @@ def check(
         device,
         counts=None if kept is None else TokenCounts(tuple(kept)),
         image_size=manifest.preprocessing.image_size,
+        output=cast(Output, manifest.output),
+        normalize=manifest.normalized,
     )
     stream = pictures.read(manifest.preprocessing, reference.preprocessing)
     rows = list(_predict_both(model, reference, stream, len(pictures)))
     names, labels, expected, actual = zip(*rows)
     known = None if None in labels else labels
-    parity = compare(expected, actual, known, adjust(gates_of(manifest)))
+    parity = compare_outputs(manifest.output, expected, actual, known, adjust(gates_of(manifest)))
     parity = replace(parity, gates=(*parity.gates, *_class_gate(artifact, checkpoint)))
     return Checked(parity, names, known, expected, actual, reference.device.type)
 
@@ -183,6 +192,8 @@ def _predict_both(
 
 def _class_gate(artifact: Artifact, checkpoint: Checkpoint) -> list[GateResult]:
     """A gate that fails if the artifact gives its logits other names than the checkpoint."""
+    if not artifact.manifest.classifies:
+        return []
     ours = list(zip(artifact.manifest.class_ids, artifact.manifest.class_names))
     theirs = list(zip(checkpoint.classes.ids, checkpoint.classes.names))
     if ours == theirs:
@@ -199,7 +210,7 @@ class ParityReport:
 
     Attributes:
         pictures: what it was compared on.
-        analysis: statistics and the worst images; ``None`` if an output is not finite.
+        analysis: a classifier's statistics and worst images; ``None`` if an output is not finite, or of vectors.
     """
 
     artifact: Artifact
@@ -247,7 +258,8 @@ def parity(
         threads: of the model's runtime.
         limit: use so many images, spread evenly over the classes.
         resize: ``none`` if images are stored at crop size already.
-        min_agreement: the least share of images with the same top-1 class, however few the images.
+        min_agreement: the least share of images with the same top-1 class (the same nearest neighbour, of an embedding),
+            however few the images.
         max_drop: the most points of top-1 that may be lost; needs ``data``.
 
     Raises:
@@ -261,12 +273,25 @@ def parity(
         (True, 1.0)
     """
     opened = artifact_of(model)
-    source = find_reference(opened, checkpoint, backbone, labels, preprocessing)
+    source, output = find_reference(opened, checkpoint, backbone, labels, preprocessing), opened.manifest.output
+    require(
+        max_drop is None or output == "logits",
+        f"--max-drop: {opened.path} gives {words_for(output)}, no classes; leave it out",
+    )
+    require(
+        min_agreement is None or output != "features",
+        f"--min-agreement: {opened.path} gives features, which have neither class nor neighbour; leave it out",
+    )
 
     def adjusted(gates: Gates) -> Gates:
         if min_agreement is not None:
             # Whoever names a rate wants it gated, however few the images.
-            gates = replace(gates, min_top1_agreement=min_agreement, min_images_for_rate=1)
+            gates = replace(
+                gates,
+                min_top1_agreement=min_agreement,
+                min_neighbour_agreement=min_agreement,
+                min_images_for_rate=1,
+            )
         return gates if max_drop is None else replace(gates, max_drop=max_drop)
 
     pictures: Pictures
@@ -274,13 +299,20 @@ def parity(
         pictures = InMemory(load_photographs(resized(opened.manifest.preprocessing, resize)))
     else:
         # Labels by the checkpoint's classes: those of the manifest are among the things that are checked.
-        samples = sample_evenly(find_samples(Path(data), source.classes.ids), limit)
-        pictures = Streamed(str(data), samples, resize)
+        pictures = Streamed(str(data), _samples(Path(data), source, opened.manifest, limit), resize)
     checked = check(opened, source, pictures, device=device, threads=threads, method=method, adjust=adjusted)
     analysis = None
-    if checked.parity.finite:
+    if checked.parity.finite and opened.manifest.classifies:
         analysis = analyse(checked.reference, checked.artifact, checked.labels, checked.names)
     return ParityReport(opened, pictures, checked, analysis)
+
+
+def _samples(data: Path, checkpoint: Checkpoint, manifest: Manifest, limit: int | None) -> list[Sample]:
+    """Labelled images; for vectors any image of a folder."""
+    if manifest.classifies:
+        return sample_evenly(find_samples(data, checkpoint.classes.ids), limit)
+    require(data.is_dir(), f"{data}: is not a folder; {manifest.output} are compared on a folder of images")
+    return sample_evenly([Sample(path, _NO_LABEL) for path in list_images(data)], limit)
 
 
 def find_reference(

@@ -47,7 +47,7 @@ def reduce(
     name: str | None = None,
     seed: int = 0,
 ) -> Reduced:
-    """Make a ToFe checkpoint of a dense net, without labels and without training its blocks.
+    """Make a ToFe checkpoint of a dense net, in minutes and without labels.
 
     Args:
         weights: dense weights, as safetensors or PyTorch wrote them; ``None`` with ``pretrained``.
