@@ -133,7 +133,7 @@ def test_profile_names_the_parts_of_features(tiny_model: TinyModel, program: Pro
 
 
 REFUSED = [
-    (("run", "MODEL", "IMAGE", "--save", "/nowhere/at/all.npy"), "/nowhere"),
+    (("run", "MODEL", "IMAGE", "--save", "/dev/null/all.npy"), "/dev/null"),
     (("run", "MODEL", "--self-test", "--save", "x.npy"), "leave --save out"),
     (("parity", "MODEL", "--checkpoint", "WEIGHTS", "--max-drop", "1", "--data", "DATA"), "no classes; leave it out"),
     (("parity", "MODEL", "--checkpoint", "WEIGHTS", "--data", "WEIGHTS"), "is not a folder"),
