@@ -45,6 +45,10 @@ class BackboneAdapter(nn.Module, ABC):
     def masked_block(self, index: int, tokens: Tensor, keep: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Run block ``index`` with masked attention; ``keep`` is ``(B, P + N)``, 1 for the prefix; ``sizes`` as above."""
 
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """What the head reads of the last block's tokens: ``(B, D)``, behind all norms."""
+        raise NotImplementedError
+
     @abstractmethod
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """Class scores ``(B, classes)`` of the last block's tokens.

@@ -158,6 +158,10 @@ class LvVit(BackboneAdapter):
         out: Tensor = self.blocks[index](tokens, keep, sizes)
         return out
 
+    def pooled(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.norm(tokens[:, 0])
+        return out
+
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         tokens = self.norm(tokens)
         aux = self.aux_head(tokens[:, 1:])

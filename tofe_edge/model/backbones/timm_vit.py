@@ -110,9 +110,16 @@ class TimmVit(BackboneAdapter):
         out: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
         return out
 
+    def pooled(self, tokens: Tensor) -> Tensor:
+        return self._head(tokens, pre_logits=True)
+
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         del keep  # the class token alone is read
-        out: Tensor = self.vit.forward_head(self.vit.norm(tokens[:, : self.spec.prefix_tokens]))
+        return self._head(tokens, pre_logits=False)
+
+    def _head(self, tokens: Tensor, pre_logits: bool) -> Tensor:
+        tokens = tokens[:, : self.spec.prefix_tokens]
+        out: Tensor = self.vit.forward_head(self.vit.norm(tokens), pre_logits=pre_logits)
         return out
 
     def load_dense(self, weights: Mapping[str, Tensor]) -> None:
