@@ -19,6 +19,8 @@ from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, read_header
 from tofe_edge.training.head import Embedded, Head, embed, fit_head, last_tokens, with_head
 from tofe_edge.training.pictures import FEWEST_PER_CLASS, find_pictures, own_classes
+from tofe_edge.training.run import TrainingRequest
+from tofe_edge.workflows.own_classes import train_own_classes
 
 NAMES = ("cat", "dog", "zebra fish")
 SETTINGS = {"device": "cpu", "batch_size": 8, "epochs": 1, "fine_tune": 1}
@@ -176,6 +178,13 @@ def test_names_reach_models_and_bundles(trained: Checkpoint, program: Program, f
     bundle = Path(document_of(program, *package)["bundle"])
     manifest = json.loads(next(bundle.rglob("*.json")).read_text())
     assert any("zebra fish" in path.read_text(errors="ignore") for path in bundle.rglob("*.json")), manifest.keys()
+
+
+def test_folders_of_imagenet_for_a_head_that_may_be_its(tmp_path: Path) -> None:
+    request = TrainingRequest((str(tmp_path),), tmp_path / "o.safetensors", weights=tmp_path / "w.safetensors")
+    dense = create_backbone("deit_tiny_patch16_224", {**TINY, "classes": 1000})
+    with pytest.raises(InputError, match="add --labels imagenet"):
+        train_own_classes(request, dense, ("n01440764", "n02102040"))
 
 
 def remove_all_but(count: int, folder: Path) -> None:

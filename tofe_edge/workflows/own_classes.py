@@ -14,7 +14,8 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import Sample, sample_evenly
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
-from tofe_edge.model.checkpoint import Checkpoint, Classes, check_output, describe, load_model, save
+from tofe_edge.model.backbones.timm_vit import imagenet_classes
+from tofe_edge.model.checkpoint import IMAGENET_CLASSES, Checkpoint, Classes, check_output, describe, load_model, save
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.reduction.fitting import reduced_net
@@ -72,6 +73,10 @@ def train_own_classes(request: TrainingRequest, dense: BackboneAdapter, names: t
     dense_out = out.with_name(f"{out.stem}_dense.safetensors") if reduces else out
     for path in {dense_out, out}:
         check_output(path, [request.weights], "run")
+    require(
+        dense.spec.classes != IMAGENET_CLASSES or not set(names) <= set(imagenet_classes()[0]),
+        f"{request.data[0]}: has folders of ImageNet's classes, and the weights do not say that theirs are; add --labels imagenet",
+    )
     if reduces:
         budget_of(request, replace(dense.spec, classes=len(names)))
     torch.manual_seed(recipe.seed)
