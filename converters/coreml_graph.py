@@ -12,7 +12,16 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from tofe_edge.converters.layers import AuxHead, ConvolutionStem, LinearStem, RmsNorm, StaticAttention, first_tokens
+from tofe_edge.converters.layers import (
+    AuxHead,
+    ConvolutionStem,
+    LinearStem,
+    MeanToken,
+    RmsNorm,
+    StaticAttention,
+    UnitLength,
+    first_tokens,
+)
 from tofe_edge.converters.selection import Select
 from tofe_edge.converters.static_graph import StaticComparingSelector, StaticToFe
 from tofe_edge.io.preprocessing import Preprocessing
@@ -57,6 +66,21 @@ class NativeAuxHead(nn.Module):
         normalised = self.norm(tokens)
         logits: Tensor = self.head(normalised[:, 0]) + self.aux_head(normalised[:, 1:]).amax(1)
         return logits
+
+
+class NativeMeanToken(nn.Module):
+    """The mean token ``(B, 1, D)`` as one reduction."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(1, keepdim=True)
+
+
+class NativeUnitLength(nn.Module):
+    """Vectors ``(..., D)`` divided by their length, in numbers that float16 holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = x * x.shape[-1] ** -0.5
+        return small * torch.rsqrt((small * small).sum(-1, keepdim=True))
 
 
 class NativeComparingSelector(StaticComparingSelector):
@@ -161,6 +185,10 @@ def _replacement(module: nn.Module) -> nn.Module | None:
         return NativeAuxHead(module)
     if isinstance(module, StaticComparingSelector):
         return NativeComparingSelector(module)
+    if isinstance(module, MeanToken):
+        return NativeMeanToken()
+    if isinstance(module, UnitLength):
+        return NativeUnitLength()
     if isinstance(module, LinearStem):
         return _convolution_stem(module)
     return None

@@ -47,6 +47,16 @@ def rms_norm(norm: nn.LayerNorm) -> RmsNorm:
     return RmsNorm(norm.normalized_shape[0], norm.eps)
 
 
+def last_tokens(x: Tensor, skipped: int) -> Tensor:
+    """``x[:, skipped:]``; all of x without an operator if none is skipped."""
+    return x[:, skipped:] if skipped else x
+
+
+def behind_prefix(prefix: Tensor, tokens: Tensor) -> Tensor:
+    """Tokens ``(B, N, D)`` behind prefix tokens ``(B, P, D)``; without an operator if there are none of these."""
+    return torch.cat((prefix, tokens), dim=1) if prefix.shape[1] else tokens
+
+
 def first_tokens(x: Tensor, count: int | None) -> Tensor:
     """``x[:, :count]``; all of x without an operator if that is all of it (an alias would stay undelegated)."""
     return x if count is None or count == x.shape[1] else x[:, :count]
@@ -191,6 +201,8 @@ class LinearStem(nn.Module):
         rows, columns, side = height // self.patch, width // self.patch, self.patch
         patches = image.view(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).contiguous()
         tokens = self.embed(patches.view(batch, rows * columns, channels * side * side)) + self.position
+        if not self.prefix.shape[1]:
+            return tokens
         return torch.cat((for_each_image(self.prefix, tokens), tokens), dim=1)
 
 
@@ -212,6 +224,8 @@ class ConvolutionStem(nn.Module):
             image = F.relu(conv(image))
         patches = last(image)
         patches = patches.reshape(*patches.shape[:2], -1).permute(0, 2, 1) + self.position
+        if not self.prefix.shape[1]:
+            return patches
         return torch.cat((for_each_image(self.prefix, patches), patches), dim=1)
 
 
@@ -245,3 +259,63 @@ class AuxHead(nn.Module):
         best = F.max_pool2d(aux.reshape(1, *aux.shape), (aux.shape[1], 1)).reshape(len(tokens), -1)
         logits: Tensor = self.head(normalised[:, :1]).reshape(len(tokens), -1)
         return logits + best
+
+
+class Tokens(nn.Module):
+    """Some of the tokens: from ``start`` on, at most ``count``."""
+
+    def __init__(self, start: int, count: int | None = None) -> None:
+        super().__init__()
+        self.start, self.count = start, count
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return first_tokens(last_tokens(tokens, self.start), self.count)
+
+
+class MeanToken(nn.Module):
+    """The mean ``(B, 1, D)`` of ``count`` tokens, as a product: XNNPACK takes no mean over one axis."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.mean_row: Tensor
+        self.register_buffer("mean_row", torch.full((1, 1, count), 1.0 / count))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.bmm(for_each_image(self.mean_row, tokens[:, :, :1].permute(0, 2, 1)), tokens)
+
+
+class Affine(nn.Module):
+    """A LayerNorm's factor and offset of each channel, if no Linear is behind it that could take them."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        dim = norm.normalized_shape[0]
+        self.weight: Tensor
+        self.bias: Tensor
+        for name, start, own in (("weight", torch.ones(dim), norm.weight), ("bias", torch.zeros(dim), norm.bias)):
+            self.register_buffer(name, (start if own is None else own.detach().clone()).view(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
+
+
+class UnitLength(nn.Module):
+    """Vectors ``(..., D)`` divided by their length."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.ones: Tensor
+        self.tiny: Tensor
+        self.register_buffer("ones", torch.ones(1, dim))
+        self.register_buffer("tiny", torch.full((1,), 1e-12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(F.linear(x * x, self.ones, self.tiny))
+
+
+class Flat(nn.Module):
+    """``(B, 1, D)`` to ``(B, D)``."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # reshape, not squeeze: see AuxHead.
+        return tokens.reshape(len(tokens), -1)

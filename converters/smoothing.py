@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tofe_edge.converters.layers import ConvolutionStem, LinearStem, RmsNorm, StaticBlock
+from tofe_edge.converters.layers import Affine, ConvolutionStem, LinearStem, RmsNorm, StaticBlock
 from tofe_edge.converters.static_graph import (
     StaticApproximator,
     StaticComparingSelector,
@@ -80,6 +80,8 @@ def smooth_residual(graph: StaticToFe, loudness: Tensor, strength: float = STREN
     for part in smoothed.head.modules():
         if isinstance(part, nn.Linear):
             _scale_columns(part, scale)
+        elif isinstance(part, Affine):
+            part.weight.div_(scale)
     return smoothed
 
 

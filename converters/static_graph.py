@@ -1,8 +1,8 @@
 """The static graph of a ToFe net: fixed batch, fixed token counts, no scatter.
 
-Spatial order is not needed once the position embedding is added: attention, per-token MLPs, a CLS head and
-a max-pooled head do not depend on token order. So the graph never rearranges: it concatenates
-[prefix, kept, frozen + Approx(frozen)] and selects again. Where tokens ended up is returned as the index
+Spatial order is not needed once the position embedding is added: attention, per-token MLPs, and heads that read CLS or
+pool do not depend on token order. So the graph never rearranges: it concatenates
+[prefix, kept, frozen + Approx(frozen)] and selects again. Patch features are put back in their places once, at the end. Where tokens ended up is returned as the index
 tensor of each selection, at no cost; :func:`tofe_edge.evaluation.prediction.compose_selections` turns those into image
 positions.
 """
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from tofe_edge.converters.decompose import StaticLayers, to_static_layers
 from tofe_edge.converters.folding import centre_output, difference_of_outputs, fold_norm
-from tofe_edge.converters.layers import for_each_image, rms_norm
+from tofe_edge.converters.layers import behind_prefix, for_each_image, last_tokens, rms_norm
 from tofe_edge.converters.selection import STEEP, Select, prepared, select_by_topk
 from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.merging import CLOSENESS, SHARPNESS
 from tofe_edge.model.tofe import KEEP, ComparingSelector, ToFe, TokenApproximator, TokenSelector, UpdateApproximator
 
@@ -141,12 +142,23 @@ class StaticApproximator(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class _Ranked:
+    """Patch tokens ``(B, K, D)``, best first."""
+
+    tokens: Tensor
+    features: Tensor | None
+    """What a net that merges compares tokens by: ``(B, K, FEATURES)``."""
+    places: Tensor | None
+    """Where the tokens are in the image, ``(B, K, 1)``, if the output is in that order."""
+
+
 class StaticToFe(nn.Module):
-    """Images ``(B, 3, H, W)`` to logits ``(B, classes)`` and one selection per stage, ``(K,)`` or ``(B, K)``.
+    """Images ``(B, 3, H, W)`` to an output (by default logits ``(B, classes)``) and one selection per stage, ``(K,)`` or ``(B, K)``.
 
     Selection s lists, in the order of that stage's input tokens, the kept tokens best first and then the
-    frozen ones; the last stage lists the kept tokens alone, unless it merges frozen ones into them. Without
-    counts the graph is the dense backbone and returns logits alone.
+    frozen ones; the last stage lists the kept tokens alone, unless something is made of the frozen ones. Without
+    counts the graph is the dense backbone and returns the output alone.
     """
 
     def __init__(
@@ -164,69 +176,102 @@ class StaticToFe(nn.Module):
         self.selectors = nn.ModuleList(selectors)
         self.approximators = nn.ModuleList(approximators)
         self.merges = parts.spec.merges
+        self.output = parts.output
+        self.thaws_last = parts.spec.reads_patches(parts.output)
         self.prefix = parts.spec.prefix_tokens
         self.kept = tuple(kept)
         self.select = prepared(select, parts.spec.patch_tokens)
         edges = (0, *(parts.spec.stages if kept else ()), parts.spec.depth)
         self.stage_blocks = tuple(range(start, end) for start, end in pairwise(edges))
+        self.places: Tensor
+        self.register_buffer("places", None)
+        if kept and parts.output == "features":
+            self.places = torch.arange(parts.spec.patch_tokens, dtype=torch.float32).view(1, -1, 1)
+
+    @property
+    def ranks_all(self) -> bool:
+        """Whether the last selection lists frozen tokens too, behind the kept ones."""
+        return self.merges or self.thaws_last
 
     def forward(self, image: Tensor, forced: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-        """Classify; ``forced`` are selections to follow instead of the scores (batch 1, measurement only)."""
+        """Run the net; ``forced`` are selections to follow instead of the scores (batch 1, measurement only)."""
         tokens = self._run_blocks(0, self.stem(image))
         frozen: Tensor | None = None
         merged: StaticMerge | None = None
+        places: Tensor | None = None
         selections: list[Tensor] = []
         for stage, kept in enumerate(self.kept):
             # 1. All patch tokens: kept ones, and frozen ones approximated.
-            prefix, patches = tokens[:, : self.prefix], tokens[:, self.prefix :]
+            prefix, patches = tokens[:, : self.prefix], last_tokens(tokens, self.prefix)
             if frozen is not None:
                 patches = torch.cat((patches, self._thaw(stage - 1, frozen, merged, patches)), dim=1)
             # 2. Their order, best first.
             total, last = patches.shape[1], stage + 1 == len(self.kept)
-            order, ranked, features = self._select(stage, patches, kept if last and not self.merges else total, forced)
+            count = kept if last and not self.ranks_all else total
+            order, ranked = self._select(stage, patches, places, count, forced)
             selections.append(order)
             # 3. The best go on, the others are frozen, and merged into them or silent.
-            all_stay = kept >= ranked.shape[1]
-            staying = ranked if all_stay else ranked[:, :kept]
-            merged = None if features is None or all_stay else static_merge(ranked, features, kept)
-            tokens = torch.cat((prefix, staying if merged is None else merged.tokens), dim=1)
-            frozen = None if last or all_stay else ranked[:, kept:]
+            all_stay, places = kept >= count, ranked.places
+            staying = ranked.tokens if all_stay else ranked.tokens[:, :kept]
+            merged = None
+            if ranked.features is not None and not all_stay:
+                merged = static_merge(ranked.tokens, ranked.features, kept)
+            tokens = behind_prefix(prefix, staying if merged is None else merged.tokens)
+            frozen = None if all_stay or (last and not self.thaws_last) else ranked.tokens[:, kept:]
             tokens = self._run_blocks(stage + 1, tokens, self._log_sizes(prefix, merged))
-        return (self.head(tokens), *selections)
+        # 4. What is read: kept tokens, or all.
+        if frozen is not None:
+            thawed = self._thaw(len(self.kept) - 1, frozen, merged, last_tokens(tokens, self.prefix))
+            tokens = torch.cat((tokens, thawed), dim=1)
+        out = self.head(tokens)
+        return (out if places is None else self._in_places(out, places), *selections)
+
+    def _in_places(self, features: Tensor, places: Tensor) -> Tensor:
+        """Tokens in the order of their places: selected by the negative of these."""
+        batch, total, _ = features.shape
+        _, ordered = self.select((-1.0 * places).view(batch, total), features, total)
+        return ordered
 
     def _thaw(self, stage: int, frozen: Tensor, merged: StaticMerge | None, processed: Tensor) -> Tensor:
         """Frozen tokens after ``stage``, of which the kept ones came out as ``processed``."""
-        approximator = self.approximators[stage]
+        approximator = self.approximators[stage] if stage < len(self.approximators) else None
         if merged is None:
-            thawed: Tensor = approximator(frozen)
-        else:
-            thawed = frozen + torch.bmm(merged.shares, approximator(processed - merged.tokens))
-        return thawed
+            return frozen if approximator is None else approximator(frozen)
+        update = processed - merged.tokens
+        return frozen + torch.bmm(merged.shares, update if approximator is None else approximator(update))
 
     def _select(
-        self, stage: int, patches: Tensor, count: int, forced: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The order of the patch tokens, the best ``count`` of them in it, and their features if the selector has some."""
+        self, stage: int, patches: Tensor, places: Tensor | None, count: int, forced: Sequence[Tensor]
+    ) -> tuple[Tensor, _Ranked]:
+        """The order of the patch tokens, and the best ``count`` of them in it."""
         batch, total, dim = patches.shape
         scored = self.selectors[stage](patches)
         scores, features = scored if self.merges else (scored, None)
-        if features is not None:
-            # One operator moves both.
-            patches = torch.cat((patches, features), dim=2)
+        if self.places is not None and places is None:
+            places = for_each_image(self.places, patches[:, :, :1])
+        # One operator moves all.
+        moved = [one for one in (patches, features, places) if one is not None]
+        if len(moved) > 1:
+            patches = torch.cat(moved, dim=2)
         if forced:
             order, ranked = forced[stage], patches[:, forced[stage].view(-1).long()]
         else:
             order, ranked = self.select(scores.view(batch, total), patches, count)
-        if features is None:
-            return order, ranked, None
-        return order, ranked[:, :, :dim], ranked[:, :, dim:]
+        if len(moved) == 1:
+            return order, _Ranked(ranked, None, None)
+        end = dim if features is None else dim + features.shape[2]
+        return order, _Ranked(
+            ranked[:, :, :dim],
+            None if features is None else ranked[:, :, dim:end],
+            None if places is None else ranked[:, :, end:],
+        )
 
     @staticmethod
     def _log_sizes(prefix: Tensor, merged: StaticMerge | None) -> Tensor | None:
         """``(B, 1, P + K)``; prefix tokens stand for themselves."""
         if merged is None:
             return None
-        columns = torch.cat((0.0 * prefix[:, :, :1], torch.log(merged.sizes)), dim=1)
+        columns = behind_prefix(0.0 * prefix[:, :, :1], torch.log(merged.sizes))
         return columns.view(len(prefix), 1, columns.shape[1])
 
     def with_counts(self, kept: Sequence[int]) -> StaticToFe:
@@ -241,16 +286,26 @@ class StaticToFe(nn.Module):
         return tokens
 
 
-def build_static_graph(model: ToFe, counts: TokenCounts | None, select: Select = select_by_topk) -> StaticToFe:
+def build_static_graph(
+    model: ToFe,
+    counts: TokenCounts | None,
+    select: Select = select_by_topk,
+    output: Output | None = None,
+    normalize: bool = False,
+) -> StaticToFe:
     """Rewrite ``model`` for export; ``counts`` = ``None`` gives the dense backbone.
 
     The result shares no tensor with ``model`` that a folding changed, and agrees with
     :meth:`ToFe.forward_batch` (or ``forward_dense``) up to rounding.
 
+    Args:
+        output: what the graph gives first; ``None``: the net's default.
+        normalize: whether an embedding is divided by its length.
+
     Raises:
-        InputError: the counts do not fit, or the backbone has a part that cannot be rewritten.
+        InputError: the counts do not fit, the net does not have this output, or the backbone has a part that cannot be rewritten.
     """
-    parts = to_static_layers(model.backbone)
+    parts = to_static_layers(model.backbone, output, normalize)
     if counts is None:
         return StaticToFe(parts, (), (), ()).eval()
     kept = counts.check(model.backbone.spec).kept

@@ -56,11 +56,17 @@ TinyModel = Callable[..., Path]
 """``tiny_model(*options)``"""
 
 
-def tiny_tofe(name: str = "deit_tiny_patch16_224", seed: int = 0, reduction: Any = "paper", **overrides: int) -> ToFe:
+def tiny_tofe(
+    name: str = "deit_tiny_patch16_224",
+    seed: int = 0,
+    reduction: Any = "paper",
+    thaws_last: bool = False,
+    **overrides: int,
+) -> ToFe:
     """An eval ToFe whose every parameter and running statistic counts: none is zero, one or untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + zlib.crc32(name.encode()))
-        model = ToFe(create_backbone(name, {**TINY, **overrides}, reduction=reduction))
+        model = ToFe(create_backbone(name, {**TINY, **overrides}, reduction=reduction, thaws_last=thaws_last))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))

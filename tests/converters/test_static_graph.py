@@ -137,7 +137,7 @@ def normalised_queries(model: ToFe) -> None:
 def unknown_kind(model: ToFe) -> None:
     class Other(BackboneAdapter):
         spec, preprocessing = model.backbone.spec, model.backbone.preprocessing
-        embed = block = attention_received = masked_block = logits = load_dense = None  # type: ignore[assignment]
+        embed = block = attention_received = masked_block = features = pooled = logits = load_dense = None  # type: ignore[assignment]
 
     model.backbone = Other()
 

@@ -29,10 +29,9 @@ def on_meta(name: str, overrides: dict[str, int] | None = None) -> BackboneAdapt
     [
         ("swin_tiny_patch4_window7_224", "SwinTransformer is not an isotropic vision transformer"),
         ("resnet18", "ResNet is not an isotropic vision transformer"),
-        ("vit_base_patch16_siglip_224", "no CLS token"),
-        ("vit_medium_patch16_gap_256", "no CLS token"),
+        ("vit_base_patch16_siglip_224", r"its pooling \(map\) is neither token nor avg"),
         ("vit_small_patch16_18x2_224", r"its blocks \(ParallelThingsBlock"),
-        ("vit_pwee_patch16_reg1_gap_256", "no CLS token"),
+        ("vit_pwee_patch16_reg1_gap_256", r"its blocks \(ParallelScalingBlock"),
         ("beit_base_patch16_224", "Beit is not an isotropic vision transformer"),
         ("cait_xxs24_224", "Cait is not an isotropic vision transformer"),
         ("vit_small_r26_s32_224", "its patch embedding is not one convolution"),
@@ -44,12 +43,23 @@ def test_nets_that_cannot_carry_tofe_are_refused_with_the_reason(name: str, reas
     assert str(caught.value).startswith(f"backbone {name!r} cannot carry ToFe: ")
 
 
-def test_a_net_with_a_cls_token_whose_head_pools_the_patches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ({"global_pool": "avgmax"}, r"its pooling \(avgmax\) is neither token nor avg"),
+        ({"global_pool": ""}, r"its pooling \(none\) is neither"),
+        ({"global_pool": "avg", "pool_include_prefix": True}, "its pool mixes CLS or register tokens with patches"),
+        ({"final_norm": False}, "its head reads tokens behind no norm"),
+    ],
+)
+def test_heads_that_are_not_known_are_refused(
+    option: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import timm
 
     create_model = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda *names, **given: create_model(*names, **given, global_pool="avg"))
-    with pytest.raises(InputError, match=r"its head pools the patch tokens \(avg\)"):
+    monkeypatch.setattr(timm, "create_model", lambda *names, **given: create_model(*names, **given, **option))
+    with pytest.raises(InputError, match=reason):
         on_meta(DEIT)
 
 
@@ -215,10 +225,15 @@ def test_a_wrong_key_is_named_alone(name: str, damage: Callable[[dict[str, Tenso
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [(DEIT, "lvvit_s"), ("lvvit_s", DEIT), (DEIT, "deit_tiny_distilled_patch16_224")]
+    ("name", "other", "cause"),
+    [
+        (DEIT, "lvvit_s", "they have LV-ViT's auxiliary head, which it has not"),
+        ("lvvit_s", DEIT, "it has LV-ViT's auxiliary head, which they have not"),
+        (DEIT, "deit_tiny_distilled_patch16_224", "they have a distillation token, which it has not"),
+    ],
 )
-def test_the_weights_of_another_backbone_are_refused(name: str, other: str) -> None:
-    with pytest.raises(InputError, match="are they of another backbone"):
+def test_the_weights_of_another_backbone_are_refused(name: str, other: str, cause: str) -> None:
+    with pytest.raises(InputError, match=cause):
         tiny_tofe(name).backbone.load_dense(dense_weights(tiny_tofe(other).backbone))
 
 

@@ -271,7 +271,7 @@ def test_a_kind_of_net_that_cannot_be_resized_says_so(deit: ToFe) -> None:
 
     class Fixed(BackboneAdapter):
         spec, preprocessing = wrapped.spec, wrapped.preprocessing
-        embed = block = attention_received = masked_block = logits = load_dense = None  # type: ignore[assignment]
+        embed = block = attention_received = masked_block = features = pooled = logits = load_dense = None  # type: ignore[assignment]
 
     deit.backbone = Fixed()
     with pytest.raises(InputError, match="image size 128: Fixed has one size alone"):

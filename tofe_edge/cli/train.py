@@ -11,6 +11,7 @@ from typing import Any
 from tofe_edge.cli.options import add_dense_weights, keywords, positive_float
 from tofe_edge.cli.output import emit, facts, threads
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.model.dense import source_facts
 from tofe_edge.training.recipe import KEYS, shipped_recipes
 from tofe_edge.workflows.train import train
 
@@ -105,7 +106,8 @@ def _describe(checkpoint: Checkpoint) -> str:
     record = checkpoint.training or {}
     counts = checkpoint.token_counts
     rows = [
-        *_describe_classes(checkpoint),
+        *source_facts(checkpoint),
+        *_describe_own(checkpoint),
         ("tokens kept", f"{counts} per stage" if counts else "all (dense)"),
         ("GMACs", f"{checkpoint.gmacs:.3f} of {checkpoint.dense_gmacs:.3f} dense"),
     ]
@@ -132,15 +134,14 @@ def _percent(value: float, interval: Sequence[float] | None) -> str:
     return f"{value:.2f} %" + (f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else "")
 
 
-def _describe_classes(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    """Own classes and what was learned from them."""
+def _describe_own(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """What was learned from folders of own classes."""
     own = (checkpoint.training or {}).get("own_classes")
     if own is None:
         return []
-    names, tuned = checkpoint.classes.names, own["fine_tuned"]
+    tuned = own["fine_tuned"]
     kept = "kept" if tuned and tuned["kept"] else "not kept, it did not help"
     how = f", {tuned['epochs']:g} epochs of fine-tuning ({kept})" if tuned else ""
     return [
-        ("classes", f"{len(names)}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"),
-        ("learned from", f"{own['trained_on']} pictures, {own['set_aside']} set aside for choices: a new head{how}"),
+        ("learned from", f"{own['trained_on']} pictures, {own['set_aside']} set aside for choices: a new head{how}")
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tofe_edge.model.backbones.spec import FEATURES, Backbone
+from tofe_edge.model.backbones.spec import FEATURES, Backbone, Output
 
 Number = Any
 """A count of tokens or MACs: int, float or tensor."""
@@ -50,48 +50,61 @@ def merging_macs(kept: Number, frozen: Number, dim: int) -> Number:
     return kept * frozen * (FEATURES + dim)
 
 
-def thawing_macs(kept: Number, frozen: Number, dim: int) -> Number:
-    """Undoing a merge: one Linear on the kept tokens' updates, and each frozen token's share of them; nothing if none is frozen."""
-    return (frozen > 0) * kept * dim**2 + kept * frozen * dim
+def thawing_macs(kept: Number, frozen: Number, dim: int, fitted: bool = True) -> Number:
+    """Undoing a merge: each frozen token's share of the kept tokens' updates, and one Linear on these if one was ``fitted``;
+    nothing if none is frozen."""
+    return (frozen > 0) * fitted * kept * dim**2 + kept * frozen * dim
 
 
-def head_macs(backbone: Backbone, patch_tokens: Number) -> Number:
-    """The classifier on CLS (and on the distillation token), and LV-ViT's auxiliary head on the patch tokens."""
+def head_macs(backbone: Backbone, patch_tokens: Number, output: Output | None = None) -> Number:
+    """What makes an output of the last block's tokens: for logits the classifier on what is pooled (CLS; CLS and the
+    distillation token), and LV-ViT's auxiliary head on the patch tokens."""
+    if backbone.check_output(output) != "logits":
+        return 0
     aux = patch_tokens * backbone.dim * backbone.classes if backbone.aux_head else 0
     return backbone.classifiers * backbone.dim * backbone.classes + aux
 
 
-def dense_macs(backbone: Backbone) -> int:
-    """The backbone without ToFe."""
+def dense_macs(backbone: Backbone, output: Output | None = None) -> int:
+    """The backbone without ToFe. ``output``: ``None`` is the net's default."""
     tokens = backbone.patch_tokens + backbone.prefix_tokens
     blocks = backbone.depth * block_macs(tokens, backbone.dim, backbone.mlp_hidden)
-    return int(stem_macs(backbone) + blocks + head_macs(backbone, backbone.patch_tokens))
+    return int(stem_macs(backbone) + blocks + head_macs(backbone, backbone.patch_tokens, output))
 
 
-def tofe_macs(backbone: Backbone, kept: Sequence[Number], approximated: Literal["frozen", "all"] = "frozen") -> Number:
+def tofe_macs(
+    backbone: Backbone,
+    kept: Sequence[Number],
+    approximated: Literal["frozen", "all"] = "frozen",
+    output: Output | None = None,
+) -> Number:
     """The whole net with ToFe.
 
     Args:
         kept: ``(N^1, …, N^S)`` patch tokens kept per stage.
         approximated: ``"frozen"`` counts approximators on frozen tokens only, as exported; ``"all"`` on
             every patch token, as in the training graph (Eq. 16) and the paper's tables. Merged tokens have one count.
+        output: what is read of the net; ``None``: its default.
     """
+    output = backbone.check_output(output)
     tokens, dim = backbone.patch_tokens, backbone.dim
     in_stage = [tokens, *kept]
-    total = stem_macs(backbone) + head_macs(backbone, kept[-1])
+    total = stem_macs(backbone) + head_macs(backbone, kept[-1], output)
+    thaws = kept if backbone.reads_patches(output) else kept[:-1]
     for blocks, count in zip(backbone.stage_lengths(), in_stage):
         total = total + blocks * block_macs(count + backbone.prefix_tokens, dim, backbone.mlp_hidden)
     total = total + len(backbone.stages) * selector_macs(tokens, dim)
     if backbone.merges:
         total = total + len(backbone.stages) * comparison_macs(tokens, dim)
         total = total + sum(merging_macs(count, tokens - count, dim) for count in kept)
-        return total + sum(thawing_macs(count, tokens - count, dim) for count in kept[:-1])
-    for count in kept[:-1]:
+        fitted = [True] * (len(kept) - 1) + [backbone.thaws_last]
+        return total + sum(thawing_macs(count, tokens - count, dim, fit) for count, fit in zip(thaws, fitted))
+    for count in thaws if backbone.thaws_last else kept[:-1]:
         total = total + approximator_macs(tokens - count if approximated == "frozen" else tokens, dim)
     return total
 
 
-def product_macs(backbone: Backbone, kept: Sequence[int]) -> int:
+def product_macs(backbone: Backbone, kept: Sequence[int], output: Output | None = None) -> int:
     """Those of :func:`tofe_macs` that multiply activations by activations: attention, comparing, merging and thawing.
 
     They stay in floating point if weights are int8, and take about four times as long.
@@ -101,7 +114,8 @@ def product_macs(backbone: Backbone, kept: Sequence[int]) -> int:
     total = sum(blocks * 2 * count**2 * dim for blocks, count in zip(backbone.stage_lengths(), in_stage))
     if backbone.merges:
         total += len(kept) * tokens**2 * FEATURES + sum(merging_macs(count, tokens - count, dim) for count in kept)
-        total += sum(count * (tokens - count) * dim for count in kept[:-1])
+        thaws = kept if backbone.reads_patches(backbone.check_output(output)) else kept[:-1]
+        total += sum(count * (tokens - count) * dim for count in thaws)
     return total
 
 

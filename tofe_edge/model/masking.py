@@ -34,18 +34,20 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, si
     return mixed / weights.sum(dim=-1, keepdim=True).to(value.dtype)
 
 
-def received(query: Tensor, key: Tensor, prefix: int) -> Tensor:
+def received(query: Tensor, key: Tensor, prefix: int, cls: bool = True) -> Tensor:
     """What patch tokens receive of attention: from CLS, and on average from all tokens; mean over heads.
 
     Args:
         query, key: ``(B, H, P + N, d)``.
         prefix: P, CLS first.
+        cls: whether what CLS pays counts; it does not if there is none, or if nothing reads it.
 
     Returns:
         ``(B, N)``
     """
     weights: Tensor = ((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)).softmax(dim=-1).mean(dim=1)
-    return weights[:, 0, prefix:] + weights[:, :, prefix:].mean(dim=1)
+    average = weights[:, :, prefix:].mean(dim=1)
+    return weights[:, 0, prefix:] + average if cls else average
 
 
 def _visible(keep: Tensor, sizes: Tensor | None = None) -> Tensor:

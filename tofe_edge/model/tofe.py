@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
-from tofe_edge.model.backbones.spec import FEATURES
+from tofe_edge.model.backbones.spec import FEATURES, Output
 from tofe_edge.model.masking import mask_of, put, rank_order, take
 from tofe_edge.model.merging import Merge, masked_merge, merge, resemblance_to_better
 
@@ -131,26 +131,37 @@ class UpdateApproximator(nn.Module):
 class TrainingOutput:
     """What a graph that is trained gives for B images and S stages."""
 
-    logits: Tensor
-    """``(B, classes)``"""
+    output: Tensor
+    """What was asked for: by default logits ``(B, classes)``."""
     masks: tuple[Tensor, ...]
     """S masks ``(B, N)``, 1 = kept; differentiable if they were drawn by a sampler."""
     rearranged: tuple[Tensor, ...]
-    """S - 1 patch token tensors ``(B, N, D)`` at the input of blocks l_2 … l_S, frozen ones approximated."""
+    """Patch token tensors ``(B, N, D)`` at the input of blocks l_2 … l_S, frozen ones approximated; one more behind the last
+    block if the net thaws them there."""
     scores: tuple[Tensor, ...]
     """S tensors ``(B, N)``: what :meth:`ToFe.score` gives."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The output."""
+        return self.output
 
 
 @dataclass(frozen=True)
 class Inference:
     """What an inference form gives."""
 
-    logits: Tensor
-    """``(B, classes)``"""
+    output: Tensor
+    """What was asked for: by default logits ``(B, classes)``."""
     kept: tuple[Tensor, ...]
     """S index tensors ``(B, N^s)``: positions of kept patch tokens, best first."""
     margins: tuple[Tensor, ...]
     """S tensors ``(B,)``: score of the last kept token less that of the first frozen one (inf if none is)."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The output."""
+        return self.output
 
 
 @dataclass(frozen=True)
@@ -172,7 +183,11 @@ class Selection:
 
 
 class ToFe(nn.Module):
-    """A :class:`BackboneAdapter` with ToFe's selectors before blocks ``l_1 … l_S`` and S - 1 approximators."""
+    """A :class:`BackboneAdapter` with ToFe's selectors before blocks ``l_1 … l_S`` and an approximator behind each stage but
+    the last, or behind that one too.
+
+    Forwards take the ``output`` that is wanted, ``None`` for the net's default.
+    """
 
     def __init__(self, backbone: BackboneAdapter) -> None:
         super().__init__()
@@ -182,7 +197,8 @@ class ToFe(nn.Module):
         )
         self.backbone = backbone
         self.selectors = nn.ModuleList(selector(spec.dim) for _ in spec.stages)
-        self.approximators = nn.ModuleList(approximator(spec.dim) for _ in spec.stages[1:])
+        thawed = spec.stages if spec.thaws_last else spec.stages[1:]
+        self.approximators = nn.ModuleList(approximator(spec.dim) for _ in thawed)
 
     def run_blocks(self, stage: int, tokens: Tensor, keep: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
         """Run the blocks of ``stage`` (0 = before the first selection), masked if there is a ``keep``.
@@ -199,12 +215,13 @@ class ToFe(nn.Module):
                 tokens = self.backbone.masked_block(index, tokens, keep, sizes)
         return tokens
 
-    def forward_dense(self, images: Tensor) -> Tensor:
-        """The dense backbone: images ``(B, 3, H, W)`` to logits ``(B, classes)``."""
+    def forward_dense(self, images: Tensor, output: Output | None = None) -> Tensor:
+        """The dense backbone: images ``(B, 3, H, W)`` to logits ``(B, classes)`` or another output."""
+        output = self.backbone.spec.check_output(output)
         tokens = self.backbone.embed(images)
         for stage in range(len(self.selectors) + 1):
             tokens = self.run_blocks(stage, tokens)
-        return self.backbone.logits(tokens)
+        return self.backbone.read(output, tokens)
 
     def score(self, stage: int, patches: Tensor) -> Tensor:
         """How much selector ``stage`` (0-based) wants each patch token: ``(B, N)``, positive = keep.
@@ -218,7 +235,11 @@ class ToFe(nn.Module):
         return self.run_blocks(0, self.backbone.embed(images))
 
     def forward_masked(
-        self, images: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        gumbel: Gumbel | None = None,
+        masks: Sequence[Tensor] | None = None,
+        output: Output | None = None,
     ) -> TrainingOutput:
         """The training graph (Eq. 8-9, 16-18).
 
@@ -227,13 +248,18 @@ class ToFe(nn.Module):
             gumbel: draws the masks; ``None`` keeps tokens with p_keep > 0.5, without noise or gradient.
             masks: S masks ``(B, N)`` in place of the selectors' own.
         """
-        return self.masked_from(self.stem(images), gumbel, masks)
+        return self.masked_from(self.stem(images), gumbel, masks, output)
 
     def masked_from(
-        self, stem: Tensor, gumbel: Gumbel | None = None, masks: Sequence[Tensor] | None = None
+        self,
+        stem: Tensor,
+        gumbel: Gumbel | None = None,
+        masks: Sequence[Tensor] | None = None,
+        output: Output | None = None,
     ) -> TrainingOutput:
         """:meth:`forward_masked` from the tokens that :meth:`stem` gives."""
         spec, tokens = self.backbone.spec, stem
+        output = spec.check_output(output)
         used: list[Tensor] = []
         rearranged: list[Tensor] = []
         scores: list[Tensor] = []
@@ -249,19 +275,18 @@ class ToFe(nn.Module):
                 merged = masked_merge(patches, selector.compare(patches), mask)
             start, sizes = (patches, None) if merged is None else (merged.tokens, merged.sizes)
             stage_input = torch.cat((tokens[:, : spec.prefix_tokens], start), dim=1)
-            processed = self.run_blocks(stage + 1, stage_input, keep, sizes)
-            if stage < len(self.approximators):
+            processed = tokens = self.run_blocks(stage + 1, stage_input, keep, sizes)
+            if stage < len(self.approximators) or spec.reads_patches(output):
                 out = processed[:, spec.prefix_tokens :]
                 thawed = self._thaw(stage, patches, merged, out)
                 kept = mask[..., None]
                 together = kept * out + (1 - kept) * thawed
                 rearranged.append(together)
-                processed = torch.cat((processed[:, : spec.prefix_tokens], together), dim=1)
-            tokens = processed
-        logits = self.backbone.logits(tokens, used[-1])
-        return TrainingOutput(logits, tuple(used), tuple(rearranged), tuple(scores))
+                tokens = torch.cat((processed[:, : spec.prefix_tokens], together), dim=1)
+        read = self.backbone.read(output, tokens if spec.reads_patches(output) else processed, used[-1])
+        return TrainingOutput(read, tuple(used), tuple(rearranged), tuple(scores))
 
-    def gathered_from(self, stem: Tensor, counts: TokenCounts) -> TrainingOutput:
+    def gathered_from(self, stem: Tensor, counts: TokenCounts, output: Output | None = None) -> TrainingOutput:
         """The form that is exported, to be trained: batch-adaptive selection, frozen tokens left out of the blocks.
 
         Selections are taken as given: no gradient of logits or tokens reaches the scores, and none of the scores
@@ -275,20 +300,20 @@ class ToFe(nn.Module):
             InputError: the counts do not fit the backbone.
         """
         kept = counts.check(self.backbone.spec).kept
-        run = self._infer(stem, lambda stage, scores: kept[stage])
+        run = self._infer(stem, lambda stage, scores: kept[stage], output, trained=True)
         masks = masks_of(run.inference, self.backbone.spec.patch_tokens)
-        return TrainingOutput(run.inference.logits, masks, run.rearranged, run.scores)
+        return TrainingOutput(run.inference.output, masks, run.rearranged, run.scores)
 
-    def forward_batch(self, images: Tensor, counts: TokenCounts) -> Inference:
+    def forward_batch(self, images: Tensor, counts: TokenCounts, output: Output | None = None) -> Inference:
         """Batch-adaptive inference (Algorithm 1): top-N^s tokens by score in each stage; ties to the lower position.
 
         Raises:
             InputError: the counts do not fit the backbone.
         """
         kept = counts.check(self.backbone.spec).kept
-        return self._infer(self.stem(images), lambda stage, scores: kept[stage]).inference
+        return self._infer(self.stem(images), lambda stage, scores: kept[stage], output).inference
 
-    def forward_instance(self, image: Tensor) -> Inference:
+    def forward_instance(self, image: Tensor, output: Output | None = None) -> Inference:
         """Instance-adaptive inference (Algorithm 1): one image ``(1, 3, H, W)`` keeps tokens with p_keep > 0.5, at least one.
 
         Raises:
@@ -296,7 +321,7 @@ class ToFe(nn.Module):
         """
         if len(image) != 1:
             raise InputError(f"instance-adaptive inference takes one image at a time, not {len(image)}")
-        return self._infer(self.stem(image), lambda stage, scores: max(1, int((scores > 0).sum()))).inference
+        return self._infer(self.stem(image), lambda stage, scores: max(1, int((scores > 0).sum())), output).inference
 
     def freeze(self, stage: int, patches: Tensor, scores: Tensor, number: int) -> Selection:
         """Keep the ``number`` patch tokens ``(B, N, D)`` with the highest scores ``(B, N)``; the others freeze."""
@@ -326,9 +351,14 @@ class ToFe(nn.Module):
         sizes = selection.merged.sizes if selection.merged else None
         return self.run_blocks(stage + 1, torch.cat((prefix, selection.staying), dim=1), sizes=sizes)
 
-    def _infer(self, tokens: Tensor, count: Callable[[int, Tensor], int]) -> _Run:
-        """Algorithm 1 from the first selection on."""
-        prefix = self.backbone.spec.prefix_tokens
+    def _infer(
+        self, tokens: Tensor, count: Callable[[int, Tensor], int], output: Output | None, trained: bool = False
+    ) -> _Run:
+        """Algorithm 1 from the first selection on; ``trained``: every approximator runs, whether the output needs it or not."""
+        spec = self.backbone.spec
+        output = spec.check_output(output)
+        prefix, last = spec.prefix_tokens, len(self.selectors) - 1
+        reads_patches = spec.reads_patches(output)
         kept: list[Tensor] = []
         margins: list[Tensor] = []
         rearranged: list[Tensor] = []
@@ -341,18 +371,22 @@ class ToFe(nn.Module):
             selection = self.freeze(stage, patches, scores, number)
             kept.append(selection.index)
             margins.append(_margin(scores, selection.order, number))
-            tokens = self.run_stage(stage, tokens[:, :prefix], selection)
-            if stage < len(self.approximators):
-                patches = self.rearrange(stage, selection, tokens[:, prefix:])
+            processed = tokens = self.run_stage(stage, tokens[:, :prefix], selection)
+            if stage < last or reads_patches or (trained and spec.thaws_last):
+                patches = self.rearrange(stage, selection, processed[:, prefix:])
                 rearranged.append(patches)
-                tokens = torch.cat((tokens[:, :prefix], patches), dim=1)
-        inference = Inference(self.backbone.logits(tokens), tuple(kept), tuple(margins))
+                tokens = torch.cat((processed[:, :prefix], patches), dim=1)
+        read = self.backbone.read(output, tokens if reads_patches else processed)
+        inference = Inference(read, tuple(kept), tuple(margins))
         return _Run(inference, tuple(rearranged), tuple(every))
 
     def _thaw(self, stage: int, frozen: Tensor, merged: Merge | None, processed: Tensor) -> Tensor:
         """Frozen tokens ``(B, F, D)`` after ``stage``, approximated: silent ones from themselves, merged ones from the update
-        of the kept tokens, which went in as ``merged`` and came out as ``processed``."""
-        approximator = self.approximators[stage]
+        of the kept tokens, which went in as ``merged`` and came out as ``processed``.
+
+        A last stage without an approximator leaves silent ones as they are, and takes updates as they are.
+        """
+        approximator = self.approximators[stage] if stage < len(self.approximators) else nn.Identity()
         if merged is None:
             thawed: Tensor = approximator(frozen)
         else:

@@ -32,7 +32,7 @@ class TeacherView:
     stem: Tensor
     """Tokens ``(B, P + N, D)`` at the input of block l_1."""
     stages: tuple[Tensor, ...]
-    """Patch tokens ``(B, N, D)`` at the input of blocks l_2 … l_S."""
+    """Patch tokens ``(B, N, D)`` at the input of blocks l_2 … l_S, and behind the last one if the net thaws them there."""
     logits: Tensor
     """``(B, classes)``"""
     importance: Tensor
@@ -68,7 +68,7 @@ def teacher_targets(teacher: ToFe, images: Tensor) -> TeacherView:
             paid.append(backbone.attention_received(index, tokens))
             tokens = backbone.block(index, tokens)
         received.append(torch.stack(paid).sum(dim=0))
-        if stage < len(spec.stages):
+        if stage < len(spec.stages) or spec.thaws_last:
             stages.append(tokens[:, spec.prefix_tokens :])
     # What a later stage attends to is to be kept now, too: it is computed anew from here on.
     importance = torch.stack(received, dim=1).flip(1).cumsum(dim=1).flip(1)

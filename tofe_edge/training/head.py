@@ -140,7 +140,9 @@ def with_head(backbone: BackboneAdapter, head: Head) -> BackboneAdapter:
     """
     spec = backbone.spec
     overrides = {**spec.overrides, "classes": len(head.bias)}
-    net = create_backbone(spec.name, overrides, stages=spec.stages, reduction=spec.reduction)
+    net = create_backbone(
+        spec.name, overrides, stages=spec.stages, reduction=spec.reduction, thaws_last=spec.thaws_last
+    )
     net.preprocessing = backbone.preprocessing
     weights, own = net.state_dict(), backbone.state_dict()
     for key, value in weights.items():

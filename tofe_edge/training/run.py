@@ -14,10 +14,10 @@ from tofe_edge.errors import InputError, require
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.files import staging_dir
-from tofe_edge.io.tensors import read_tensors
-from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts, create_backbone
+from tofe_edge.model.backbones import Backbone, TokenCounts
 from tofe_edge.model.backbones.spec import parse_stages
-from tofe_edge.model.checkpoint import Checkpoint, Classes, check_output, default_classes, describe, load_model, save
+from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, load_model, save
+from tofe_edge.model.dense import NO_CHOICES, Choices, DenseNet, open_dense
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
@@ -63,6 +63,7 @@ class TrainingRequest:
     start: Checkpoint | None = None
     validation: Path | None = None
     recipe: Recipe = _PAPER
+    choices: Choices = NO_CHOICES
 
 
 def train_checkpoint(request: TrainingRequest) -> Checkpoint:
@@ -86,7 +87,8 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     # The seed is for weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
     stages = parse_stages(recipe.select_before) if recipe.select_before else None
-    adapter, classes = open_dense(request, stages)
+    dense_net = open_net(request, stages)
+    adapter, classes = dense_net.adapter, dense_net.header.classes
     cost = budget_of(request, adapter.spec)
     if config.token_counts is not None:
         _check_given(TokenCounts.parse(config.token_counts).check(adapter.spec), cost)
@@ -126,6 +128,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
         if recipe.center_on
         else "held-out images",
     }
+    record["warnings"] += dense_net.header.remarks
     if views is not None:
         record["views"] = len(views)
         if views.unreadable:
@@ -140,26 +143,22 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
         record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
     name = recipe.name or request.out.stem
     header = describe(name, adapter.spec, adapter.preprocessing, classes, fitted.counts, None, record)
+    header = replace(header, sources=dense_net.header.sources)
     if validation is not None and dense is not None:
         header = replace(header, accuracy=_accuracy(request.out, model, header, validation, dense))
     return save(request.out, model, header)
 
 
-def open_dense(request: TrainingRequest, stages: tuple[int, ...] | None = None) -> tuple[BackboneAdapter, Classes]:
-    """Return the dense net to learn from, and what its logits mean.
-
-    Raises:
-        InputError: there is no such net, or the weights do not fit it.
-    """
-    adapter = create_backbone(
+def open_net(request: TrainingRequest, stages: tuple[int, ...] | None = None) -> DenseNet:
+    """Return the dense net to learn from. Raises as :func:`tofe_edge.model.dense.open_dense`."""
+    return open_dense(
+        request.weights,
         request.recipe.backbone,
+        request.choices,
         pretrained=request.pretrained,
         stages=stages or (request.start.stages if request.start else None),
         reduction=request.start.reduction if request.start else "paper",
     )
-    if request.weights is not None:
-        adapter.load_dense(read_tensors(request.weights))
-    return adapter, default_classes(adapter.spec.classes)
 
 
 def check_request(request: TrainingRequest) -> None:

@@ -44,6 +44,8 @@ def evaluate(
     data: StrPath,
     *,
     backbone: str | None = None,
+    labels: StrPath | None = None,
+    preprocessing: StrPath | None = None,
     mode: Mode | None = None,
     device: str = "auto",
     limit: int | None = None,
@@ -56,6 +58,8 @@ def evaluate(
         checkpoint: a shipped checkpoint's name, a file, or an opened checkpoint.
         data: ``DIR/<class id>/<image>``, a .csv of path,label, or a .tar or folder of .tar.
         backbone: the net, if the file has plain dense weights.
+        labels: class names in place of the checkpoint's: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: in place of the checkpoint's: ``imagenet``, ``inception``, ``clip`` or a file.
         mode: ``batch`` for the checkpoint's token counts, ``instance`` for counts that differ from image to image,
             ``dense`` for all tokens; ``dense`` for a dense model, else ``batch`` if not given.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -72,7 +76,7 @@ def evaluate(
         >>> report.evaluation.images, report.evaluation.mean_kept
         (6, (9.0, 5.0, 3.0))
     """
-    opened = open_checkpoint(checkpoint, backbone)
+    opened = open_checkpoint(checkpoint, backbone, labels, preprocessing)
     reference = load_reference(opened, mode, device)
     spec = resized(opened.preprocessing, resize)
     samples = sample_evenly(find_samples(Path(data), opened.classes.ids), limit)

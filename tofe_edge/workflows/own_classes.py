@@ -13,9 +13,10 @@ from torch import Tensor
 from tofe_edge.errors import require
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import Sample, sample_evenly
+from tofe_edge.io.labels import Classes
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
-from tofe_edge.model.backbones.timm_vit import imagenet_classes
-from tofe_edge.model.checkpoint import IMAGENET_CLASSES, Checkpoint, Classes, check_output, describe, load_model, save
+from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, load_model, save
+from tofe_edge.model.dense import DenseNet, imagenet
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.reduction.fitting import reduced_net
@@ -58,7 +59,7 @@ class _Data:
         ]
 
 
-def train_own_classes(request: TrainingRequest, dense: BackboneAdapter, names: tuple[str, ...]) -> Checkpoint:
+def train_own_classes(request: TrainingRequest, opened: DenseNet, names: tuple[str, ...]) -> Checkpoint:
     """Give a dense net a head for these classes; with a budget, reduce it too and train what comes out.
 
     The dense net is written in either case: beside ``out`` if that is the reduced one.
@@ -67,14 +68,14 @@ def train_own_classes(request: TrainingRequest, dense: BackboneAdapter, names: t
         InputError: pictures or options are unfit, or the output cannot be written.
     """
     # 1. What can be refused is refused first.
-    recipe, out = request.recipe, request.out
+    recipe, out, dense = request.recipe, request.out, opened.adapter
     device = pick_device(recipe.device)
     reduces = request.target_gmacs is not None or request.target_ms is not None
     dense_out = out.with_name(f"{out.stem}_dense.safetensors") if reduces else out
     for path in {dense_out, out}:
         check_output(path, [request.weights], "run")
     require(
-        dense.spec.classes != IMAGENET_CLASSES or not set(names) <= set(imagenet_classes()[0]),
+        dense.spec.classes != len(imagenet().ids) or not set(names) <= set(imagenet().ids),
         f"{request.data[0]}: has folders of ImageNet's classes, and the weights do not say that theirs are; add --labels imagenet",
     )
     if reduces:
@@ -90,7 +91,7 @@ def train_own_classes(request: TrainingRequest, dense: BackboneAdapter, names: t
         "seed": recipe.seed,
         "device": device.type,
         "torch": str(torch.__version__),
-        "warnings": data.warnings,
+        "warnings": [*_remarks(opened, len(names)), *data.warnings],
     }
     # 3. What it is worth.
     name = recipe.name or out.stem
@@ -98,12 +99,24 @@ def train_own_classes(request: TrainingRequest, dense: BackboneAdapter, names: t
         f"{name}_dense" if reduces else name,
         net.spec, net.preprocessing, Classes(names, names), None, None, record,
     )  # fmt: skip
+    sources = {**opened.header.sources, "classes": "the names of the folders"}
+    header = replace(header, sources=sources)
     stored = load_model(save(dense_out, ToFe(net), header))
     examined = data.held_out.examine(stored, None, "dense")
     header = replace(header, accuracy=dense_record(examined, data.held_out.name))
     saved = save(dense_out, ToFe(net), header)
     # 4. The same reduced.
     return _reduce(request, net, data, examined, saved, device) if reduces else saved
+
+
+def _remarks(opened: DenseNet, classes: int) -> list[str]:
+    """What was decided about the weights, but that nobody named the classes of a head that is replaced."""
+    remarks = [remark for remark in opened.header.remarks if "does not name its" not in remark]
+    if opened.adapter.spec.classes == classes:
+        remarks.append(
+            f"the weights have {classes} outputs, as many as there are folders; keep that head with --labels FOLDER"
+        )
+    return remarks
 
 
 def _look(request: TrainingRequest, dense: BackboneAdapter, names: tuple[str, ...], device: torch.device) -> _Data:
@@ -177,7 +190,7 @@ def _reduce(
     cost = replace(cost, backbone=spec)
     config = _config(recipe, request, counts)
     training = TrainingSet(data.train.samples, data.aside.samples)
-    trained, teacher = copy.deepcopy(model), reduced_net(net, spec.stages)
+    trained, teacher = copy.deepcopy(model).requires_grad_(True), reduced_net(net, spec.stages)
     with gpu_failures(device, f"with batch_size {recipe.batch_size}"):
         result = train(trained, training, config, cost, out, device, teacher)
     trained.eval()
@@ -195,6 +208,7 @@ def _reduce(
         "trained": {"loss_before": before, "loss": after, "kept": after < before},
     }
     header = describe(recipe.name or out.stem, spec, net.preprocessing, dense.classes, counts, None, record)
+    header = replace(header, sources=dense.sources)
     stored = load_model(save(out, model, header))
     batch, instance = (data.held_out.examine(stored, counts, mode) for mode in ("batch", "instance"))
     return save(out, model, replace(header, accuracy=accuracy_record(examined, batch, instance, data.held_out.name)))
@@ -212,7 +226,7 @@ def _dense(net: BackboneAdapter) -> Callable[[Tensor], Tensor]:
 
 
 def _gathered(model: ToFe, counts: TokenCounts) -> Callable[[Tensor], Tensor]:
-    return lambda images: model.gathered_from(model.stem(images), counts).logits
+    return lambda images: model.gathered_from(model.stem(images), counts).output
 
 
 @torch.no_grad()

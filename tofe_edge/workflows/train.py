@@ -11,9 +11,9 @@ from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.batches import Source
 from tofe_edge.training.pictures import own_classes
 from tofe_edge.training.recipe import Recipe, read_recipe
-from tofe_edge.training.run import TrainingRequest, check_request, open_dense, train_checkpoint
+from tofe_edge.training.run import TrainingRequest, check_request, open_net, train_checkpoint
 from tofe_edge.workflows.own_classes import train_own_classes
-from tofe_edge.workflows.sources import StrPath, open_checkpoint, open_profile
+from tofe_edge.workflows.sources import StrPath, choices_of, open_checkpoint, open_profile
 
 
 def train(
@@ -26,6 +26,8 @@ def train(
     backbone: str | None = None,
     weights: StrPath | None = None,
     pretrained: bool = False,
+    labels: StrPath | None = None,
+    preprocessing: StrPath | None = None,
     start: StrPath | Checkpoint | None = None,
     validation: StrPath | None = None,
     recipe: str | Recipe | None = None,
@@ -44,6 +46,8 @@ def train(
         profile: a device profile; ``None``: the recipe's.
         backbone: ``lvvit_s``, ``lvvit_m`` or a timm vision transformer; ``None``: the recipe's, DeiT-Tiny by default.
         weights: dense weights; or ``pretrained`` for timm's.
+        labels: class names: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: ``imagenet``, ``inception``, ``clip`` or a file.
         start: a ToFe checkpoint to go on from, by name or path.
         validation: labelled images on which accuracy is measured at the end; of own classes a fifth of ``data`` if not given.
         recipe: ``paper``, ``quick``, ``own_classes``, or the path of a YAML file; ``paper`` or, for own classes, ``own_classes``
@@ -80,12 +84,13 @@ def train(
         start=None if start is None else open_checkpoint(start),
         validation=None if validation is None else Path(validation),
         recipe=first,
+        choices=choices_of(labels, preprocessing),
     )
     check_request(request)
     folders = [Source.parse(source).folder for source in request.data]
     if request.start is None and all(folder.is_dir() for folder in folders):
-        dense, classes = open_dense(request)
-        names = own_classes(folders, classes.ids)
+        dense = open_net(request)
+        names = own_classes(folders, dense.header.classes.ids)
         if names is not None:
             return train_own_classes(replace(request, recipe=recipe_of("own_classes")), dense, names)
     return train_checkpoint(request)

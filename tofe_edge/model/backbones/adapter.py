@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.model.backbones.spec import Backbone
+from tofe_edge.model.backbones.spec import Backbone, Output
 
 
 class BackboneAdapter(nn.Module, ABC):
     """A dense vision transformer taken apart where ToFe needs to reach in.
 
-    Shapes: B images, P prefix tokens (CLS first, then any distillation or register tokens), N patch
+    Shapes: B images, P prefix tokens (CLS first if there is one, then any distillation or register tokens), N patch
     tokens, D channels. Token tensors are ``(B, P + n, D)`` with the prefix in front.
     """
 
@@ -38,23 +38,37 @@ class BackboneAdapter(nn.Module, ABC):
     def attention_received(self, index: int, tokens: Tensor) -> Tensor:
         """How much block ``index`` attends to each patch token: ``(B, n)``.
 
-        What CLS pays it, plus the mean of what all tokens pay it; mean over heads.
+        What CLS pays it (if the head reads CLS), plus the mean of what all tokens pay it; mean over heads.
         """
 
     @abstractmethod
     def masked_block(self, index: int, tokens: Tensor, keep: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Run block ``index`` with masked attention; ``keep`` is ``(B, P + N)``, 1 for the prefix; ``sizes`` as above."""
 
+    @abstractmethod
+    def features(self, tokens: Tensor) -> Tensor:
+        """Patch tokens ``(B, n, D)`` of the last block's, behind the last norm."""
+
+    @abstractmethod
     def pooled(self, tokens: Tensor) -> Tensor:
-        """What the head reads of the last block's tokens: ``(B, D)``, behind all norms."""
-        raise NotImplementedError
+        """What the head reads of the last block's tokens: ``(B, D)``, behind all norms.
+
+        Patch tokens are read if ``spec.pool`` says so; all of them are to be there then, in any order.
+        """
 
     @abstractmethod
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Class scores ``(B, classes)`` of the last block's tokens.
+        """Class scores ``(B, classes)`` of the last block's tokens; what is pooled if the net has no head.
 
-        ``keep`` ``(B, n)`` marks the patch tokens that count if some are only masked; ``None``: all.
+        ``keep`` ``(B, n)`` marks the patch tokens that count if some are only masked; ``None``: all. It is read by a head
+        that looks at kept patch tokens alone (LV-ViT's).
         """
+
+    def read(self, output: Output, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """One output of the last block's tokens; ``keep`` as in :meth:`logits`."""
+        if output == "features":
+            return self.features(tokens)
+        return self.pooled(tokens) if output == "embedding" else self.logits(tokens, keep)
 
     @abstractmethod
     def load_dense(self, weights: Mapping[str, Tensor]) -> None:

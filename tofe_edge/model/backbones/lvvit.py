@@ -130,8 +130,9 @@ class LvVit(BackboneAdapter):
         self.pos_embed = nn.Parameter(torch.zeros(1, spec.patch_tokens + 1, spec.dim))
         self.blocks = nn.ModuleList(Block(spec.dim, spec.heads) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(spec.dim)
-        self.head = nn.Linear(spec.dim, spec.classes)
-        self.aux_head = nn.Linear(spec.dim, spec.classes)
+        if spec.classes:
+            self.head = nn.Linear(spec.dim, spec.classes)
+            self.aux_head = nn.Linear(spec.dim, spec.classes)
         for embedding in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
         for module in self.modules():
@@ -158,11 +159,17 @@ class LvVit(BackboneAdapter):
         out: Tensor = self.blocks[index](tokens, keep, sizes)
         return out
 
+    def features(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.norm(tokens[:, 1:])
+        return out
+
     def pooled(self, tokens: Tensor) -> Tensor:
         out: Tensor = self.norm(tokens[:, 0])
         return out
 
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        if not self.spec.classes:
+            return self.pooled(tokens)
         tokens = self.norm(tokens)
         aux = self.aux_head(tokens[:, 1:])
         if keep is None:
@@ -181,7 +188,9 @@ class LvVit(BackboneAdapter):
 
     def resized(self, image_size: int) -> LvVit:
         net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
-        net.spec = replace(net.spec, stages=self.spec.stages, reduction=self.spec.reduction)
+        net.spec = replace(
+            net.spec, stages=self.spec.stages, reduction=self.spec.reduction, thaws_last=self.spec.thaws_last
+        )
         weights = self.state_dict()
         sides = [host.spec.image_size // _PATCH for host in (self, net)]
         weights["pos_embed"] = resample_positions(weights["pos_embed"], *sides)
@@ -219,7 +228,7 @@ def create(name: str, overrides: Mapping[str, int]) -> LvVit:
             Conv(_PATCH // 2, channels, size["dim"], _PATCH),
         ),
         stages=default_stages(size["depth"]),
-        aux_head=True,
+        aux_head=size["classes"] > 0,
         overrides=dict(overrides),
     )
     preprocessing = Preprocessing(

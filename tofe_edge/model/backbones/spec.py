@@ -32,6 +32,20 @@ Reduction = Literal["paper", "merging"]
 averaged into the kept token most like it, and receives that token's update when it thaws. See :mod:`tofe_edge.model.merging`.
 """
 
+Pool = Literal["token", "avg", "map"]
+"""What the head reads of the last block's tokens.
+
+``"token"``: CLS (and the distillation token). ``"avg"``: the mean of all patch tokens. ``"map"``: all patch tokens, by the
+attention of a learned query (SigLIP). The latter two read frozen tokens too, which therefore thaw behind the last block.
+"""
+
+Output = Literal["logits", "embedding", "features"]
+"""What a net gives.
+
+``"logits"``: class scores ``(B, classes)``. ``"embedding"``: what the head reads, ``(B, D)``. ``"features"``: all patch tokens
+behind the last norm, ``(B, N, D)``, in the order of the patches in the image.
+"""
+
 FEATURES = 32
 """Channels in which a selector that merges compares tokens."""
 
@@ -61,6 +75,24 @@ class Backbone:
     """Linear heads on prefix tokens; the net averages them."""
     overrides: dict[str, int] = field(default_factory=dict, hash=False)
     reduction: Reduction = "paper"
+    pool: Pool = "token"
+    thaws_last: bool = False
+    """Whether one more approximator thaws the tokens that the last stage froze; always, unless ``pool`` is ``"token"``."""
+
+    @property
+    def default_output(self) -> Output:
+        """``"logits"``, or ``"embedding"`` if there is no head (``classes`` is 0)."""
+        return "logits" if self.classes else "embedding"
+
+    def check_output(self, output: Output | None) -> Output:
+        """The same output, or the default one. Raises :class:`InputError` for the logits of a net without a head."""
+        if output == "logits" and not self.classes:
+            raise InputError(f"{self.name} has no classifier head, so no logits; use embedding or features")
+        return output or self.default_output
+
+    def reads_patches(self, output: Output) -> bool:
+        """Whether this output is made of all patch tokens, so that those frozen in the last stage have to thaw."""
+        return output == "features" or self.pool != "token"
 
     @property
     def merges(self) -> bool:
@@ -112,12 +144,16 @@ class TokenCounts:
 def backbone_to_json(backbone: Backbone) -> dict[str, Any]:
     """What a checkpoint header stores to build the same backbone again."""
     document = {"name": backbone.name, "overrides": dict(backbone.overrides), "shape": _shape(backbone)}
-    return document if backbone.reduction == "paper" else {**document, "reduction": backbone.reduction}
+    if backbone.reduction != "paper":
+        document["reduction"] = backbone.reduction
+    if backbone.thaws_last:
+        document["thaws_last"] = True
+    return document
 
 
 def _shape(backbone: Backbone) -> dict[str, Any]:
     fields = asdict(backbone)
-    for redundant in ("name", "overrides", "stem", "classifiers", "reduction"):
+    for redundant in ("name", "overrides", "stem", "classifiers", "reduction", "pool", "thaws_last"):
         fields.pop(redundant)
     return fields
 

@@ -60,6 +60,20 @@ def model_names() -> list[str]:
     return list(_timm().list_models())
 
 
+@cache
+def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a net of timm, by their names; no weights are made."""
+    with torch.device("meta"):
+        net = _timm().create_model(name)
+    return {key: tuple(value.shape) for key, value in net.state_dict().items()}
+
+
+def published_classes(name: str) -> bool:
+    """Whether timm's published weights of this name were trained on the 1000 classes of ImageNet."""
+    config = _timm().get_pretrained_cfg(name, allow_unregistered=True)
+    return config is not None and config.num_classes == 1000 and "in1k" in (config.tag or "")
+
+
 def imagenet_classes() -> tuple[list[str], list[str]]:
     """WordNet ids and names of the 1000 ImageNet classes, in the order of the logits."""
     _timm()
@@ -94,7 +108,7 @@ class TimmVit(BackboneAdapter):
     def attention_received(self, index: int, tokens: Tensor) -> Tensor:
         block = self.vit.blocks[index]
         query, key, _ = project(block.attn, block.norm1(tokens))
-        return received(query, key, self.spec.prefix_tokens)
+        return received(query, key, self.spec.prefix_tokens, cls=self.spec.pool == "token")
 
     def masked_block(self, index: int, tokens: Tensor, keep: Tensor, sizes: Tensor | None = None) -> Tensor:
         block = self.vit.blocks[index]
@@ -110,15 +124,21 @@ class TimmVit(BackboneAdapter):
         out: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
         return out
 
+    def features(self, tokens: Tensor) -> Tensor:
+        # Only one of the two norms is there; that behind the pool norms single tokens just as well.
+        out: Tensor = self.vit.fc_norm(self.vit.norm(tokens[:, self.spec.prefix_tokens :]))
+        return out
+
     def pooled(self, tokens: Tensor) -> Tensor:
         return self._head(tokens, pre_logits=True)
 
     def logits(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        del keep  # the class token alone is read
+        del keep  # of the patch tokens all are read or none
         return self._head(tokens, pre_logits=False)
 
     def _head(self, tokens: Tensor, pre_logits: bool) -> Tensor:
-        tokens = tokens[:, : self.spec.prefix_tokens]
+        if self.spec.pool == "token":
+            tokens = tokens[:, : self.spec.prefix_tokens]
         out: Tensor = self.vit.forward_head(self.vit.norm(tokens), pre_logits=pre_logits)
         return out
 
@@ -129,7 +149,9 @@ class TimmVit(BackboneAdapter):
         from timm.layers import resample_abs_pos_embed
 
         net = create(self.spec.name, {**self.spec.overrides, "image_size": image_size})
-        net.spec = replace(net.spec, stages=self.spec.stages, reduction=self.spec.reduction)
+        net.spec = replace(
+            net.spec, stages=self.spec.stages, reduction=self.spec.reduction, thaws_last=self.spec.thaws_last
+        )
         weights = self.vit.state_dict()
         old, new = (host.vit.patch_embed.grid_size for host in (self, net))
         positions = weights["pos_embed"]
@@ -156,7 +178,7 @@ def create(name: str, overrides: Mapping[str, int], pretrained: bool = False) ->
         pretrained: fetch timm's published weights (needs a network or timm's cache).
 
     Raises:
-        InputError: the name is unknown, or the net is not an isotropic transformer with a CLS token.
+        InputError: the name is unknown, or the net is not a plain vision transformer.
     """
     timm = _timm()
     if not timm.is_model(name):
@@ -189,14 +211,12 @@ def _unfit(vit: Any) -> str | None:
 
     if not isinstance(vit, VisionTransformer):
         return f"{type(vit).__name__} is not an isotropic vision transformer (windows, pyramids and hybrids are not supported)"
-    if not getattr(vit, "has_class_token", vit.cls_token is not None):
-        return "it has no CLS token; ToFe freezes patch tokens and reads the CLS token"
-    if vit.num_classes < 1:
-        return "it has no classifier head"
-    if vit.global_pool != "token" or vit.attn_pool is not None:
-        return (
-            f"its head pools the patch tokens ({vit.global_pool or 'attention'}); freezing tokens would change the pool"
-        )
+    if vit.global_pool not in ("token", "avg"):
+        return f"its pooling ({vit.global_pool or 'none'}) is neither token nor avg"
+    if vit.pool_include_prefix:
+        return "its pool mixes CLS or register tokens with patches"
+    if isinstance(vit.norm, nn.Identity) == isinstance(vit.fc_norm, nn.Identity):
+        return "its head reads tokens behind no norm, or behind two"
     if type(vit.patch_embed) is not PatchEmbed or vit.dynamic_img_size or vit.pos_embed is None:
         return "its patch embedding is not one convolution with a learned position embedding"
     for block in vit.blocks:
@@ -232,6 +252,7 @@ def _describe(name: str, vit: Any, overrides: Mapping[str, int]) -> Backbone:
         stages=default_stages(len(vit.blocks)),
         classifiers=1 if getattr(vit, "head_dist", None) is None else 2,
         overrides=dict(overrides),
+        pool=vit.global_pool,
     )
 
 

@@ -1,0 +1,70 @@
+"""Tiny nets of every kind that ToFe takes, and whole nets of timm to compare them with."""
+
+from typing import Any
+
+import torch
+from conftest import tiny_tofe
+from torch import Tensor, nn
+
+from tofe_edge.model.backbones.timm_vit import TimmVit
+from tofe_edge.model.tofe import ToFe
+
+KINDS: dict[str, tuple[str, dict[str, int]]] = {
+    "deit": ("deit_tiny_patch16_224", {}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "headless": ("deit_tiny_patch16_224", {"classes": 0}),
+    "headless distilled": ("deit_tiny_distilled_patch16_224", {"classes": 0}),
+    "deit3": ("deit3_small_patch16_224", {}),
+    "dinov2 with registers": ("vit_small_patch14_reg4_dinov2", {"image_size": 56, "classes": 0}),
+    "lvvit": ("lvvit_s", {}),
+    "headless lvvit": ("lvvit_s", {"classes": 0}),
+    "mean, norm behind it": ("vit_medium_patch16_gap_256", {}),
+    "mean, norm before it": ("vit_base_patch16_siglip_gap_224", {}),
+    "mean, registers": ("vit_medium_patch16_reg4_gap_256", {}),
+}
+"""Name and overrides; 16 patch tokens each."""
+
+OUTPUTS = ("logits", "embedding", "features")
+
+
+def kind(name: str, **options: Any) -> ToFe:
+    """The net of a kind, with random weights that all count."""
+    backbone, overrides = KINDS[name]
+    model: ToFe = tiny_tofe(backbone, **overrides, **options).requires_grad_(False)
+    if model.backbone.spec.merges:
+        for selector in model.selectors:
+            selector.get_parameter("aversion").fill_(3.0)
+        for approximator in model.approximators:
+            approximator.get_parameter("fc.weight").add_(0.1 * torch.randn(48, 48, generator=_seeded(5)))
+    return model
+
+
+def outputs_of(model: ToFe) -> tuple[str, ...]:
+    """The outputs that a net has."""
+    return OUTPUTS if model.backbone.spec.classes else OUTPUTS[1:]
+
+
+def images_for(model: ToFe, count: int, seed: int = 0) -> Tensor:
+    """Seeded noise in the size of the net."""
+    size = model.backbone.spec.image_size
+    return torch.randn(count, 3, size, size, generator=_seeded(seed))
+
+
+def by_timm(model: ToFe, output: str, images: Tensor) -> Tensor:
+    """An output of the dense net as timm itself computes it."""
+    host = model.backbone
+    assert isinstance(host, TimmVit)
+    vit, prefix = host.vit, host.spec.prefix_tokens
+    if output == "logits":
+        logits: Tensor = vit(images)
+        return logits
+    tokens: Tensor = vit.forward_features(images)
+    if output == "embedding":
+        pooled: Tensor = vit.forward_head(tokens, pre_logits=True)
+        return pooled
+    patches = tokens[:, prefix:]
+    return patches if isinstance(vit.fc_norm, nn.Identity) else vit.fc_norm(patches)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
