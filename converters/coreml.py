@@ -48,10 +48,10 @@ class About:
     stages: int
     patch_tokens: int
     """Patches of the image."""
-    output: str = LOGITS
-    """What it gives, which is the name of its output too."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """User-defined metadata."""
+    output: str = LOGITS
+    """What it gives, which is the name of its output too."""
 
 
 def describe(spec: Any, about: About, image_size: int) -> None:

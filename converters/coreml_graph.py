@@ -37,6 +37,7 @@ class NativeAttention(nn.Module):
     def __init__(self, attention: StaticAttention) -> None:
         super().__init__()
         self.qkv, self.proj, self.heads = attention.qkv, attention.proj, attention.heads
+        self.query_norm, self.key_norm = attention.query_norm, attention.key_norm
 
     def forward(self, x: Tensor, queries: int | None = None, log_sizes: Tensor | None = None) -> Tensor:
         """As :meth:`StaticAttention.forward`."""
@@ -46,6 +47,8 @@ class NativeAttention(nn.Module):
         query, key, value = split.split(heads, dim=1)
         if queries is not None and queries < tokens:
             query = query[:, :, :queries]
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         scores = torch.matmul(query, key.transpose(2, 3))
         if log_sizes is not None:
             scores = scores + log_sizes[:, None]
@@ -72,7 +75,8 @@ class NativeMeanToken(nn.Module):
     """The mean token ``(B, 1, D)`` as one reduction."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return tokens.mean(1, keepdim=True)
+        mean: Tensor = tokens.mean(1, keepdim=True)
+        return mean
 
 
 class NativeUnitLength(nn.Module):
@@ -207,7 +211,7 @@ def _convolution_stem(stem: LinearStem) -> ConvolutionStem:
     weight = linear.weight.detach().view(-1, channels, stem.patch, stem.patch).clone()
     convolution.weight = nn.Parameter(weight, requires_grad=False)
     convolution.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
-    return ConvolutionStem([convolution], stem.prefix, stem.position)
+    return ConvolutionStem([convolution], stem.prefix, stem.position, stem.norm)
 
 
 def _divide_inputs(layer: nn.Module, divisor: Tensor) -> None:

@@ -15,9 +15,11 @@ from tofe_edge.converters.layers import (
     ClassHead,
     ConvolutionStem,
     Flat,
+    LatentPool,
     LinearStem,
     MeanToken,
     StaticBlock,
+    StreamNorm,
     Tokens,
     UnitLength,
     rms_norm,
@@ -63,16 +65,12 @@ def to_static_layers(host: BackboneAdapter, output: Output | None = None, normal
 
 def _decompose_timm(host: TimmVit, output: Output, normalize: bool) -> StaticLayers:
     vit, spec = host.vit, host.spec
-    if not isinstance(vit.norm_pre, nn.Identity):
-        raise InputError(f"{spec.name}: a norm before the first block has no static form yet; use another backbone")
-    if not isinstance(vit.blocks[0].attn.q_norm, nn.Identity):
-        raise InputError(
-            f"{spec.name}: normalised queries and keys have no static form yet; choose a backbone without them"
-        )
     # The embedding of nothing is the prefix and the position embedding, whichever way timm lays them out.
     with torch.no_grad():
         constant: Tensor = vit._pos_embed(torch.zeros(1, spec.patch_tokens, spec.dim))
-    stem = LinearStem(vit.patch_embed.proj, constant[:, : spec.prefix_tokens], constant[:, spec.prefix_tokens :])
+        prefix: Tensor = vit.norm_pre(constant[:, : spec.prefix_tokens])
+    norm = StreamNorm(vit.norm_pre) if isinstance(vit.norm_pre, nn.LayerNorm) else None
+    stem = LinearStem(vit.patch_embed.proj, prefix, constant[:, spec.prefix_tokens :], norm)
     blocks = [
         static_block(
             block,
@@ -92,12 +90,18 @@ def _timm_head(host: TimmVit, output: Output, normalize: bool) -> nn.Module:
     norm: nn.LayerNorm = vit.fc_norm if after_pool else vit.norm
     if output == "features":
         return nn.Sequential(Tokens(spec.prefix_tokens), rms_norm(norm), Affine(norm))
-    if spec.pool == "avg":
-        mean, normed = MeanToken(spec.patch_tokens), rms_norm(norm)
-        pooled = [Tokens(spec.prefix_tokens), *((mean, normed) if after_pool else (normed, mean))]
-        if output == "logits":
-            return nn.Sequential(*pooled, fold_norm(norm, vit.head), Flat())
-        return nn.Sequential(*pooled, Affine(norm), *_ending(spec, normalize))
+    if spec.pool != "token":
+        tokens, normed = Tokens(spec.prefix_tokens), rms_norm(norm)
+        if spec.pool == "map":
+            pool = [normed, LatentPool(vit.attn_pool, norm)]
+            end = [vit.head, Flat()] if output == "logits" else _ending(spec, normalize)
+        else:
+            mean = MeanToken(spec.patch_tokens)
+            pool = [mean, normed] if after_pool else [normed, mean]
+            end = (
+                [fold_norm(norm, vit.head), Flat()] if output == "logits" else [Affine(norm), *_ending(spec, normalize)]
+            )
+        return nn.Sequential(tokens, *pool, *end)
     if output == "embedding":
         return _token_embedding(spec, norm, normalize)
     classifiers = [vit.head]

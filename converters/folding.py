@@ -52,6 +52,15 @@ def centre_output(layer: nn.Linear) -> nn.Linear:
     return make_linear(weight - weight.mean(0), bias - bias.mean())
 
 
+def centre_groups(layer: nn.Linear, outputs: int, group: int) -> nn.Linear:
+    """``layer`` with its first ``outputs`` outputs less the mean of each ``group`` of them."""
+    weight, bias = weight_and_bias(layer)
+    rows = torch.cat((weight, bias[:, None]), dim=1)
+    grouped = rows[:outputs].unflatten(0, (-1, group))
+    centred = torch.cat(((grouped - grouped.mean(1, keepdim=True)).flatten(0, 1), rows[outputs:]))
+    return make_linear(centred[:, :-1], centred[:, -1])
+
+
 def centre_convolution(conv: nn.Conv2d) -> nn.Conv2d:
     """``conv(x)`` less the mean of its output channels, as one convolution."""
     weight = conv.weight.detach().double()

@@ -9,6 +9,7 @@ to two microseconds besides its work, so there are as few as possible.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,12 +18,16 @@ from torch import Tensor, nn
 
 from tofe_edge.converters.folding import (
     centre_convolution,
+    centre_groups,
     centre_output,
     centre_rows,
     convolution_as_linear,
     fold_norm,
+    make_linear,
     scale_output,
+    weight_and_bias,
 )
+from tofe_edge.model.backbones.spec import activation_of
 
 
 class RmsNorm(nn.Module):
@@ -40,6 +45,10 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(F.linear(x * x, self.mean_row, self.eps))
+
+
+class LocalNorm(RmsNorm):
+    """The same of tokens outside of the residual stream: its channels are scaled by nobody."""
 
 
 def rms_norm(norm: nn.LayerNorm) -> RmsNorm:
@@ -69,10 +78,18 @@ class StaticAttention(nn.Module):
     transposition each (3 to 4 % more time) and one product per head (7 to 10 % more), in dynamic int8.
     """
 
-    def __init__(self, qkv: nn.Module, proj: nn.Module, heads: int) -> None:
+    def __init__(
+        self,
+        qkv: nn.Module,
+        proj: nn.Module,
+        heads: int,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.qkv, self.proj = qkv, proj
         self.heads = heads
+        self.query_norm, self.key_norm = query_norm, key_norm
 
     def forward(self, x: Tensor, queries: int | None = None, log_sizes: Tensor | None = None) -> Tensor:
         """Attend from the first ``queries`` tokens (``None``: all) to all tokens: ``(B, queries, D)``.
@@ -82,6 +99,8 @@ class StaticAttention(nn.Module):
         batch, tokens, dim = x.shape
         query, key, value = self._heads_first(self.qkv(x), dim // self.heads)
         query = first_tokens(query, queries)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         scores = torch.bmm(query, key.permute(0, 2, 1))
         if log_sizes is not None and batch == 1:
             scores = scores + log_sizes
@@ -153,26 +172,97 @@ def static_block(
     """Fold a block's norms and scales into its Linears.
 
     Args:
-        block: timm's ``Block`` or LV-ViT's: ``norm1``, ``attn.{qkv, proj, num_heads}``, ``norm2``,
-            ``mlp.{fc1, act, fc2}``.
+        block: timm's ``Block`` or LV-ViT's: ``norm1``, ``attn.{qkv, proj, num_heads}``, ``norm2``, ``mlp``.
         attention_scale, mlp_scale: factors of the residual branches (LV-ViT's 1/2, LayerScale's gamma).
         queries: as in :class:`StaticBlock`.
     """
-    qkv, heads = fold_norm(block.norm1, block.attn.qkv), block.attn.num_heads
-    dim = qkv.out_features // 3
-    scales = torch.ones(qkv.out_features)
-    scales[:dim] = (dim // heads) ** -0.5
+    fc1, act = static_activation(block.mlp)
     return StaticBlock(
         rms_norm(block.norm1),
-        StaticAttention(
-            scale_output(qkv, scales), centre_output(scale_output(block.attn.proj, attention_scale)), heads
-        ),
+        _static_attention(block, attention_scale),
         rms_norm(block.norm2),
-        fold_norm(block.norm2, block.mlp.fc1),
-        block.mlp.act,
+        fold_norm(block.norm2, fc1),
+        act,
         centre_output(scale_output(block.mlp.fc2, mlp_scale)),
         queries,
     )
+
+
+def _static_attention(block: Any, branch_scale: Tensor | float) -> StaticAttention:
+    attention = block.attn
+    qkv, heads = fold_norm(block.norm1, attention.qkv), attention.num_heads
+    proj = centre_output(scale_output(attention.proj, branch_scale))
+    dim = qkv.out_features // 3
+    scale, query_norm = (dim // heads) ** -0.5, getattr(attention, "q_norm", None)
+    if not isinstance(query_norm, nn.LayerNorm):
+        scales = torch.ones(qkv.out_features)
+        scales[:dim] = scale
+        return StaticAttention(scale_output(qkv, scales), proj, heads)
+    # Queries and keys have mean zero by their rows of the weights. The keys' factor and the scale are the queries' to apply;
+    # the keys' offset adds the same to all scores of a query.
+    affine, of_keys = Affine(query_norm), Affine(attention.k_norm)
+    for buffer in (affine.weight, affine.bias):
+        buffer.mul_(of_keys.weight * scale)
+    norms = [LocalNorm(dim // heads, norm.eps) for norm in (query_norm, attention.k_norm)]
+    return StaticAttention(
+        centre_groups(qkv, 2 * dim, dim // heads), proj, heads, nn.Sequential(norms[0], affine), norms[1]
+    )
+
+
+def static_activation(mlp: Any) -> tuple[nn.Linear, nn.Module]:
+    """The first Linear of timm's or LV-ViT's MLP, and what is between it and the second."""
+    if hasattr(mlp, "fc1_g"):
+        # SwiGLU's two Linears as one.
+        gate, value = weight_and_bias(mlp.fc1_g), weight_and_bias(mlp.fc1_x)
+        joined = make_linear(torch.cat((gate[0], value[0])), torch.cat((gate[1], value[1])))
+        return joined, Gate(_activation(mlp.act), gate_last=False)
+    if mlp.fc2.in_features != mlp.fc1.out_features:
+        return mlp.fc1, Gate(_activation(mlp.act), mlp.gate_last)
+    return mlp.fc1, _activation(mlp.act)
+
+
+def _activation(act: nn.Module) -> nn.Module:
+    """One of timm's activations in operators that XNNPACK takes."""
+    kind = activation_of(act)
+    assert kind is not None, "refused when the net was made"
+    static = {"gelu_tanh": TanhGelu, "quick_gelu": QuickGelu, "silu": Silu}.get(kind)
+    return act if static is None else static()
+
+
+class QuickGelu(nn.Module):
+    """CLIP's approximation of GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x * 1.702)
+
+
+class TanhGelu(nn.Module):
+    """GELU with its approximation by a tanh, which is written as a sigmoid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = 2 * math.sqrt(2 / math.pi)
+        return x * torch.sigmoid(x * (x * x * (0.044715 * factor) + factor))
+
+
+class Silu(nn.Module):
+    """``x sigmoid(x)``"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+class Gate(nn.Module):
+    """One half of the channels times the activation of the other half."""
+
+    def __init__(self, act: nn.Module, gate_last: bool) -> None:
+        super().__init__()
+        self.act, self.gate_last = act, gate_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = x.shape[-1] // 2
+        first, last = x[..., :half], x[..., half:]
+        out: Tensor = first * self.act(last) if self.gate_last else self.act(first) * last
+        return out
 
 
 def for_each_image(row: Tensor, tokens: Tensor) -> Tensor:
@@ -187,8 +277,12 @@ class LinearStem(nn.Module):
     in another layout for it.
     """
 
-    def __init__(self, convolution: nn.Conv2d, prefix: Tensor, position: Tensor) -> None:
+    def __init__(
+        self, convolution: nn.Conv2d, prefix: Tensor, position: Tensor, norm: StreamNorm | None = None
+    ) -> None:
+        """``norm`` is that of patch tokens before the first block; the prefix has been through it."""
         super().__init__()
+        self.norm = norm
         self.patch = convolution.kernel_size[0]
         self.embed: nn.Module = centre_output(convolution_as_linear(convolution))
         self.prefix: Tensor
@@ -201,16 +295,17 @@ class LinearStem(nn.Module):
         rows, columns, side = height // self.patch, width // self.patch, self.patch
         patches = image.view(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).contiguous()
         tokens = self.embed(patches.view(batch, rows * columns, channels * side * side)) + self.position
-        if not self.prefix.shape[1]:
-            return tokens
-        return torch.cat((for_each_image(self.prefix, tokens), tokens), dim=1)
+        return _entering(tokens, self.norm, self.prefix)
 
 
 class ConvolutionStem(nn.Module):
     """Convolutions with ReLU between them, then patches ``(B, N, D)`` with their position embedding behind the prefix."""
 
-    def __init__(self, convolutions: list[nn.Conv2d], prefix: Tensor, position: Tensor) -> None:
+    def __init__(
+        self, convolutions: list[nn.Conv2d], prefix: Tensor, position: Tensor, norm: StreamNorm | None = None
+    ) -> None:
         super().__init__()
+        self.norm = norm
         *hidden, last = convolutions
         self.convolutions = nn.ModuleList([*hidden, centre_convolution(last)])
         self.prefix: Tensor
@@ -224,9 +319,35 @@ class ConvolutionStem(nn.Module):
             image = F.relu(conv(image))
         patches = last(image)
         patches = patches.reshape(*patches.shape[:2], -1).permute(0, 2, 1) + self.position
-        if not self.prefix.shape[1]:
-            return patches
-        return torch.cat((for_each_image(self.prefix, patches), patches), dim=1)
+        return _entering(patches, self.norm, self.prefix)
+
+
+def _entering(patches: Tensor, norm: StreamNorm | None, prefix: Tensor) -> Tensor:
+    """What the first block is given."""
+    if norm is not None:
+        patches = norm(patches)
+    return torch.cat((for_each_image(prefix, patches), patches), dim=1) if prefix.shape[1] else patches
+
+
+class StreamNorm(nn.Module):
+    """A whole LayerNorm of centred tokens before the first block (CLIP's), centred again."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        affine, dim = Affine(norm), norm.normalized_shape[0]
+        self.norm = LocalNorm(dim, norm.eps)
+        self.weight: Tensor
+        self.bias: Tensor
+        self.mean_row: Tensor
+        self.out: Tensor
+        self.register_buffer("weight", affine.weight)
+        self.register_buffer("bias", centre_rows(affine.bias))
+        self.register_buffer("mean_row", affine.weight.view(1, dim) / dim)
+        self.register_buffer("out", torch.ones(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return x * self.weight + self.bias - F.linear(x, self.mean_row) * self.out
 
 
 class ClassHead(nn.Module):
@@ -269,7 +390,8 @@ class Tokens(nn.Module):
         self.start, self.count = start, count
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return first_tokens(last_tokens(tokens, self.start), self.count)
+        some: Tensor = first_tokens(last_tokens(tokens, self.start), self.count)
+        return some
 
 
 class MeanToken(nn.Module):
@@ -296,7 +418,8 @@ class Affine(nn.Module):
             self.register_buffer(name, (start if own is None else own.detach().clone()).view(1, 1, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight + self.bias
+        out: Tensor = x * self.weight + self.bias
+        return out
 
 
 class UnitLength(nn.Module):
@@ -311,6 +434,48 @@ class UnitLength(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(F.linear(x * x, self.ones, self.tiny))
+
+
+class LatentPool(nn.Module):
+    """Tokens read by the attention of a learned query, then an MLP: ``(B, N, D)`` to ``(B, 1, D)``; timm's ``AttentionPoolLatent``.
+
+    The query is a constant, so its product with the weights of the keys is one row per head; and what each head mixes are
+    the tokens, from which values are made afterwards: ``heads`` of them in place of N. Both are exact.
+    """
+
+    def __init__(self, pool: Any, norm: nn.LayerNorm) -> None:
+        """``norm`` is that of the tokens, whose affine part is folded."""
+        super().__init__()
+        heads, width, dim = pool.num_heads, pool.head_dim, pool.kv.in_features
+        weight, bias = weight_and_bias(fold_norm(norm, pool.kv))
+        query = pool.q(pool.latent).detach().double().view(heads, 1, width) * pool.scale
+        # The keys' bias adds the same to all scores of a head.
+        rows = (query @ weight[:dim].view(heads, width, dim)).view(heads, dim)
+        self.score: nn.Module = make_linear(rows, torch.zeros(heads))
+        self.value: nn.Module = make_linear(weight[dim:], bias[dim:])
+        self.proj: nn.Module = pool.proj
+        self.norm = LocalNorm(dim, pool.norm.eps)
+        fc1, self.act = static_activation(pool.mlp)
+        self.fc1: nn.Module = fold_norm(pool.norm, fc1)
+        self.fc2: nn.Module = pool.mlp.fc2
+        self.own: Tensor
+        self.ones: Tensor
+        self.mean_row: Tensor
+        self.register_buffer("own", torch.eye(heads).repeat_interleave(width, dim=1)[None])
+        self.register_buffer("ones", torch.ones(1, 1, heads))
+        self.register_buffer("mean_row", torch.full((1, dim), 1.0 / dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # 1. What each head attends to: (B, heads, D).
+        shares = torch.ops.aten._softmax(self.score(tokens).permute(0, 2, 1), -1, False)
+        mixed = torch.bmm(shares, tokens)
+        # 2. Of the values of each head its own channels.
+        values = self.value(mixed) * self.own
+        x = self.proj(torch.bmm(for_each_image(self.ones, values[:, :, :1].permute(0, 2, 1)), values))
+        # 3. An MLP.
+        centred = x - F.linear(x, self.mean_row)
+        out: Tensor = x + self.fc2(self.act(self.fc1(self.norm(centred))))
+        return out
 
 
 class Flat(nn.Module):

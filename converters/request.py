@@ -13,7 +13,8 @@ from tofe_edge.errors import InputError, require
 from tofe_edge.io.artifact import OUTPUTS
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.targets import Precision, Target
-from tofe_edge.model.backbones import Backbone, Output, TokenCounts
+from tofe_edge.model.backbones import Backbone, TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.tofe import ToFe
 

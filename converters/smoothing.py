@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tofe_edge.converters.layers import Affine, ConvolutionStem, LinearStem, RmsNorm, StaticBlock
+from tofe_edge.converters.layers import Affine, ConvolutionStem, LatentPool, LinearStem, LocalNorm, RmsNorm, StaticBlock
 from tofe_edge.converters.static_graph import (
     StaticApproximator,
     StaticComparingSelector,
@@ -55,11 +55,15 @@ def smooth_residual(graph: StaticToFe, loudness: Tensor, strength: float = STREN
     smoothed = copy.deepcopy(graph)
     stem = smoothed.stem
     assert isinstance(stem, (LinearStem, ConvolutionStem))
-    _scale_rows(stem.embed if isinstance(stem, LinearStem) else stem.convolutions[-1], scale)
     stem.prefix.mul_(scale)
-    stem.position.mul_(scale)
+    if stem.norm is None:
+        _scale_rows(stem.embed if isinstance(stem, LinearStem) else stem.convolutions[-1], scale)
+        stem.position.mul_(scale)
+    else:
+        for row in (stem.norm.weight, stem.norm.bias, stem.norm.out):
+            row.mul_(scale)
     for module in smoothed.modules():
-        if isinstance(module, RmsNorm):
+        if isinstance(module, RmsNorm) and not isinstance(module, LocalNorm):
             module.mean_row.div_(scale**2)
         elif isinstance(module, StaticBlock):
             _scale_columns(module.attn.qkv, scale)
@@ -77,7 +81,9 @@ def smooth_residual(graph: StaticToFe, loudness: Tensor, strength: float = STREN
                 _scale_columns(layer, scale)
         elif isinstance(module, StaticSelector):
             _scale_columns(module.fc1, scale)
-    for part in smoothed.head.modules():
+    pool = next((part for part in smoothed.head.modules() if isinstance(part, LatentPool)), None)
+    # What a pool with an MLP of its own puts out is no longer the residual stream.
+    for part in smoothed.head.modules() if pool is None else (pool.score, pool.value):
         if isinstance(part, nn.Linear):
             _scale_columns(part, scale)
         elif isinstance(part, Affine):

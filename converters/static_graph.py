@@ -2,9 +2,9 @@
 
 Spatial order is not needed once the position embedding is added: attention, per-token MLPs, and heads that read CLS or
 pool do not depend on token order. So the graph never rearranges: it concatenates
-[prefix, kept, frozen + Approx(frozen)] and selects again. Patch features are put back in their places once, at the end. Where tokens ended up is returned as the index
-tensor of each selection, at no cost; :func:`tofe_edge.evaluation.prediction.compose_selections` turns those into image
-positions.
+[prefix, kept, frozen + Approx(frozen)] and selects again. Features are put back in their places once, at the end.
+Where tokens ended up is returned as the index tensor of each selection, at no cost;
+:func:`tofe_edge.evaluation.prediction.compose_selections` turns those into image positions.
 """
 
 from __future__ import annotations

@@ -1,28 +1,50 @@
 """Tiny nets of every kind that ToFe takes, and whole nets of timm to compare them with."""
 
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from conftest import tiny_tofe
 from torch import Tensor, nn
 
-from tofe_edge.model.backbones.timm_vit import TimmVit
+from tofe_edge.model.backbones.timm_vit import TimmVit, imagenet_classes
 from tofe_edge.model.tofe import ToFe
 
+imagenet_classes()  # with it timm can be imported whatever torchvision's build
+import timm  # noqa: E402
+from timm.layers import SwiGLU  # noqa: E402
+
+DINOV2 = {"image_size": 56, "classes": 0}
 KINDS: dict[str, tuple[str, dict[str, int]]] = {
     "deit": ("deit_tiny_patch16_224", {}),
     "distilled": ("deit_tiny_distilled_patch16_224", {}),
     "headless": ("deit_tiny_patch16_224", {"classes": 0}),
     "headless distilled": ("deit_tiny_distilled_patch16_224", {"classes": 0}),
     "deit3": ("deit3_small_patch16_224", {}),
-    "dinov2 with registers": ("vit_small_patch14_reg4_dinov2", {"image_size": 56, "classes": 0}),
+    "dinov2 with registers": ("vit_small_patch14_reg4_dinov2", DINOV2),
     "lvvit": ("lvvit_s", {}),
     "headless lvvit": ("lvvit_s", {"classes": 0}),
     "mean, norm behind it": ("vit_medium_patch16_gap_256", {}),
     "mean, norm before it": ("vit_base_patch16_siglip_gap_224", {}),
     "mean, registers": ("vit_medium_patch16_reg4_gap_256", {}),
+    "clip": ("vit_base_patch16_clip_224", {}),
+    "clip, quick gelu": ("vit_base_patch16_clip_quickgelu_224", {"classes": 0}),
+    "attention pool": ("vit_base_patch16_siglip_224", {"classes": 0}),
+    "attention pool, head, tanh gelu": ("vit_base_patch32_siglip_256", {"image_size": 128}),
+    "swiglu": ("vit_giant_patch14_reg4_dinov2", DINOV2),
+    "query norms": ("deit_tiny_patch16_224", {"heads": 4}),
+    "norm behind cls": ("deit3_small_patch16_224", {"classes": 7}),
+    "split swiglu": ("vit_small_patch16_224", {}),
 }
 """Name and overrides; 16 patch tokens each."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "query norms": {"qk_norm": True, "norm_layer": "layernorm", "init_values": 0.5},
+    "norm behind cls": {"fc_norm": True},
+    "split swiglu": {"mlp_layer": SwiGLU, "act_layer": "silu"},
+}
+"""What timm is told besides."""
 
 OUTPUTS = ("logits", "embedding", "features")
 
@@ -30,7 +52,9 @@ OUTPUTS = ("logits", "embedding", "features")
 def kind(name: str, **options: Any) -> ToFe:
     """The net of a kind, with random weights that all count."""
     backbone, overrides = KINDS[name]
-    model: ToFe = tiny_tofe(backbone, **overrides, **options).requires_grad_(False)
+    create = partial(timm.create_model, **OPTIONS.get(name, {}))
+    with mock.patch.object(timm, "create_model", create):
+        model: ToFe = tiny_tofe(backbone, **options, **overrides).requires_grad_(False)
     if model.backbone.spec.merges:
         for selector in model.selectors:
             selector.get_parameter("aversion").fill_(3.0)

@@ -1,5 +1,6 @@
 """The static graph of every kind of net and every output equals the reference, on every target, one delegate per stage."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,10 +28,12 @@ EVERY_REDUCTION = pytest.mark.parametrize("reduction", ["paper", "merging"])
 
 
 def agrees(graph: StaticToFe, model: ToFe, images: Tensor, output: Any, counts: TokenCounts = COUNTS) -> None:
+    """The graph is the reference; in float64, for rounding shows where a frozen token is like two kept ones."""
+    graph, model, images = copy.deepcopy(graph).double(), copy.deepcopy(model).double(), images.double()
     with torch.no_grad():
         found, *selections = graph(images)
     expected = model.forward_batch(images, counts, output)
-    torch.testing.assert_close(found, expected.output, rtol=1e-4, atol=5e-4 if model.backbone.spec.merges else 1e-4)
+    torch.testing.assert_close(found, expected.output, rtol=1e-4, atol=1e-4)
     for number in range(len(images)):
         rows = [selection.reshape(len(images), -1)[number].numpy() for selection in selections]
         for kept, wanted in zip(compose_selections(rows, counts.kept), expected.kept, strict=True):
@@ -97,20 +100,21 @@ def test_the_graph_for_core_ml_agrees(name: str, reduction: str) -> None:
 
 
 EXPORTS = [
-    *((name, "paper", outputs_of(kind(name))[0], False, True) for name in KINDS),
-    ("deit", "merging", "features", False, False),
-    ("deit", "paper", "features", True, True),
-    ("deit", "paper", "embedding", False, True),
-    ("mean, norm behind it", "merging", "embedding", True, False),
+    ("clip, quick gelu", "merging", "embedding", False),
+    ("attention pool, head, tanh gelu", "paper", "logits", True),
+    ("swiglu", "paper", "features", False),
+    ("query norms", "paper", "embedding", True),
+    ("mean, norm behind it", "merging", "features", True),
 ]
+SLOW = [(name, "merging", outputs_of(kind(name))[0], True) for name in KINDS]
 
 
-@pytest.mark.parametrize(("name", "reduction", "output", "int8", "normalize"), EXPORTS)
-def test_one_delegate_per_stage_and_only_selections_outside(
-    name: str, reduction: str, output: Any, int8: bool, normalize: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "reduction", "output", "int8"), [*EXPORTS, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)]
+)
+def test_one_delegate_per_stage_and_only_selections_outside(name: str, reduction: str, output: Any, int8: bool) -> None:
     model = kind(name, reduction=reduction)
-    graph = build_static_graph(model, COUNTS, output=output, normalize=normalize and output == "embedding")
+    graph = build_static_graph(model, COUNTS, output=output, normalize=output == "embedding")
     if int8:
         graph = quantize(graph, plan_int8(graph, "dynamic"))
     size = model.backbone.spec.image_size

@@ -27,13 +27,16 @@ def on_meta(name: str, overrides: dict[str, int] | None = None) -> BackboneAdapt
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("swin_tiny_patch4_window7_224", "SwinTransformer is not an isotropic vision transformer"),
-        ("resnet18", "ResNet is not an isotropic vision transformer"),
-        ("vit_base_patch16_siglip_224", r"its pooling \(map\) is neither token nor avg"),
+        ("swin_tiny_patch4_window7_224", "SwinTransformer is not a plain vision transformer"),
+        ("resnet18", "ResNet is not a plain vision transformer"),
         ("vit_small_patch16_18x2_224", r"its blocks \(ParallelThingsBlock"),
         ("vit_pwee_patch16_reg1_gap_256", r"its blocks \(ParallelScalingBlock"),
-        ("beit_base_patch16_224", "Beit is not an isotropic vision transformer"),
-        ("cait_xxs24_224", "Cait is not an isotropic vision transformer"),
+        ("beit_base_patch16_224", "Beit is not a plain vision transformer"),
+        ("cait_xxs24_224", "Cait is not a plain vision transformer"),
+        ("vit_small_patch16_dinov3", r"Eva rotates queries and keys by their places \(RoPE\), which is not supported"),
+        ("eva02_tiny_patch14_224", r"Eva rotates queries and keys by their places \(RoPE\)"),
+        ("aimv2_large_patch14_224", "its norm is RmsNorm, not LayerNorm"),
+        ("beit3_base_patch16_224", "its attention or MLP has extra gates or norms"),
         ("vit_small_r26_s32_224", "its patch embedding is not one convolution"),
     ],
 )
@@ -46,8 +49,8 @@ def test_nets_that_cannot_carry_tofe_are_refused_with_the_reason(name: str, reas
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        ({"global_pool": "avgmax"}, r"its pooling \(avgmax\) is neither token nor avg"),
-        ({"global_pool": ""}, r"its pooling \(none\) is neither"),
+        ({"global_pool": "avgmax"}, r"its pooling \(avgmax\) is not one of token, avg and map"),
+        ({"global_pool": ""}, r"its pooling \(none\) is not one of"),
         ({"global_pool": "avg", "pool_include_prefix": True}, "its pool mixes CLS or register tokens with patches"),
         ({"final_norm": False}, "its head reads tokens behind no norm"),
     ],

@@ -108,14 +108,15 @@ def _json(report: TokenReport, written: list[Path]) -> dict[str, Any]:
 
 
 def _image_json(image: ImageTokens, checkpoint: Checkpoint) -> dict[str, Any]:
-    ids = checkpoint.classes.ids
+    ids, best = checkpoint.classes.ids, image.best
+    prediction = best and {
+        "class_id": ids[best.index],
+        "name": best.name,
+        "probability": round(best.probability, 6),
+    }
     return {
         "image": str(image.location),
-        "prediction": {
-            "class_id": ids[image.best.index],
-            "name": image.best.name,
-            "probability": round(image.best.probability, 6),
-        },
+        "prediction": prediction,
         "label": None if image.label is None else ids[image.label],
         "kept": [list(positions) for positions in image.kept],
         "kept_counts": list(image.counts),
@@ -143,7 +144,7 @@ def _text(report: TokenReport, written: list[Path], each: bool) -> str:
         lines = [
             [
                 str(image.location),
-                f"{image.best.name} {image.best.probability:.1%}",
+                f"{image.best.name} {image.best.probability:.1%}" if image.best else "",
                 ", ".join(map(str, image.counts)),
                 ", ".join(map(str, image.reused)),
             ]

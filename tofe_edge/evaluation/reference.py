@@ -15,7 +15,8 @@ import torch
 from tofe_edge.errors import DeviceError, InputError, first_line
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.model.backbones import Output, TokenCounts
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint, load_model
 from tofe_edge.model.resolution import at_image_size
 from tofe_edge.model.tofe import Inference, ToFe

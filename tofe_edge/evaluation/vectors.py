@@ -25,8 +25,9 @@ from tofe_edge.evaluation.parity import (
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.targets import Gates
 
-NEIGHBOUR_TIE = 1e-5
-"""Two images whose cosines with a third one are less than this apart are both its nearest."""
+DECIDED_NEIGHBOUR = 0.02
+"""Closer than this in cosine, rounding may turn the nearest neighbour: of 150 validation images the shipped net in int8 has
+another nearest one for 5.3 %, but for 0.8 % of those four in five whose second-nearest is further away than this."""
 
 _LOWEST = 5
 """Per cent of the tokens that are judged by their best: token by token, one that another CPU freezes is no fault."""
@@ -41,10 +42,17 @@ class EmbeddingParity(Parity):
     """The least of any image."""
     neighbour_agreement: float | None
     """Share of images whose nearest neighbour among the others is the same; ``None`` of fewer than three images."""
+    decided_neighbours: int
+    """Images whose two nearest neighbours the reference holds at least ``DECIDED_NEIGHBOUR`` apart."""
+    decided_neighbour_agreement: float
+    """The share among those; 1 if there are none."""
 
     @property
     def figures(self) -> tuple[tuple[str, str], ...]:
-        neighbours = "too few images" if self.neighbour_agreement is None else f"{self.neighbour_agreement:.1%}"
+        neighbours = "too few images"
+        if self.neighbour_agreement is not None:
+            decided = f"on {self.decided_neighbours} decided images {self.decided_neighbour_agreement:.1%}"
+            neighbours = f"{self.neighbour_agreement:.1%} ({decided})"
         return (
             ("cosine", f"mean {self.cosine_mean:.5f}, worst {self.cosine_worst:.5f}"),
             ("same nearest neighbour", neighbours),
@@ -57,6 +65,8 @@ class EmbeddingParity(Parity):
             "cosine_mean": finite_or_none(self.cosine_mean),
             "cosine_worst": finite_or_none(self.cosine_worst),
             "neighbour_agreement": self.neighbour_agreement,
+            "decided_neighbours": self.decided_neighbours,
+            "decided_neighbour_agreement": self.decided_neighbour_agreement,
         }
         return {**own, **super().to_json()}
 
@@ -113,7 +123,7 @@ def compare_outputs(
     if output == "logits":
         return compare(reference, artifact, labels, gates)
     if gates.max_drop is not None:
-        raise InputError(f"--max-drop: {output} have no top-1 accuracy; leave it out")
+        raise InputError("--max-drop: only a classifier has top-1 accuracy; leave it out")
     return (compare_embeddings if output == "embedding" else compare_features)(reference, artifact, gates)
 
 
@@ -124,17 +134,18 @@ def compare_embeddings(
     both = paired(reference, artifact, "channels", gates)
     alike = cosines(both.expected, both.actual)
     mean, worst = float(alike.mean()), float(alike.min())
-    neighbours = neighbour_agreement(both.expected, both.actual)
+    same, decided = neighbours(both.expected, both.actual)
+    rate = float(same[decided].mean()) if decided.any() else 1.0
     snr, psnr = snr_db(both.expected, both.actual), psnr_db(both.expected, both.actual)
     results = [
         _at_least("mean cosine", mean, gates.min_cosine),
         _at_least("worst cosine", worst, gates.min_worst_cosine),
         *distance_gates("embedding", snr, psnr, both.overlap, gates),
     ]
-    if neighbours is not None and len(alike) >= gates.min_images_for_rate:
-        passed, least = neighbours >= gates.min_neighbour_agreement, 100 * gates.min_neighbour_agreement
-        message = f"nearest neighbours agree on {neighbours:.1%}, which {side(passed)} {least:g}%"
-        results.append(GateResult("nearest neighbours", message, passed))
+    if decided.sum() >= gates.min_images_for_rate:
+        passed, least = rate >= gates.min_neighbour_agreement, 100 * gates.min_neighbour_agreement
+        name = "nearest neighbours of decided images"
+        results.append(GateResult(name, f"{name} agree on {rate:.1%}, which {side(passed)} {least:g}%", passed))
     return EmbeddingParity(
         images=both.images,
         snr_db=snr,
@@ -144,7 +155,9 @@ def compare_embeddings(
         gates=tuple(results),
         cosine_mean=mean,
         cosine_worst=worst,
-        neighbour_agreement=neighbours,
+        neighbour_agreement=float(same.mean()) if same.size else None,
+        decided_neighbours=int(decided.sum()),
+        decided_neighbour_agreement=rate,
     )
 
 
@@ -186,17 +199,19 @@ def cosines(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) 
     return found
 
 
-def neighbour_agreement(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> float | None:
-    """Share of embeddings ``(images, D)`` whose nearest neighbour by cosine, among the others, is the reference's too.
+def neighbours(
+    expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Per image, whether its nearest other one by cosine is the reference's too, and whether that one is clearly the nearest.
 
-    Of several that the reference holds as near as the nearest each is right. ``None`` of fewer than three images.
+    Of embeddings ``(images, D)``; empty of fewer than three, which have no second-nearest.
     """
     if len(expected) < 3:
-        return None
+        return np.zeros(0, np.bool_), np.zeros(0, np.bool_)
     by_reference, by_artifact = _resemblance(expected), _resemblance(actual)
-    chosen = by_artifact.argmax(1)
-    reached = by_reference[np.arange(len(chosen)), chosen]
-    return float((reached >= by_reference.max(1) - NEIGHBOUR_TIE).mean())
+    ranked = np.sort(by_reference, axis=1)
+    decided: npt.NDArray[np.bool_] = ranked[:, -1] - ranked[:, -2] >= DECIDED_NEIGHBOUR
+    return by_reference.argmax(1) == by_artifact.argmax(1), decided
 
 
 def token_snr_db(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -74,7 +74,8 @@ class Gates:
     min_worst_cosine: float = 0.0
     """The least cosine of an embedding; of features the lowest 5 % of the tokens."""
     min_neighbour_agreement: float = 0.0
-    """Share of images whose nearest neighbour among all others is the same by the artifact's embeddings."""
+    """Share of images, of those with a clearly nearest neighbour among all others, that have the same one by the artifact's
+    embeddings."""
     min_token_snr_db: float = -math.inf
     """The median of the tokens of features."""
 
@@ -98,7 +99,7 @@ FP16_GATES = Gates(
     min_kept_overlap=0.98,
     min_cosine=0.995,
     min_worst_cosine=0.95,
-    min_neighbour_agreement=0.97,
+    min_neighbour_agreement=0.99,
     min_token_snr_db=20.0,
 )
 """35 dB is the PSNR gate of Apple's own converters of diffusion models. A token near the cut that fp16 swaps moves the logits
@@ -110,7 +111,7 @@ INT8_GATES = Gates(
     min_kept_overlap=0.85,
     min_cosine=0.95,
     min_worst_cosine=0.8,
-    min_neighbour_agreement=0.9,
+    min_neighbour_agreement=0.95,
     min_token_snr_db=10.0,
 )
 """Post-training int8 costs a vision transformer half a point of accuracy when done well; borderline images change sides,

@@ -316,6 +316,10 @@ def _where(path: Path, state: StateDict, named: NamedWeights) -> str:
 def _decisions(path: Path, state: StateDict, named: NamedWeights, name: str, guessed: bool) -> list[str]:
     """What was decided about a file without being asked. ``guessed``: its net, by shapes."""
     said = []
+    if named.passed_over:
+        said.append(
+            f"{path.name}: averaged weights ({named.prefix}) are used, not those of {', '.join(named.passed_over)}"
+        )
     if is_averaged(state.key) and state.passed_over:
         said.append(
             f"{path.name}: averaged weights ({state.key}) are used, not those under {', '.join(state.passed_over)}"

@@ -57,12 +57,20 @@ def thawing_macs(kept: Number, frozen: Number, dim: int, fitted: bool = True) ->
 
 
 def head_macs(backbone: Backbone, patch_tokens: Number, output: Output | None = None) -> Number:
-    """What makes an output of the last block's tokens: for logits the classifier on what is pooled (CLS; CLS and the
-    distillation token), and LV-ViT's auxiliary head on the patch tokens."""
-    if backbone.check_output(output) != "logits":
-        return 0
+    """What makes an output of the last block's tokens: a pool by attention, and for logits the classifier on what is pooled (CLS;
+    CLS and the distillation token), and LV-ViT's auxiliary head on the patch tokens."""
+    output = backbone.check_output(output)
+    pool = pool_macs(backbone) if backbone.pool == "map" and output != "features" else 0
+    if output != "logits":
+        return pool
     aux = patch_tokens * backbone.dim * backbone.classes if backbone.aux_head else 0
-    return backbone.classifiers * backbone.dim * backbone.classes + aux
+    return pool + backbone.classifiers * backbone.dim * backbone.classes + aux
+
+
+def pool_macs(backbone: Backbone) -> int:
+    """The pool of all patch tokens by the attention of one query: keys and values, query, products, projection and MLP."""
+    tokens, dim = backbone.patch_tokens, backbone.dim
+    return 2 * tokens * dim**2 + 2 * tokens * dim + 2 * dim**2 + 2 * dim * backbone.mlp_hidden
 
 
 def dense_macs(backbone: Backbone, output: Output | None = None) -> int:

@@ -27,7 +27,8 @@ from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.io.targets import Gates, gates_of
-from tofe_edge.model.backbones import Output, TokenCounts
+from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_by_checksum
 from tofe_edge.runtimes.loading import Model as LoadedModel

@@ -18,7 +18,7 @@ from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, open_artifact
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.progress import progress_bar, warn
 from tofe_edge.io.targets import target_of
-from tofe_edge.model.backbones import Output
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint, dense_form
 from tofe_edge.runtimes.reports import DENSE, LatencyReport, PackageReport, ProfileRequest
 from tofe_edge.runtimes.timing import DEFAULT_RUNS

@@ -67,6 +67,7 @@ class Backbone:
     depth: int
     heads: int
     mlp_hidden: int
+    """Hidden channels of an MLP of two Linears; of a gated one, which has three, as many as have its multiply-accumulates."""
     classes: int
     stem: tuple[Conv, ...]
     stages: tuple[int, ...]
@@ -144,11 +145,8 @@ class TokenCounts:
 def backbone_to_json(backbone: Backbone) -> dict[str, Any]:
     """What a checkpoint header stores to build the same backbone again."""
     document = {"name": backbone.name, "overrides": dict(backbone.overrides), "shape": _shape(backbone)}
-    if backbone.reduction != "paper":
-        document["reduction"] = backbone.reduction
-    if backbone.thaws_last:
-        document["thaws_last"] = True
-    return document
+    own = {"reduction": backbone.reduction, "thaws_last": backbone.thaws_last}
+    return document | {key: value for key, value in own.items() if value not in ("paper", False)}
 
 
 def _shape(backbone: Backbone) -> dict[str, Any]:
@@ -156,6 +154,15 @@ def _shape(backbone: Backbone) -> dict[str, Any]:
     for redundant in ("name", "overrides", "stem", "classifiers", "reduction", "pool", "thaws_last"):
         fields.pop(redundant)
     return fields
+
+
+def activation_of(module: object) -> str | None:
+    """The kind of an activation by its class, PyTorch's or timm's; ``None`` if it is not one that can be exported."""
+    name = type(module).__name__
+    if name == "GELU" and getattr(module, "approximate", "none") == "tanh":
+        name = "GELUTanh"
+    kinds = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "silu", "ReLU": "relu"}
+    return kinds.get(name)
 
 
 def default_stages(depth: int) -> tuple[int, int, int]:

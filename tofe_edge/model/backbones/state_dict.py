@@ -101,12 +101,14 @@ class NamedWeights:
         family: whose names the file had.
         prefix: what stood in front of them.
         left_out: names of tensors of the file that are of something else, such as a text tower.
+        passed_over: prefixes of raw weights that stand beside averaged ones.
     """
 
     tensors: dict[str, Tensor]
     family: str
     prefix: str
     left_out: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -125,7 +127,10 @@ def name_as_timm(tensors: Mapping[str, Tensor]) -> NamedWeights:
     Raises:
         InputError: there is none, there are two, the prefixes are mixed, or it has a head that is not one Linear.
     """
-    prefix, anchor = _find_net(tensors)
+    prefix, anchor, passed_over = _find_net(tensors)
+    tensors = {
+        key: value for key, value in tensors.items() if key.startswith(prefix) or not key.startswith(passed_over)
+    }
     family = _ANCHORS[anchor]
     own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     others = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
@@ -152,11 +157,11 @@ def name_as_timm(tensors: Mapping[str, Tensor]) -> NamedWeights:
         _refuse_leftovers([key for key in loose if key not in used], family)
     else:
         left = sorted(others)  # LV-ViT, whose names are its own
-    return NamedWeights(named, family, prefix, tuple(left))
+    return NamedWeights(named, family, prefix, tuple(left), passed_over)
 
 
-def _find_net(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-    """The prefix of the net, and its anchor."""
+def _find_net(tensors: Mapping[str, Tensor]) -> tuple[str, str, tuple[str, ...]]:
+    """The prefix of the net, its anchor, and the prefixes of raw weights beside averaged ones."""
     found = []
     for key in tensors:
         for anchor in _ANCHORS:
@@ -170,8 +175,8 @@ def _find_net(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
         if len(averaged) != 1:
             names = " and ".join(quoted(prefix) for prefix, _ in found[:2])
             raise InputError(f"holds {len(found)} nets, under {names}; save the state dict of the one that is meant")
-        return averaged[0]
-    return found[0]
+        return (*averaged[0], tuple(prefix for prefix, _ in found if prefix != averaged[0][0]))
+    return (*found[0], ())
 
 
 def _fits(tensors: Mapping[str, Tensor], prefix: str, anchor: str) -> bool:

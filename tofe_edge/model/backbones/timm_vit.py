@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tofe_edge.errors import InputError
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.model.backbones.adapter import BackboneAdapter
-from tofe_edge.model.backbones.spec import Backbone, Conv, default_stages
+from tofe_edge.model.backbones.spec import Backbone, Conv, activation_of, default_stages
 from tofe_edge.model.backbones.weights import load_strictly
 from tofe_edge.model.masking import masked_attention, received, sized_attention
 
@@ -206,33 +206,76 @@ def create(name: str, overrides: Mapping[str, int], pretrained: bool = False) ->
 
 def _unfit(vit: Any) -> str | None:
     """Why ToFe cannot be put on ``vit``, or ``None``."""
-    from timm.layers import Attention, Mlp, PatchEmbed
-    from timm.models.vision_transformer import Block, VisionTransformer
+    from timm.layers import PatchEmbed
+    from timm.models.vision_transformer import VisionTransformer
 
     if not isinstance(vit, VisionTransformer):
-        return f"{type(vit).__name__} is not an isotropic vision transformer (windows, pyramids and hybrids are not supported)"
-    if vit.global_pool not in ("token", "avg"):
-        return f"its pooling ({vit.global_pool or 'none'}) is neither token nor avg"
+        return _other_kind(vit)
+    if vit.global_pool not in ("token", "avg", "map"):
+        return f"its pooling ({vit.global_pool or 'none'}) is not one of token, avg and map"
     if vit.pool_include_prefix:
         return "its pool mixes CLS or register tokens with patches"
     if isinstance(vit.norm, nn.Identity) == isinstance(vit.fc_norm, nn.Identity):
         return "its head reads tokens behind no norm, or behind two"
     if type(vit.patch_embed) is not PatchEmbed or vit.dynamic_img_size or vit.pos_embed is None:
         return "its patch embedding is not one convolution with a learned position embedding"
+    norms = [vit.norm, vit.fc_norm, vit.norm_pre, vit.patch_embed.norm]
     for block in vit.blocks:
-        if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
-            parts = (block, getattr(block, "attn", None), getattr(block, "mlp", None))
-            kinds = ", ".join(type(part).__name__ for part in parts if part is not None)
-            return f"its blocks ({kinds}) are not the plain ones"
-        if (
-            block.attn.gate is not None
-            or not isinstance(block.attn.norm, nn.Identity)
-            or not isinstance(block.mlp.norm, nn.Identity)
-        ):
-            return "its attention or MLP has extra gates or norms"
-        if not isinstance(block.norm1, nn.LayerNorm):
-            return f"its norm is {type(block.norm1).__name__}, not LayerNorm"
+        reason = _unfit_block(block)
+        if reason:
+            return reason
+        norms += [block.norm1, block.norm2, block.attn.q_norm, block.attn.k_norm]
+    strange = [norm for norm in norms if not isinstance(norm, (nn.LayerNorm, nn.Identity))]
+    if strange:
+        return f"its norm is {type(strange[0]).__name__}, not LayerNorm"
+    if not isinstance(vit.patch_embed.norm, nn.Identity):
+        return "its patch embedding has a norm of its own"
+    return None if vit.attn_pool is None else _unfit_pool(vit.attn_pool, vit.blocks[0].mlp)
+
+
+def _other_kind(vit: Any) -> str:
+    name = type(vit).__name__
+    if getattr(vit, "rope", None) is not None:
+        return f"{name} rotates queries and keys by their places (RoPE), which is not supported"
+    return f"{name} is not a plain vision transformer (windows, pyramids and convolutions between blocks are not supported)"
+
+
+def _unfit_block(block: Any) -> str | None:
+    from timm.layers import Attention, GluMlp, Mlp, SwiGLU
+    from timm.models.vision_transformer import Block
+
+    if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) not in (Mlp, GluMlp, SwiGLU):
+        parts = (block, getattr(block, "attn", None), getattr(block, "mlp", None))
+        kinds = ", ".join(type(part).__name__ for part in parts if part is not None)
+        return f"its blocks ({kinds}) are not the plain ones"
+    if activation_of(block.mlp.act) is None:
+        return f"its activation is {type(block.mlp.act).__name__}, not GELU, SiLU or ReLU"
+    extra = (block.attn.norm, block.mlp.norm)
+    if block.attn.gate is not None or not all(isinstance(norm, nn.Identity) for norm in extra):
+        return "its attention or MLP has extra gates or norms"
     return None
+
+
+def _unfit_pool(pool: Any, mlp: Any) -> str | None:
+    from timm.layers import AttentionPoolLatent, Mlp
+
+    plain = (
+        type(pool) is AttentionPoolLatent
+        and (pool.latent_len, pool.pool, pool.pos_embed) == (1, "token", None)
+        and isinstance(pool.q_norm, nn.Identity)
+        and isinstance(pool.norm, nn.LayerNorm)
+        and type(pool.mlp) is Mlp
+        and activation_of(pool.mlp.act) is not None
+        and pool.mlp.fc1.out_features == _mlp_hidden(mlp)
+    )
+    return None if plain else "its pool is not the attention of one query with an MLP like those of the blocks"
+
+
+def _mlp_hidden(mlp: Any) -> int:
+    """Hidden channels of a plain MLP; of a gated one 3/2 of them, for it has three Linears in place of two."""
+    hidden = int(mlp.fc2.in_features)
+    gated = hasattr(mlp, "fc1_g") or mlp.fc1.out_features != hidden
+    return hidden * 3 // 2 if gated else hidden
 
 
 def _describe(name: str, vit: Any, overrides: Mapping[str, int]) -> Backbone:
@@ -246,7 +289,7 @@ def _describe(name: str, vit: Any, overrides: Mapping[str, int]) -> Backbone:
         dim=vit.embed_dim,
         depth=len(vit.blocks),
         heads=first.attn.num_heads,
-        mlp_hidden=first.mlp.fc1.out_features,
+        mlp_hidden=_mlp_hidden(first.mlp),
         classes=vit.num_classes,
         stem=(Conv(patch, 3, vit.embed_dim, patch),),
         stages=default_stages(len(vit.blocks)),
