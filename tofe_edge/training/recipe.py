@@ -135,7 +135,7 @@ class Recipe(HyperParameters):
     """What the header calls the validation images; ``None``: the folder's name."""
     fine_tune: float | None = None
     """Own classes: epochs of the dense net before it is reduced, kept if it is better on pictures set aside; 0: the head alone learns;
-    ``None``: as many as take some minutes, 5 at most."""
+    ``None``: 5 at most, if that takes some minutes and the head alone is not good already."""
     name: str | None = None
     """The checkpoint's name; ``None``: that of its file."""
 

@@ -36,6 +36,9 @@ _BATCH = 16
 _COMPARED_ON = 512
 _CENTER_ON = 256
 _FINE_TUNE_EPOCHS = 5.0
+_GOOD_ENOUGH = 0.05
+"""Cross entropy of a head, in nats, that fine-tuning is not tried to improve without being asked."""
+
 _QUICK_GMACS = {"cpu": 6000.0, "cuda": 300000.0}
 """What fine-tuning without being asked may take, in 1e9 multiply-accumulates of the dense net's forward: some minutes."""
 
@@ -162,8 +165,9 @@ def _learn(
     epochs = recipe.fine_tune
     if epochs is None:
         seen = _QUICK_GMACS[device.type] / gmacs(dense_macs(net.spec))
-        epochs = min(_FINE_TUNE_EPOCHS, seen / len(data.train.samples))
-        epochs = round(epochs, 2) if epochs >= 1 else 0
+        epochs = min(_FINE_TUNE_EPOCHS, round(seen / len(data.train.samples), 2))
+        if epochs < 1 or record["loss_of_head"] < _GOOD_ENOUGH:
+            epochs = 0
     if not epochs:
         return net, record
     with gpu_failures(device, f"with batch_size {recipe.batch_size}"):
