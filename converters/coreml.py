@@ -50,6 +50,8 @@ class About:
     """Patches of the image."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """User-defined metadata."""
+    output: str = LOGITS
+    """What it gives, which is the name of its output too."""
 
 
 def describe(spec: Any, about: About, image_size: int) -> None:
@@ -71,10 +73,12 @@ def describe(spec: Any, about: About, image_size: int) -> None:
 
 def _texts(about: About, image_size: int) -> dict[str, str]:
     return {
-        IMAGE: f"The image to classify, RGB, {image_size} x {image_size} pixels",
+        IMAGE: f"The image{' to classify' if about.output == LOGITS else ''}, RGB, {image_size} x {image_size} pixels",
         LABEL: "The likeliest class",
         PROBABILITIES: "Probability of each class",
         LOGITS: "Scores of the classes before softmax",
+        "embedding": "A vector that stands for the image: alike images have vectors of about the same direction",
+        "features": f"A vector for each of the {about.patch_tokens} patches of the image, counted row by row",
         **{
             token_order(stage): (
                 f"Selection {stage}: the patches it chose from, best first, by their place in the order of selection {stage - 1}"
@@ -160,7 +164,9 @@ class CoreMlOptions:
     """Of all operators, whatever the weights are stored in."""
     about: About
     labels: tuple[str, ...] | None
-    """The classes of a package that takes an image and gives the likeliest one with all probabilities; ``None``: tensors."""
+    """The classes of a package that gives the likeliest one with all probabilities; ``None``: it gives tensors alone."""
+    takes_image: bool = False
+    """Whether it takes an image, else a tensor of normalised pixels."""
     float32_selectors: bool = False
     palettes: bool = False
 
@@ -173,11 +179,11 @@ class _Interface(nn.Module):
         self.net, self.classifies = net, classifies
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        logits, *orders = self.net(image)
+        given, *orders = self.net(image)
         if isinstance(self.net, StaticToFe) and self.net.ranks_all and orders:
             # The last selection tells of the tokens that are kept.
             orders[-1] = orders[-1][:, : self.net.kept[-1]]
-        return (torch.softmax(logits, -1), logits, *orders) if self.classifies else (logits, *orders)
+        return (torch.softmax(given, -1), given, *orders) if self.classifies else (given, *orders)
 
 
 def lower(methods: Mapping[str, nn.Module], input_shape: tuple[int, ...], options: CoreMlOptions) -> Lowered:
@@ -204,8 +210,9 @@ def _convert(graph: nn.Module, input_shape: tuple[int, ...], options: CoreMlOpti
         program = torch.export.export(_Interface(graph, options.labels is not None), example).run_decompositions({})
     # 2. Name what goes in and what comes out.
     selections = len(program.graph.output_node().args[0]) - (2 if options.labels else 1)
-    names = [*([_PROBABILITIES] if options.labels else []), LOGITS, *map(token_order, range(1, selections + 1))]
-    if options.labels is not None:
+    given = [*([_PROBABILITIES] if options.labels else []), options.about.output]
+    names = [*given, *map(token_order, range(1, selections + 1))]
+    if options.takes_image:
         image = ct.ImageType(name=IMAGE, shape=input_shape, color_layout=ct.colorlayout.RGB)
     else:
         image = ct.TensorType(name=IMAGE, shape=input_shape, dtype=np.float32)

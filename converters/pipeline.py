@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
+import torch
+
 from tofe_edge import __version__
 from tofe_edge.budget.cost import fit_counts
 from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
@@ -17,6 +19,7 @@ from tofe_edge.converters.static_graph import StaticToFe, build_static_graph
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD, Manifest, Method
 from tofe_edge.io.files import Content, fingerprint
+from tofe_edge.io.labels import Classes
 from tofe_edge.io.targets import Lowered, LoweredMethod
 from tofe_edge.model.backbones import Backbone, TokenCounts
 from tofe_edge.model.checkpoint import ReducedBudget, load_model
@@ -95,7 +98,14 @@ def export(build: Build) -> Exported:
         InputError: the net cannot be rewritten, or the target cannot take it.
     """
     target = build.request.target
-    graph = build_static_graph(build.model, build.budgets[DEFAULT_METHOD], _SELECTIONS[build.request.selection])
+    request = build.request
+    graph = build_static_graph(
+        build.model,
+        build.budgets[DEFAULT_METHOD],
+        _SELECTIONS[request.selection],
+        output=request.output,
+        normalize=request.normalize,
+    )
     graph, report = _quantized(target.rewrite(graph, build), build)
     further = {
         name: graph.with_counts(kept.kept) for name, kept in build.budgets.items() if kept and name != DEFAULT_METHOD
@@ -112,7 +122,8 @@ def _quantized(graph: StaticToFe, build: Build) -> tuple[StaticToFe, dict[str, A
     plan = replace(plan_int8(graph, mode, storage.quantizes_outputs), palette_bits=storage.palette_bits)
     if request.calibration is None:
         return quantize(graph, plan), None
-    images, labels = build.images, request.calibration.labels
+    # Labels say what a class costs: vectors have none.
+    images, labels = build.images, request.calibration.labels if request.output == "logits" else None
     statistics = gather_statistics(graph, images)
     mixed = None
     if request.max_accuracy_drop is not None:
@@ -133,6 +144,7 @@ def _manifest(build: Build, exported: Exported) -> Manifest:
     default, *further = (_describe(backbone, name, budgets[name], exported.lowered.methods[name]) for name in budgets)
     dense, content = budgets[DEFAULT_METHOD] is None, fingerprint(exported.lowered.content)
     own = target.manifest_fields(request.options)
+    classes = checkpoint.classes if request.output == "logits" else Classes((), ())
     return Manifest(
         artifact=request.file_name,
         sha256=content.sha256,
@@ -161,15 +173,25 @@ def _manifest(build: Build, exported: Exported) -> Manifest:
         fp32_layers=sorted(layers_of(exported.graph)) if request.quantizes else [],
         quantization=exported.report,
         preprocessing=build.preprocessing,
-        class_names=list(checkpoint.classes.names),
-        class_ids=list(checkpoint.classes.ids),
+        class_names=list(classes.names),
+        class_ids=list(classes.ids),
         parity=None,
         versions={
             **{name: metadata.version(name) for name in sorted({"torch", "timm", *target.libraries})},
             "tofe-edge": __version__,
         },
         reproducible=request.reproducible,
+        output=request.output,
+        normalized=request.normalize,
+        output_shape=None if request.output == "logits" else _output_shape(build, exported.graph),
     )
+
+
+def _output_shape(build: Build, graph: StaticToFe) -> list[int]:
+    """Of one image, as the graph gives it."""
+    with torch.no_grad():
+        given, *_ = graph(torch.zeros(1, *build.input_shape[1:]))
+    return list(given.shape[1:])
 
 
 def _report(mixed: MixedPlan, layers: Mapping[str, LayerNoise]) -> dict[str, Any]:

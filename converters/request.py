@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 
 from tofe_edge.converters.quantize import Int8Mode
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, require
+from tofe_edge.io.artifact import OUTPUTS
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.targets import Precision, Target
 from tofe_edge.model.backbones import Backbone, TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.tofe import ToFe
 
@@ -53,6 +55,10 @@ class ConvertRequest:
     """In place of the checkpoint's own."""
     options: Any = None
     """The target's own, of :meth:`Target.options_from`."""
+    output: Output = "logits"
+    """What the model gives first."""
+    normalize: bool = False
+    """Give an embedding the length 1."""
 
     @property
     def counts(self) -> TokenCounts | None:
@@ -90,6 +96,15 @@ class ConvertRequest:
             raise InputError(f"{self.checkpoint.name}: a dense model has one budget; leave --elastic out")
         if self.batch < 1:
             raise InputError(f"batch must be at least 1, not {self.batch}")
+        require(self.output in OUTPUTS, f"--output {self.output}: is not one of {', '.join(OUTPUTS)}")
+        require(
+            self.output != "logits" or bool(self.checkpoint.classes.ids),
+            f"--output logits: {self.checkpoint.name} has no head; use --output embedding or features",
+        )
+        require(
+            not self.normalize or self.output == "embedding",
+            f"--normalize: is for --output embedding, not for {self.output}; leave it out",
+        )
         target.check(self)
         return self
 

@@ -42,7 +42,8 @@ class Int8Cost:
     """Points that the mean probability of the right class fell; ``None`` if no classes are known. For a net whose
     probabilities are calibrated this is what accuracy falls by, with a fraction of the noise of counting hits: on a
     few hundred images a single hit is half a point."""
-    agreement: float
+    agreement: float | None
+    """``None`` if the net gives no classes."""
     snr_db: float
     snr_db_same_tokens: float
     """With the fp32 graph's selections: arithmetic alone."""
@@ -71,7 +72,8 @@ class MixedPlan:
 
 @dataclass(frozen=True)
 class _Outputs:
-    logits: npt.NDArray[np.float32]
+    given: npt.NDArray[np.float32]
+    """Logits, embeddings or features: ``(images, …)``."""
     selections: list[tuple[Tensor, ...]]
 
 
@@ -122,7 +124,7 @@ def _cost(
     reference: _Outputs, quantized: StaticToFe, images: Sequence[Tensor], labels: Sequence[int] | None
 ) -> Int8Cost:
     result = _run(quantized, images)
-    return _compare(reference, result, _run(quantized, images, reference.selections), quantized.kept, labels)
+    return _compare(reference, result, _run(quantized, images, reference.selections), quantized, labels)
 
 
 def layer_noise(
@@ -132,8 +134,8 @@ def layer_noise(
     images: Sequence[Tensor],
     selections: Sequence[Sequence[Tensor]],
 ) -> dict[str, float]:
-    """Power of the logits' change, over that of the logits, with one layer at a time in int8 and the tokens forced."""
-    reference = _run(graph, images, selections).logits
+    """Power of the output's change, over that of the output, with one layer at a time in int8 and the tokens forced."""
+    reference = _run(graph, images, selections).given
     layers = layers_of(graph)
     noise: dict[str, float] = {}
     reached = sorted(plan.layers & statistics.inputs.keys())
@@ -141,7 +143,7 @@ def layer_noise(
         for name in reached:
             graph.set_submodule(name, int8_layer(name, layers[name], plan, statistics))
             try:
-                result = _run(graph, images, selections).logits
+                result = _run(graph, images, selections).given
             finally:
                 graph.set_submodule(name, layers[name])
             noise[name] = float(np.square(result - reference).sum() / max(np.square(reference).sum(), 1e-30))
@@ -162,12 +164,12 @@ def _work(graph: StaticToFe, name: str) -> float:
 
 @torch.no_grad()
 def _run(graph: StaticToFe, images: Sequence[Tensor], forced: Sequence[Sequence[Tensor]] = ()) -> _Outputs:
-    logits, selections = [], []
+    given, selections = [], []
     for index, image in enumerate(images):
         first, *orders = graph(image, *([forced[index]] if forced else []))
-        logits.append(first.numpy()[0])
+        given.append(first.numpy()[0])
         selections.append(tuple(orders))
-    return _Outputs(np.stack(logits), selections)
+    return _Outputs(np.stack(given), selections)
 
 
 def _over(cost: Int8Cost, max_drop: float) -> bool:
@@ -180,23 +182,23 @@ def _probability_of(logits: npt.NDArray[np.float32], labels: Sequence[int]) -> f
 
 
 def _compare(
-    reference: _Outputs, result: _Outputs, forced: _Outputs, kept: Sequence[int], labels: Sequence[int] | None
+    reference: _Outputs, result: _Outputs, forced: _Outputs, graph: StaticToFe, labels: Sequence[int] | None
 ) -> Int8Cost:
-    before, after = reference.logits.argmax(1), result.logits.argmax(1)
-    agreement = float((before == after).mean())
-    drop = None
+    kept, agreement, drop = graph.kept, None, None
+    if graph.output == "logits":
+        agreement = float((reference.given.argmax(1) == result.given.argmax(1)).mean())
     if labels is not None:
-        drop = 100 * (_probability_of(reference.logits, labels) - _probability_of(result.logits, labels))
+        drop = 100 * (_probability_of(reference.given, labels) - _probability_of(result.given, labels))
     pairs = [
         tuple(compose_selections([order.view(-1).numpy() for order in orders], kept) for orders in (a, b))
         for a, b in zip(reference.selections, result.selections)
     ]
     return Int8Cost(
-        images=len(before),
+        images=len(reference.given),
         drop=drop,
         agreement=agreement,
-        snr_db=snr_db(reference.logits, result.logits),
-        snr_db_same_tokens=snr_db(reference.logits, forced.logits),
+        snr_db=snr_db(reference.given, result.given),
+        snr_db_same_tokens=snr_db(reference.given, forced.given),
         kept_overlap=tuple(
             float(np.mean([kept_overlap(a[stage], b[stage]) for a, b in pairs])) for stage in range(len(kept))
         ),

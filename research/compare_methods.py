@@ -36,6 +36,7 @@ from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.backbones.spec import parse_stages
 from tofe_edge.model.checkpoint import default_classes, load_model
+from tofe_edge.model.dense import imagenet
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint
@@ -167,7 +168,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     net = create_backbone(arguments.backbone, stages=stages)
     net.load_dense(read_tensors(arguments.weights))
     teacher = ToFe(net).eval().requires_grad_(False)
-    classes = default_classes(net.spec.classes)
+    classes = imagenet() if net.spec.classes == 1000 else default_classes(net.spec.classes)
     sources = tuple(Source.parse(text) for text in arguments.data)
     data = TrainingSet.find(sources, classes.ids, config.held_out, config.seed)
     validation = open_validation(

@@ -24,8 +24,8 @@ from tofe_edge.runtimes.coreml_checks import (
     check_interface,
     class_labels,
     function_name,
-    read_logits,
     read_orders,
+    read_values,
 )
 
 ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
@@ -69,10 +69,10 @@ class CoreMlModel:
             pixels = denormalize(pixels, manifest.preprocessing)
         outputs = self._loaded.engine(np.ascontiguousarray(pixels))
         orders = read_orders(self.artifact, self.method, outputs)
-        logits = read_logits(self.artifact, outputs)
-        if manifest.io == "image":
-            check_classification(self.artifact, self._loaded.labels or (), logits, outputs)
-        return Prediction(logits, tuple(compose_selections(orders, self.method.token_counts or [])))
+        values = read_values(self.artifact, outputs)
+        if manifest.io == "image" and manifest.classifies:
+            check_classification(self.artifact, self._loaded.labels or (), values, outputs)
+        return Prediction(values, tuple(compose_selections(orders, self.method.token_counts or [])))
 
 
 def load(

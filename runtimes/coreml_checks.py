@@ -74,7 +74,7 @@ def order_sizes(manifest: Manifest, method: Method) -> list[int]:
 
 
 def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
-    """Compare inputs, outputs and labels of a function with the manifest.
+    """Compare inputs, outputs and labels of a function with the manifest; what it gives is called what the manifest calls it.
 
     Raises:
         InputError: they differ.
@@ -85,18 +85,21 @@ def check_interface(artifact: Artifact, method: Method, loaded: Loaded) -> None:
     actual = ", ".join(_described(feature) for feature in loaded.function.inputs)
     if actual != expected:
         raise _differ(artifact, f"it takes {quoted(actual)}, not {quoted(expected)}")
-    sizes = {LOGITS: len(manifest.class_names)}
-    sizes.update({token_order(stage): count for stage, count in enumerate(order_sizes(manifest, method), 1)})
+    shapes = {manifest.output: manifest.shape}
+    shapes.update({token_order(stage): (count,) for stage, count in enumerate(order_sizes(manifest, method), 1)})
+    classifies_image = as_image and manifest.classifies
     outputs = {each.name: each for each in loaded.function.outputs}
-    names = {*sizes, *((LABEL, PROBABILITIES) if as_image else ())}
+    names = {*shapes, *((LABEL, PROBABILITIES) if classifies_image else ())}
     if outputs.keys() != names:
         odd = min(outputs.keys() ^ names)
         raise _differ(artifact, f"{'it has the' if odd in outputs else 'it lacks the'} output {quoted(odd)}")
-    for name, count in sizes.items():
+    for name, expected_shape in shapes.items():
         shape = outputs[name].shape
-        if outputs[name].kind != "tensor" or not shape or not math.prod(shape) == shape[-1] == count:
-            raise _differ(artifact, f"{name} has the shape {quoted(list(shape))}, not {[1, count]}")
-    if as_image:
+        # Leading ones are no difference.
+        same = math.prod(shape) == math.prod(expected_shape) and tuple(shape[-len(expected_shape) :]) == expected_shape
+        if outputs[name].kind != "tensor" or not same:
+            raise _differ(artifact, f"{name} has the shape {quoted(list(shape))}, not {[1, *expected_shape]}")
+    if classifies_image:
         _check_labels(artifact, loaded.labels or ())
 
 
@@ -139,12 +142,14 @@ def read_orders(
     return orders
 
 
-def read_logits(artifact: Artifact, outputs: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """The logits of one run. Raises :class:`DeviceError` if there are none, or not one per class."""
-    logits = np.asarray(_output(artifact, outputs, LOGITS), dtype=np.float32).reshape(-1)
-    if logits.size != len(artifact.manifest.class_names):
-        raise DeviceError(f"{artifact.path}: gave {logits.size} logits; restart, or update the system")
-    return logits
+def read_values(artifact: Artifact, outputs: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The logits, embedding or features of one run. Raises :class:`DeviceError` if they are missing or of another size."""
+    manifest = artifact.manifest
+    values = np.asarray(_output(artifact, outputs, manifest.output), dtype=np.float32)
+    if values.size != math.prod(manifest.shape):
+        what = manifest.output if manifest.classifies else f"numbers of the {manifest.output}"
+        raise DeviceError(f"{artifact.path}: gave {values.size} {what}; restart, or update the system")
+    return values.reshape(manifest.shape)
 
 
 def check_classification(

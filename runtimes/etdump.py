@@ -107,6 +107,8 @@ def stage_times(events: Sequence[Event], manifest: Manifest) -> list[TimeShare]:
             raise DeviceError(f"{manifest.artifact}: its trace has more than the {len(names)} delegates expected")
         shares.append(TimeShare(names[stages], event.ms, inner))
         stages += 1
+    if steps and manifest.output == "features":
+        shares.append(TimeShare("patches in raster order", between, steps))
     if stages != len(names):
         raise DeviceError(f"{manifest.artifact}: its trace has fewer than the {len(names)} delegates expected")
     return shares
@@ -122,7 +124,7 @@ def stage_names(manifest: Manifest) -> list[str]:
         parts.append(f"blocks {first}-{first + blocks - 1}" if blocks > 1 else f"block {first}")
         if 1 <= stage < last_stage:
             parts.append(f"approximator {stage}")
-        parts.append(f"selector {stage + 1}" if stage < last_stage else "head")
+        parts.append(f"selector {stage + 1}" if stage < last_stage else "head" if manifest.classifies else "last norm")
         names.append(", ".join(parts))
         first += blocks
     return names

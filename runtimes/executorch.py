@@ -46,11 +46,11 @@ class ExecuTorchModel:
             raise InputError(f"{self.artifact.path}: takes 1 to {batch} images at once, not {len(images)}")
         checked = [_checked(pixels, self.artifact) for pixels in images]
         filled = np.concatenate([*checked, *[checked[-1]] * (batch - len(checked))])
-        logits, *selections = self.execute(torch.from_numpy(filled))
+        output, *selections = self.execute(torch.from_numpy(filled))
         kept = self.method.token_counts or []
         return [
             Prediction(
-                logits.numpy()[number].copy(),
+                output.numpy()[number].copy(),
                 tuple(compose_selections([_of_image(order.numpy(), number) for order in selections], kept)),
             )
             for number in range(len(images))

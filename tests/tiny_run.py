@@ -14,12 +14,11 @@ from conftest import TINY, write_images
 from PIL import Image
 from safetensors.torch import save_file
 
+from tofe_edge.model import dense
 from tofe_edge.model.backbones import BackboneAdapter, Reduction, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.training import run
 from tofe_edge.training.recipe import KEYS, Recipe
 from tofe_edge.training.run import TrainingRequest, train_checkpoint
-from tofe_edge.workflows import reduce
 
 RECIPE = Recipe(device="cpu", epochs=1, fixed_epochs=0.5, batch_size=8, held_out=6, seed=3)
 TARGET_GMACS = 0.002
@@ -38,21 +37,25 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of published nets stand for their tiny versions."""
 
     def tiny(
-        name: str, pretrained: bool = False, stages: tuple[int, ...] | None = None, reduction: Reduction = "paper"
+        name: str,
+        overrides: Mapping[str, int] | None = None,
+        pretrained: bool = False,
+        stages: tuple[int, ...] | None = None,
+        reduction: Reduction = "paper",
     ) -> BackboneAdapter:
-        return create_backbone(name, TINY, pretrained, stages, reduction)
+        return create_backbone(name, {**TINY, **(overrides or {})}, pretrained, stages, reduction)
 
-    for module in (run, reduce):
-        monkeypatch.setattr(module, "create_backbone", tiny)
+    monkeypatch.setattr(dense, "create_backbone", tiny)
+    monkeypatch.setattr(dense, "guess_architecture", lambda *_: (dense.DEFAULT_BACKBONE,))
 
 
 def write_dense(folder: Path) -> Path:
     """Weights of the tiny dense net under timm's names: the same ones whatever ran before in this process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        dense = create_backbone("deit_tiny_patch16_224", TINY).state_dict()
+        weights = create_backbone("deit_tiny_patch16_224", TINY).state_dict()
     path = folder / "dense.safetensors"
-    save_file({key.removeprefix("vit."): value for key, value in dense.items()}, path)
+    save_file({key.removeprefix("vit."): value for key, value in weights.items()}, path)
     return path
 
 

@@ -34,7 +34,7 @@ class PackageOptions:
 
     deployment_target: str
     io: str = "image"
-    """``image``: an image in, a class with probabilities out; ``tensor``: normalised pixels in, logits out."""
+    """``image``: an image in, and of a classifier a class with probabilities out; ``tensor``: normalised pixels in."""
     float32_selectors: bool = False
     author: str = ""
     license: str = ""
@@ -43,7 +43,8 @@ class PackageOptions:
 OPTIONS = (
     TargetOption(
         "io",
-        "image: an image in, a class with probabilities out; tensor: normalised pixels in, logits out (default: image)",
+        "image: an image in, and of a classifier a class with probabilities out; tensor: normalised pixels in, logits out "
+        "(default: image)",
         ("image", "tensor"),
     ),
     TargetOption(
@@ -168,20 +169,25 @@ def _lowering_options(build: Build) -> CoreMlOptions:
         **{f"tofe_edge.kept_tokens.{name}": ",".join(map(str, tokens)) for name, tokens in kept.items()},
     }
     tokens = "" if default is None else f", {', '.join(map(str, default.kept))} of {backbone.patch_tokens} patches kept"
+    classifies, as_image = request.output == "logits", options.io == "image"
+    kind = f"image classifier, {len(checkpoint.classes.names)} classes" if classifies else f"image {request.output}"
     about = About(
-        title=f"{checkpoint.name}: image classifier, {len(checkpoint.classes.names)} classes{tokens}",
+        title=f"{checkpoint.name}: {kind}{tokens}",
         author=options.author,
         license=options.license,
         version=__version__,
         stages=0 if default is None else len(default.kept),
         patch_tokens=backbone.patch_tokens,
+        output=request.output,
         metadata=notes,
     )
+    classes = checkpoint.classes
     return CoreMlOptions(
         deployment_target=options.deployment_target,
         precision="fp32" if request.precision == "fp32" else "fp16",
         about=about,
-        labels=unique_labels(checkpoint.classes.names, checkpoint.classes.ids) if options.io == "image" else None,
+        labels=unique_labels(classes.names, classes.ids) if as_image and classifies else None,
+        takes_image=as_image,
         float32_selectors=options.float32_selectors,
         palettes=TARGET.precisions[request.precision].palette_bits is not None,
     )

@@ -138,10 +138,13 @@ def connect(address: AdbAddress) -> AdbShell:
 
 
 def listed(text: str) -> dict[str, str]:
-    """Return the state by serial number, from what ``adb devices`` prints."""
+    """Return the state by serial number, from what ``adb devices`` prints.
+
+    A tab stands between them: a serial number may hold blanks, as in ``adb-X (2)._adb-tls-connect._tcp``.
+    """
     _, _, lines = text.partition("List of devices attached")
-    pairs = (line.split(maxsplit=1) for line in lines.splitlines())
-    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+    pairs = (line.partition("\t" if "\t" in line else " ") for line in lines.splitlines())
+    return {serial.strip(): state.strip() for serial, _, state in pairs if serial.strip() and state.strip()}
 
 
 def _reason(ended: Ended) -> str:

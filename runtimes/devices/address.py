@@ -16,7 +16,8 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 _ZONE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _PORT = re.compile(r"[0-9]{1,5}")
-_SERIAL = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9_.:%\[\]-]{0,127}")
+# A second service of one name on a network is called "adb-X (2)._adb-tls-connect._tcp"; no other blanks are known.
+_SERIAL = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9_.:%\[\]-]{0,127}( \([0-9]{1,3}\)[A-Za-z0-9_.:%\[\]-]{0,64})?")
 _FORMS = "host, ssh://[USER@]HOST[:PORT], adb or adb://SERIAL"
 
 

@@ -67,6 +67,29 @@ MethodSpec method(const Json& value, const std::string& name) {
   return result;
 }
 
+// What the model gives; manifests of classifiers do not say it.
+void read_output(const Json& document, Manifest& result) {
+  result.class_names = texts(member(document, "class_names"), "class_names");
+  result.class_ids = texts(member(document, "class_ids"), "class_ids");
+  if (const auto output = document.find("output"); output != document.end()) result.output = text(*output, "output");
+  if (result.class_names.size() != result.class_ids.size() || (result.classifies() && result.class_names.empty())) {
+    throw Malformed("class_names and class_ids must be of equal length and not empty");
+  }
+  if (result.classifies()) {
+    result.output_shape = {static_cast<int64_t>(result.class_names.size())};
+    return;
+  }
+  if (result.output != "embedding" && result.output != "features") {
+    throw Malformed("output must be logits, embedding or features");
+  }
+  for (const Json& size : list(member(document, "output_shape"), "output_shape")) {
+    result.output_shape.push_back(static_cast<int64_t>(whole(size, "output_shape", 1, kMostTokens)));
+  }
+  const bool fits = result.output == "embedding" ? result.output_shape.size() == 1
+                                                 : result.output_shape.size() == 2 && result.output_shape[0] == result.patch_tokens;
+  if (!fits) throw Malformed("output_shape is not that of " + result.output);
+}
+
 Manifest manifest(const Json& document, const std::string& path) {
   if (whole(member(document, "schema"), "schema", 0, std::numeric_limits<uint32_t>::max()) != kSchema) {
     throw Malformed("its schema is not " + std::to_string(kSchema));
@@ -82,11 +105,7 @@ Manifest manifest(const Json& document, const std::string& path) {
   result.batch = static_cast<uint32_t>(whole(member(document, "batch"), "batch", 1, kMostImages));
   result.patch_tokens = static_cast<uint32_t>(whole(member(document, "patch_tokens"), "patch_tokens", 1, kMostTokens));
   result.preprocessing = preprocessing(member(document, "preprocessing"));
-  result.class_names = texts(member(document, "class_names"), "class_names");
-  result.class_ids = texts(member(document, "class_ids"), "class_ids");
-  if (result.class_names.empty() || result.class_names.size() != result.class_ids.size()) {
-    throw Malformed("class_names and class_ids must be of equal length and not empty");
-  }
+  read_output(document, result);
   result.methods.push_back(method(document, "forward"));
   for (const Json& further : list(member(document, "further_methods"), "further_methods")) {
     result.methods.push_back(method(further, text(member(further, "name"), "name")));
@@ -103,6 +122,12 @@ Manifest read_manifest(const std::string& path) {
   } catch (const Malformed& error) {
     throw Failure(ExitCode::kBadFile, path + ": is not a manifest (" + error.what() + "); convert the model again");
   }
+}
+
+size_t Manifest::values() const {
+  size_t result = 1;
+  for (const int64_t size : output_shape) result *= static_cast<size_t>(size);
+  return result;
 }
 
 const MethodSpec& Manifest::method(const std::string& name) const {

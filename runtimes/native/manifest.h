@@ -35,9 +35,16 @@ struct Manifest {
   uint32_t batch = 1;
   uint32_t patch_tokens = 0;
   Preprocessing preprocessing;
-  std::vector<std::string> class_names;
+  std::string output = "logits";  // or embedding, or features
+  std::vector<int64_t> output_shape;  // of one image: {classes}, {D} or {N, D}
+  std::vector<std::string> class_names;  // none if the output is no logits
   std::vector<std::string> class_ids;
   std::vector<MethodSpec> methods;  // the default one first
+
+  bool classifies() const { return output == "logits"; }
+
+  // Numbers that the model gives for one image.
+  size_t values() const;
 
   // Throws Failure(kWrongCall) if there is none, listing the names there are.
   const MethodSpec& method(const std::string& name) const;

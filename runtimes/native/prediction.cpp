@@ -39,14 +39,15 @@ std::vector<int64_t> indices(const OutputInfo& output, const std::string& conten
 
 Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::string& content, const Manifest& manifest,
                            const MethodSpec& method) {
-  const size_t classes = manifest.class_names.size();
-  const std::vector<int64_t> shape = {manifest.batch, static_cast<int64_t>(classes)};
+  const size_t count = manifest.values();
+  std::vector<int64_t> shape = {manifest.batch};
+  shape.insert(shape.end(), manifest.output_shape.begin(), manifest.output_shape.end());
   if (outputs.size() != 1 + method.token_counts.size() || outputs[0].dtype != "float32" || outputs[0].shape != shape) {
     refuse(manifest, method);
   }
-  if (outputs[0].bytes > content.size() || classes > outputs[0].bytes / sizeof(float)) refuse(manifest, method);
+  if (outputs[0].bytes > content.size() || count > outputs[0].bytes / sizeof(float)) refuse(manifest, method);
   Prediction result;
-  result.logits = elements<float>(content, 0, classes);
+  result.values = elements<float>(content, 0, count);
   size_t offset = outputs[0].bytes;
   std::vector<int64_t> positions(manifest.patch_tokens);
   std::iota(positions.begin(), positions.end(), 0);
@@ -70,11 +71,18 @@ Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::st
   return result;
 }
 
+void check_finite(const std::vector<float>& values, const Manifest& manifest) {
+  if (std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) return;
+  const std::string what = manifest.classifies() ? "values for the classes" : manifest.output + " values";
+  throw Failure(ExitCode::kRuntime, manifest.path + ": the model's " + what +
+                                        " are infinite or not numbers; replay its golden vectors, convert it again");
+}
+
 std::vector<RankedClass> top_classes(const std::vector<float>& logits, const Manifest& manifest, size_t count) {
-  if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); })) {
-    throw Failure(ExitCode::kRuntime, manifest.path + ": the model's values for the classes are infinite or not numbers; "
-                                                      "replay its golden vectors, convert it again");
+  if (!manifest.classifies()) {
+    throw Failure(ExitCode::kWrongCall, manifest.path + ": the model gives its " + manifest.output + ", no classes");
   }
+  check_finite(logits, manifest);
   std::vector<uint32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return logits[a] > logits[b]; });

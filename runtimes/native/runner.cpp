@@ -35,7 +35,7 @@ namespace {
 
 const char* const kUsage =
     "tofe_runner MODEL.pte [--method NAME] [--manifest FILE.json] [--size BYTES] [--sha256 HEX] "
-    "[--input FILE.bin | --image FILE.png|jpg] [--output FILE.bin] [--top K] [--runs N | --duration SECONDS] [--warmup N] "
+    "[--input FILE.bin | --image FILE.png|jpg] [--output FILE.bin] [--top K | --values N] [--runs N | --duration SECONDS] [--warmup N] "
     "[--threads N] [--cpus LIST] [--etdump FILE] [--sysfs FOLDER] | tofe_runner MODEL.pte --self-test FOLDER.golden "
     "[--manifest FILE.json] [--threads N] [--cpus LIST]";
 
@@ -49,6 +49,7 @@ struct Options {
   std::string image;
   std::string output;  // empty: outputs are not written
   uint32_t top = 0;    // classes to name; 0: none
+  uint32_t values = 0;  // numbers of the first output to tell; 0: none
   std::optional<uint32_t> runs;
   std::optional<double> duration_s;
   uint32_t warmup = 0;
@@ -121,6 +122,7 @@ const std::map<std::string, Setter>& setters() {
       {"--sha256", [](Options& options, Text name, Text text) { options.sha256 = checksum(name, text); }},
       {"--size", [](Options& options, Text name, Text text) { options.size = number<uint64_t>(name, text, 0, INT64_MAX); }},
       {"--top", [](Options& options, Text name, Text text) { options.top = number(name, text, 1, kMany); }},
+      {"--values", [](Options& options, Text name, Text text) { options.values = number(name, text, 1, kMany); }},
       {"--runs", [](Options& options, Text name, Text text) { options.runs = number(name, text, 1, kMany); }},
       {"--duration", [](Options& options, Text name, Text text) { options.duration_s = duration(name, text); }},
       {"--warmup", [](Options& options, Text name, Text text) { options.warmup = number(name, text, 0, kMany); }},
@@ -199,7 +201,7 @@ constexpr float kDefaultInput = 0.5F;
 
 // The manifest that is asked for or needed, or that stands beside the model.
 std::optional<Manifest> find_manifest(const Options& options) {
-  const bool needed = !options.image.empty() || options.top > 0 || !options.self_test.empty();
+  const bool needed = !options.image.empty() || options.top > 0 || options.values > 0 || !options.self_test.empty();
   const std::string beside = manifest_path_of(options.model);
   if (!options.manifest.empty()) return read_manifest(options.manifest);
   if (needed || is_file(beside)) return read_manifest(beside);
@@ -290,13 +292,23 @@ Samples measure(Model& model, const Options& options) {
 
 Report top_report(const Prediction& prediction, const Manifest& manifest, size_t count) {
   Report result = Report::array();
-  for (const RankedClass& one : top_classes(prediction.logits, manifest, count)) {
+  for (const RankedClass& one : top_classes(prediction.values, manifest, count)) {
     result.push_back({{"index", one.index}, {"name", one.name}, {"id", one.id}, {"probability", one.probability}});
   }
   return result;
 }
 
+Report value_report(const Prediction& prediction, const Manifest& manifest, size_t count) {
+  check_finite(prediction.values, manifest);
+  Report result = Report::array();
+  for (size_t i = 0; i < std::min(count, prediction.values.size()); ++i) result.push_back(prediction.values[i]);
+  return result;
+}
+
 Report measured(const Options& options, const std::optional<Manifest>& manifest) {
+  if (options.top > 0 && manifest && !manifest->classifies()) {
+    refuse("--top names classes, and the model gives its " + manifest->output + "; take --values");
+  }
   // 1. Check, load, run.
   const bool verified = verify(options, manifest);
   Model model(options.model, options.method, options.threads, !options.etdump.empty());
@@ -306,11 +318,14 @@ Report measured(const Options& options, const std::optional<Manifest>& manifest)
 
   // 2. What it gave.
   std::string content;
-  const bool reads = !options.output.empty() || options.top > 0;
+  const bool reads = !options.output.empty() || options.top > 0 || options.values > 0;
   const std::vector<OutputInfo> outputs = model.outputs(reads ? &content : nullptr);
   Report top;
-  if (options.top > 0) {
-    top = top_report(read_prediction(outputs, content, *manifest, manifest->method(options.method)), *manifest, options.top);
+  Report values;
+  if (options.top > 0 || options.values > 0) {
+    const Prediction found = read_prediction(outputs, content, *manifest, manifest->method(options.method));
+    if (options.top > 0) top = top_report(found, *manifest, options.top);
+    if (options.values > 0) values = value_report(found, *manifest, options.values);
   }
   if (!options.output.empty()) write_file(options.output, content, "--output");
   if (!options.etdump.empty()) write_file(options.etdump, model.events(), "--etdump");
@@ -337,6 +352,7 @@ Report measured(const Options& options, const std::optional<Manifest>& manifest)
     report["outputs"].push_back({{"shape", one.shape}, {"dtype", one.dtype}, {"bytes", one.bytes}});
   }
   if (!top.is_null()) report["top"] = std::move(top);
+  if (!values.is_null()) report["values"] = std::move(values);
   report["samples_ms"] = samples.ms;
   report["samples_at_s"] = samples.at_s;
   report["telemetry"] = Report::array();

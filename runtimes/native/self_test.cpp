@@ -21,12 +21,37 @@ bool is_png_name(const std::string& name) {
   return digits != std::string::npos && digits >= 1 && digits <= kLongestName && name.substr(digits) == ".png";
 }
 
-std::vector<float> logits(const Json& value, size_t classes) {
-  if (list(value, "logits").size() != classes) throw Malformed("its logits are not one per class");
+std::vector<float> values(const Json& value, const std::string& output, size_t count) {
+  if (list(value, output.c_str()).size() != count) {
+    throw Malformed("its " + output + (output == "logits" ? " are not one per class" : " values are not as many as the model's"));
+  }
   constexpr double most = std::numeric_limits<float>::max();
   std::vector<float> result;
-  for (const Json& one : value) result.push_back(static_cast<float>(number(one, "logits", -most, most)));
+  for (const Json& one : value) result.push_back(static_cast<float>(number(one, output.c_str(), -most, most)));
   return result;
+}
+
+// The patches whose features are stored.
+std::vector<uint32_t> tokens(const Json& value, uint32_t patch_tokens) {
+  std::vector<uint32_t> result;
+  for (const Json& one : list(value, "tokens")) {
+    result.push_back(static_cast<uint32_t>(whole(one, "tokens", 0, patch_tokens - 1)));
+  }
+  if (result.empty()) throw Malformed("tokens is empty");
+  return result;
+}
+
+// Those values of a prediction that a vector stores.
+Prediction stored(Prediction found, const GoldenVector& vector, const Manifest& manifest) {
+  if (vector.tokens.empty()) return found;
+  const auto width = static_cast<size_t>(manifest.output_shape.back());
+  std::vector<float> rows;
+  for (const uint32_t token : vector.tokens) {
+    const auto first = found.values.begin() + static_cast<std::ptrdiff_t>(token * width);
+    rows.insert(rows.end(), first, first + static_cast<std::ptrdiff_t>(width));
+  }
+  found.values = std::move(rows);
+  return found;
 }
 
 std::vector<int64_t> positions(const Json& value, uint32_t count, uint32_t tokens) {
@@ -54,7 +79,12 @@ GoldenVector vector(const Json& entry, const Manifest& manifest) {
   result.file = text(member(entry, "file"), "file");
   // A name that leads out of the folder is none of these.
   if (!is_png_name(result.file)) throw Malformed("its file is not named like 0.png");
-  result.expected.logits = logits(member(entry, "logits"), manifest.class_names.size());
+  size_t count = manifest.values();
+  if (manifest.output == "features") {
+    result.tokens = tokens(member(entry, "tokens"), manifest.patch_tokens);
+    count = result.tokens.size() * static_cast<size_t>(manifest.output_shape.back());
+  }
+  result.expected.values = values(member(entry, manifest.output.c_str()), manifest.output, count);
   const Json& stages = list(member(entry, "kept"), "kept");
   if (stages.size() != method.token_counts.size()) throw Malformed("kept has another number of stages than the model");
   for (size_t stage = 0; stage < stages.size(); ++stage) {
@@ -83,7 +113,7 @@ std::string rounded(double value) {
   return text;
 }
 
-// Power of the expected logits, of the difference, and the largest expected magnitude.
+// Power of the expected values, of the difference, and the largest expected magnitude.
 struct Powers {
   double signal = 0;
   double noise = 0;
@@ -92,9 +122,9 @@ struct Powers {
   bool finite = true;
 
   void add(const Prediction& expected, const Prediction& found) {
-    for (size_t i = 0; i < expected.logits.size(); ++i) {
-      const double wanted = expected.logits[i];
-      const double got = found.logits[i];
+    for (size_t i = 0; i < expected.values.size(); ++i) {
+      const double wanted = expected.values[i];
+      const double got = found.values[i];
       finite = finite && std::isfinite(got);
       signal += wanted * wanted;
       noise += (wanted - got) * (wanted - got);
@@ -136,7 +166,7 @@ Gates gates_of(const std::string& precision) {
 }
 
 // Compares the predictions of one method on at least one image.
-Parity compare(const std::string& method, const std::vector<Pair>& pairs, const Gates& gates) {
+Parity compare(const std::string& method, const std::string& output, const std::vector<Pair>& pairs, const Gates& gates) {
   const bool all_tied = std::all_of(pairs.begin(), pairs.end(), [](const Pair& one) { return one.near_tie; });
   Powers powers;
   Parity result;
@@ -158,10 +188,10 @@ Parity compare(const std::string& method, const std::vector<Pair>& pairs, const 
   result.psnr_db = powers.psnr_db();
   // Written so that what is not a number fails.
   if (!(result.snr_db >= gates.min_snr_db)) {
-    result.failures.push_back("logits SNR " + rounded(result.snr_db) + " dB is under " + rounded(gates.min_snr_db) + " dB");
+    result.failures.push_back(output + " SNR " + rounded(result.snr_db) + " dB is under " + rounded(gates.min_snr_db) + " dB");
   }
   if (!(result.psnr_db >= gates.min_psnr_db)) {
-    result.failures.push_back("logits PSNR " + rounded(result.psnr_db) + " dB is under " + rounded(gates.min_psnr_db) + " dB");
+    result.failures.push_back(output + " PSNR " + rounded(result.psnr_db) + " dB is under " + rounded(gates.min_psnr_db) + " dB");
   }
   for (size_t stage = 0; stage < result.kept_overlap.size(); ++stage) {
     double& share = result.kept_overlap[stage];
@@ -210,9 +240,10 @@ Parity replay(Classifier& classifier, const GoldenSet& golden) {
   std::vector<Pair> pairs;
   for (const GoldenVector& vector : golden.vectors) {
     if (vector.method != method) continue;
-    pairs.push_back({vector.expected, classifier.classify_square(golden.images.at(vector.file)), vector.near_tie});
+    Prediction found = classifier.classify_square(golden.images.at(vector.file));
+    pairs.push_back({vector.expected, stored(std::move(found), vector, classifier.manifest()), vector.near_tie});
   }
-  return compare(method, pairs, gates_of(classifier.manifest().precision));
+  return compare(method, classifier.manifest().output, pairs, gates_of(classifier.manifest().precision));
 }
 
 std::string first_failure(const std::vector<Parity>& parities) {

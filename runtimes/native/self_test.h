@@ -16,7 +16,8 @@ struct GoldenVector {
   std::string method;
   std::string file;
   Prediction expected;
-  bool near_tie = false;  // either of two tokens may be kept
+  std::vector<uint32_t> tokens;  // patches whose features are stored; empty if all values are
+  bool near_tie = false;         // either of two tokens may be kept
 };
 
 struct GoldenSet {
@@ -28,7 +29,7 @@ struct GoldenSet {
 // model's.
 GoldenSet read_golden(const std::string& folder, const Manifest& manifest);
 
-// The gates of tofe_edge/evaluation/parity.py, without those on rates: a handful of golden vectors says nothing about how
+// The gates of tofe_edge/evaluation/parity.py that hold for whatever a model gives, without those on rates: a handful of golden vectors says nothing about how
 // often a class changes.
 struct Gates {
   double min_snr_db = 0;

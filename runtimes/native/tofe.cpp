@@ -82,10 +82,10 @@ tofe_status guarded(const Action& action) noexcept {
   return TOFE_RUNTIME_ERROR;
 }
 
-Image copied(const uint8_t* pixels, uint32_t width, uint32_t height, size_t stride) {
-  if (pixels == nullptr) refuse("tofe_classify_rgb: pixels are NULL");
-  if (width == 0 || height == 0) refuse("tofe_classify_rgb: width and height must be at least 1");
-  if (stride < size_t{3} * width) refuse("tofe_classify_rgb: stride must be at least 3 * width");
+Image copied(const std::string& caller, const uint8_t* pixels, uint32_t width, uint32_t height, size_t stride) {
+  if (pixels == nullptr) refuse((caller + ": pixels are NULL").c_str());
+  if (width == 0 || height == 0) refuse((caller + ": width and height must be at least 1").c_str());
+  if (stride < size_t{3} * width) refuse((caller + ": stride must be at least 3 * width").c_str());
   if (uint64_t{width} * height > kMostPixels) {
     throw Failure(ExitCode::kBadInput, "the image has more than " + std::to_string(kMostPixels) + " pixels; scale it down");
   }
@@ -139,6 +139,16 @@ tofe_status open(const char* model_path, const char* manifest_path, const char* 
   });
 }
 
+// Runs a model on an image that `take` makes and, under a deadline, times it all, `finish` too.
+template <typename Take, typename Finish>
+void timed(tofe_model& model, const Take& take, const Finish& finish) {
+  const auto begun = std::chrono::steady_clock::now();
+  finish(model.present().classify(take()));
+  if (model.policy) {
+    model.policy->observe(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begun).count());
+  }
+}
+
 const char* text_at(const std::vector<std::string>& all, uint32_t index) {
   return index < all.size() ? all[index].c_str() : nullptr;
 }
@@ -190,18 +200,41 @@ tofe_status tofe_classify_rgb(tofe_model* model, const uint8_t* pixels, uint32_t
     if (count != nullptr) *count = 0;
     if (model == nullptr) tofe::refuse("tofe_classify_rgb: model is NULL");
     if (results == nullptr || places == 0) tofe::refuse("tofe_classify_rgb: there is no place for results");
+    if (!model->manifest.classifies()) tofe::refuse("tofe_classify_rgb: the model gives no logits; call tofe_values_rgb");
     const std::lock_guard<std::mutex> lock(model->guard);
-    const auto begun = std::chrono::steady_clock::now();
-    const tofe::Prediction found = model->present().classify(tofe::copied(pixels, width, height, stride));
-    const auto best = tofe::top_classes(found.logits, model->manifest, places);
-    if (model->policy) {
-      model->policy->observe(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begun).count());
-    }
-    *count = static_cast<uint32_t>(best.size());
-    std::transform(best.begin(), best.end(), results, [](const tofe::RankedClass& one) {
-      return tofe_prediction{one.index, static_cast<float>(one.probability)};
+    const auto take = [&] { return tofe::copied("tofe_classify_rgb", pixels, width, height, stride); };
+    tofe::timed(*model, take, [&](const tofe::Prediction& found) {
+      const auto best = tofe::top_classes(found.values, model->manifest, places);
+      *count = static_cast<uint32_t>(best.size());
+      std::transform(best.begin(), best.end(), results, [](const tofe::RankedClass& one) {
+        return tofe_prediction{one.index, static_cast<float>(one.probability)};
+      });
     });
   });
+}
+
+tofe_status tofe_values_rgb(tofe_model* model, const uint8_t* pixels, uint32_t width, uint32_t height, size_t stride,
+                            float* values, size_t count) {
+  return tofe::guarded([&] {
+    if (model == nullptr) tofe::refuse("tofe_values_rgb: model is NULL");
+    if (values == nullptr || count != model->manifest.values()) {
+      tofe::refuse("tofe_values_rgb: values must have tofe_value_count() places");
+    }
+    const std::lock_guard<std::mutex> lock(model->guard);
+    const auto take = [&] { return tofe::copied("tofe_values_rgb", pixels, width, height, stride); };
+    tofe::timed(*model, take, [&](const tofe::Prediction& found) {
+      tofe::check_finite(found.values, model->manifest);
+      std::copy(found.values.begin(), found.values.end(), values);
+    });
+  });
+}
+
+const char* tofe_output(const tofe_model* model) { return model == nullptr ? nullptr : model->manifest.output.c_str(); }
+
+size_t tofe_value_count(const tofe_model* model) { return model == nullptr ? 0 : model->manifest.values(); }
+
+size_t tofe_vector_size(const tofe_model* model) {
+  return model == nullptr ? 0 : static_cast<size_t>(model->manifest.output_shape.back());
 }
 
 tofe_status tofe_self_test(tofe_model* model, const char* golden_folder) {

@@ -1,4 +1,4 @@
-/* libtofe: classify images with a model of tofe-edge. Plain C (C99), no exceptions, no exits; one handle per model.
+/* libtofe: classify images, or make vectors of them, with a model of tofe-edge. Plain C (C99), no exceptions, no exits; one handle per model.
  *
  *   tofe_model* model = NULL;
  *   tofe_prediction best[5];
@@ -31,14 +31,14 @@ extern "C" {
 #endif
 
 /* Grows when functions are added; what is here stays as it is. */
-#define TOFE_API_VERSION 2
+#define TOFE_API_VERSION 3
 
 typedef enum tofe_status {
   TOFE_OK = 0,
   TOFE_WRONG_CALL = 2,      /* an argument, or a method that the model does not have */
   TOFE_BAD_FILE = 3,        /* model, manifest or golden vectors: missing, damaged, or not of one another */
   TOFE_BAD_INPUT = 4,       /* an image that is too small or too narrow */
-  TOFE_RUNTIME_ERROR = 5,   /* ExecuTorch failed, memory is used up, or a logit is infinite or not a number */
+  TOFE_RUNTIME_ERROR = 5,   /* ExecuTorch failed, memory is used up, or a value is infinite or not a number */
   TOFE_SELF_TEST_FAILED = 6 /* the model computes something else here than it should */
 } tofe_status;
 
@@ -76,7 +76,7 @@ int tofe_meets_deadline(tofe_model* model);
 /* Frees a handle; NULL is allowed. */
 void tofe_close(tofe_model* model);
 
-/* Classifies an image of any size: resized, cropped and normalised as the manifest says.
+/* Classifies an image of any size: resized, cropped and normalised as the manifest says. The model has to give logits.
  *
  * pixels:  R, G, B, one byte each; the first row first.
  * stride:  bytes from the beginning of a row to that of the next, at least 3 * width.
@@ -87,10 +87,23 @@ void tofe_close(tofe_model* model);
 tofe_status tofe_classify_rgb(tofe_model* model, const uint8_t* pixels, uint32_t width, uint32_t height, size_t stride,
                               tofe_prediction* results, uint32_t* count);
 
+/* What the model gives: "logits", "embedding" or "features"; NULL for NULL. Since version 3. */
+const char* tofe_output(const tofe_model* model);
+
+/* Numbers that it gives for one image: one per class, D of an embedding, N * D of features, the patches of which stand in
+ * rows from the top left; and how many of them belong to one vector: all, or D. 0 for NULL. Since version 3. */
+size_t tofe_value_count(const tofe_model* model);
+size_t tofe_vector_size(const tofe_model* model);
+
+/* As tofe_classify_rgb for every kind of model: fills `values`, which has `count` = tofe_value_count(model) places, with what the
+ * model gives. Since version 3. */
+tofe_status tofe_values_rgb(tofe_model* model, const uint8_t* pixels, uint32_t width, uint32_t height, size_t stride,
+                            float* values, size_t count);
+
 /* Replays the golden vectors of the handle's methods from a folder NAME.golden. */
 tofe_status tofe_self_test(tofe_model* model, const char* golden_folder);
 
-/* Number of classes; 0 for NULL. */
+/* Number of classes; 0 for NULL and for a model that gives no logits. */
 uint32_t tofe_class_count(const tofe_model* model);
 
 /* Name of a class in UTF-8, and its id in the data set; NULL if there is no such class. They live as long as the

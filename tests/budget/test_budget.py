@@ -8,7 +8,7 @@ from conftest import TINY_COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tofe_edge.budget.gmacs import TOLERANCE, Budget, choose
+from tofe_edge.budget.gmacs import TOLERANCE, WHOLE, Budget, choose
 from tofe_edge.errors import GateError
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tofe_edge.model.checkpoint import Checkpoint, Classes
@@ -77,6 +77,14 @@ def test_following_the_advice_to_raise_the_budget_helps(cost: float) -> None:
     assert advice is not None
     assert choose([only], Budget(float(advice[1]), "test")).checkpoint is only
     assert float(advice[1]) <= cost + 0.01
+
+
+def test_a_dense_net_that_fits_is_chosen_and_called_so() -> None:
+    dense = replace(candidate("dense", 1.2, 72.0), token_counts=None)
+    assert choose([MIDDLE, dense], Budget(1.2, "test")).reason.endswith(f"(top-1 72.0 % on ImageNet){WHOLE}")
+    assert choose([MIDDLE, dense], Budget(0.9, "test")).checkpoint is MIDDLE
+    with pytest.raises(GateError, match="or leave --dense out"):
+        choose([dense], Budget(0.9, "test"))
 
 
 def test_an_empty_zoo_says_how_to_get_a_checkpoint() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from latency_tables import NET, OWN, table_for
 
+from tofe_edge.budget.gmacs import WHOLE
 from tofe_edge.budget.latency import (
     FREE,
     MARGIN,
@@ -47,7 +48,7 @@ def choose(ms: float, nets: Sequence[Net], *tables: LatencyTable, first: str = "
 def test_the_most_accurate_that_fits_wins_in_the_precision_that_is_preferred() -> None:
     roomy = choose(100, [TOFE, DENSE], INT8, FP32)
     assert (roomy.forecast.net, roomy.forecast.table) == (DENSE, INT8)
-    assert roomy.reason == "most accurate of 2 that fit 100 ms (top-1 80.0 % on unnamed data)"
+    assert roomy.reason == f"most accurate of 2 that fit 100 ms (top-1 80.0 % on unnamed data){WHOLE}"
     assert [(other.net.checkpoint.name, other.table.precision) for other in roomy.others] == [
         ("dense", "fp32"),
         ("tofe", "int8"),

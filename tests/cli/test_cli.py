@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Program, document_of
+from conftest import Program, TinyModel, document_of, refusal
 from tiny_run import stand_in, write_dense
 
 from tofe_edge.cli import COMMANDS, main
 from tofe_edge.evaluation.golden import golden_path_of
+from tofe_edge.io.artifact import open_artifact
 from tofe_edge.model import zoo
 from tofe_edge.model.checkpoint import Checkpoint
 
@@ -137,6 +138,27 @@ def test_train(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPat
     assert document["checkpoint"] == str(out) and out.is_file()
     assert document["training"]["data"] == ["images x2"] and document["training"]["steps"] == 2
     assert document["accuracy"] is None
+
+
+def test_the_dense_form_of_a_checkpoint(
+    program: Program, tiny_model: TinyModel, weights: Path, tiny_dense_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    model = tiny_model("--dense")
+    manifest = open_artifact(model).manifest
+    assert (manifest.checkpoint, manifest.token_counts, manifest.delegates) == ("tiny_dense", None, 1)
+    assert manifest.gmacs == pytest.approx(tiny_dense_checkpoint.gmacs, abs=1e-6)
+    report = document_of(program, "parity", model, "--checkpoint", weights, "--device", "cpu")
+    assert report["passed"]
+    call = ("package", model, "--platform", "android", "--source", "--checkpoint", weights, "--out", tmp_path)
+    bundle = Path(document_of(program, *call)["bundle"])
+    (provenance,) = bundle.rglob("provenance.json")
+    assert json.loads(provenance.read_text())["weights"]["accuracy"] is None, "it was measured of the net with ToFe"
+
+
+@pytest.mark.usefixtures("shipped")
+def test_no_dense_net_fits(program: Program) -> None:
+    error = refusal(program, "convert", "--dense", "--profile", "raspberry_pi_5", code=1)
+    assert "no checkpoint to choose from" in error
 
 
 @pytest.mark.usefixtures("shipped")

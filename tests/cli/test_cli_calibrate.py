@@ -201,14 +201,16 @@ def test_select_by_latency(board: Path, program: Program) -> None:
     board.write_bytes(with_tables(board.read_bytes(), tables, "board.yaml"))
     shipped = shipped_checkpoints()
     best, smallest = shipped[0], shipped[-1]
-    assert best.token_counts is not None and smallest.token_counts is not None
+    assert best.token_counts is None and smallest.token_counts is not None, "the dense net is a candidate"
     roomy = select("--max-latency-ms", 100)
     assert (roomy["checkpoint"], roomy["precision"], roomy["at_own_counts"]) == (best.name, "int8", True)
     assert roomy["predicted_ms"] == pytest.approx(predict_ms(tables[0], spec, best.token_counts), abs=1e-3)
     runners_up = [(other["checkpoint"], other["precision"]) for other in roomy["runners_up"]]
     assert runners_up == [(one.name, precision) for one in shipped for precision in ("int8", "fp32")][1:]
     _, out, _ = program("select", "--profile", board, "--max-latency-ms", 100, "--precision", "fp32")
-    assert f"> {best.name}  fp32" in out
+    assert f"> {best.name}  fp32" in out and "dense: it fits with all its tokens" in out
+    just_too_slow = select("--max-latency-ms", tables[0].dense / 0.95 - 1e-3)
+    assert just_too_slow["checkpoint"] == shipped[1].name
     limit = 0.95 * predict_ms(tables[0], spec_of(smallest), smallest.token_counts)
     tight = select("--max-latency-ms", limit)
     assert tight["predicted_ms"] < limit and tight["gmacs"] < roomy["gmacs"]

@@ -44,7 +44,7 @@ def options(kind: str) -> CoreMlOptions:
     """``fp32``, ``fp16``, ``weights``, ``static``, ``pal6``, ``pal4``; behind a comma ``image``, ``topk``, ``fp32_selectors``."""
     plain = CoreMlOptions("iOS17", "fp32" if kind.startswith("fp32") else "fp16", ABOUT, None)
     plain = replace(plain, palettes=kind.startswith("pal"), float32_selectors="fp32_selectors" in kind)
-    return replace(plain, labels=LABELS) if "image" in kind else plain
+    return replace(plain, labels=LABELS, takes_image=True) if "image" in kind else plain
 
 
 @cache

@@ -106,13 +106,13 @@ def test_replay_of_the_same_is_the_same(folder: Path, artifact: Artifact) -> Non
 
 def test_replay_fails_for_another_method_for_other_values_and_for_none(golden: GoldenSet) -> None:
     def nan(pixels: npt.NDArray[np.float32]) -> Prediction:
-        return replace(pretend("forward")(pixels), logits=np.full(10, np.nan, np.float32))
+        return replace(pretend("forward")(pixels), output=np.full(10, np.nan, np.float32))
 
     for predictor in (pretend("forward", gain=2.0), nan):
         assert "logits SNR" in replay(golden, predictor).failures[0]
     assert not replay(golden, lambda pixels: pretend("forward")(pixels[:, ::-1])).passed
     with pytest.raises(InputError, match="differ in their number of classes"):
-        replay(golden, lambda pixels: replace(pretend("forward")(pixels), logits=np.zeros(9, np.float32)))
+        replay(golden, lambda pixels: replace(pretend("forward")(pixels), output=np.zeros(9, np.float32)))
     with pytest.raises(InputError, match="no golden vectors of the method 'none'"):
         replay(golden, pretend("forward"), "none")
 

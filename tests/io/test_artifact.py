@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +238,42 @@ def test_a_damaged_byte_of_the_manifest_is_taken_or_refused(artifact: Artifact, 
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     artifact.manifest_path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
     fine_or_refused(lambda: open_artifact(artifact.path), artifact.path, artifact.manifest_path)
+
+
+VECTORS: dict[str, Any] = {
+    "output": "embedding",
+    "normalized": True,
+    "output_shape": [48],
+    "class_names": [],
+    "class_ids": [],
+}
+FEATURES: dict[str, Any] = {**VECTORS, "output": "features", "normalized": False, "output_shape": [16, 48]}
+
+
+@pytest.mark.parametrize(("changes", "shape"), [(VECTORS, (48,)), (FEATURES, (16, 48)), ({}, (2,))])
+def test_what_a_model_gives_comes_back(artifact: Artifact, changes: dict[str, Any], shape: tuple[int, ...]) -> None:
+    manifest = write_manifest(artifact.path, replace(artifact.manifest, **changes)).manifest
+    assert open_artifact(artifact.path).manifest == manifest
+    assert manifest.shape == shape and manifest.classifies is (not changes)
+    assert bool(manifest.to_json().keys() & {"output", "normalized", "output_shape"}) is bool(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "tokens"}, "key 'output': 'tokens' is not one of"),
+        ({**VECTORS, "output_shape": None}, "'output_shape' is not that of embedding"),
+        ({**VECTORS, "output_shape": [16, 48]}, "'output_shape' is not that of embedding"),
+        ({**VECTORS, "output_shape": [0]}, "key 'output_shape[0]'"),
+        ({**FEATURES, "output_shape": [15, 48]}, "'output_shape' is not that of features"),
+        ({**FEATURES, "normalized": True}, "'normalized' is for an embedding, not for features"),
+        ({**VECTORS, "class_ids": ["1"]}, "must be of equal length"),
+        ({"class_ids": [], "class_names": []}, "must be of equal length and not empty"),
+        ({"output_shape": [2]}, "'output_shape' is not that of logits"),
+    ],
+)
+def test_outputs_that_contradict_themselves_are_refused(
+    artifact: Artifact, changes: dict[str, Any], message: str
+) -> None:
+    change(artifact, lambda document: document.update(changes))
+    assert message in refused_manifest(artifact)

@@ -1,6 +1,8 @@
 """State dicts are read, and nothing in a pickle runs."""
 
+import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import refused
+from safetensors.torch import save_file
 
-from tofe_edge.io.tensors import read_tensors
+from tofe_edge.errors import InputError
+from tofe_edge.io.tensors import is_averaged, must_be_finite, read_state_dict, read_tensors
+
+SUFFIXES = [".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".PTH", ""]
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
-@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict", "weights_of_mine"])
 def test_a_pickled_state_dict_may_have_a_wrapper(tmp_path: Path, suffix: str, wrapper: str | None) -> None:
     weights = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}
     path = tmp_path / f"weights{suffix}"
@@ -21,6 +27,63 @@ def test_a_pickled_state_dict_may_have_a_wrapper(tmp_path: Path, suffix: str, wr
     found = read_tensors(path)
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[key], weights[key]) for key in weights)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_safetensors_may_have_any_suffix(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    save_file({"a": torch.ones(2)}, tmp_path / "own.safetensors")
+    (tmp_path / "own.safetensors").rename(path)
+    assert torch.equal(read_tensors(path)["a"], torch.ones(2))
+
+
+RAW, AVERAGED = {"a": torch.zeros(2)}, {"a": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "passed_over"),
+    [
+        ({"model": RAW, "model_ema": AVERAGED}, "model_ema", ("model",)),
+        ({"state_dict": RAW, "state_dict_ema": AVERAGED, "epoch": 3}, "state_dict_ema", ("state_dict",)),
+        ({"student": RAW, "teacher": AVERAGED}, "teacher", ("student",)),
+        ({"model_state": {"model": AVERAGED}, "optimizer": {"state": {}}}, "model_state.model", ()),
+        ({"state_dict": AVERAGED, "optimizer": {"momentum": RAW}}, "state_dict", ()),
+    ],
+)
+def test_averaged_weights_come_first(tmp_path: Path, content: Any, key: str, passed_over: tuple[str, ...]) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    found = read_state_dict(tmp_path / "weights.pth")
+    assert torch.equal(found.tensors["a"], torch.ones(2))
+    assert (found.key, found.passed_over) == (key, passed_over)
+    assert is_averaged(found.key) == bool(passed_over)
+
+
+def test_what_training_programs_keep_beside_weights_is_read_past(tmp_path: Path) -> None:
+    torch.save({"model": AVERAGED, "args": argparse.Namespace(lr=0.1), "epoch": 1}, tmp_path / "deit.pth")
+    assert read_state_dict(tmp_path / "deit.pth").key == "model"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 22\n", "git-lfs pointer, .*git lfs pull"),
+        (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "is a web page, not weights"),
+        (b"\n  <html lang='en'>", "is a web page, not weights"),
+        (b"", "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ""])
+def test_what_is_no_weights_is_called_by_its_name(tmp_path: Path, content: bytes, message: str, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    assert re.search(message, refused(path, lambda: read_tensors(path)))
+
+
+@pytest.mark.parametrize(("value", "what"), [(torch.nan, "NaN"), (torch.inf, "infinity"), (-torch.inf, "infinity")])
+def test_a_tensor_that_is_not_finite_is_named(value: float, what: str) -> None:
+    weights = {"good": torch.ones(3), "count": torch.tensor(3), "blocks.1.bias": torch.tensor([1.0, value])}
+    with pytest.raises(InputError, match=f"blocks.1.bias holds {what}"):
+        must_be_finite(weights)
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(1)], {"model": [1, 2]}, {"epoch": 3}, torch.zeros(2), 7])

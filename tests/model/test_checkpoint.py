@@ -28,11 +28,11 @@ from tofe_edge.model.checkpoint import (
     Checkpoint,
     default_classes,
     describe,
-    describe_dense,
     load_model,
     read_header,
     save,
 )
+from tofe_edge.model.dense import describe_dense
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.resolution import at_image_size
 from tofe_edge.model.tofe import ToFe
@@ -109,8 +109,8 @@ def test_a_dense_checkpoint_holds_no_selectors_and_gives_the_dense_logits(tiny_d
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_plain_dense_weights_are_a_dense_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     monkeypatch.setattr(
-        "tofe_edge.model.checkpoint.create_backbone",
-        lambda name, overrides=None, **rest: create_backbone(name, overrides or TINY, **rest),
+        "tofe_edge.model.dense.create_backbone",
+        lambda name, overrides=None, **rest: create_backbone(name, {**TINY, **(overrides or {})}, **rest),
     )
     model, path = tiny_tofe(), tmp_path / f"plain{suffix}"
     weights = {key.removeprefix("vit."): value for key, value in model.backbone.state_dict().items()}

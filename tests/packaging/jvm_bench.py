@@ -25,24 +25,25 @@ _JSON = "/usr/share/java/com.android.json.jar"
 
 @dataclass(frozen=True)
 class Bench:
-    """Runs commands of ``Bench.java``."""
+    """Runs commands of ``Bench.java``, or of ``EncoderBench.java``."""
 
     java: str
     classpath: str
     assets: Path
     files: Path
     recorded: Path
+    main: str = "Bench"
 
     def run(self, *commands: str, assets: Path | None = None) -> list[str]:
         """The line that each command prints."""
-        call = [self.java, "-Djava.awt.headless=true", f"-Drecorded={self.recorded}", "-cp", self.classpath, "Bench"]
+        call = [self.java, "-Djava.awt.headless=true", f"-Drecorded={self.recorded}", "-cp", self.classpath, self.main]
         call += [str(assets or self.assets), str(self.files), *commands]
         done = subprocess.run(call, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
 
-def make_bench(aar: Path, model: Path, kotlinc: Path, folder: Path) -> Bench:
+def make_bench(aar: Path, model: Path, kotlinc: Path, folder: Path, encodes: bool = False) -> Bench:
     """Unpack an AAR, compile the doubles against its classes, and record what ExecuTorch makes of the golden inputs."""
     javac = need("javac", "apt-get install openjdk-17-jdk-headless")
     json = need_file(_JSON, "apt-get install libandroid-json-java")
@@ -50,7 +51,8 @@ def make_bench(aar: Path, model: Path, kotlinc: Path, folder: Path) -> Bench:
     unpack_zip(aar, folder / "aar")
     (folder / "files").mkdir()
     classpath = os.pathsep.join(map(str, (folder / "doubles", folder / "aar" / "classes.jar", json, stdlib)))
-    sources = sorted(map(str, _DOUBLES.rglob("*.java")))
+    others = {"Bench.java", "Together.java"} if encodes else {"EncoderBench.java"}
+    sources = sorted(str(path) for path in _DOUBLES.rglob("*.java") if path.name not in others)
     done = subprocess.run(
         [javac, "-nowarn", "-d", str(folder / "doubles"), "-cp", classpath, *sources],
         capture_output=True,
@@ -60,7 +62,8 @@ def make_bench(aar: Path, model: Path, kotlinc: Path, folder: Path) -> Bench:
     )
     assert done.returncode == 0, done.stderr
     record(model, folder / "recorded")
-    return Bench(need("java", ""), classpath, folder / "aar" / "assets", folder / "files", folder / "recorded")
+    main = "EncoderBench" if encodes else "Bench"
+    return Bench(need("java", ""), classpath, folder / "aar" / "assets", folder / "files", folder / "recorded", main)
 
 
 def record(model: Path, folder: Path) -> None:

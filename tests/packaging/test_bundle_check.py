@@ -89,7 +89,7 @@ def test_a_machine_without_a_runtime_for_the_model_says_so_and_passes(bundle: Pa
 def test_a_model_that_computes_something_else_fails(bundle: Path) -> None:
     def negated(pixels: np.ndarray) -> Prediction:
         prediction = pretend("forward")(pixels)
-        return replace(prediction, logits=-prediction.logits)
+        return replace(prediction, output=-prediction.logits)
 
     def wrong(artifact: Artifact, golden: GoldenSet) -> Mapping[str, Parity]:
         return {"forward": replay(golden, negated, "forward")}

@@ -196,7 +196,7 @@ def test_no_program_of_a_bundle_is_run_unasked(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr("tofe_edge.workflows.package.runner_test", never)
     monkeypatch.setattr("tofe_edge.workflows.package._self_test", runs)
     _, out, _ = program("package", "--check", bundle)
-    assert "tofe_runner of the bundle was not run; --run-program runs it" in out and "forward: logits the same" in out
+    assert "tofe_runner of the bundle was not run; --run-program runs it" in out and "forward: the same" in out
     found = document_of(program, "package", "--check", bundle)
     assert (found["program"], found["program_was_run"], found["self_test"]["ran"]) == ("tofe_runner", False, True)
 

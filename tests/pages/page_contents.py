@@ -16,7 +16,7 @@ from tofe_edge.cli.pages.tokens import EvaluationPage, TokensPage
 from tofe_edge.evaluation.evaluate import Evaluation
 from tofe_edge.evaluation.golden import GoldenSet, GoldenVector
 from tofe_edge.evaluation.image_tokens import ImageTokens
-from tofe_edge.evaluation.parity import GateResult, Parity, compare
+from tofe_edge.evaluation.parity import ClassParity, GateResult, compare
 from tofe_edge.evaluation.prediction import MeanUsage, Prediction, RankedClass, distributions, top_classes
 from tofe_edge.evaluation.statistics import analyse
 from tofe_edge.io.artifact import Manifest, Method
@@ -106,7 +106,17 @@ def profile_page(manifest: Manifest, names: tuple[str, ...] = ("cpu0", "gpu-ther
 
 def convert_page(manifest: Manifest, names: tuple[str, ...] = ("gate", "val")) -> ConvertPage:
     """A conversion whose second budget fails a gate; ``names`` are those of gates, images and reasons."""
-    parity = Parity(32, 0.9, None, None, 15, 1.0, 19.5, 37.0, (0.98, 0.97, 0.95), ())
+    parity = ClassParity(
+        images=32,
+        top1_agreement=0.9,
+        top1_reference=None,
+        top1_artifact=None,
+        decided_images=15,
+        decided_agreement=1.0,
+        snr_db=19.5,
+        psnr_db=37.0,
+        kept_overlap=(0.98, 0.97, 0.95),
+    )
     return ConvertPage(
         manifest=manifest,
         golden=golden_of(manifest),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import tiny_tofe
 
-from tofe_edge.reduction.evidence import BATCH, Evidence, agreement, divergence, examine
+from tofe_edge.reduction.evidence import BATCH, Evidence, examine
 from tofe_edge.training.batches import teacher_targets
 
 IMAGES = BATCH + 3
@@ -27,7 +27,7 @@ def test_it_is_what_training_notes(evidence: Evidence, images: torch.Tensor) -> 
     spec, teacher = net.backbone.spec, teacher_targets(net, images)
     future = torch.stack([evidence.future_importance(block) for block in spec.stages], dim=1)
     torch.testing.assert_close(future, teacher.importance)
-    torch.testing.assert_close(evidence.logits, teacher.logits)
+    torch.testing.assert_close(evidence.outputs, teacher.logits)
     for block, stream in zip(spec.stages[1:], teacher.stages, strict=True):
         torch.testing.assert_close(evidence.states[:, block], stream[:WITH_STATES].half(), atol=2e-3, rtol=2e-3)
     assert evidence.states.shape == (WITH_STATES, spec.depth + 1, spec.patch_tokens, spec.dim)
@@ -37,17 +37,33 @@ def test_it_is_what_training_notes(evidence: Evidence, images: torch.Tensor) -> 
 def test_a_part_is_of_the_first_images(evidence: Evidence) -> None:
     part = evidence.part(slice(4))
     assert (len(part), len(part.states)) == (4, 4)
-    assert torch.equal(part.logits, evidence.logits[:4]) and torch.equal(part.importance, evidence.importance[:4])
+    assert torch.equal(part.outputs, evidence.outputs[:4]) and torch.equal(part.importance, evidence.importance[:4])
     assert (len(evidence.part(slice(BATCH + 2))), len(evidence.part(slice(BATCH + 2)).states)) == (BATCH + 2, BATCH + 1)
 
 
-def test_divergence_and_agreement_by_hand() -> None:
+def of_outputs(outputs: np.ndarray, classifies: bool) -> Evidence:
+    nothing = torch.zeros(len(outputs), 0)
+    return Evidence(nothing, nothing, nothing, torch.from_numpy(outputs), classifies)
+
+
+def test_predictions_by_hand() -> None:
     ours, theirs = np.random.default_rng(0).normal(size=(2, 6, 5))
     p, q = (np.exp(one) / np.exp(one).sum(axis=1, keepdims=True) for one in (theirs, ours))
     expected = float(np.mean(np.sum(p * np.log(p / q), axis=1)))
-    logits, dense = torch.from_numpy(ours), torch.from_numpy(theirs)
-    assert divergence(logits, dense) == pytest.approx(expected)
-    assert divergence(logits + 7, dense) == pytest.approx(expected)
-    assert divergence(dense, dense) == pytest.approx(0, abs=1e-12)
-    assert agreement(logits, dense) == pytest.approx(100 * np.mean(ours.argmax(1) == theirs.argmax(1)))
-    assert agreement(dense, dense) == 100
+    logits, dense = torch.from_numpy(ours), of_outputs(theirs, classifies=True)
+    assert dense.divergence(logits) == pytest.approx(expected)
+    assert dense.divergence(logits + 7) == pytest.approx(expected)
+    assert dense.divergence(dense.outputs) == pytest.approx(0, abs=1e-12)
+    assert dense.agreement(logits) == pytest.approx(100 * np.mean(ours.argmax(1) == theirs.argmax(1)))
+    assert dense.agreement(dense.outputs) == 100
+
+
+def test_embeddings_by_hand() -> None:
+    theirs = np.array([[1.0, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1]])
+    ours = np.array([[2.0, 0, 0], [1, 0.1, 0], [0, 1, 0], [1, 0.2, 0]])  # the last one went to the first two
+    dense = of_outputs(theirs, classifies=False)
+    cosine = 0.2 / np.sqrt(1.04) / np.sqrt(1.01)
+    assert dense.divergence(torch.from_numpy(ours)) == pytest.approx((1 - cosine) / 4)
+    # Nearest neighbours were 1, 0, 3, 2 and are 1, 3 (or 0), 3, 1.
+    assert dense.agreement(torch.from_numpy(ours)) == 50
+    assert (dense.divergence(dense.outputs * 3), dense.agreement(dense.outputs * 3)) == (pytest.approx(0), 100)

@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_images
+from kinds import images_for, kind
 from safetensors.torch import load_file
 from tiny_run import to_reduce
 
 import tofe_edge as te
+from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.model.checkpoint import load_model, read_header
+from tofe_edge.model.macs import dense_macs, gmacs
+from tofe_edge.reduction.reduce import reduce_net
 
 SHARE, ELASTIC = 0.8, 0.0019
 
@@ -47,7 +51,8 @@ def test_the_report(reduced: te.Reduced) -> None:
     record = (read_header(reduced.checkpoint.path).training or {})["reduced"]
     assert record.keys() >= {"stages", "aversion", "outcomes", "without", "fitted_to", "judged_on", "plans", "seed"}
     assert (record["fitted_to"], record["judged_on"]) == (64, 16)
-    assert record["without"].keys() >= {"resemblance", "approximators"}
+    assert record["without"].keys() >= {"resemblance", "approximators", "tuning"}
+    assert record["outcomes"][0]["divergence"] < record["without"]["tuning"]
     own, further = record["outcomes"]
     for outcome in (own, further):
         assert outcome.keys() >= {"target", "unit", "counts", "cost", "divergence", "agreement"}
@@ -56,11 +61,15 @@ def test_the_report(reduced: te.Reduced) -> None:
     assert sum(further["counts"]) < sum(own["counts"])
 
 
-def test_blocks_keep_their_weights(folder: Path, reduced: te.Reduced) -> None:
+def test_matrices_and_the_blocks_before_the_first_selection_keep_their_weights(
+    folder: Path, reduced: te.Reduced
+) -> None:
     stored = load_file(reduced.checkpoint.path)
     dense = load_file(folder / "dense.safetensors")
     assert {key for key in stored if key.startswith("backbone.")} == {f"backbone.vit.{key}" for key in dense}
-    assert all(torch.equal(stored[f"backbone.vit.{key}"], value.half()) for key, value in dense.items())
+    changed = {key for key, value in dense.items() if not torch.equal(stored[f"backbone.vit.{key}"], value.half())}
+    assert changed and all(dense[key].ndim == 1 for key in changed)
+    assert not any(key.startswith(f"blocks.{block}.") for key in changed for block in range(reduced.report.stages[0]))
     model, images = load_model(read_header(reduced.checkpoint.path)), torch.randn(2, 3, 64, 64)
     assert torch.isfinite(model.forward_batch(images, reduced.checkpoint.token_counts).logits).all()  # type: ignore[arg-type]
 
@@ -78,7 +87,7 @@ def test_images_that_cannot_be_used_are_left_out(folder: Path, tmp_path: Path) -
     images = write_images(tmp_path / "images", 40)
     (images / "0" / "0.png").write_bytes(b"no image")
     reduced = te.reduce(folder / "dense.safetensors", images, tmp_path / "a.safetensors", share=SHARE)
-    (warning,) = (reduced.checkpoint.training or {})["warnings"]
+    warning = (reduced.checkpoint.training or {})["warnings"][-1]
     assert warning.startswith("1 image") and "could not be read" in warning
     assert reduced.report.fitted_to + reduced.report.judged_on == 79
 
@@ -87,3 +96,17 @@ def test_further_budgets_are_checked_like_the_first(folder: Path) -> None:
     with pytest.raises(InputError, match="choose a target between"):
         reduce(folder, "never.safetensors", elastic=(1e-5,))
     assert not (folder / "never.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["headless", "dinov2 with registers", "mean, norm behind it", "mean, norm before it"])
+def test_nets_of_other_kinds(name: str) -> None:
+    """Without a head embeddings are compared; a net whose patch tokens are read has an approximator behind the last stage."""
+    dense = kind(name).backbone
+    cost = GmacsCost(dense.spec, 0.85 * gmacs(dense_macs(dense.spec)))
+    model, counts, report = reduce_net(dense, images_for(kind(name), 80), cost)
+    headless = dense.spec.classes == 0
+    assert report.measure == ("cosine distance" if headless else "nats")
+    assert report.outcomes[0].divergence < report.without["tuning"]
+    assert len(model.approximators) == len(model.selectors)
+    assert not torch.equal(model.approximators[-1].get_parameter("fc.weight"), torch.eye(dense.spec.dim))
+    assert model.forward_batch(images_for(model, 2), counts).output.shape == (2, dense.spec.classes or dense.spec.dim)

@@ -86,6 +86,7 @@ tofe::Manifest small_manifest() {
   tofe::Manifest result;
   result.path = "net.json";
   result.patch_tokens = 4;
+  result.output_shape = {2};
   result.class_names = result.class_ids = {"a", "b"};
   return result;
 }

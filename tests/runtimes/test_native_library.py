@@ -24,7 +24,8 @@ CLIENT = Path(__file__).with_name("native_client.c")
 NAMES = {
     "tofe_api_version", "tofe_class_count", "tofe_class_id", "tofe_classify_rgb", "tofe_close", "tofe_deadline_create",
     "tofe_deadline_destroy", "tofe_deadline_met", "tofe_deadline_method", "tofe_deadline_observe", "tofe_label",
-    "tofe_last_error", "tofe_meets_deadline", "tofe_method", "tofe_open", "tofe_open_within", "tofe_self_test",
+    "tofe_last_error", "tofe_meets_deadline", "tofe_method", "tofe_open", "tofe_open_within", "tofe_output", "tofe_self_test",
+    "tofe_value_count", "tofe_values_rgb", "tofe_vector_size",
 }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from tofe_edge.model.checkpoint import Checkpoint
 TOLERANCE = 0.01
 """A checkpoint may exceed the budget by this share: learned counts are whole tokens."""
 
+WHOLE = "; dense: it fits with all its tokens, so none is frozen"
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -58,6 +60,8 @@ def choose(checkpoints: Sequence[Checkpoint], budget: Budget) -> Choice:
     rest = [_weigh(checkpoint, limit, best) for checkpoint in ranked if checkpoint is not best]
     rest.sort(key=lambda candidate: not candidate.fits)
     reason = f"{rank_of(best)} of {len(fitting)} that fit {budget.gmacs:.2f} GMACs ({accuracy_of(best)})"
+    if best.token_counts is None:
+        reason += WHOLE
     return Choice(best, budget, reason, tuple(rest))
 
 
@@ -89,8 +93,9 @@ def _infeasible(checkpoints: Sequence[Checkpoint], budget: Budget) -> str:
         return "no checkpoint to choose from; train one with `tofe-edge train` or name one with --checkpoint"
     costs = [checkpoint.gmacs for checkpoint in checkpoints]
     enough = math.ceil(round(min(costs) * 100, 6)) / 100  # rounded up: the advice must work
+    dense = all(checkpoint.token_counts is None for checkpoint in checkpoints)
+    smaller = "leave --dense out" if dense else "train a smaller one with `tofe-edge train --target-gmacs`"
     return (
         f"budget {budget.gmacs:.3g} GMACs ({budget.source}): nothing fits; the checkpoints at hand need {min(costs):.2f} to "
-        f"{max(costs):.2f} GMACs. Raise --max-gmacs to {enough:.2f}, or train a smaller one with "
-        f"`tofe-edge train --target-gmacs`"
+        f"{max(costs):.2f} GMACs. Raise --max-gmacs to {enough:.2f}, or {smaller}"
     )

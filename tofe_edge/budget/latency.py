@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tofe_edge.budget.gmacs import accuracy_of, rank_of
+from tofe_edge.budget.gmacs import WHOLE, accuracy_of, rank_of
 from tofe_edge.budget.latency_model import find_table, predict_ms
 from tofe_edge.errors import GateError, InputError
 from tofe_edge.model.backbones.spec import Backbone, TokenCounts
@@ -94,6 +94,8 @@ def choose_by_latency(nets: Sequence[Net], limit: LatencyLimit, precisions: Sequ
         reason = (
             f"{rank_of(best.net.checkpoint)} of {names} that fit {limit.ms:g} ms ({accuracy_of(best.net.checkpoint)})"
         )
+        if best.counts is None:
+            reason += WHOLE
         if raised != best:
             reason += f"; counts {best.counts} raised to the edge of their steps, which costs nothing"
         return LatencyChoice(raised, limit, reason, others)

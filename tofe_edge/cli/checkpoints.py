@@ -62,8 +62,11 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
 def _describe(checkpoint: Checkpoint) -> str:
     document = _to_json(checkpoint)
     rows = [(key, json.dumps(value) if isinstance(value, (dict, list)) else value) for key, value in document.items()]
+    measure = (checkpoint.training or {}).get("reduced", {}).get("measure", "nats") if checkpoint.budgets else None
     for budget in checkpoint.budgets:
         counts = ", ".join(map(str, budget.counts))
-        rows.append(("divergence", f"{budget.divergence:.3f} nats from the dense net if {counts} tokens are kept"))
-        rows.append(("agreement", f"{budget.agreement:.1f} % with the dense net's best class"))
+        rows.append(("divergence", f"{budget.divergence:.3f} {measure} from the dense net if {counts} tokens are kept"))
+        rows.append(
+            ("agreement", f"{budget.agreement:.1f} % of images with the dense net's best class or nearest neighbour")
+        )
     return facts(rows)

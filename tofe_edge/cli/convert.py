@@ -8,10 +8,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.options import add_budget, add_runner, positive_float, positive_int
+from tofe_edge.cli.options import add_budget, add_naming, add_runner, positive_float, positive_int
 from tofe_edge.cli.output import check_html_place, emit, facts
 from tofe_edge.errors import require
-from tofe_edge.io.artifact import DEFAULT_METHOD
+from tofe_edge.evaluation.parity import ClassParity, Parity
+from tofe_edge.io.artifact import DEFAULT_METHOD, OUTPUTS
 from tofe_edge.io.targets import find_target, target_names
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_budget(parser)
     parser.add_argument(
         "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"
+    )
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="no token reduction: the dense form of --checkpoint, or a dense net that fits",
     )
     parser.add_argument(
         "--target",
@@ -61,6 +67,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="images for int8 and palettes: weights are rounded with regard to them, and --max-accuracy-drop is held on them "
         "(default: crops of two sample photographs, no drop)",
+    )
+    parser.add_argument(
+        "--output",
+        choices=OUTPUTS,
+        help="what the model gives: a number per class; the vector that the head reads; or a vector per patch, in raster "
+        "order, frozen patches too (default: logits, or embedding of a net without head)",
+    )
+    parser.add_argument(
+        "--normalize", action="store_true", help="with --output embedding: give vectors of the length 1"
     )
     parser.add_argument(
         "--elastic",
@@ -105,6 +120,7 @@ def _add_rare_options(parser: argparse.ArgumentParser) -> list[tuple[argparse.Ac
         metavar="NAME",
         help="the net of plain dense weights given with --checkpoint, such as deit_tiny_patch16_224",
     )
+    add_naming(group)
     group.add_argument(
         "--int8-mode",
         choices=("dynamic", "static", "weights"),
@@ -229,6 +245,9 @@ def to_json(converted: Converted) -> dict[str, Any]:
         **{key: getattr(manifest, key) for key in copied},
         "methods": {name: asdict(method) for name, method in manifest.methods.items()},
         "batch": manifest.batch,
+        "output": manifest.output,
+        "normalized": manifest.normalized,
+        "output_shape": list(manifest.shape),
         "selection": manifest.selection,
         "quantization": manifest.quantization,
         "profile": manifest.profile,
@@ -241,6 +260,8 @@ def to_json(converted: Converted) -> dict[str, Any]:
 
 def describe(converted: Converted) -> str:
     """The same for people."""
+    from tofe_edge.model.dense import source_facts
+
     artifact, manifest, parity = converted.artifact, converted.manifest, converted.parity
     fallback = ", ".join(f"{count} {name}" for name, count in manifest.fallback_ops.items()) or "none"
     tokens = ", ".join(map(str, manifest.token_counts)) if manifest.token_counts else "all (dense)"
@@ -251,14 +272,12 @@ def describe(converted: Converted) -> str:
         [
             ("checkpoint", f"{manifest.checkpoint}: {converted.reason}"),
             ("tokens kept", f"{tokens} of {manifest.patch_tokens} per stage, {manifest.gmacs:.3f} GMACs"),
+            *source_facts(converted.plan.request.checkpoint),
             ("precision", f"{manifest.precision}{mode}, {manifest.size_bytes / 1e6:.2f} MB"),
             *_describe_latency(manifest),
             ("delegates", f"{manifest.delegates}; operators outside: {fallback}"),
-            (
-                "parity",
-                f"agreement on {parity.decided_images} decided images {parity.decided_agreement:.1%}, SNR {parity.snr_db:.1f} dB "
-                f"({parity.images} {converted.source})",
-            ),
+            *_describe_output(manifest),
+            ("parity", f"{_describe_parity(parity)} ({parity.images} {converted.source})"),
             *([("kept overlap", f"{overlap} per stage")] if overlap else []),
             *([] if parity.passed else [("waived", "; ".join(parity.failures))]),
             *_describe_int8(manifest),
@@ -270,6 +289,21 @@ def describe(converted: Converted) -> str:
             ("", artifact.manifest_path),
         ]
     )
+
+
+def _describe_output(manifest: Manifest) -> list[tuple[str, str]]:
+    """What the model gives if it is no classifier."""
+    if manifest.classifies:
+        return []
+    length = " of the length 1" if manifest.normalized else ""
+    return [("output", f"{manifest.output}{length}, {' x '.join(map(str, manifest.shape))} numbers per image")]
+
+
+def _describe_parity(parity: Parity) -> str:
+    if isinstance(parity, ClassParity):
+        decided = f"agreement on {parity.decided_images} decided images {parity.decided_agreement:.1%}"
+        return f"{decided}, SNR {parity.snr_db:.1f} dB"
+    return ", ".join(f"{name} {figure}" for name, figure in parity.figures if name != "PSNR")
 
 
 def _fidelity(converted: Converted, method: Method) -> str:

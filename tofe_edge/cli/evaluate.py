@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, keywords
+from tofe_edge.cli.options import add_data, add_device, add_naming, keywords
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.cli.pages.tokens import EvaluationPage, render_evaluation
 from tofe_edge.errors import require
 from tofe_edge.evaluation.prediction import CountDistribution
 from tofe_edge.io.files import check_place
+from tofe_edge.model.dense import source_facts
 from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
 from tofe_edge.workflows.sources import open_checkpoint
 
@@ -24,7 +25,12 @@ _EXAMPLES = 3
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("checkpoint", metavar="CKPT", help="a shipped checkpoint's name or a file")
-    parser.add_argument("--backbone", metavar="NAME", help="the net of plain dense weights")
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="the net of plain dense weights (default: by the config beside them, or by their shapes)",
+    )
+    add_naming(parser)
     parser.add_argument(
         "--mode", choices=("batch", "instance", "dense"), help="token counts (default: batch; dense for a dense model)"
     )
@@ -44,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         require(args.mode == "instance", "--html shows how token counts differ; add --mode instance")
         check_place(args.html, folder=False)
-    checkpoint = open_checkpoint(args.checkpoint, args.backbone)
+    checkpoint = open_checkpoint(args.checkpoint, args.backbone, args.labels, args.preprocessing)
     require(
         args.html is None or args.html.resolve() != checkpoint.path.resolve(),
         f"{args.html}: is the checkpoint; choose another file for --html",
@@ -54,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         require(
             data != place and data not in place.parents, f"{args.html}: is of --data; choose another file for --html"
         )
+    args.labels = args.preprocessing = None  # they are in the checkpoint now
     examples = 0 if args.html is None else _EXAMPLES
     report = evaluate(checkpoint, args.data, extremes=examples, **keywords(evaluate, args))
     if report.extremes is not None:
@@ -99,6 +106,7 @@ def describe(report: EvaluationReport, page: Path | None) -> str:
     low, high = result.top1_interval
     rows = [
         ("checkpoint", f"{report.checkpoint.name}, {report.mode}, on {report.device}"),
+        *source_facts(report.checkpoint),
         ("top-1", f"{result.top1:.2f} % (95 % interval {low:.1f} to {high:.1f})"),
         ("top-5", f"{result.top5:.2f} %"),
         ("images", f"{result.images}" + (f" ({len(result.unreadable)} unreadable)" if result.unreadable else "")),

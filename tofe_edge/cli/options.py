@@ -46,15 +46,35 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone",
         metavar="NAME",
-        help="the net of plain dense weights given with --checkpoint, such as deit_tiny_patch16_224",
+        help="the net of plain dense weights given with --checkpoint, such as deit_tiny_patch16_224 "
+        "(default: by the config beside them, or by their shapes)",
+    )
+
+
+def add_naming(parser: argparse._ActionsContainer) -> None:
+    """Add ``--labels`` and ``--preprocessing``."""
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="class names in the order of the logits: a text file, one per line, a JSON file, a folder of class folders, or "
+        "imagenet (default: what the checkpoint, or the config beside the weights, says)",
+    )
+    parser.add_argument(
+        "--preprocessing",
+        metavar="P",
+        help="imagenet, inception or clip (mean and standard deviation), or a JSON or YAML file with mean, std, crop_pct, "
+        "interpolation (default: the checkpoint's, the config's beside the weights, or the backbone's name's)",
     )
 
 
 def add_dense_weights(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """Add ``--weights`` or ``--pretrained``."""
+    """Add ``--weights`` or ``--pretrained``, ``--labels`` and ``--preprocessing``."""
     weights = parser.add_mutually_exclusive_group(required=required)
-    weights.add_argument("--weights", type=Path, metavar="FILE", help="dense weights: .safetensors or .pth")
+    weights.add_argument(
+        "--weights", type=Path, metavar="FILE", help="dense weights: safetensors or PyTorch's, of any suffix"
+    )
     weights.add_argument("--pretrained", action="store_true", help="fetch timm's published weights")
+    add_naming(parser)
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:

@@ -107,8 +107,8 @@ def _describe(packaged: Packaged) -> str:
 def _describe_check(path: Path, result: BundleCheck) -> str:
     rows: list[tuple[str, Any]] = [("platform", result.platform or "unknown")]
     for method, parity in (result.self_test or {}).items():
-        logits = "logits the same to the bit" if parity.snr_db == math.inf else f"logits {parity.snr_db:.1f} dB"
-        rows.append(("self-test", f"{method}: {logits}, {'passed' if parity.passed else 'FAILED'}"))
+        given = "the same to the bit" if parity.snr_db == math.inf else f"SNR {parity.snr_db:.1f} dB"
+        rows.append(("self-test", f"{method}: {given}, {'passed' if parity.passed else 'FAILED'}"))
     if result.self_test is None:
         rows.append(("self-test", f"not run: {result.not_run_because}"))
     if result.program is not None and not result.program_was_run:

@@ -15,6 +15,7 @@ from tofe_edge.cli.options import (
     add_device,
     add_method,
     add_model,
+    add_naming,
     add_threads,
     keywords,
     positive_float,
@@ -22,6 +23,7 @@ from tofe_edge.cli.options import (
 from tofe_edge.cli.output import emit, facts
 from tofe_edge.cli.pages.parity import render
 from tofe_edge.cli.pages.rendering import write_html
+from tofe_edge.evaluation.parity import ClassParity, Parity
 from tofe_edge.evaluation.statistics import Accuracy, Analysis, Interval
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.files import write_bytes
@@ -38,15 +40,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
     add_method(parser)
     add_checkpoint(parser)
+    add_naming(parser)
     add_data(
-        parser, "labelled images: DIR/<class id>/<image>, a CSV file or tar shards (default: crops of two photographs)"
+        parser,
+        "labelled images: DIR/<class id>/<image>, a CSV file or tar shards; of a model that gives no classes any folder of "
+        "images (default: crops of two photographs)",
     )
     parser.add_argument("--max-drop", type=_points, metavar="POINTS", help="fail if top-1 falls by more; needs --data")
     parser.add_argument(
         "--min-agreement",
         type=_per_cent,
         metavar="PERCENT",
-        help="fail if fewer top-1 classes agree, on however few images (default: by precision, from 100 images on)",
+        help="fail if fewer top-1 classes, or nearest neighbours by an embedding, agree, on however few images "
+        "(default: by precision, from 100 images on)",
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the gates as JUnit-XML")
     parser.add_argument(
@@ -106,14 +112,7 @@ def _text(report: ParityReport) -> str:
     result, manifest, unreadable = report.parity, report.artifact.manifest, report.pictures.unreadable
     left_out = f" ({len(unreadable)} unreadable left out, first: {unreadable[0]})" if unreadable else ""
     ties = f", {result.near_ties} with tied tokens not gated" if result.near_ties else ""
-    rows = [
-        ("images", f"{result.images} from {report.pictures.source}{left_out}{ties}"),
-        (
-            "top-1 agreement",
-            f"{result.top1_agreement:.1%} (on {result.decided_images} decided images {result.decided_agreement:.1%})",
-        ),
-        ("logits", f"SNR {result.snr_db:.1f} dB, PSNR {result.psnr_db:.1f} dB"),
-    ]
+    rows = [("images", f"{result.images} from {report.pictures.source}{left_out}{ties}"), *_describe_figures(result)]
     if result.kept_overlap:
         rows.append(("kept tokens", "overlap per stage: " + ", ".join(f"{value:.1%}" for value in result.kept_overlap)))
     if report.analysis is not None:
@@ -125,6 +124,16 @@ def _text(report: ParityReport) -> str:
         rows.append(("waived at conversion", f"{waiver['text']} ({'; '.join(waiver['failures'])})"))
     rows.append(("gates", "passed" if result.passed else "FAILED: " + "; ".join(result.failures)))
     return facts(rows)
+
+
+def _describe_figures(result: Parity) -> list[tuple[str, str]]:
+    if not isinstance(result, ClassParity):
+        return list(result.figures)
+    decided = f"on {result.decided_images} decided images {result.decided_agreement:.1%}"
+    return [
+        ("top-1 agreement", f"{result.top1_agreement:.1%} ({decided})"),
+        ("logits", f"SNR {result.snr_db:.1f} dB, PSNR {result.psnr_db:.1f} dB"),
+    ]
 
 
 def _describe_accuracy(accuracy: Accuracy | None) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""``tofe-edge reduce``: make a ToFe checkpoint of a dense net, without labels and without training."""
+"""``tofe-edge reduce``: make a ToFe checkpoint of a dense net, in minutes and without labels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_dense_weights, keywords, positive_float
+from tofe_edge.cli.options import add_dense_weights, keywords, positive_float, positive_int
 from tofe_edge.cli.output import emit, facts, table
+from tofe_edge.model.dense import source_facts
 from tofe_edge.workflows.reduce import Reduced, reduce
 
 
@@ -18,9 +19,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_dense_weights(parser, required=True)
     add(
         "--backbone",
-        default="deit_tiny_patch16_224",
         metavar="NAME",
-        help="the net of the weights: lvvit_s, lvvit_m or a timm vision transformer (default: deit_tiny_patch16_224)",
+        help="the net of the weights: lvvit_s, lvvit_m or a timm vision transformer (default: by the config beside the weights, "
+        "or by their shapes; deit_tiny_patch16_224 with --pretrained)",
+    )
+    add(
+        "--image-size",
+        type=positive_int,
+        metavar="PX",
+        help="side of the input, to which positions are interpolated (default: the weights' own)",
     )
     add("--images", type=Path, required=True, metavar="DIR", help="64 to 2000 images, unlabelled; 1000 are good")
     budget = parser.add_mutually_exclusive_group(required=True)
@@ -70,10 +77,11 @@ def _describe(reduced: Reduced) -> str:
     checkpoint, report = reduced.checkpoint, reduced.report
     without = ", ".join(f"{value:.3f} without {part}" for part, value in report.without.items())
     rows = [
+        *source_facts(checkpoint),
         ("selections", f"before blocks {', '.join(map(str, report.stages))}; {report.plans} plans tried"),
         ("GMACs", f"{checkpoint.gmacs:.3f} of {checkpoint.dense_gmacs:.3f} dense"),
         ("fitted to", f"{report.fitted_to} images, judged on {report.judged_on} others"),
-        ("divergence", f"{report.outcomes[0].divergence:.3f} nats; {without}"),
+        ("divergence", f"{report.outcomes[0].divergence:.3f} {report.measure}; {without}"),
         *(("warning", warning) for warning in (checkpoint.training or {})["warnings"]),
         ("wrote", str(checkpoint.path)),
     ]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, keywords, positive_int
+from tofe_edge.cli.options import add_data, add_device, add_naming, keywords, positive_int
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.contact_sheet import contact_sheet
 from tofe_edge.cli.pages.rendering import write_html
@@ -15,6 +15,7 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.io.files import check_place, write_bytes
 from tofe_edge.model.checkpoint import Checkpoint
+from tofe_edge.model.dense import source_facts
 from tofe_edge.workflows.sources import open_checkpoint
 from tofe_edge.workflows.tokens import TokenReport, trace_tokens
 
@@ -25,6 +26,7 @@ _DRAWN = 16
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("checkpoint", metavar="CKPT", help="a shipped checkpoint's name or a file")
+    add_naming(parser)
     parser.add_argument("--image", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM")
     add_data(parser, "images: as for evaluate, or a folder of images without classes")
     parser.add_argument(
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     require((args.image is None) != (args.data is None), "tokens needs images: either --image FILE or --data DATA")
     require(args.image is None or args.limit is None, "--limit is for --data; leave images out of --image instead")
     _check_places(args)
-    checkpoint = open_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args.checkpoint, None, args.labels, args.preprocessing)
     report = trace_tokens(checkpoint, images=args.image, **keywords(trace_tokens, args))
     written = _write(args, report)
     emit(args.json, _json(report, written), _text(report, written, each=args.image is not None))
@@ -106,14 +108,15 @@ def _json(report: TokenReport, written: list[Path]) -> dict[str, Any]:
 
 
 def _image_json(image: ImageTokens, checkpoint: Checkpoint) -> dict[str, Any]:
-    ids = checkpoint.classes.ids
+    ids, best = checkpoint.classes.ids, image.best
+    prediction = best and {
+        "class_id": ids[best.index],
+        "name": best.name,
+        "probability": round(best.probability, 6),
+    }
     return {
         "image": str(image.location),
-        "prediction": {
-            "class_id": ids[image.best.index],
-            "name": image.best.name,
-            "probability": round(image.best.probability, 6),
-        },
+        "prediction": prediction,
         "label": None if image.label is None else ids[image.label],
         "kept": [list(positions) for positions in image.kept],
         "kept_counts": list(image.counts),
@@ -128,6 +131,7 @@ def _text(report: TokenReport, written: list[Path], each: bool) -> str:
     stages = len(usage.kept) + 1
     rows = [
         ("checkpoint", f"{report.checkpoint.name}, {report.mode}, on {report.device}"),
+        *source_facts(report.checkpoint),
         ("images", f"{usage.images}{unreadable}"),
         ("usage", f"a patch is computed in {usage.stages_computed:.2f} of {stages} stages on average"),
     ]
@@ -140,7 +144,7 @@ def _text(report: TokenReport, written: list[Path], each: bool) -> str:
         lines = [
             [
                 str(image.location),
-                f"{image.best.name} {image.best.probability:.1%}",
+                f"{image.best.name} {image.best.probability:.1%}" if image.best else "",
                 ", ".join(map(str, image.counts)),
                 ", ".join(map(str, image.reused)),
             ]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +22,9 @@ from PIL import Image
 from pydantic import Field
 
 from tofe_edge.errors import GateError, InputError, require
-from tofe_edge.evaluation.parity import NEAR_TIE, Parity, compare
+from tofe_edge.evaluation.parity import NEAR_TIE, Parity
 from tofe_edge.evaluation.prediction import Prediction, Predictor, RankedClass, top_classes
+from tofe_edge.evaluation.vectors import compare_outputs
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
 from tofe_edge.io.documents import FORBID, Flag, Int, Number, Text, read_json, validate, without_schema
 from tofe_edge.io.images import read_image
@@ -38,6 +40,9 @@ SUFFIX = ".golden"
 DOCUMENT = "golden.json"
 
 IMAGES = 4
+TOKENS = 16
+"""Of features so many are stored, evenly over the image: all of 1369 tokens of 384 channels would be 6 MB of text per image."""
+
 _SEED = 2
 """Crops of their own, neither those of the calibration nor those of the check."""
 
@@ -60,8 +65,13 @@ class GoldenVector:
     pixels: npt.NDArray[np.uint8]
     """The same decoded: ``(image_size, image_size, 3)``."""
     expected: Prediction
-    """The artifact's own. Its margin is 0 where the reference holds a near tie, else not known."""
+    """The artifact's own. Its margin is 0 where the reference holds a near tie, else not known. Of features the ``tokens``."""
     top5: tuple[RankedClass, ...]
+    """Empty if the artifact gives no logits."""
+    output: str = "logits"
+    """What ``expected`` is, by its name in :data:`tofe_edge.io.artifact.OUTPUTS`."""
+    tokens: tuple[int, ...] = ()
+    """Of features: the patches whose vectors are stored."""
 
     @property
     def sha256(self) -> str:
@@ -70,15 +80,23 @@ class GoldenVector:
 
     def to_json(self) -> dict[str, Any]:
         """Its entry in ``golden.json``. Nine digits are enough to get every float32 back, read as float or as double."""
-        return {
+        document = {
             "method": self.method,
             "file": self.file,
             "sha256": self.sha256,
-            "logits": [float(f"{value:.9g}") for value in self.expected.logits],
-            "top5": [{**asdict(one), "probability": float(f"{one.probability:.9g}")} for one in self.top5],
+            self.output: [float(f"{value:.9g}") for value in self.expected.output.ravel()],
             "kept": [positions.tolist() for positions in self.expected.kept],
             "near_tie": self.expected.margin < NEAR_TIE,
         }
+        if self.output == "logits":
+            document["top5"] = [{**asdict(one), "probability": float(f"{one.probability:.9g}")} for one in self.top5]
+        if self.tokens:
+            document["tokens"] = list(self.tokens)
+        return document
+
+    def read(self, predicted: Prediction) -> Prediction:
+        """Of a prediction what is stored here: of features the ``tokens``."""
+        return replace(predicted, output=predicted.output[list(self.tokens)]) if self.tokens else predicted
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,7 @@ def make_golden(artifact: Artifact, load: Callable[[str], Predictor], checkpoint
 
     Raises:
         InputError: there are no sample photographs.
-        GateError: logits are not finite.
+        GateError: what it gives is not finite.
         DeviceError: the runtime fails.
     """
     manifest = artifact.manifest
@@ -138,12 +156,26 @@ def make_golden(artifact: Artifact, load: Callable[[str], Predictor], checkpoint
         predictor, ties = load(name), _near_ties(artifact, checkpoint, method, inputs)
         for number, view in enumerate(inputs):
             actual = predictor(view)
-            if not np.isfinite(actual.logits).all():
-                raise GateError(f"{artifact.path.name}, method {name}: not written, its logits are not finite")
-            expected = _expected(actual.logits, actual.kept, ties[number])
-            best = tuple(top_classes(expected.logits, manifest.class_names))
-            vectors.append(GoldenVector(name, f"{number}.png", pngs[number], pixels[number], expected, best))
+            if not np.isfinite(actual.output).all():
+                what = "embedding is" if manifest.output == "embedding" else f"{manifest.output} are"
+                raise GateError(f"{artifact.path.name}, method {name}: not written, its {what} not finite")
+            tokens = tokens_stored(manifest)
+            stored = actual.output[list(tokens)] if tokens else actual.output
+            expected = _expected(stored, actual.kept, ties[number])
+            png = (f"{number}.png", pngs[number], pixels[number])
+            vectors.append(GoldenVector(name, *png, expected, _best(expected, manifest), manifest.output, tokens))
     return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, tuple(vectors))
+
+
+def tokens_stored(manifest: Manifest) -> tuple[int, ...]:
+    """The patches whose features golden vectors store; none if the artifact gives no features."""
+    if manifest.output != "features":
+        return ()
+    return tuple(range(0, manifest.patch_tokens, math.ceil(manifest.patch_tokens / TOKENS)))
+
+
+def _best(expected: Prediction, manifest: Manifest) -> tuple[RankedClass, ...]:
+    return tuple(top_classes(expected.logits, manifest.class_names)) if manifest.classifies else ()
 
 
 def replay(golden: GoldenSet, predictor: Predictor, method: str = DEFAULT_METHOD) -> Parity:
@@ -161,8 +193,8 @@ def replay(golden: GoldenSet, predictor: Predictor, method: str = DEFAULT_METHOD
         DeviceError: the predictor fails.
     """
     vectors = golden.of(method)
-    actual = [predictor(normalize(vector.pixels, golden.preprocessing)[None]) for vector in vectors]
-    return compare([vector.expected for vector in vectors], actual, None, golden.gates)
+    actual = [vector.read(predictor(normalize(vector.pixels, golden.preprocessing)[None])) for vector in vectors]
+    return compare_outputs(vectors[0].output, [vector.expected for vector in vectors], actual, None, golden.gates)
 
 
 def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
@@ -187,9 +219,12 @@ def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
     images = {name: _read_png(path / name, checksum, size) for name, checksum in sums.items()}
     vectors = []
     for entry in entries:
-        expected = _expected(np.array(entry.logits, np.float32), entry.kept, entry.near_tie)
-        best = tuple(top_classes(expected.logits, manifest.class_names))
-        vectors.append(GoldenVector(entry.method, entry.file, *images[entry.file], expected, best))
+        stored = np.array(entry.numbers(manifest.output), np.float32).reshape(_stored_shape(manifest))
+        expected = _expected(stored, entry.kept, entry.near_tie)
+        best, tokens = _best(expected, manifest), tokens_stored(manifest)
+        vectors.append(
+            GoldenVector(entry.method, entry.file, *images[entry.file], expected, best, manifest.output, tokens)
+        )
     return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, tuple(vectors))
 
 
@@ -202,6 +237,12 @@ class _TopClass:
     probability: Number
 
 
+_Numbers = list[Annotated[Number, Field(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)]]
+
+_KEYS = {"logits": {"logits", "top5"}, "embedding": {"embedding"}, "features": {"features", "tokens"}}
+"""Of an entry, by output."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     """One of ``vectors`` in the document."""
@@ -211,10 +252,17 @@ class _Entry:
     method: Text
     file: Annotated[Text, Field(pattern=r"^[0-9]{1,4}\.png$")]
     sha256: Text
-    logits: list[Annotated[Number, Field(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)]]
-    top5: list[_TopClass]
     kept: list[list[Int]]
     near_tie: Flag
+    logits: _Numbers | None = None
+    top5: list[_TopClass] | None = None
+    embedding: _Numbers | None = None
+    features: _Numbers | None = None
+    tokens: list[Int] | None = None
+
+    def numbers(self, output: str) -> list[float]:
+        """What is stored of an output."""
+        return {"logits": self.logits, "embedding": self.embedding, "features": self.features}[output] or []
 
 
 @dataclass(frozen=True)
@@ -246,12 +294,18 @@ def _entries(content: Any, manifest: Manifest) -> list[_Entry]:
 def _check_entry(entry: _Entry, manifest: Manifest) -> None:
     """Check an entry against the model."""
     require(entry.method in manifest.methods, "its method is not one of the model's")
-    classes = len(manifest.class_names)
-    require(len(entry.logits) == classes, f"its logits are not {classes} numbers")
+    keys = {key for every in _KEYS.values() for key in every if getattr(entry, key) is not None}
+    wanted = _KEYS[manifest.output]
+    for key in sorted(wanted ^ keys):
+        raise InputError(f"key {key!r} is missing" if key in wanted else f"unknown key {key!r}")
+    numbers, size = entry.numbers(manifest.output), math.prod(_stored_shape(manifest))
+    require(len(numbers) == size, f"its {manifest.output} are not {size} numbers")
+    tokens = list(tokens_stored(manifest))
+    require((entry.tokens or []) == tokens, "its tokens are not those that are stored of these patches")
     # It follows from the logits; an app may show it without computing it, so it must be right.
-    best = top_classes(np.array(entry.logits, np.float32), manifest.class_names)
-    require(len(entry.top5) == len(best), f"top5 must list {len(best)} classes")
-    for one, right in zip(entry.top5, best):
+    best = _best(Prediction(np.array(numbers, np.float32), ()), manifest)
+    require(len(entry.top5 or []) == len(best), f"top5 must list {len(best)} classes")
+    for one, right in zip(entry.top5 or [], best):
         near = abs(one.probability - right.probability) <= _PROBABILITY_TOLERANCE
         require(near and (one.index, one.name) == (right.index, right.name), "top5 is not what its logits say")
     counts = manifest.methods[entry.method].token_counts or []
@@ -262,6 +316,12 @@ def _check_entry(entry: _Entry, manifest: Manifest) -> None:
             inside and len(positions) == len(set(positions)) == count,
             f"kept of stage {stage} is not {count} different positions under {manifest.patch_tokens}",
         )
+
+
+def _stored_shape(manifest: Manifest) -> tuple[int, ...]:
+    """Of what is stored of one image."""
+    tokens = tokens_stored(manifest)
+    return (len(tokens), *manifest.shape[1:]) if tokens else manifest.shape
 
 
 def _read_png(path: Path, sha256: str, size: int) -> tuple[bytes, npt.NDArray[np.uint8]]:
@@ -279,9 +339,9 @@ def _read_png(path: Path, sha256: str, size: int) -> tuple[bytes, npt.NDArray[np
     return content, pixels
 
 
-def _expected(logits: npt.NDArray[np.float32], kept: Sequence[npt.ArrayLike], near_tie: bool) -> Prediction:
+def _expected(output: npt.NDArray[np.float32], kept: Sequence[npt.ArrayLike], near_tie: bool) -> Prediction:
     positions = tuple(np.asarray(stage, np.int64) for stage in kept)
-    return Prediction(logits, positions, (0.0,) if near_tie else ())
+    return Prediction(output, positions, (0.0,) if near_tie else ())
 
 
 def _near_ties(

@@ -25,7 +25,8 @@ class ImageTokens:
     """One image: its likeliest class and what each selection did with its patches."""
 
     location: Path
-    best: RankedClass
+    best: RankedClass | None
+    """``None`` if the net has no head."""
     label: int | None
     """The index of its class; ``None`` if it is not known."""
     patch_tokens: int
@@ -69,7 +70,7 @@ def image_tokens(
     label = predicted.sample.label
     return ImageTokens(
         location=predicted.sample.location,
-        best=top_classes(predicted.prediction.logits, list(names), 1)[0],
+        best=top_classes(predicted.prediction.logits, list(names), 1)[0] if names else None,
         label=None if label == UNLABELLED else label,
         patch_tokens=patch_tokens,
         kept=tuple(tuple(positions.tolist()) for positions in predicted.prediction.kept),

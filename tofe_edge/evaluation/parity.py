@@ -32,23 +32,15 @@ class GateResult:
     passed: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parity:
-    """An artifact against its reference over ``images`` images. Rates are shares in [0, 1]."""
+    """An artifact against its reference over ``images`` images, whatever it gives. Rates are shares in [0, 1]."""
 
     images: int
-    top1_agreement: float
-    top1_reference: float | None
-    """Share of labels hit; ``None`` if the images have no labels."""
-    top1_artifact: float | None
-    decided_images: int
-    """Images whose two likeliest classes the reference holds at least ``DECIDED_MARGIN`` apart."""
-    decided_agreement: float
-    """Top-1 agreement among those; 1 if there are none."""
     snr_db: float
-    """Power of the reference logits over that of the difference, all images together."""
+    """Power of the reference outputs over that of the difference, all images together."""
     psnr_db: float
-    """The same with the square of the largest reference logit in place of their power."""
+    """The same with the square of the largest reference number in place of their power."""
     kept_overlap: tuple[float, ...]
     """Per stage: mean share of the reference's kept tokens that the artifact keeps too."""
     gates: tuple[GateResult, ...] = ()
@@ -62,7 +54,7 @@ class Parity:
 
     @property
     def finite(self) -> bool:
-        """Whether all logits of the artifact are numbers."""
+        """Whether all that the artifact gives are numbers."""
         return self.snr_db > -math.inf
 
     @property
@@ -70,17 +62,17 @@ class Parity:
         """What was not reached, in words."""
         return tuple(gate.message for gate in self.gates if not gate.passed)
 
+    @property
+    def figures(self) -> tuple[tuple[str, str], ...]:
+        """What it was compared by, for people: a name and a figure each."""
+        return (("SNR", f"{self.snr_db:.1f} dB"), ("PSNR", f"{self.psnr_db:.1f} dB"))
+
     def to_json(self) -> dict[str, Any]:
         """The stable keys of ``tofe-edge parity --json``; an infinite SNR becomes ``null``."""
         return {
             "images": self.images,
-            "top1_agreement": self.top1_agreement,
-            "top1_reference": self.top1_reference,
-            "top1_artifact": self.top1_artifact,
-            "decided_images": self.decided_images,
-            "decided_agreement": self.decided_agreement,
-            "snr_db": self.snr_db if math.isfinite(self.snr_db) else None,
-            "psnr_db": self.psnr_db if math.isfinite(self.psnr_db) else None,
+            "snr_db": finite_or_none(self.snr_db),
+            "psnr_db": finite_or_none(self.psnr_db),
             "kept_overlap": list(self.kept_overlap),
             "near_ties": self.near_ties,
             "passed": self.passed,
@@ -88,54 +80,123 @@ class Parity:
         }
 
 
-def compare(
-    reference: Sequence[Prediction], artifact: Sequence[Prediction], labels: Sequence[int] | None, gates: Gates
-) -> Parity:
-    """Compare predictions of the same inputs, image by image.
+@dataclass(frozen=True, kw_only=True)
+class ClassParity(Parity):
+    """Of a classifier."""
+
+    top1_agreement: float
+    top1_reference: float | None
+    """Share of labels hit; ``None`` if the images have no labels."""
+    top1_artifact: float | None
+    decided_images: int
+    """Images whose two likeliest classes the reference holds at least ``DECIDED_MARGIN`` apart."""
+    decided_agreement: float
+    """Top-1 agreement among those; 1 if there are none."""
+
+    @property
+    def figures(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("top-1 agreement", f"{self.top1_agreement:.1%}"),
+            ("of decided images", f"{self.decided_agreement:.1%} of {self.decided_images}"),
+            ("SNR of the logits", f"{self.snr_db:.1f} dB"),
+            ("PSNR of the logits", f"{self.psnr_db:.1f} dB"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        rates = {
+            "top1_agreement": self.top1_agreement,
+            "top1_reference": self.top1_reference,
+            "top1_artifact": self.top1_artifact,
+            "decided_images": self.decided_images,
+            "decided_agreement": self.decided_agreement,
+        }
+        return {**rates, **super().to_json()}
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number that JSON has."""
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two sides of a comparison that fit each other, without the images that either of two tokens may be kept of."""
+
+    reference: Sequence[Prediction]
+    artifact: Sequence[Prediction]
+    images: int
+    """Those left out too."""
+    expected: npt.NDArray[np.float32]
+    """What the reference gives, ``(images, …)``."""
+    actual: npt.NDArray[np.float32]
+    overlap: tuple[float, ...]
+
+    @property
+    def near_ties(self) -> int:
+        """Images left out."""
+        return self.images - len(self.reference)
+
+
+def paired(reference: Sequence[Prediction], artifact: Sequence[Prediction], what: str, gates: Gates) -> Compared:
+    """Bring predictions of the same inputs together.
+
+    Args:
+        what: what there is another number of if their shapes differ.
 
     Raises:
-        InputError: there are none, or they differ in number, classes or stages.
+        InputError: there are none, or they differ in number, shape or stages.
     """
     if not reference or len(reference) != len(artifact):
         raise InputError(f"parity needs the same images on both sides, not {len(reference)} and {len(artifact)}")
-    stages = len(reference[0].kept)
+    stages, images = len(reference[0].kept), len(reference)
+    differing = ""
     if any(len(prediction.kept) != stages for prediction in (*reference, *artifact)):
+        differing = "stages"
+    elif reference[0].output.shape != artifact[0].output.shape:
+        differing = what
+    if differing:
         raise InputError(
-            "parity: reference and artifact differ in their number of stages; is it another checkpoint's artifact?"
+            f"parity: reference and artifact differ in their number of {differing}; is it another checkpoint's artifact?"
         )
-    if reference[0].logits.shape != artifact[0].logits.shape:
-        raise InputError(
-            "parity: reference and artifact differ in their number of classes; is it another checkpoint's artifact?"
-        )
-    accuracy = [_accuracy(np.stack([one.logits for one in side]), labels) for side in (reference, artifact)]
-    images = len(reference)
     if gates.skips_near_ties and any(one.margin >= NEAR_TIE for one in reference):
         clear = [pair for pair in zip(reference, artifact) if pair[0].margin >= NEAR_TIE]
         reference, artifact = zip(*clear)
-    expected = np.stack([prediction.logits for prediction in reference])
-    actual = np.stack([prediction.logits for prediction in artifact])
-    same = expected.argmax(1) == actual.argmax(1)
-    decided = top2_margin(expected) >= DECIDED_MARGIN
     overlap = tuple(
         float(np.mean([kept_overlap(a.kept[stage], b.kept[stage]) for a, b in zip(reference, artifact)]))
         for stage in range(stages)
     )
-    snr, psnr = snr_db(expected, actual), psnr_db(expected, actual)
+    expected, actual = (np.stack([prediction.output for prediction in side]) for side in (reference, artifact))
+    return Compared(reference, artifact, images, expected, actual, overlap)
+
+
+def compare(
+    reference: Sequence[Prediction], artifact: Sequence[Prediction], labels: Sequence[int] | None, gates: Gates
+) -> ClassParity:
+    """Compare a classifier's predictions of the same inputs, image by image.
+
+    Raises:
+        InputError: there are none, or they differ in number, classes or stages.
+    """
+    both = paired(reference, artifact, "classes", gates)
+    accuracy = [_accuracy(np.stack([one.logits for one in side]), labels) for side in (reference, artifact)]
+    same = both.expected.argmax(1) == both.actual.argmax(1)
+    decided = top2_margin(both.expected) >= DECIDED_MARGIN
+    snr, psnr = snr_db(both.expected, both.actual), psnr_db(both.expected, both.actual)
     drop = None if accuracy[0] is None or accuracy[1] is None else 100 * (accuracy[0] - accuracy[1])
-    return Parity(
-        images=images,
+    return ClassParity(
+        images=both.images,
         top1_agreement=float(same.mean()),
         top1_reference=accuracy[0],
         top1_artifact=accuracy[1],
-        near_ties=images - len(reference),
+        near_ties=both.near_ties,
         decided_images=int(decided.sum()),
         decided_agreement=float(same[decided].mean()) if decided.any() else 1.0,
         snr_db=snr,
         psnr_db=psnr,
-        kept_overlap=overlap,
+        kept_overlap=both.overlap,
         gates=(
             *_rate_gates(same, decided, gates),
-            *_distance_gates(snr, psnr, overlap, gates),
+            *distance_gates("logits", snr, psnr, both.overlap, gates),
             *_drop_gate(drop, gates),
         ),
     )
@@ -184,23 +245,24 @@ def _rate_gates(same: npt.NDArray[np.bool_], decided: npt.NDArray[np.bool_], gat
     for name, group in (("all images", same), ("decided images", same[decided])):
         if len(group) >= gates.min_images_for_rate:
             rate, threshold = float(group.mean()), gates.min_top1_agreement
-            message = f"top-1 agreement on {name} {rate:.1%} {_side(rate >= threshold)} {100 * threshold:g}%"
+            message = f"top-1 agreement on {name} {rate:.1%} {side(rate >= threshold)} {100 * threshold:g}%"
             results.append(GateResult(f"top-1 agreement on {name}", message, rate >= threshold))
     return results
 
 
-def _distance_gates(snr: float, psnr: float, overlap: Sequence[float], gates: Gates) -> list[GateResult]:
+def distance_gates(what: str, snr: float, psnr: float, overlap: Sequence[float], gates: Gates) -> list[GateResult]:
+    """The gates of every artifact; ``what`` it gives."""
     results = []
     for name, value, threshold in (("SNR", snr, gates.min_snr_db), ("PSNR", psnr, gates.min_psnr_db)):
         if math.isfinite(threshold):
             passed = value >= threshold
             results.append(
-                GateResult(f"logits {name}", f"logits {name} {value:.1f} dB {_side(passed)} {threshold:.0f} dB", passed)
+                GateResult(f"{what} {name}", f"{what} {name} {value:.1f} dB {side(passed)} {threshold:.0f} dB", passed)
             )
     for stage, value in enumerate(overlap, start=1):
         passed = value >= gates.min_kept_overlap - 1e-9
         name = f"kept-token overlap of stage {stage}"
-        results.append(GateResult(name, f"{name} {value:.1%} {_side(passed)} {gates.min_kept_overlap:.0%}", passed))
+        results.append(GateResult(name, f"{name} {value:.1%} {side(passed)} {gates.min_kept_overlap:.0%}", passed))
     return results
 
 
@@ -214,5 +276,6 @@ def _drop_gate(drop: float | None, gates: Gates) -> list[GateResult]:
     return [GateResult("top-1 drop", f"top-1 drop {drop:.2f} points is {word} {gates.max_drop:g}", passed)]
 
 
-def _side(passed: bool) -> str:
+def side(passed: bool) -> str:
+    """On which side of a threshold a figure is, in words."""
     return "reaches" if passed else "is under"

@@ -20,12 +20,18 @@ from tofe_edge.errors import InputError
 
 @dataclass(frozen=True)
 class Prediction:
-    """Logits ``(classes,)`` float32, and per stage the image positions of kept patch tokens, best first."""
+    """What a net gives, float32, and per stage the image positions of kept patch tokens, best first."""
 
-    logits: npt.NDArray[np.float32]
+    output: npt.NDArray[np.float32]
+    """Logits ``(classes,)``, an embedding ``(D,)`` or features ``(N, D)``: see :data:`tofe_edge.io.artifact.OUTPUTS`."""
     kept: tuple[npt.NDArray[np.int64], ...]
     margins: tuple[float, ...] = ()
     """Per stage: the score of the last kept token less that of the first frozen one; empty if they are not known."""
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """The output of a classifier."""
+        return self.output
 
     @property
     def margin(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,12 +16,16 @@ from tofe_edge.errors import DeviceError, InputError, first_line
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint, load_model
 from tofe_edge.model.resolution import at_image_size
 from tofe_edge.model.tofe import Inference, ToFe
 
 Mode = Literal["batch", "instance", "dense"]
 Array = npt.NDArray[np.float32]
+
+_SHORTEST = 1e-6
+"""Length of an embedding that is not made longer: a vector of zeros stays what it is."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Reference:
     device: torch.device
     preprocessing: Preprocessing
     """How the checkpoint says that its inputs are made."""
+    output: Output | None = None
+    """What it gives; ``None``: the net's default."""
+    normalize: bool = False
+    """Give an embedding the length 1."""
 
     def predict(self, pixels: Array) -> list[Prediction]:
         """Predict a batch ``(B, 3, H, W)`` float32.
@@ -44,11 +52,20 @@ class Reference:
         with torch.inference_mode(), gpu_failures(self.device, f"with {len(pixels)} images"):
             images = torch.from_numpy(pixels).to(self.device)
             if self.mode == "dense":
-                return [Prediction(logits, ()) for logits in self.model.forward_dense(images).cpu().numpy()]
+                given = self._finished(self.model.forward_dense(images, self.output).cpu().numpy())
+                return [Prediction(row, ()) for row in given]
             if self.mode == "instance":
                 return [_split(self.model.forward_instance(image[None]))[0] for image in images]
             assert self.counts is not None
-            return _split(self.model.forward_batch(images, self.counts))
+            predictions = _split(self.model.forward_batch(images, self.counts, self.output))
+            return [replace(one, output=self._finished(one.output)) for one in predictions]
+
+    def _finished(self, given: Array) -> Array:
+        """Outputs as the artifact has them: an embedding of the length 1 if that is asked for."""
+        if not self.normalize:
+            return given
+        lengths: Array = np.linalg.norm(given.astype(np.float64), axis=-1, keepdims=True)
+        return (given / np.maximum(lengths, _SHORTEST)).astype(np.float32)
 
     def __call__(self, pixels: Array) -> Prediction:
         """Predict one image ``(1, 3, H, W)``."""
@@ -66,6 +83,8 @@ def load_reference(
     device: str = "auto",
     counts: TokenCounts | None = None,
     image_size: int | None = None,
+    output: Output | None = None,
+    normalize: bool = False,
 ) -> Reference:
     """Load a checkpoint as the reference.
 
@@ -74,6 +93,8 @@ def load_reference(
         device: ``auto`` (CUDA if there is one), ``cuda`` or ``cpu``.
         counts: token counts in place of the checkpoint's, at the size below.
         image_size: side of the input in place of the checkpoint's.
+        output: what it gives; ``None``: logits, or the embedding of a net without head.
+        normalize: gives an embedding the length 1.
 
     Raises:
         InputError: the checkpoint has no selectors for the mode, there is no CUDA device, or the counts or size do
@@ -93,7 +114,7 @@ def load_reference(
     if counts is not None:
         own_counts = counts.check(model.backbone.spec)
     with gpu_failures(target, "with the net alone"):
-        return Reference(model.to(target), own_counts, mode, target, preprocessing)
+        return Reference(model.to(target), own_counts, mode, target, preprocessing, output, normalize)
 
 
 def pick_device(name: str) -> torch.device:
@@ -148,10 +169,10 @@ def gpu_failures(device: torch.device, when: str) -> Iterator[None]:
 
 
 def _split(inference: Inference) -> list[Prediction]:
-    logits = inference.logits.float().cpu().numpy()
+    given = inference.output.float().cpu().numpy()
     kept = [index.cpu().numpy() for index in inference.kept]
     margins = torch.stack([margin.float().cpu() for margin in inference.margins], dim=1).tolist()
     return [
         Prediction(row, tuple(index[number] for index in kept), tuple(margins[number]))
-        for number, row in enumerate(logits)
+        for number, row in enumerate(given)
     ]

@@ -19,6 +19,9 @@ PRECISIONS = ("fp32", "fp16", "int8", "pal6", "pal4")
 """``pal6`` and ``pal4``: weights as 6- or 4-bit numbers of the entries of a palette, one per layer, computed in fp16."""
 
 IOS = ("tensor", "image")
+OUTPUTS = ("logits", "embedding", "features")
+"""What a model gives: a number per class; the vector that its head reads; or a vector per patch, in raster order."""
+
 PACKAGE_SUFFIX = ".mlpackage"
 
 DEFAULT_METHOD = "forward"
@@ -28,6 +31,11 @@ ADVICE = "convert the model again"
 Gmacs = Annotated[Number, Field(ge=0, lt=1e9)]
 """The limit is far above any net, and far below what code and READMEs could not say."""
 Milliseconds = Annotated[Number, Field(gt=0)]
+
+
+def words_for(output: str) -> str:
+    """An output in a sentence: ``logits``, ``an embedding``, ``features``."""
+    return "an embedding" if output == "embedding" else output
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Manifest:
     layout: Text
     """``tokens_first``: the order of axes that the graph computes in. Earlier versions had another one."""
     io: Annotated[Text, one_of(IOS)]
-    """``tensor``: normalised pixels in, logits out. ``image``: an image in, a class with probabilities out."""
+    """``tensor``: normalised pixels in. ``image``: an image in, and of a classifier a class with probabilities out."""
     deployment_target: Text | None
     """The oldest system that loads a Core ML model, by its name for iOS."""
     quantization: dict[Text, Any] | None
@@ -102,6 +110,22 @@ class Manifest:
     """Whether 64-bit CPUs of any make compute the same bytes (docs/native.md); the document has this key if it is true."""
     latency: dict[Text, Any] | None = None
     """What one image takes, milliseconds: predicted by the profile's table, measured if it was; there if either is known."""
+    output: Annotated[Text, one_of(OUTPUTS)] = "logits"
+    """One of :data:`OUTPUTS`; the document has this key, and the next ones, if it is not ``logits``."""
+    normalized: Flag = False
+    """Whether an embedding has the length 1."""
+    output_shape: list[Annotated[Int, Field(ge=1)]] | None = None
+    """Of one image: ``[D]`` of an embedding, ``[N, D]`` of features; ``None`` of logits, of which there is one per class."""
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives logits."""
+        return self.output == "logits"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what it gives for one image."""
+        return (len(self.class_names),) if self.output_shape is None else tuple(self.output_shape)
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -131,6 +155,9 @@ class Manifest:
             del document["reproducible"]
         if self.latency is None:
             del document["latency"]
+        if self.classifies:
+            for key in ("output", "normalized", "output_shape"):
+                del document[key]
         return {"schema": SCHEMA, **document}
 
     @classmethod
@@ -143,13 +170,24 @@ class Manifest:
         manifest = validate(cls, without_schema(document, SCHEMA, "manifest", ADVICE), "manifest", ADVICE)
         if manifest.latency is not None:
             validate(_Latency, manifest.latency, "manifest key 'latency':", ADVICE)
-        if not manifest.class_names or len(manifest.class_names) != len(manifest.class_ids):
-            raise InputError("manifest keys 'class_names' and 'class_ids' must be of equal length and not empty")
+        _check_output(manifest)
         if any(method.token_counts is None for method in manifest.further_methods):
             raise InputError(f"manifest key 'further_methods' has one without token counts; {ADVICE}")
         if len(manifest.methods) <= len(manifest.further_methods):
             raise InputError(f"manifest key 'further_methods' names a method twice; {ADVICE}")
         return manifest
+
+
+def _check_output(manifest: Manifest) -> None:
+    """Raise :class:`InputError` if classes, output and shape contradict each other."""
+    if len(manifest.class_names) != len(manifest.class_ids) or (manifest.classifies and not manifest.class_names):
+        raise InputError("manifest keys 'class_names' and 'class_ids' must be of equal length and not empty")
+    sizes = {"logits": 0, "embedding": 1, "features": 2}
+    shape = manifest.output_shape or []
+    if len(shape) != sizes[manifest.output] or (len(shape) == 2 and shape[0] != manifest.patch_tokens):
+        raise InputError(f"manifest key 'output_shape' is not that of {manifest.output}; {ADVICE}")
+    if manifest.normalized and manifest.output != "embedding":
+        raise InputError(f"manifest key 'normalized' is for an embedding, not for {manifest.output}; {ADVICE}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from PIL import Image
 
-from tofe_edge.errors import InputError, quoted
+from tofe_edge.errors import InputError, quoted, require
 from tofe_edge.io.images import IMAGE_SUFFIXES, decode_image, list_images, read_image
 from tofe_edge.io.tar import Member, list_members, read_member
 
@@ -90,11 +90,12 @@ def find_samples(source: Path, class_ids: Sequence[str]) -> list[Sample]:
     ========================  =================================================================================
 
     Args:
-        class_ids: of the net, in the order of its logits; at least one.
+        class_ids: of the net, in the order of its logits.
 
     Raises:
-        InputError: it does not exist, cannot be read, holds no image, or does not fit the net's classes.
+        InputError: there are no classes, it does not exist, cannot be read, holds no image, or does not fit the net's classes.
     """
+    require(class_ids, f"{source}: its images cannot be labelled, the model has no head and so no classes")
     classes = ClassMap(class_ids)
     path = source
     try:

@@ -69,16 +69,51 @@ class Gates:
     """Fewer images do not gate agreement."""
     skips_near_ties: bool = False
     """Leave out images on which the reference holds two tokens at the cut less than a near tie apart."""
+    min_cosine: float = 0.0
+    """Mean cosine of embeddings, or of feature vectors, with the reference's."""
+    min_worst_cosine: float = 0.0
+    """The least cosine of an embedding; of features the lowest 5 % of the tokens."""
+    min_neighbour_agreement: float = 0.0
+    """Share of images, of those with a clearly nearest neighbour among all others, that have the same one by the artifact's
+    embeddings."""
+    min_token_snr_db: float = -math.inf
+    """The median of the tokens of features."""
 
 
-FP32_GATES = Gates(min_snr_db=60.0, min_top1_agreement=1.0, min_kept_overlap=1.0, skips_near_ties=True)
+FP32_GATES = Gates(
+    min_snr_db=60.0,
+    min_top1_agreement=1.0,
+    min_kept_overlap=1.0,
+    skips_near_ties=True,
+    min_cosine=0.99999,
+    min_worst_cosine=0.9999,
+    min_neighbour_agreement=1.0,
+    min_token_snr_db=60.0,
+)
 """Same arithmetic in another order: about 1e-6 of the logits, never another token or class but by a near tie."""
 
-FP16_GATES = Gates(min_snr_db=20.0, min_psnr_db=35.0, min_top1_agreement=0.99, min_kept_overlap=0.98)
+FP16_GATES = Gates(
+    min_snr_db=20.0,
+    min_psnr_db=35.0,
+    min_top1_agreement=0.99,
+    min_kept_overlap=0.98,
+    min_cosine=0.995,
+    min_worst_cosine=0.95,
+    min_neighbour_agreement=0.99,
+    min_token_snr_db=20.0,
+)
 """35 dB is the PSNR gate of Apple's own converters of diffusion models. A token near the cut that fp16 swaps moves the logits
 more than its arithmetic does: the shipped net has 29.7 dB of SNR with some swapped, and 53.8 with fp32's tokens forced."""
 
-INT8_GATES = Gates(min_snr_db=10.0, min_top1_agreement=0.95, min_kept_overlap=0.85)
+INT8_GATES = Gates(
+    min_snr_db=10.0,
+    min_top1_agreement=0.95,
+    min_kept_overlap=0.85,
+    min_cosine=0.95,
+    min_worst_cosine=0.8,
+    min_neighbour_agreement=0.95,
+    min_token_snr_db=10.0,
+)
 """Post-training int8 costs a vision transformer half a point of accuracy when done well; borderline images change sides,
 one in twenty at most. Tokens near the cut change sides too, and move the logits more than rounding does: the shipped
 net keeps 98, 96 and 93 % of its tokens in dynamic int8 at 16 dB. Below 10 dB or 85 % something is broken, not rounded."""

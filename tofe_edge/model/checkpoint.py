@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,34 +17,27 @@ from torch import Tensor
 from tofe_edge.errors import InputError, require
 from tofe_edge.io.documents import Flag, Int, Number, Text, validate, without_schema
 from tofe_edge.io.files import sha256_of, staging_dir, write_atomically
+from tofe_edge.io.labels import Classes, numbered
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.io.tensors import must_be_a_file, read_metadata, read_tensors
+from tofe_edge.io.tensors import read_metadata, read_state_dict, read_tensors
 from tofe_edge.model.backbones import Backbone, BackboneAdapter, Reduction, TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import backbone_to_json
+from tofe_edge.model.backbones.state_dict import fit_weights, read_weights
 from tofe_edge.model.backbones.weights import load_strictly
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 
 SCHEMA = 1
-IMAGENET_CLASSES = 1000
-_HEADER_KEY = "tofe_edge"
-
-
-@dataclass(frozen=True)
-class Classes:
-    """What the logits mean: ids (WordNet ids for ImageNet) and names, in logit order."""
-
-    ids: tuple[Text, ...]
-    names: tuple[Text, ...]
+HEADER_KEY = "tofe_edge"
 
 
 @dataclass(frozen=True)
 class ReducedBudget:
-    """A budget that a net was reduced for, and how far its predictions are from the dense net's there."""
+    """A budget that a net was reduced for, and how far its outputs are from the dense net's there."""
 
     counts: tuple[Int, ...]
     divergence: Number
-    """Nats."""
+    """In nats, or as one less the cosine of embeddings."""
     agreement: Number
     """Percentage of images."""
 
@@ -74,6 +67,10 @@ class Checkpoint:
     reduction: Reduction = "paper"
     thaws_last: bool = False
     """Whether tokens frozen in the last stage thaw by an approximator of their own."""
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where ``weights``, ``classes`` and ``preprocessing`` are from if not from the header."""
+    remarks: tuple[str, ...] = field(default=(), compare=False)
+    """What was decided about plain weights without being asked, a line each."""
 
     @property
     def top1(self) -> float:
@@ -172,7 +169,7 @@ def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Chec
         "accuracy": header.accuracy,
         "training": header.training,
     }
-    metadata = {_HEADER_KEY: json.dumps(document, sort_keys=True)}
+    metadata = {HEADER_KEY: json.dumps(document, sort_keys=True)}
     write_atomically(path, lambda temporary: _write_tensors(tensors, temporary, metadata))
     return replace(header, path=path)
 
@@ -225,12 +222,12 @@ def read_header(path: Path) -> Checkpoint:
         InputError: the file is missing, truncated, not a safetensors file, or its header is not ours.
     """
     metadata = read_metadata(path)
-    if _HEADER_KEY not in metadata:
+    if HEADER_KEY not in metadata:
         raise InputError(
             f"{path}: has no tofe-edge header, so it holds plain weights; name their net with --backbone to use them as a dense model"
         )
     try:
-        document = json.loads(metadata[_HEADER_KEY])
+        document = json.loads(metadata[HEADER_KEY])
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the tofe-edge header is not JSON ({error})") from error
     try:
@@ -256,27 +253,9 @@ def read_header(path: Path) -> Checkpoint:
         raise InputError(f"{path}: {error}") from error
 
 
-def describe_dense(path: Path, backbone_name: str) -> Checkpoint:
-    """A file of plain dense weights as a checkpoint without selectors; nothing but its existence is checked here.
-
-    Raises:
-        InputError: the file is missing, or the backbone cannot carry ToFe.
-    """
-    must_be_a_file(path)
-    host = create_backbone(backbone_name)
-    header = describe(path.stem, host.spec, host.preprocessing, default_classes(host.spec.classes), None)
-    return replace(header, path=path, plain=True)
-
-
 def default_classes(count: int) -> Classes:
-    """ImageNet's classes if there are 1000, else plain numbers."""
-    if count == IMAGENET_CLASSES:
-        from tofe_edge.model.backbones.timm_vit import imagenet_classes
-
-        ids, names = imagenet_classes()
-        return Classes(tuple(ids), tuple(names))
-    numbers = tuple(str(number) for number in range(count))
-    return Classes(numbers, numbers)
+    """Classes that nobody named: ``class 0``, ``class 1``, …; their ids are the numbers."""
+    return numbered(count)
 
 
 def load_model(checkpoint: Checkpoint) -> ToFe:
@@ -285,14 +264,15 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
     Raises:
         InputError: weights and header do not fit each other.
     """
-    weights = read_tensors(checkpoint.path)
+    weights = {} if checkpoint.plain else read_tensors(checkpoint.path)
+    plain = read_state_dict(checkpoint.path) if checkpoint.plain else None
     try:
         model = ToFe(backbone_of(checkpoint))
         named, classes = checkpoint.classes, model.backbone.spec.classes
         if not len(named.ids) == len(named.names) == classes:
             raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")
-        if checkpoint.plain:
-            model.backbone.load_dense(weights)
+        if plain is not None:
+            model.backbone.load_dense(fit_weights(read_weights(plain), model.backbone.spec))
         elif checkpoint.token_counts is None:
             # Selectors are never run: a dense checkpoint has none, the dense form of another one leaves its own.
             dense = {key.removeprefix("backbone."): value for key, value in weights.items() if not _is_of_tofe(key)}

@@ -26,7 +26,7 @@ from tofe_edge.packaging.platform import (
     require_target,
 )
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, provenance_file, read_provenance
-from tofe_edge.packaging.texts import TEMPLATES, boolean, common_values, float_words, render, template_names
+from tofe_edge.packaging.texts import TEMPLATES, boolean, common_values, float_words, parts, render, template_names
 
 _NAME = "android"
 _AAR, _AAR_FILE, _SOURCE = "aar", "aar file", "source"
@@ -87,6 +87,7 @@ class _Parts:
         self._model, self._options = model, options
         self._package = package_of(model, options.package_name)
         self._values = values_for(model, self._package, self.licences)
+        self._values |= parts(_NAME, manifest, self._values)
         use = render("android/README-use.md", self._values).data.decode()
         self._values = {**self._values, "USE": use}
 
@@ -133,7 +134,11 @@ class _Parts:
         return _below(f"assets/{assets_folder(self._model.name, self._model.manifest.sha256)}/", self._model.files())
 
     def _kotlin(self) -> dict[str, BundleFile]:
-        return {PurePosixPath(name).name: render(name, self._values) for name in template_names("android/kotlin")}
+        files = {PurePosixPath(name).name: render(name, self._values) for name in template_names("android/kotlin")}
+        files[f"{self._values['CLASS']}.kt"] = files.pop("Tofe.kt")
+        if not self._model.manifest.classifies:
+            del files["Prediction.kt"]
+        return files
 
     def _documents(self, readme: str) -> dict[str, BundleFile]:
         return {

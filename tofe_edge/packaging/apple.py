@@ -13,7 +13,7 @@ from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.targets import find_target, gates_of, targets_for
 from tofe_edge.packaging.archive import Unpacked
 from tofe_edge.packaging.bundle import Bundle, BundleFile, identifier
-from tofe_edge.packaging.contents import LABELS, PackagedModel
+from tofe_edge.packaging.contents import PackagedModel
 from tofe_edge.packaging.licences import EXECUTORCH, GLUE, PHOTOGRAPHS, PILLOW, legal_files, weights_licence
 from tofe_edge.packaging.platform import (
     Options,
@@ -24,7 +24,7 @@ from tofe_edge.packaging.platform import (
     require_target,
 )
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
-from tofe_edge.packaging.texts import boolean, common_values, float_words, render, template_names
+from tofe_edge.packaging.texts import LABELS, boolean, common_values, float_words, parts, render, template_names
 
 _NAME = "apple"
 _SOURCES, _TESTS = "Sources/Classifier/", "Tests/ClassifierTests/"
@@ -80,6 +80,9 @@ def _code(model: PackagedModel, variant: str, values: Mapping[str, object]) -> d
         for folder, place in folders.items()
         for name in template_names(folder)
     }
+    files[f"{_SOURCES}{values['CLASS']}.swift"] = files.pop(f"{_SOURCES}Tofe.swift")
+    if not model.manifest.classifies:
+        del files[f"{_SOURCES}Prediction.swift"]
     return {_MANIFEST: files.pop(f"{_SOURCES}{_MANIFEST}"), **files}
 
 
@@ -144,7 +147,6 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
         "IOS": ios,
         "MACOS": macos,
         "MODEL_FILE": model.file_name,
-        "LABELS_FILE": LABELS,
         "SUMS": "\n".join(f'        "{name}": "{sha256}",' for name, sha256 in _sums(model).items()),
         "SELECTS_BY_RANK": boolean(manifest.selection == "rank"),
         "SHORT_SIDE": math.floor(spec.image_size / spec.crop_pct) if spec.resize == "short_side" else "nil",
@@ -165,7 +167,7 @@ def values_for(model: PackagedModel, module: str) -> dict[str, object]:
         values["PRODUCTS"] = "\n".join(
             f'                .product(name: "{name}", package: "executorch"),' for name in _products(manifest)
         )
-    return values
+    return {**values, **parts(_NAME, manifest, values)}
 
 
 def _products(manifest: Manifest) -> list[str]:
@@ -177,7 +179,7 @@ def _products(manifest: Manifest) -> list[str]:
 
 def _sums(model: PackagedModel) -> dict[str, str]:
     """Return the SHA-256 of what the code reads beside the model."""
-    read = [LABELS, *(name for name in model.files() if name.startswith(f"{model.name}.golden/"))]
+    read = [name for name in model.files() if name == LABELS or name.startswith(f"{model.name}.golden/")]
     return {name: hashlib.sha256(model.files()[name].data).hexdigest() for name in sorted(read)}
 
 
@@ -203,8 +205,8 @@ _COMMON_TYPES = (
     "Substring Task Tensor Thread Timer Type UInt UInt8 URL URLSession UUID Value View Void"
 )
 _OWN_TYPES = (
-    "Checksum CompiledModel Facts LogitDistance ModelInput Network Outputs PillowResize Pixels Prediction Preprocessing Resources "
-    "SelfTest SelfTestResult Square TofeBudget TofeClassifier TofeConfiguration TofeError"
+    "Checksum CompiledModel Facts ModelInput Network OutputDistance Outputs PillowResize Pixels Prediction Preprocessing Resources "
+    "SelfTest SelfTestResult Square TofeBudget TofeClassifier TofeConfiguration TofeEncoder TofeError"
 )
 _TAKEN = {name.lower() for name in f"{_SYSTEM_MODULES} {_COMMON_TYPES} {_OWN_TYPES}".split()}
 """Modules that one of the same name would stand in for, and types that would hide it or be hidden, in lower case, because file

@@ -14,8 +14,8 @@ from tofe_edge.io.artifact import Artifact, Manifest
 from tofe_edge.io.files import Content, fingerprint, left_by_macos
 from tofe_edge.packaging.bundle import BundleFile, check_model_name
 from tofe_edge.packaging.licences import Weights
+from tofe_edge.packaging.texts import LABELS
 
-LABELS = "labels.txt"
 PREPROCESSING = "preprocessing.json"
 
 
@@ -43,13 +43,15 @@ class PackagedModel:
         return {f"{self.file_name}/{name}": BundleFile(part) for name, part in self.content.items()}
 
     def files(self) -> dict[str, BundleFile]:
-        """Return the model, its manifest and golden vectors as ``tofe-edge run --self-test`` takes them, labels and preprocessing."""
+        """Return the model, its manifest and golden vectors as ``tofe-edge run --self-test`` takes them, a classifier's labels, and
+        the preprocessing."""
         golden = {f"{self.name}.golden/{name}": BundleFile(data) for name, data in self.golden.content().items()}
+        labels = "".join(f"{name}\n" for name in self.manifest.class_names)
         return {
             **self.model_files(),
             **golden,
             f"{self.name}.json": json_file(self.manifest.to_json()),
-            LABELS: BundleFile("".join(f"{name}\n" for name in self.manifest.class_names).encode()),
+            **({LABELS: BundleFile(labels.encode())} if labels else {}),
             PREPROCESSING: json_file(self.manifest.preprocessing.to_json()),
         }
 

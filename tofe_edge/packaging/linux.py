@@ -31,7 +31,7 @@ from tofe_edge.packaging.licences import (
 )
 from tofe_edge.packaging.platform import Options, Platform, executorch_release, files_below, require_target
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, provenance_file
-from tofe_edge.packaging.texts import facts, render
+from tofe_edge.packaging.texts import facts, kind_values, parts, render
 from tofe_edge.runtimes.devices.deploy import cached_runner
 from tofe_edge.runtimes.elf import Elf, read_elf
 from tofe_edge.runtimes.native_build import Target, aarch64_emulator
@@ -275,7 +275,9 @@ def _values(model: PackagedModel, arch: str, folder: str, programs: Programs) ->
         "SYSTEMS": _SYSTEMS_BY_GLIBC.get(programs.glibc, ""),
         "EXECUTORCH": executorch_release(model.manifest, "Linux"),
         "THREADS": _THREADS,
+        **kind_values(model.manifest),
     }
+    values |= parts(_NAME, model.manifest, values)
     return {**values, "HARDENING": render("linux/hardening.conf", values).data.decode().strip("\n")}
 
 
@@ -284,12 +286,12 @@ def _version(parts: tuple[int, int]) -> str:
 
 
 def _documents(values: Mapping[str, object]) -> dict[str, BundleFile]:
-    name = values["NAME"]
+    name, program = values["NAME"], values["PROGRAM"]
     return {
         "README.md": render("linux/README.md", values),
         f"systemd/{name}-self-test.service": render("linux/self-test.service", values),
-        f"systemd/{name}-classify@.service": render("linux/classify.service", values),
-        "example/classify.c": render("linux/classify.c", values),
+        f"systemd/{name}-{program}@.service": render("linux/image.service", values),
+        f"example/{program}.c": render("linux/program.c", values),
         "example/Makefile": render("linux/Makefile", values),
     }
 

@@ -11,6 +11,7 @@ from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.targets import gates_of
 from tofe_edge.packaging.bundle import BundleFile
 
+LABELS = "labels.txt"
 TEMPLATES = Path(__file__).parent / "templates"
 _KEY = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 
@@ -58,8 +59,58 @@ def facts(manifest: Manifest) -> str:
     tokens = "all tokens" if counts is None else f"{counts} of {manifest.patch_tokens} tokens"
     return (
         f"{plain(manifest.backbone)}, {manifest.precision}, {manifest.size_bytes / 1e6:.2f} MB, {tokens} per stage, "
-        f"{manifest.gmacs:.3f} GMACs, {len(manifest.class_names)} classes."
+        f"{manifest.gmacs:.3f} GMACs, {_amount(manifest)}."
     )
+
+
+def _amount(manifest: Manifest) -> str:
+    """Return how much the model gives for one image."""
+    if manifest.classifies:
+        return f"{len(manifest.class_names)} classes"
+    if manifest.output == "embedding":
+        return f"an embedding of {manifest.shape[0]} numbers{' and the length 1' if manifest.normalized else ''}"
+    return f"features of {manifest.shape[0]} patches, {manifest.shape[1]} numbers each"
+
+
+def kind_values(manifest: Manifest) -> dict[str, object]:
+    """Return the words of templates that depend on what a model gives: classes, or vectors."""
+    classifies, embeds = manifest.classifies, manifest.output == "embedding"
+    vectors, size = (1, manifest.shape[0]) if len(manifest.shape) == 1 else manifest.shape
+    does = "Classifies images" if classifies else f"Makes {'embeddings' if embeds else 'features'} of images"
+    length = ", of the length 1" if manifest.normalized else ""
+    gives = (
+        f"The embedding of an image: {size} numbers{length}."
+        if embeds
+        else f"The features of an image: {vectors} vectors of {size} numbers, one behind the other, for its patches row by row."
+    )
+    return {
+        "OUTPUT": manifest.output,
+        "VALUES": vectors * size,
+        "VECTOR_SIZE": size,
+        "CLASS": "TofeClassifier" if classifies else "TofeEncoder",
+        "INSTANCE": "classifier" if classifies else "encoder",
+        "CALL": "classify" if classifies else "embed" if embeds else "features",
+        "PROGRAM": "classify" if classifies else "encode",
+        "DONE": "classified" if classifies else "used",
+        "DOES": does,
+        "DOES_ONE": "Classifies one image" if classifies else f"Makes the {manifest.output} of one image",
+        "GIVES": gives,
+        "IS_ARE": "is" if embeds else "are",
+        "SEEN": "classes" if classifies else "first numbers",
+        "CONTENTS": "labels, " if classifies else "",
+        "SHOW": "--top 5" if classifies else f"--values {size}",
+        "SHOWN": "classes under `top`" if classifies else "numbers under `values`",
+        "FILES": "`model/labels.txt`, `model/preprocessing.json` | class names by line; what is done to an image"
+        if classifies
+        else "`model/preprocessing.json` | what is done to an image",
+        "LABELS_FILE": LABELS,
+    }
+
+
+def parts(platform: str, manifest: Manifest, values: Mapping[str, object]) -> dict[str, object]:
+    """Return the texts that a platform's templates have in another form for classes and for vectors, by their keys."""
+    folder = f"parts/{platform}/{'classes' if manifest.classifies else 'vectors'}"
+    return {Path(name).stem.upper(): render(name, values).data.decode() for name in template_names(folder)}
 
 
 def common_values(manifest: Manifest) -> dict[str, object]:
@@ -78,6 +129,7 @@ def common_values(manifest: Manifest) -> dict[str, object]:
         "MIN_KEPT_OVERLAP": gates.min_kept_overlap,
         "SKIPS_NEAR_TIES": boolean(gates.skips_near_ties),
         "FACTS": facts(manifest),
+        **kind_values(manifest),
     }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tofe_edge.io.progress import progress_bar
@@ -25,13 +26,15 @@ class Evidence:
         importance: ``(B, depth, N)``, how much attention each patch token receives in each block.
         states: patch tokens ``(b, depth + 1, N, D)`` at the input of each block, and behind the last, of the first b images;
             in half precision.
-        logits: ``(B, classes)``.
+        outputs: logits ``(B, classes)``, or embeddings ``(B, D)`` of a net without a head.
+        classifies: whether outputs are logits.
     """
 
     embedded: Tensor
     importance: Tensor
     states: Tensor
-    logits: Tensor
+    outputs: Tensor
+    classifies: bool = True
 
     def __len__(self) -> int:
         return len(self.embedded)
@@ -42,7 +45,22 @@ class Evidence:
 
     def part(self, images: slice) -> Evidence:
         """Some of the images; ``states`` of those that have some."""
-        return Evidence(self.embedded[images], self.importance[images], self.states[images], self.logits[images])
+        return replace(
+            self,
+            embedded=self.embedded[images],
+            importance=self.importance[images],
+            states=self.states[images],
+            outputs=self.outputs[images],
+        )
+
+    def divergence(self, outputs: Tensor) -> float:
+        """How far outputs are from the dense net's, see :func:`distance`."""
+        return float(distance(outputs, self.outputs, self.classifies))
+
+    def agreement(self, outputs: Tensor) -> float:
+        """Percentage of images with the dense net's best class; of embeddings, with its nearest neighbour among the images."""
+        ours, dense = (one if self.classifies else _similarities(one) for one in (outputs, self.outputs))
+        return 100 * float((ours.argmax(dim=1) == dense.argmax(dim=1)).double().mean())
 
 
 @torch.inference_mode()
@@ -63,15 +81,20 @@ def examine(backbone: BackboneAdapter, images: Tensor, with_states: int) -> Evid
             if start < with_states:
                 states.append(torch.stack(stream, dim=1)[: with_states - start])
             bar.update(len(embedded))
-    embedded, importance, logits = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Evidence(embedded, importance, torch.cat(states), logits)
+    embedded, importance, outputs = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Evidence(embedded, importance, torch.cat(states), outputs, backbone.spec.classes > 0)
 
 
-def divergence(logits: Tensor, dense: Tensor) -> float:
-    """Mean Kullback-Leibler divergence of predictions from the dense net's, in nats; logits ``(B, classes)``."""
-    return float(distillation_loss(logits, dense))
+def distance(outputs: Tensor, dense: Tensor, classifies: bool) -> Tensor:
+    """Mean distance of outputs from the dense net's.
+
+    Of logits ``(B, classes)`` the Kullback-Leibler divergence of the predictions, in nats; of embeddings ``(B, D)`` one less
+    the cosine.
+    """
+    return distillation_loss(outputs, dense) if classifies else (1 - F.cosine_similarity(outputs, dense)).mean()
 
 
-def agreement(logits: Tensor, dense: Tensor) -> float:
-    """Percentage of images on which the best class is the dense net's."""
-    return 100 * float((logits.argmax(dim=1) == dense.argmax(dim=1)).double().mean())
+def _similarities(embeddings: Tensor) -> Tensor:
+    """Cosines ``(B, B)`` of embeddings; an image is not its own neighbour."""
+    directions = F.normalize(embeddings, dim=1)
+    return (directions @ directions.T).fill_diagonal_(-2.0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts
 from tofe_edge.model.masking import take
 from tofe_edge.model.tofe import ComparingSelector, Selection, ToFe, UpdateApproximator, score_of
-from tofe_edge.reduction.evidence import BATCH, Evidence, divergence
+from tofe_edge.reduction.evidence import BATCH, Evidence
 
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 0.01
@@ -55,7 +55,7 @@ class Fitter:
 
     @torch.no_grad()
     def build(self, plan: Plan) -> tuple[ToFe, Tensor]:
-        """The net of a plan, fitted, and its logits on the judged images. Its blocks are those of the dense net."""
+        """The net of a plan, fitted, and its outputs on the judged images. Its blocks are those of the dense net."""
         model = reduced_net(self.backbone, plan.stages)
         prefix, edges = self.backbone.spec.prefix_tokens, (*plan.stages, self.backbone.spec.depth)
         selector, fitting, judging = self._first_stage(plan.stages[0])
@@ -68,15 +68,20 @@ class Fitter:
             selector.aversion.fill_(plan.aversion)
             model.selectors[stage] = selector
             # 2. An approximator that brings thawed tokens near the dense net's.
-            if stage + 1 < len(plan.counts.kept):
+            if stage < len(model.approximators):
                 model.approximators[stage] = self._approximator(model, stage, number, fitting, edges[stage + 1])
+            if stage + 1 < len(plan.counts.kept):
                 fitting = advance(model, stage, number, fitting)
             judging = advance(model, stage, number, judging)
         return model.eval(), self.backbone.logits(judging)
 
     def divergence(self, plan: Plan) -> float:
-        """The divergence of a plan's net from the dense net on the judged images, in nats."""
-        return divergence(self.build(plan)[1], self.judged.logits)
+        """The divergence of a plan's net from the dense net on the judged images."""
+        return self.judged.divergence(self.build(plan)[1])
+
+    def at_first_selection(self, plan: Plan) -> Tensor:
+        """The dense net's tokens ``(B, P + N, D)`` of the images to fit to, where the plan first selects."""
+        return self._first_stage(plan.stages[0])[1]
 
     def _first_stage(self, block: int) -> tuple[ComparingSelector, Tensor, Tensor]:
         """The first selector, and tokens of both sets of images at its block: they do not depend on counts."""
@@ -94,7 +99,9 @@ class Fitter:
         """Ridge regression of the updates that frozen tokens had in the dense net, from those of their kept tokens."""
         prefix, updates, wanted, weights = self.backbone.spec.prefix_tokens, [], [], []
         target = self.fit.states[:, block]
-        importance = self.fit.future_importance(block)[: len(target)]
+        # What matters is tokens that will be attended to; behind the last block all count alike.
+        last = block == self.backbone.spec.depth
+        importance = torch.ones(target.shape[:2]) if last else self.fit.future_importance(block)[: len(target)]
         for start in range(0, len(target), BATCH):
             some = slice(start, min(start + BATCH, len(target)))
             selection, processed = _run(model, stage, number, tokens[some])
@@ -104,7 +111,6 @@ class Fitter:
             updates.append(update.flatten(0, 1))
             missing = take(target[some].float(), selection.frozen_index) - selection.frozen
             wanted.append(missing.flatten(0, 1))
-            # What matters is tokens that will be attended to.
             weights.append(importance[some].gather(1, selection.frozen_index).flatten())
         weight, bias = ridge(torch.cat(updates), torch.cat(wanted), torch.cat(weights))
         approximator = UpdateApproximator(self.backbone.spec.dim)
@@ -121,8 +127,8 @@ def reduced_net(backbone: BackboneAdapter, stages: tuple[int, ...]) -> ToFe:
 
 
 def merging_spec(spec: Backbone, stages: tuple[int, ...]) -> Backbone:
-    """The shape of a net that merges, with selections before these blocks."""
-    return replace(spec, stages=stages, reduction="merging")
+    """The shape of a net that merges, with selections before these blocks. Without a head all its patch tokens are of use."""
+    return replace(spec, stages=stages, reduction="merging", thaws_last=spec.thaws_last or not spec.classes)
 
 
 def fit_selector(patches: Tensor, importance: Tensor, passes: int, seed: int) -> ComparingSelector:
@@ -184,12 +190,12 @@ def ridge(inputs: Tensor, outputs: Tensor, weights: Tensor) -> tuple[Tensor, Ten
 
 
 def advance(model: ToFe, stage: int, number: int, tokens: Tensor) -> Tensor:
-    """Tokens ``(B, P + N, D)`` through a stage: to the next selection, or ``(B, P + K, D)`` to the head."""
-    prefix, last = model.backbone.spec.prefix_tokens, stage + 1 == len(model.selectors)
+    """Tokens ``(B, P + N, D)`` through a stage: to the next selection, or ``(B, P + K, D)`` to a head that reads no others."""
+    prefix = model.backbone.spec.prefix_tokens
 
     def through(some: Tensor) -> Tensor:
         selection, processed = _run(model, stage, number, some)
-        if last:
+        if stage == len(model.approximators):
             return processed
         patches = model.rearrange(stage, selection, processed[:, prefix:])
         return torch.cat((processed[:, :prefix], patches), dim=1)

@@ -16,9 +16,10 @@ from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ComparingSelector, ToFe, UpdateApproximator
-from tofe_edge.reduction.evidence import BATCH, Evidence, agreement, divergence, examine
+from tofe_edge.reduction.evidence import BATCH, Evidence, examine
 from tofe_edge.reduction.fitting import Fitter, Plan, merging_spec
 from tofe_edge.reduction.search import counts_for, search
+from tofe_edge.reduction.tuning import tune
 from tofe_edge.training.counts import center_selectors
 
 FEWEST_IMAGES = 64
@@ -33,6 +34,9 @@ _LARGE_GMACS = 8.0
 
 _SEARCH_PASSES, _PASSES = 8, 15
 _FINALISTS = 2
+_TUNING_STEPS = 200
+"""Of a net of 1 GMAC. Larger ones take fewer, with the root of their work, since a step takes longer."""
+
 _WITH_STATES = 256
 _CENTER_ON = 256
 _FLAT = 1e-3
@@ -47,8 +51,8 @@ class Outcome:
         target: the budget, in ``unit``.
         counts: patch tokens kept per stage.
         cost: what they come to, in ``unit``.
-        divergence: from the dense net, in nats.
-        agreement: percentage of images with the dense net's best class.
+        divergence: from the dense net: in nats, or one less the cosine of embeddings.
+        agreement: percentage of images with the dense net's best class, or nearest neighbour.
     """
 
     target: float
@@ -70,6 +74,7 @@ class Report:
         fitted_to: images that parts were fitted to.
         judged_on: other images, on which divergences were measured.
         plans: how many were tried.
+        measure: of divergences, ``"nats"`` or, of embeddings, ``"cosine distance"``.
     """
 
     stages: tuple[int, ...]
@@ -80,6 +85,7 @@ class Report:
     judged_on: int
     plans: int
     seed: int
+    measure: str = "nats"
 
     def to_json(self) -> dict[str, Any]:
         """The record in a checkpoint's header."""
@@ -121,27 +127,46 @@ def reduce_net(
     nets = []
     with progress_bar("fitting", total=min(_FINALISTS, len(tried)), unit="net") as bar:
         for one in tried[:_FINALISTS]:
-            model, logits = whole.build(one.plan)
-            nets.append((one.at_equal_time(divergence(logits, judged.logits)), one.plan, model, logits))
+            model, outputs = whole.build(one.plan)
+            nets.append((one.at_equal_time(judged.divergence(outputs)), one.plan, model))
             bar.update()
-    _, plan, model, logits = min(nets, key=lambda net: net[0])
-    # 4. This budget and further ones, and what each part brought.
-    outcomes = [_outcome(cost, plan, plan.counts, logits, judged)]
-    outcomes += [_further(model, plan, replace(cost, target=target), judged) for target in further]
-    without = {name: divergence(run(twin, plan.counts, judged), judged.logits) for name, twin in _ablated(model)}
+    _, plan, model = min(nets, key=lambda net: net[0])
+    # 4. Token counts of further budgets, then small parameters tuned for all budgets.
+    counts = [plan.counts, *(_counts_at(model, plan, replace(cost, target=target), judged) for target in further)]
+    steps = round(_TUNING_STEPS / max(1.0, gmacs(dense_macs(cost.backbone))) ** 0.5)
+    untuned, model = model, tune(model, counts, whole.at_first_selection(plan), fit, steps, seed)
+    # 5. What became of each budget, and what each part brought.
+    outcomes = [
+        _outcome(replace(cost, target=target), plan, kept, run(model, kept, judged), judged)
+        for target, kept in zip((cost.target, *further), counts, strict=True)
+    ]
+    without = {
+        name: judged.divergence(run(twin, plan.counts, judged))
+        for name, twin in [*_ablated(model), ("tuning", untuned)]
+    }
     center_selectors(model, plan.counts, shuffled[judged_count:][:_CENTER_ON])
-    report = Report(plan.stages, plan.aversion, tuple(outcomes), without, len(fit), len(judged), len(tried), seed)
+    report = Report(
+        plan.stages,
+        plan.aversion,
+        tuple(outcomes),
+        without,
+        len(fit),
+        len(judged),
+        len(tried),
+        seed,
+        "nats" if judged.classifies else "cosine distance",
+    )
     return model, plan.counts, report
 
 
 @torch.no_grad()
 def run(model: ToFe, counts: TokenCounts, evidence: Evidence) -> Tensor:
-    """Logits ``(B, classes)`` of a net with these counts."""
-    logits = []
+    """Outputs of a net with these counts, as in ``evidence``."""
+    outputs = []
     for embedded in evidence.embedded.split(BATCH):
         stem = model.run_blocks(0, embedded)
-        logits.append(model.gathered_from(stem, counts).logits)
-    return torch.cat(logits)
+        outputs.append(model.gathered_from(stem, counts).output)
+    return torch.cat(outputs)
 
 
 def _usable(images: Tensor) -> Tensor:
@@ -157,28 +182,27 @@ def _usable(images: Tensor) -> Tensor:
 
 
 def _check_numbers(evidence: Evidence, backbone: BackboneAdapter) -> None:
-    if not torch.isfinite(evidence.logits).all():
+    if not torch.isfinite(evidence.outputs).all():
         bad = [name for name, one in backbone.state_dict().items() if not torch.isfinite(one).all()]
         where = f"{bad[0]} holds NaN or infinity" if bad else "the dense net predicts NaN or infinity"
         raise InputError(f"{backbone.spec.name}: {where}; are the weights damaged?")
 
 
-def _outcome(cost: Cost, plan: Plan, counts: TokenCounts, logits: Tensor, judged: Evidence) -> Outcome:
+def _outcome(cost: Cost, plan: Plan, counts: TokenCounts, outputs: Tensor, judged: Evidence) -> Outcome:
     at = replace(cost, backbone=merging_spec(cost.backbone, plan.stages))
     return Outcome(
         target=cost.target,
         unit=cost.unit,
         counts=counts.kept,
         cost=round(at.of_counts(counts.kept), 6),
-        divergence=round(divergence(logits, judged.logits), 5),
-        agreement=round(agreement(logits, judged.logits), 2),
+        divergence=round(judged.divergence(outputs), 5),
+        agreement=round(judged.agreement(outputs), 2),
     )
 
 
-def _further(model: ToFe, plan: Plan, cost: Cost, judged: Evidence) -> Outcome:
+def _counts_at(model: ToFe, plan: Plan, cost: Cost, judged: Evidence) -> TokenCounts:
     """The counts with which the net meets another budget best."""
-    outcomes = (_outcome(cost, plan, counts, run(model, counts, judged), judged) for counts in counts_for(plan, cost))
-    return min(outcomes, key=lambda one: one.divergence)
+    return min(counts_for(plan, cost), key=lambda counts: judged.divergence(run(model, counts, judged)))
 
 
 def _ablated(model: ToFe) -> list[tuple[str, ToFe]]:

@@ -49,7 +49,7 @@ class Judged:
     """A plan, and what it is worth.
 
     Attributes:
-        divergence: from the dense net on the judged images, in nats.
+        divergence: from the dense net on the judged images.
         relative_time: of the plan, in that of its multiply-accumulates with int8 weights.
     """
 

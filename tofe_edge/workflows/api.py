@@ -24,6 +24,8 @@ def convert(
     options: Mapping[str, str] | None = None,
     calibration: Path | None = None,
     elastic: Sequence[float] = (),
+    output: str | None = None,
+    normalize: bool = False,
     out: StrPath = "out",
     **rare: Any,
 ) -> Model:
@@ -39,6 +41,8 @@ def convert(
         options: the target's own, by name.
         calibration: a folder of images for int8 and palettes; crops of two photographs if not given.
         elastic: further budgets in GMACs, as methods of the same model.
+        output: ``logits``, ``embedding`` or ``features``; logits, or the embedding of a net without head, if not given.
+        normalize: give an embedding the length 1.
         out: the folder for the model, its manifest and its golden vectors.
         rare: other fields of :class:`tofe_edge.workflows.convert.ConvertOptions`.
 
@@ -63,6 +67,8 @@ def convert(
         options=options or {},
         calibration=calibration,
         elastic=elastic,
+        output=output,
+        normalize=normalize,
         out=out,
         **rare,
     )

@@ -26,7 +26,8 @@ from tofe_edge.io.files import check_place, put_in_place, staging_dir, write_con
 from tofe_edge.io.inputs import Inputs, load_photographs, load_unlabelled
 from tofe_edge.io.progress import covering_bar, progress_bar, warn
 from tofe_edge.io.targets import find_target, target_names
-from tofe_edge.model.checkpoint import Checkpoint, backbone_of
+from tofe_edge.model.backbones import Output
+from tofe_edge.model.checkpoint import Checkpoint, backbone_of, dense_form
 from tofe_edge.model.resolution import check_image_size
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.runtimes.calibration import undisturbed_ms
@@ -56,6 +57,9 @@ class ConvertOptions:
         max_gmacs: budget in 1e9 multiply-accumulates per image, in place of the profile's.
         max_latency_ms: what one image may take on the profile's device, by its latency tables.
         backbone: the net of plain dense weights.
+        labels: class names in place of the checkpoint's: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: in place of the checkpoint's: ``imagenet``, ``inception``, ``clip`` or a file.
+        dense: without token reduction: the checkpoint's dense form, or chosen among dense nets alone.
         target: ``executorch`` or ``coreml``.
         precision: ``fp32``, ``int8``; for Core ML also ``fp16``, ``pal6``, ``pal4``.
         options: the target's own, by name (``tofe-edge convert --target coreml --help`` lists them).
@@ -68,6 +72,8 @@ class ConvertOptions:
         elastic: further budgets in GMACs, as methods of the same model.
         batch: images per run.
         image_size: side of the input in pixels.
+        output: ``logits``, ``embedding`` or ``features``; ``None``: logits if the net has a head, else its embedding.
+        normalize: give an embedding the length 1.
         waive: write the model even if it fails its parity gates, for this reason.
         on: measure the model before it is written, on this bench (``host``, ``ssh://…``, ``adb``).
         runner: folder of a ``tofe_runner`` for ``on``.
@@ -79,6 +85,9 @@ class ConvertOptions:
     max_gmacs: float | None = None
     max_latency_ms: float | None = None
     backbone: str | None = None
+    labels: StrPath | None = None
+    preprocessing: StrPath | None = None
+    dense: bool = False
     target: str | None = None
     precision: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +100,8 @@ class ConvertOptions:
     elastic: Sequence[float] = ()
     batch: int = 1
     image_size: int | None = None
+    output: str | None = None
+    normalize: bool = False
     waive: str | None = None
     on: str | None = None
     runner: Path | None = None
@@ -185,6 +196,8 @@ def resolve_options(options: ConvertOptions) -> Plan:
     int8_modes = storage.int8_modes if storage and storage.int8_modes else ("dynamic",)
     usual_mode = "static" if options.reproducible and "static" in int8_modes else int8_modes[0]
     int8_mode = options.int8_mode or usual_mode
+    usual_output = "logits" if checkpoint.classes.ids else "embedding"
+    output = options.output or usual_output
     usual_selection = target.default_selection(profile)
     selection = options.selection or usual_selection
     fitted = None if forecast is None or forecast.at_own_counts else forecast.counts
@@ -198,9 +211,11 @@ def resolve_options(options: ConvertOptions) -> Plan:
     threads = forecast.table.threads if forecast else profile.defaults.threads if profile else 1
     # 4. The name: checkpoint, profile, precision and whatever else differs from the profile's plain artifact.
     size = options.image_size
+    normalized = "normalized_" if options.normalize else ""
     changed_mode = precision == "int8" and int8_mode != int8_modes[0]
     parts = [
         checkpoint.name,
+        f"{normalized}{output}" if output != "logits" else "",
         profile.name if profile else "",
         f"int8_{int8_mode}" if changed_mode else precision,
         target.backend if target.name != own_target else "",
@@ -213,7 +228,12 @@ def resolve_options(options: ConvertOptions) -> Plan:
         *target.name_suffix(target_options, profile),
     ]
     stem = _UNSAFE.sub("_", "-".join(filter(None, parts)))[:150].lstrip(".-")
-    drop = None if options.calibration is None else options.max_accuracy_drop or MAX_ACCURACY_DROP
+    require(
+        options.max_accuracy_drop is None or output == "logits",
+        f"--max-accuracy-drop: is about classes, and the model gives its {output}; leave it out",
+    )
+    holds_drop = options.calibration is not None and output == "logits"
+    drop = options.max_accuracy_drop or MAX_ACCURACY_DROP if holds_drop else None
     request = ConvertRequest(
         checkpoint=checkpoint,
         target=target,
@@ -229,6 +249,8 @@ def resolve_options(options: ConvertOptions) -> Plan:
         reproducible=options.reproducible,
         token_counts=fitted,
         options=target_options,
+        output=cast(Output, output),
+        normalize=options.normalize,
     )
     return Plan(options, profile, request.check(), reason, forecast, threads)
 
@@ -275,7 +297,9 @@ def write_conversion(request: ConvertRequest, path: Path) -> Artifact:
 def _choose(options: ConvertOptions, profile: DeviceProfile | None) -> tuple[Checkpoint, str, Forecast | None]:
     """The checkpoint, why, and what it is predicted to take if it was chosen by that."""
     check_budget(options.max_gmacs, options.max_latency_ms)
-    named = None if options.checkpoint is None else open_checkpoint(options.checkpoint, options.backbone)
+    named = _named(options)
+    if named is not None and options.dense:
+        named = dense_form(named)
     require(
         named is not None or options.backbone is None,
         "--backbone names the net of plain dense weights; give their file with --checkpoint",
@@ -283,15 +307,23 @@ def _choose(options: ConvertOptions, profile: DeviceProfile | None) -> tuple[Che
     if options.max_latency_ms is not None:
         reason = _not_predicted(options, profile.defaults.target if profile else None)
         require(reason is None, f"--max-latency-ms: latency is not predicted {reason}")
-        choice = choose_within(profile, options.max_latency_ms, options.precision, named)
+        choice = choose_within(profile, options.max_latency_ms, options.precision, named, options.dense)
         return choice.forecast.net.checkpoint, choice.reason, choice.forecast
     if named is None:
-        by_gmacs = choose_for(profile, options.max_gmacs)
+        by_gmacs = choose_for(profile, options.max_gmacs, options.dense)
         return by_gmacs.checkpoint, by_gmacs.reason, None
     limit = options.max_gmacs or (profile.budget.gmacs.value if profile else None)
     if limit is not None and named.gmacs > limit * (1 + TOLERANCE):
         warn(f"{named.name} needs {named.gmacs:.2f} GMACs, over the budget of {limit:.2f}")
-    return named, "named with --checkpoint", None
+    return named, f"named with --checkpoint{', dense' if options.dense else ''}", None
+
+
+def _named(options: ConvertOptions) -> Checkpoint | None:
+    if options.checkpoint is None:
+        given = [name for name in ("labels", "preprocessing") if getattr(options, name) is not None]
+        require(not given, f"--{' and --'.join(given)} are of weights of your own; give them with --checkpoint")
+        return None
+    return open_checkpoint(options.checkpoint, options.backbone, options.labels, options.preprocessing)
 
 
 def _not_predicted(options: ConvertOptions, own_target: str | None) -> str | None:
@@ -304,6 +336,7 @@ def _not_predicted(options: ConvertOptions, own_target: str | None) -> str | Non
         "for other image sizes": options.image_size is not None,
         f"for --selection {options.selection}": options.selection not in (None, target.default_selection(None)),
         f"for --int8-mode {options.int8_mode}": options.int8_mode not in (None, "dynamic"),
+        "for --output features": options.output == "features",
         "for --reproducible": options.reproducible,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

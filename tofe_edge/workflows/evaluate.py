@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tofe_edge.evaluation.evaluate import Evaluation, evaluate_samples
 from tofe_edge.evaluation.image_tokens import Extremes
 from tofe_edge.evaluation.prediction import CountDistribution, distributions
+from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
 from tofe_edge.evaluation.reference import Mode, load_reference
 from tofe_edge.io.dataset import find_samples, sample_evenly
 from tofe_edge.model.checkpoint import Checkpoint
@@ -44,6 +45,8 @@ def evaluate(
     data: StrPath,
     *,
     backbone: str | None = None,
+    labels: StrPath | None = None,
+    preprocessing: StrPath | None = None,
     mode: Mode | None = None,
     device: str = "auto",
     limit: int | None = None,
@@ -56,6 +59,8 @@ def evaluate(
         checkpoint: a shipped checkpoint's name, a file, or an opened checkpoint.
         data: ``DIR/<class id>/<image>``, a .csv of path,label, or a .tar or folder of .tar.
         backbone: the net, if the file has plain dense weights.
+        labels: class names in place of the checkpoint's: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: in place of the checkpoint's: ``imagenet``, ``inception``, ``clip`` or a file.
         mode: ``batch`` for the checkpoint's token counts, ``instance`` for counts that differ from image to image,
             ``dense`` for all tokens; ``dense`` for a dense model, else ``batch`` if not given.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -72,10 +77,12 @@ def evaluate(
         >>> report.evaluation.images, report.evaluation.mean_kept
         (6, (9.0, 5.0, 3.0))
     """
-    opened = open_checkpoint(checkpoint, backbone)
+    opened = open_checkpoint(checkpoint, backbone, labels, preprocessing)
     reference = load_reference(opened, mode, device)
     spec = resized(opened.preprocessing, resize)
     samples = sample_evenly(find_samples(Path(data), opened.classes.ids), limit)
+    if opened.plain and (remark := look_at_preprocessing(reference.model, spec, samples)):
+        opened = replace(opened, remarks=(*opened.remarks, remark))
     patch_tokens = reference.model.backbone.spec.patch_tokens
     kept = Extremes(extremes, opened.classes.names, patch_tokens, spec) if extremes else None
     result = evaluate_samples(reference, Path(data), samples, spec, witness=None if kept is None else kept.see)

@@ -12,6 +12,7 @@ from tofe_edge.evaluation.golden import GoldenSet, replay
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Artifact, Manifest
 from tofe_edge.io.files import fingerprint_of
+from tofe_edge.model.checkpoint import Checkpoint, dense_form
 from tofe_edge.model.zoo import find_by_checksum, find_checkpoint
 from tofe_edge.packaging import check
 from tofe_edge.packaging.check import BundleCheck
@@ -113,13 +114,18 @@ def weights_of(manifest: Manifest, checkpoint: str | None, licence: str | None) 
     weights = Weights()
     shipped = find_by_checksum(manifest.checkpoint_sha256)
     if shipped is not None:
-        weights = Weights(SHIPPED_LICENCE, shipped.training, shipped.accuracy)
+        weights = Weights(SHIPPED_LICENCE, shipped.training, _as_converted(shipped, manifest).accuracy)
     if checkpoint is not None:
         origin = find_checkpoint(checkpoint)
         if origin.sha256() != manifest.checkpoint_sha256:
             raise InputError(f"--checkpoint {checkpoint}: the model was not made from it, their checksums differ")
-        weights = replace(weights, training=origin.training, accuracy=origin.accuracy)
+        weights = replace(weights, training=origin.training, accuracy=_as_converted(origin, manifest).accuracy)
     return weights if licence is None else replace(weights, licence=licence)
+
+
+def _as_converted(checkpoint: Checkpoint, manifest: Manifest) -> Checkpoint:
+    """The checkpoint, or its dense form if that is what was converted: the accuracy in its header is not of that."""
+    return dense_form(checkpoint) if manifest.token_counts is None else checkpoint
 
 
 def check_bundle(path: Path, run_program: bool = False) -> BundleCheck:

@@ -8,31 +8,38 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import InputError
-from tofe_edge.evaluation.parity import GateResult, Parity, compare
+from tofe_edge.errors import InputError, require
+from tofe_edge.evaluation.parity import GateResult, Parity
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Reference, load_reference
 from tofe_edge.evaluation.statistics import Analysis, analyse
-from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
+from tofe_edge.evaluation.vectors import compare_outputs
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, words_for
 from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.io.images import list_images
 from tofe_edge.io.inputs import Inputs, load_photographs
+from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.io.targets import Gates, gates_of
 from tofe_edge.model.backbones import TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.zoo import find_by_checksum
 from tofe_edge.runtimes.loading import Model as LoadedModel
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.workflows.run import Model, artifact_of
-from tofe_edge.workflows.sources import StrPath, open_checkpoint, resized
+from tofe_edge.workflows.sources import StrPath, is_plain, open_checkpoint, resized
 
 _THUMBNAIL = 160
 """Longest side in pixels."""
+
+_NO_LABEL = -1
 
 _BATCH = 16
 """Images that the reference takes at once; no more are in memory."""
@@ -98,7 +105,8 @@ class Streamed:
                 reason = reason or str(error)
                 self.unreadable.append(sample.location)
                 continue
-            yield Picture(str(sample.location), sample.label, ours, theirs)
+            label = None if sample.label == _NO_LABEL else sample.label
+            yield Picture(str(sample.location), label, ours, theirs)
         if len(self.unreadable) == len(self._samples):
             raise InputError(f"{self.source}: none of its {len(self)} images can be used (first: {reason})")
 
@@ -156,12 +164,14 @@ def check(
         device,
         counts=None if kept is None else TokenCounts(tuple(kept)),
         image_size=manifest.preprocessing.image_size,
+        output=cast(Output, manifest.output),
+        normalize=manifest.normalized,
     )
     stream = pictures.read(manifest.preprocessing, reference.preprocessing)
     rows = list(_predict_both(model, reference, stream, len(pictures)))
     names, labels, expected, actual = zip(*rows)
     known = None if None in labels else labels
-    parity = compare(expected, actual, known, adjust(gates_of(manifest)))
+    parity = compare_outputs(manifest.output, expected, actual, known, adjust(gates_of(manifest)))
     parity = replace(parity, gates=(*parity.gates, *_class_gate(artifact, checkpoint)))
     return Checked(parity, names, known, expected, actual, reference.device.type)
 
@@ -182,6 +192,8 @@ def _predict_both(
 
 def _class_gate(artifact: Artifact, checkpoint: Checkpoint) -> list[GateResult]:
     """A gate that fails if the artifact gives its logits other names than the checkpoint."""
+    if not artifact.manifest.classifies:
+        return []
     ours = list(zip(artifact.manifest.class_ids, artifact.manifest.class_names))
     theirs = list(zip(checkpoint.classes.ids, checkpoint.classes.names))
     if ours == theirs:
@@ -198,7 +210,7 @@ class ParityReport:
 
     Attributes:
         pictures: what it was compared on.
-        analysis: statistics and the worst images; ``None`` if an output is not finite.
+        analysis: a classifier's statistics and worst images; ``None`` if an output is not finite, or of vectors.
     """
 
     artifact: Artifact
@@ -223,6 +235,8 @@ def parity(
     *,
     checkpoint: StrPath | Checkpoint | None = None,
     backbone: str | None = None,
+    labels: StrPath | None = None,
+    preprocessing: StrPath | None = None,
     method: str = DEFAULT_METHOD,
     device: str = "auto",
     threads: int = 1,
@@ -237,12 +251,15 @@ def parity(
         data: labelled images, as for :func:`evaluate`; crops of two photographs if not given.
         checkpoint: what the model was made from; found by its checksum if it is a shipped one.
         backbone: the net, if the checkpoint has plain dense weights.
+        labels: class names, if not those of the model's manifest: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: how the reference prepares images: ``imagenet``, ``inception``, ``clip`` or a file.
         method: which budget of an elastic model.
         device: where the reference runs: ``auto``, ``cpu`` or ``cuda``.
         threads: of the model's runtime.
         limit: use so many images, spread evenly over the classes.
         resize: ``none`` if images are stored at crop size already.
-        min_agreement: the least share of images with the same top-1 class, however few the images.
+        min_agreement: the least share of images with the same top-1 class (the same nearest neighbour, of an embedding),
+            however few the images.
         max_drop: the most points of top-1 that may be lost; needs ``data``.
 
     Raises:
@@ -256,12 +273,25 @@ def parity(
         (True, 1.0)
     """
     opened = artifact_of(model)
-    source = find_reference(opened, checkpoint, backbone)
+    source, output = find_reference(opened, checkpoint, backbone, labels, preprocessing), opened.manifest.output
+    require(
+        max_drop is None or output == "logits",
+        f"--max-drop: {opened.path} gives {words_for(output)}, no classes; leave it out",
+    )
+    require(
+        min_agreement is None or output != "features",
+        f"--min-agreement: {opened.path} gives features, which have neither class nor neighbour; leave it out",
+    )
 
     def adjusted(gates: Gates) -> Gates:
         if min_agreement is not None:
             # Whoever names a rate wants it gated, however few the images.
-            gates = replace(gates, min_top1_agreement=min_agreement, min_images_for_rate=1)
+            gates = replace(
+                gates,
+                min_top1_agreement=min_agreement,
+                min_neighbour_agreement=min_agreement,
+                min_images_for_rate=1,
+            )
         return gates if max_drop is None else replace(gates, max_drop=max_drop)
 
     pictures: Pictures
@@ -269,17 +299,28 @@ def parity(
         pictures = InMemory(load_photographs(resized(opened.manifest.preprocessing, resize)))
     else:
         # Labels by the checkpoint's classes: those of the manifest are among the things that are checked.
-        samples = sample_evenly(find_samples(Path(data), source.classes.ids), limit)
-        pictures = Streamed(str(data), samples, resize)
+        pictures = Streamed(str(data), _samples(Path(data), source, opened.manifest, limit), resize)
     checked = check(opened, source, pictures, device=device, threads=threads, method=method, adjust=adjusted)
     analysis = None
-    if checked.parity.finite:
+    if checked.parity.finite and opened.manifest.classifies:
         analysis = analyse(checked.reference, checked.artifact, checked.labels, checked.names)
     return ParityReport(opened, pictures, checked, analysis)
 
 
+def _samples(data: Path, checkpoint: Checkpoint, manifest: Manifest, limit: int | None) -> list[Sample]:
+    """Labelled images; for vectors any image of a folder."""
+    if manifest.classifies:
+        return sample_evenly(find_samples(data, checkpoint.classes.ids), limit)
+    require(data.is_dir(), f"{data}: is not a folder; {manifest.output} are compared on a folder of images")
+    return sample_evenly([Sample(path, _NO_LABEL) for path in list_images(data)], limit)
+
+
 def find_reference(
-    artifact: Artifact, source: StrPath | Checkpoint | None = None, backbone: str | None = None
+    artifact: Artifact,
+    source: StrPath | Checkpoint | None = None,
+    backbone: str | None = None,
+    labels: StrPath | Classes | None = None,
+    preprocessing: StrPath | Preprocessing | None = None,
 ) -> Checkpoint:
     """The checkpoint an artifact was made from: a shipped one by checksum, or the one given.
 
@@ -294,7 +335,12 @@ def find_reference(
                 f"{artifact.path}: was made from {manifest.checkpoint!r}, which is not shipped; name its file with --checkpoint"
             )
         return shipped
-    checkpoint = open_checkpoint(source, backbone)
+    if not isinstance(source, Checkpoint) and is_plain(Path(source)):
+        # Plain weights say less of themselves than what was made of them.
+        backbone = backbone or manifest.backbone
+        labels = labels or Classes(tuple(manifest.class_ids), tuple(manifest.class_names))
+        preprocessing = preprocessing or manifest.preprocessing
+    checkpoint = open_checkpoint(source, backbone, labels, preprocessing)
     if checkpoint.sha256() != manifest.checkpoint_sha256:
         raise InputError(
             f"{checkpoint.path}: is not the checkpoint that {artifact.path} was made from ({manifest.checkpoint!r})"

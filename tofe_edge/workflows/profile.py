@@ -18,6 +18,7 @@ from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, open_artifact
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.progress import progress_bar, warn
 from tofe_edge.io.targets import target_of
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import Checkpoint, dense_form
 from tofe_edge.runtimes.reports import DENSE, LatencyReport, PackageReport, ProfileRequest
 from tofe_edge.runtimes.timing import DEFAULT_RUNS
@@ -145,6 +146,8 @@ def make_dense_twin(artifact: Artifact, checkpoint: Checkpoint, folder: Path) ->
         batch=manifest.batch,
         image_size=manifest.preprocessing.image_size,
         reproducible=manifest.reproducible,
+        output=cast(Output, manifest.output),
+        normalize=manifest.normalized,
         options=target.options_from({}),
     )
     return write_conversion(request, folder / request.file_name)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from tofe_edge.budget.cost import Cost, GmacsCost, latency_cost
 from tofe_edge.errors import InputError, require
-from tofe_edge.io.tensors import read_tensors
-from tofe_edge.model.backbones import Backbone, create_backbone
-from tofe_edge.model.checkpoint import Checkpoint, check_output, default_classes, describe, save
+from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
+from tofe_edge.model.backbones import Backbone
+from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, save
+from tofe_edge.model.dense import open_dense
 from tofe_edge.model.macs import dense_macs, gmacs
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.reduction.reduce import MOST_IMAGES, Report, reduce_net
 from tofe_edge.training.counts import read_images, typical_samples
-from tofe_edge.workflows.sources import StrPath, open_profile
+from tofe_edge.workflows.sources import StrPath, choices_of, open_profile
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,11 @@ def reduce(
     images: StrPath,
     out: StrPath,
     *,
-    backbone: str = "deit_tiny_patch16_224",
+    backbone: str | None = None,
     pretrained: bool = False,
+    labels: StrPath | None = None,
+    preprocessing: StrPath | None = None,
+    image_size: int | None = None,
     target_gmacs: float | None = None,
     share: float | None = None,
     profile: StrPath | DeviceProfile | None = None,
@@ -42,14 +47,17 @@ def reduce(
     name: str | None = None,
     seed: int = 0,
 ) -> Reduced:
-    """Make a ToFe checkpoint of a dense net, without labels and without training its blocks.
+    """Make a ToFe checkpoint of a dense net, in minutes and without labels.
 
     Args:
-        weights: dense weights, .safetensors or .pth; ``None`` with ``pretrained``.
+        weights: dense weights, as safetensors or PyTorch wrote them; ``None`` with ``pretrained``.
         images: a folder (of any depth), CSV or tar shards of 64 to 2000 images; of more, 2000 are drawn.
         out: the checkpoint to write.
-        backbone: the net of the weights.
+        backbone: the net of the weights; ``None``: the config beside them names it, or their shapes tell.
         pretrained: take timm's published weights.
+        labels: class names: a file, a folder of class folders, or ``imagenet``.
+        preprocessing: ``imagenet``, ``inception``, ``clip`` or a file.
+        image_size: side of the input in pixels; the weights' own if not given.
         target_gmacs: the budget in 1e9 multiply-accumulates, or
         share: as a share of the dense net's, or
         max_latency_ms: in milliseconds that the latency table of ``profile`` predicts.
@@ -70,30 +78,35 @@ def reduce(
     # 1. What can be refused is refused before minutes are spent.
     check_output(path, [None if weights is None else Path(weights)], "reduction")
     require((weights is None) == pretrained, "reduce needs dense weights: --weights FILE, or --pretrained for timm's")
-    dense = create_backbone(backbone, pretrained=pretrained)
-    if weights is not None:
-        dense.load_dense(read_tensors(Path(weights)))
+    choices = choices_of(labels, preprocessing, image_size)
+    net = open_dense(None if weights is None else Path(weights), backbone, choices, pretrained=pretrained)
+    dense, classes = net.adapter, net.header.classes
     known = None if profile is None else open_profile(profile)
     cost = _cost(dense.spec, target_gmacs, share, known, max_latency_ms, precision)
     for target in (cost.target, *elastic):
         replace(cost, target=target).check()
     require(len({cost.target, *elastic}) == 1 + len(elastic), "--elastic: each budget once, and not the main one again")
     # 2. Reduce.
-    samples = typical_samples(Path(images), default_classes(dense.spec.classes).ids, seed, MOST_IMAGES)
+    samples = typical_samples(Path(images), classes.ids, seed, MOST_IMAGES)
     pixels = read_images(samples, dense.preprocessing)
+    remark = look_at_preprocessing(ToFe(dense), dense.preprocessing, samples)
     model, counts, report = reduce_net(dense, pixels, cost, tuple(elastic), seed)
     # 3. Record and write.
     unreadable = len(samples) - len(pixels)
     spec = model.backbone.spec
     record = {
-        "start": f"timm {backbone}" if weights is None else Path(weights).name,
+        "start": f"timm {spec.name}" if weights is None else Path(weights).name,
         "data": [Path(images).resolve().name],
         "reduced": report.to_json(),
         "budget": replace(cost, backbone=spec).to_json(counts.kept),
-        "warnings": [f"{unreadable} images could not be read and were left out"] if unreadable else [],
+        "warnings": [
+            *net.header.remarks,
+            *([remark] if remark else []),
+            *([f"{unreadable} images could not be read and were left out"] if unreadable else []),
+        ],
     }
-    classes = default_classes(spec.classes)
     header = describe(name or path.stem, spec, dense.preprocessing, classes, counts, None, record)
+    header = replace(header, sources=net.header.sources)
     return Reduced(save(path, model, header), report)
 
 

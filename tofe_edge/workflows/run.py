@@ -1,4 +1,4 @@
-"""Running a converted model: the likeliest classes of images, and the self-test on its golden vectors."""
+"""Running a converted model: what it gives for images, their likeliest classes, and the self-test on its golden vectors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,30 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.golden import golden_path_of, read_golden, replay
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
-from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, open_artifact
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, open_artifact, words_for
 from tofe_edge.io.inputs import load_image
 from tofe_edge.io.targets import target_of
 from tofe_edge.runtimes.deadline import ElasticModel, load_elastic
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.workflows.sources import StrPath
+
+
+@dataclass(frozen=True)
+class ImageOutput:
+    """What a model gives for one image, how many patch tokens each stage kept, and what it took."""
+
+    image: Path
+    values: npt.NDArray[np.float32]
+    """Logits ``(classes,)``, an embedding ``(D,)``, or features ``(N, D)`` of all patches, row by row from the top left."""
+    kept: tuple[int, ...]
+    method: str
+    """The budget that the model ran with."""
+    latency_ms: float = field(compare=False)
+
+    @property
+    def length(self) -> float:
+        """Of the vector; of features the mean of theirs."""
+        return float(np.linalg.norm(self.values.astype(np.float64), axis=-1).mean())
 
 
 @dataclass(frozen=True)
@@ -83,22 +101,37 @@ class Model:
             deadline_ms: let the measured latency choose the budget, image by image.
 
         Raises:
-            InputError: an image cannot be read, or the model has no such method.
+            InputError: an image cannot be read, the model has no such method, or it gives no classes.
             DeviceError: the runtime fails.
         """
+        outputs = self.outputs(*images, threads=threads, method=method, deadline_ms=deadline_ms)
+        return [self.classify(one) for one in outputs]
+
+    def classify(self, output: ImageOutput) -> Classification:
+        """The likeliest classes by the logits of an image. Raises :class:`InputError` if the model gives no logits."""
+        require(
+            self.manifest.classifies,
+            f"{self.path}: gives {words_for(self.manifest.output)}, no classes; use Model.outputs",
+        )
+        best = tuple(top_classes(output.values, self.manifest.class_names))
+        return Classification(output.image, best, output.kept, output.method, output.latency_ms)
+
+    def outputs(
+        self, *images: StrPath, threads: int = 1, method: str | None = None, deadline_ms: float | None = None
+    ) -> list[ImageOutput]:
+        """Run on image files, none unless all can be read; arguments and errors are those of :meth:`run`."""
         manifest = self.manifest
         inputs = [load_image(Path(image), manifest.preprocessing) for image in images]
         predict = self._predictor(threads, method, deadline_ms)
-        classified = []
+        outputs = []
         for image, pixels in zip(images, inputs):
             current = predict.policy.method if isinstance(predict, ElasticModel) else method or DEFAULT_METHOD
             begun = time.perf_counter()
             prediction = predict(pixels)
             latency_ms = (time.perf_counter() - begun) * 1e3
-            best = tuple(top_classes(prediction.logits, manifest.class_names))
             kept = tuple(map(len, prediction.kept))
-            classified.append(Classification(Path(image), best, kept, current, round(latency_ms, 3)))
-        return classified
+            outputs.append(ImageOutput(Path(image), prediction.output, kept, current, round(latency_ms, 3)))
+        return outputs
 
     def _predictor(
         self, threads: int, method: str | None, deadline_ms: float | None

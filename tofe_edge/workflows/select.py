@@ -74,6 +74,8 @@ def select(
         ('tofe_deit_tiny_063', True)
         >>> te.select(max_gmacs=0.7).checkpoint.gmacs <= 0.7
         True
+        >>> te.select("m4").token_counts is None  # the dense net fits
+        True
     """
     check_budget(max_gmacs, max_latency_ms)
     require(
@@ -94,8 +96,13 @@ def check_budget(max_gmacs: float | None, max_latency_ms: float | None) -> None:
     require(max_gmacs is None or max_latency_ms is None, "--max-gmacs and --max-latency-ms are two budgets; give one")
 
 
-def choose_for(profile: DeviceProfile | None, max_gmacs: float | None) -> Choice:
-    """Choose among the shipped checkpoints for a profile's budget, or for ``max_gmacs``.
+def candidates(dense: bool = False) -> list[Checkpoint]:
+    """The shipped checkpoints; with ``dense`` the dense ones alone."""
+    return [one for one in shipped_checkpoints() if one.token_counts is None or not dense]
+
+
+def choose_for(profile: DeviceProfile | None, max_gmacs: float | None, dense: bool = False) -> Choice:
+    """Choose among the candidates for a profile's budget, or for ``max_gmacs``.
 
     Raises:
         InputError: neither is given.
@@ -103,9 +110,9 @@ def choose_for(profile: DeviceProfile | None, max_gmacs: float | None) -> Choice
     """
     require(profile is not None or max_gmacs is not None, "say what it must fit: --profile NAME or --max-gmacs G")
     if max_gmacs is not None:
-        return choose(shipped_checkpoints(), Budget(max_gmacs, "--max-gmacs"))
+        return choose(candidates(dense), Budget(max_gmacs, "--max-gmacs"))
     assert profile is not None
-    return choose(shipped_checkpoints(), Budget(profile.budget.gmacs.value, f"profile {profile.name}"))
+    return choose(candidates(dense), Budget(profile.budget.gmacs.value, f"profile {profile.name}"))
 
 
 def choose_within(
@@ -113,8 +120,9 @@ def choose_within(
     max_latency_ms: float,
     precision: str | None = None,
     checkpoint: Checkpoint | None = None,
+    dense: bool = False,
 ) -> LatencyChoice:
-    """Choose for a latency limit, among the shipped checkpoints or for the one given.
+    """Choose for a latency limit, among the candidates or for the one given.
 
     Raises:
         InputError: there is no profile, or it has no table for any of them.
@@ -126,7 +134,7 @@ def choose_within(
         precision in (None, *LATENCY_PRECISIONS),
         f"--max-latency-ms: latency is predicted for fp32 and int8, not {precision}",
     )
-    nets = [Net(one, backbone_of(one).spec) for one in (shipped_checkpoints() if checkpoint is None else [checkpoint])]
+    nets = [Net(one, backbone_of(one).spec) for one in (candidates(dense) if checkpoint is None else [checkpoint])]
     preferred = sorted(LATENCY_PRECISIONS, key=lambda one: one != profile.defaults.precision)
     limit = LatencyLimit(max_latency_ms, profile.name, profile.latency)
     return choose_by_latency(nets, limit, [precision] if precision else preferred)

@@ -83,7 +83,7 @@ public final class Bench {
                 String text = new String(Files.readAllBytes(new File(words[1]).toPath()), StandardCharsets.UTF_8);
                 return SelfTest.INSTANCE.read(text, Budget.valueOf(words[2])).size() + " vectors";
             case "nothingMeasured":
-                LogitDistance nothing = new LogitDistance();
+                OutputDistance nothing = new OutputDistance();
                 return SelfTest.INSTANCE.judge(nothing, Collections.singletonList(Double.NaN)).toString();
             case "onMain":
                 CompletableFuture<String> tried = new CompletableFuture<>();

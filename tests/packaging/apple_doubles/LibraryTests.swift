@@ -89,7 +89,7 @@ final class PreprocessingTests: XCTestCase {
 /// The arithmetic of the self-test, and that its gates close.
 final class ScoresTests: XCTestCase {
     func testDistances() {
-        var distance = LogitDistance()
+        var distance = OutputDistance()
         distance.add(expected: [3, -4], actual: [3, -4])
         XCTAssertEqual(distance.snr, .infinity)
         distance.add(expected: [0, 5], actual: [0.5, 5])
@@ -102,7 +102,7 @@ final class ScoresTests: XCTestCase {
     }
 
     func testOtherTokensFail() {
-        var distance = LogitDistance()
+        var distance = OutputDistance()
         distance.add(expected: [1], actual: [1])
         XCTAssertTrue(SelfTest.judge(distance, [1, 1]).passed)
         XCTAssertEqual(SelfTest.judge(distance, [1, 0.5]).failures.count, 1)

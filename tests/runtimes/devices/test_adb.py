@@ -147,10 +147,11 @@ def test_a_device_that_is_gone_is_a_broken_link(folder: Path) -> None:
 def test_a_list_of_devices_is_read() -> None:
     text = (
         "* daemon not running; starting now at tcp:5037\n* daemon started successfully\nList of devices attached\n"
-        "R58M12\tdevice\nemulator-5554\toffline\n0123\tno permissions (user in plugdev group); see [http://x]\n\n"
+        "R58M12\tdevice\nadb-X (2)._adb-tls-connect._tcp\tdevice\nemulator-5554\toffline\n0123\tno permissions (user in plugdev group); see [http://x]\n\n"
     )
     assert listed(text) == {
         "R58M12": "device",
+        "adb-X (2)._adb-tls-connect._tcp": "device",
         "emulator-5554": "offline",
         "0123": "no permissions (user in plugdev group); see [http://x]",
     }

@@ -91,7 +91,7 @@ def _captions(image: ImageTokens, token_map: TokenMap) -> list[str]:
         for stage, (count, again) in enumerate(zip(image.counts, image.reused))
     ]
     usage = f"{np.mean(token_map.usage()):.2f} on average"
-    return [f"{image.best.probability:.0%} {image.best.name}", *stages, usage]
+    return [f"{image.best.probability:.0%} {image.best.name}" if image.best else "", *stages, usage]
 
 
 def _fitting(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import lvvit
 from tofe_edge.model.backbones.adapter import BackboneAdapter
-from tofe_edge.model.backbones.spec import OVERRIDES, Backbone, Reduction, TokenCounts, check_stages
+from tofe_edge.model.backbones.spec import OVERRIDES, Backbone, Output, Reduction, TokenCounts, check_stages
 
-__all__ = ["Backbone", "BackboneAdapter", "Reduction", "TokenCounts", "create_backbone"]
+__all__ = ["Backbone", "BackboneAdapter", "Output", "Reduction", "TokenCounts", "create_backbone"]
 
 
 def create_backbone(

@@ -60,6 +60,20 @@ def model_names() -> list[str]:
     return list(_timm().list_models())
 
 
+@cache
+def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a net of timm, by their names; no weights are made."""
+    with torch.device("meta"):
+        net = _timm().create_model(name)
+    return {key: tuple(value.shape) for key, value in net.state_dict().items()}
+
+
+def published_classes(name: str) -> bool:
+    """Whether timm's published weights of this name were trained on the 1000 classes of ImageNet."""
+    config = _timm().get_pretrained_cfg(name, allow_unregistered=True)
+    return config is not None and config.num_classes == 1000 and "in1k" in (config.tag or "")
+
+
 def imagenet_classes() -> tuple[list[str], list[str]]:
     """WordNet ids and names of the 1000 ImageNet classes, in the order of the logits."""
     _timm()

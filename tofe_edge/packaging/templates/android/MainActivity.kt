@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A sample for Android 9 and later: pick a photograph, see its classes. Copy it into your app and adapt the package.
-package com.example.classify
+// A sample for Android 9 and later: pick a photograph, see its @SEEN@. Copy it into your app and adapt the package.
+package com.example.@CALL@
 
-import @PACKAGE@.TofeClassifier
+import @PACKAGE@.@CLASS@
 import @PACKAGE@.TofeException
 import android.app.Activity
 import android.content.Intent
@@ -15,7 +15,7 @@ import java.util.concurrent.Executors
 
 class MainActivity : Activity() {
     private val worker = Executors.newSingleThreadExecutor()
-    private var classifier: TofeClassifier? = null
+    private var @INSTANCE@: @CLASS@? = null
     private lateinit var text: TextView
 
     override fun onCreate(state: Bundle?) {
@@ -30,14 +30,14 @@ class MainActivity : Activity() {
         layout.addView(text)
         setContentView(layout)
 
-        TofeClassifier.createAsync(this, object : TofeClassifier.Callback {
-            override fun onReady(classifier: TofeClassifier) {
+        @CLASS@.createAsync(this, object : @CLASS@.Callback {
+            override fun onReady(@INSTANCE@: @CLASS@) {
                 if (isDestroyed) {
-                    classifier.close()
+                    @INSTANCE@.close()
                     return
                 }
-                this@MainActivity.classifier = classifier
-                work { "Self-test: ${classifier.selfTest()}" }
+                this@MainActivity.@INSTANCE@ = @INSTANCE@
+                work { "Self-test: ${@INSTANCE@.selfTest()}" }
             }
 
             override fun onError(error: TofeException) {
@@ -49,17 +49,14 @@ class MainActivity : Activity() {
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
         super.onActivityResult(request, result, data)
         val image = data?.data ?: return
-        val ready = classifier ?: return
+        val ready = @INSTANCE@ ?: return
         work {
-            ready.classify(Photograph.read(contentResolver, image)).joinToString("\n") {
-                "%.1f %%  %s".format(100 * it.probability, it.label)
-            }
-        }
+@SAMPLE@        }
     }
 
     override fun onDestroy() {
         super.onDestroy()
-        worker.execute { classifier?.close() }
+        worker.execute { @INSTANCE@?.close() }
         worker.shutdown()
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A sample: a photograph as a bitmap to classify. Copy it into your app and adapt the package.
-package com.example.classify
+// A sample: a photograph as a bitmap. Copy it into your app and adapt the package.
+package com.example.@CALL@
 
 import android.content.ContentResolver
 import android.graphics.Bitmap

@@ -36,6 +36,10 @@ internal object Model {
 @SUMS@
         )
     const val CLASSES = @CLASSES@
+    /** What the model gives, its numbers for one image, and how many of them belong to one vector. */
+    const val OUTPUT = "@OUTPUT@"
+    const val VALUES = @VALUES@
+    const val VECTOR_SIZE = @VECTOR_SIZE@
     const val BATCH = @BATCH@
     const val PATCH_TOKENS = @PATCH_TOKENS@
     const val SELECTION_IN_FLOATS = @SELECTION_IN_FLOATS@

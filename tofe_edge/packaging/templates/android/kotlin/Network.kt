@@ -8,11 +8,11 @@ import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
 import org.pytorch.executorch.Tensor
 
-/** What one run gives: a number per class, and per stage the tokens in the order of their selection. */
-internal class Outputs(val logits: FloatArray, val selections: List<LongArray>)
+/** What one run gives: numbers of the model, such as one per class, and per stage the tokens in the order of their selection. */
+internal class Outputs(val values: FloatArray, val selections: List<LongArray>)
 
 /**
- * The loaded model: prepared pixels in, logits out. The only file that knows ExecuTorch.
+ * The loaded model: prepared pixels in, @OUTPUT@ out. The only file that knows ExecuTorch.
  *
  * Every load makes ExecuTorch's one pool of threads anew, under whatever model is running, and outputs lie in memory that
  * the next run overwrites and [close] frees. So loading, running up to the copy of the outputs, and freeing wait for each
@@ -29,7 +29,7 @@ internal class Network private constructor(private val module: Module, val label
             val batch = FloatArray(Model.BATCH * pixels.size) { pixels[it % pixels.size] }
             val input = EValue.from(Tensor.fromBlob(batch, longArrayOf(Model.BATCH.toLong(), 3, side, side)))
             alone {
-                if (closed) throw TofeException(TofeException.Reason.CLOSED, "the classifier was closed")
+                if (closed) throw TofeException(TofeException.Reason.CLOSED, "the @INSTANCE@ was closed")
                 copyOf(module.execute(budget.method, input).map { it.toTensor() })
             }
         }
@@ -38,15 +38,15 @@ internal class Network private constructor(private val module: Module, val label
         if (outputs.size != 1 + budget.keptTokens.size) {
             throw TofeException(TofeException.Reason.RUNTIME, "the model has ${outputs.size} outputs, not what it should")
         }
-        return Outputs(logitsOf(outputs[0]), outputs.drop(1).map(::rowOf))
+        return Outputs(valuesOf(outputs[0]), outputs.drop(1).map(::rowOf))
     }
 
-    private fun logitsOf(tensor: Tensor): FloatArray {
+    private fun valuesOf(tensor: Tensor): FloatArray {
         val values = tensor.dataAsFloatArray
-        if (values.size != Model.BATCH * labels.size) {
-            throw TofeException(TofeException.Reason.RUNTIME, "the model has ${values.size} logits for ${labels.size} labels")
+        if (values.size != Model.BATCH * Model.VALUES) {
+            throw TofeException(TofeException.Reason.RUNTIME, "the model has ${values.size} ${Model.OUTPUT} where it should have ${Model.BATCH * Model.VALUES}")
         }
-        return values.copyOf(labels.size)
+        return values.copyOf(Model.VALUES)
     }
 
     /** The first image's selection: indices, or whole numbers as floats if the model selects by ranks. */
@@ -68,11 +68,7 @@ internal class Network private constructor(private val module: Module, val label
 
     companion object {
         fun load(context: Context, budget: Budget, threads: Int): Network {
-            val labels = Assets.text(context, Model.LABELS).trimEnd('\n').split('\n')
-            if (labels.size != Model.CLASSES) {
-                throw TofeException(TofeException.Reason.DAMAGED, "${Model.LABELS} has ${labels.size} lines, not ${Model.CLASSES}")
-            }
-            val file = ModelFile.provide(context)
+@LABELS_KT@            val file = ModelFile.provide(context)
             return Network(open(file, threads), labels, budget)
         }
 

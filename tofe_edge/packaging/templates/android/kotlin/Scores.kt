@@ -16,6 +16,14 @@ internal fun topClasses(logits: FloatArray, count: Int): List<Ranked> {
     return logits.indices.sortedByDescending { powers[it] }.take(count).map { Ranked(it, powers[it] / sum) }
 }
 
+/** The same numbers; a [TofeException] if one of them is infinite or not a number. */
+internal fun finite(values: FloatArray): FloatArray {
+    if (values.any { it.isNaN() || it.isInfinite() }) {
+        throw TofeException(TofeException.Reason.RUNTIME, "the model gave numbers that are infinite or not numbers")
+    }
+    return values
+}
+
 /** Positions in the image of the tokens that each stage keeps: selection s indexes what selection s - 1 put in order. */
 internal fun keptPositions(selections: List<LongArray>, kept: List<Int>): List<Set<Int>> {
     var positions = IntArray(Model.PATCH_TOKENS) { it }
@@ -30,8 +38,8 @@ internal fun keptPositions(selections: List<LongArray>, kept: List<Int>): List<S
     }
 }
 
-/** Signal, noise and peak of logits, gathered over images. */
-internal class LogitDistance {
+/** Signal, noise and peak of what the model gives, gathered over images. */
+internal class OutputDistance {
     private var signal = 0.0
     private var noise = 0.0
     private var peak = 0.0
@@ -49,7 +57,7 @@ internal class LogitDistance {
         count += expected.size
     }
 
-    /** In decibels: infinite if nothing differs, minus infinity if a logit is not a number, NaN if there are none. */
+    /** In decibels: infinite if nothing differs, minus infinity if one is not a number, NaN if there are none. */
     val snr: Double
         get() =
             when {
@@ -60,7 +68,7 @@ internal class LogitDistance {
                 else -> 10 * log10(signal / noise)
             }
 
-    /** The same with the square of the largest logit in place of their mean power. */
+    /** The same with the square of the largest number in place of their mean power. */
     val psnr: Double
         get() = if (signal == 0.0) snr else snr + 20 * log10(peak) - 10 * log10(signal / count)
 }

@@ -10,9 +10,9 @@ import org.json.JSONException
 import org.json.JSONObject
 
 /**
- * What [TofeClassifier.selfTest] found.
+ * What [@CLASS@.selfTest] found.
  *
- * @property snrDb how close the logits are, in decibels; infinite if they are the same.
+ * @property snrDb how close the @OUTPUT@ @IS_ARE@, in decibels; infinite if they are the same.
  * @property keptOverlap per stage, the share of tokens kept here that were kept where the model was converted.
  * @property failures what is out of its bounds, in words; empty when [passed].
  */
@@ -26,18 +26,31 @@ class SelfTestResult(val snrDb: Double, val psnrDb: Double, val keptOverlap: Lis
 
 /** Replays the golden vectors of one budget, by the same gates as `tofe-edge run --self-test`. */
 internal object SelfTest {
-    class Golden(val file: String, val logits: FloatArray, val kept: List<Set<Int>>, val nearTie: Boolean)
+    class Golden(
+        val file: String,
+        val values: FloatArray,
+        /** The patches whose features are stored; empty if all numbers are. */
+        val tokens: List<Int>,
+        val kept: List<Set<Int>>,
+        val nearTie: Boolean,
+    ) {
+        /** Of a run's numbers those that are stored. */
+        fun stored(all: FloatArray): FloatArray {
+            if (tokens.isEmpty()) return all
+            return FloatArray(values.size) { all[tokens[it / Model.VECTOR_SIZE] * Model.VECTOR_SIZE + it % Model.VECTOR_SIZE] }
+        }
+    }
 
     fun run(context: Context, network: Network): SelfTestResult {
         for (name in Model.SUMS.keys) Assets.bytes(context, name)
         val all = read(Assets.text(context, "${Model.GOLDEN}/golden.json"), network.budget)
         // If either of two tokens may rightly be kept, the input says nothing; if all are so, they must do.
         val clear = all.filterNot { Model.SKIPS_NEAR_TIES && it.nearTie }.ifEmpty { all }
-        val distance = LogitDistance()
+        val distance = OutputDistance()
         val overlaps = List(network.budget.keptTokens.size) { ArrayList<Double>() }
         for (vector in clear) {
             val outputs = network.run(Preprocessing.normalize(square(context, vector.file)))
-            distance.add(vector.logits, outputs.logits)
+            distance.add(vector.values, vector.stored(outputs.values))
             val kept = keptPositions(outputs.selections, network.budget.keptTokens)
             for ((stage, expected) in vector.kept.withIndex()) {
                 overlaps[stage].add(expected.count { it in kept[stage] }.toDouble() / maxOf(1, expected.size))
@@ -47,10 +60,10 @@ internal object SelfTest {
     }
 
     /** A gate that a NaN passes would pass where nothing was measured: so each asks for at least, not for less than. */
-    fun judge(distance: LogitDistance, overlaps: List<Double>): SelfTestResult {
+    fun judge(distance: OutputDistance, overlaps: List<Double>): SelfTestResult {
         val failures = ArrayList<String>()
-        if (!(distance.snr >= Model.MIN_SNR_DB)) failures.add(under("logits SNR", distance.snr, Model.MIN_SNR_DB))
-        if (!(distance.psnr >= Model.MIN_PSNR_DB)) failures.add(under("logits PSNR", distance.psnr, Model.MIN_PSNR_DB))
+        if (!(distance.snr >= Model.MIN_SNR_DB)) failures.add(under("${Model.OUTPUT} SNR", distance.snr, Model.MIN_SNR_DB))
+        if (!(distance.psnr >= Model.MIN_PSNR_DB)) failures.add(under("${Model.OUTPUT} PSNR", distance.psnr, Model.MIN_PSNR_DB))
         for ((stage, overlap) in overlaps.withIndex()) {
             if (!(overlap >= Model.MIN_KEPT_OVERLAP - 1e-9)) {
                 failures.add("kept tokens of stage ${stage + 1}: $overlap is under ${Model.MIN_KEPT_OVERLAP}")
@@ -76,21 +89,23 @@ internal object SelfTest {
         }
 
     private fun vector(one: JSONObject, budget: Budget): Golden {
-        val logits = one.getJSONArray("logits")
+        val values = one.getJSONArray(Model.OUTPUT)
+        val tokens = if (Model.OUTPUT == "features") integers(one.getJSONArray("tokens")) else emptyList()
         val kept = one.getJSONArray("kept")
-        if (logits.length() != Model.CLASSES || kept.length() != budget.keptTokens.size) {
-            throw JSONException("a vector has ${logits.length()} logits and ${kept.length()} stages")
+        val size = if (tokens.isEmpty()) Model.VALUES else tokens.size * Model.VECTOR_SIZE
+        if (values.length() != size || kept.length() != budget.keptTokens.size || tokens.any { it !in 0 until Model.PATCH_TOKENS }) {
+            throw JSONException("a vector has ${values.length()} ${Model.OUTPUT} and ${kept.length()} stages")
         }
         return Golden(
             one.getString("file"),
-            FloatArray(logits.length()) { logits.getDouble(it).toFloat() },
-            List(kept.length()) { stage ->
-                val positions = kept.getJSONArray(stage)
-                (0 until positions.length()).map(positions::getInt).toSet()
-            },
+            FloatArray(values.length()) { values.getDouble(it).toFloat() },
+            tokens,
+            List(kept.length()) { stage -> integers(kept.getJSONArray(stage)).toSet() },
             one.getBoolean("near_tie"),
         )
     }
+
+    private fun integers(list: JSONArray): List<Int> = (0 until list.length()).map(list::getInt)
 
     private fun objects(list: JSONArray): List<JSONObject> = (0 until list.length()).map(list::getJSONObject)
 

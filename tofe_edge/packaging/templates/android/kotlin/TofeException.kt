@@ -6,7 +6,7 @@ class TofeException @JvmOverloads constructor(val reason: Reason, message: Strin
     Exception(message, cause) {
 
     enum class Reason {
-        /** [TofeClassifier.create] was called on the main thread. */
+        /** [@CLASS@.create] was called on the main thread. */
         MAIN_THREAD,
 
         /** An argument or a bitmap cannot be used. */
@@ -21,7 +21,7 @@ class TofeException @JvmOverloads constructor(val reason: Reason, message: Strin
         /** ExecuTorch cannot load or run the model. */
         RUNTIME,
 
-        /** The classifier was closed. */
+        /** The @INSTANCE@ was closed. */
         CLOSED,
     }
 }

@@ -2,7 +2,7 @@
 import CoreML
 import Foundation
 
-/// The loaded model: a square in, logits out. Only its `TofeClassifier` uses it, one call after the other.
+/// The loaded model: a square in, @OUTPUT@ out. Only its `@CLASS@` uses it, one call after the other.
 final class Network: @unchecked Sendable {
     let budget: TofeBudget
     private let model: MLModel
@@ -35,16 +35,16 @@ final class Network: @unchecked Sendable {
         } catch {
             throw TofeError.runtime("Core ML failed to run it: \(error.localizedDescription)")
         }
-        let logits = try numbers("logits", in: outputs).map(\.floatValue)
-        guard logits.count == Facts.classes else {
-            throw TofeError.runtime("it has \(logits.count) logits for \(Facts.classes) labels")
+        let values = try numbers("@OUTPUT@", in: outputs).map(\.floatValue)
+        guard values.count == Facts.values else {
+            throw TofeError.runtime("it has \(values.count) @OUTPUT@ where it should have \(Facts.values)")
         }
         let selections = try budget.keptTokens.indices.map { stage in
             // Computed in half precision, so rounded, as the reference does.
             let order = try numbers("tokenOrder\(stage + 1)", in: outputs)
             return try tokenIndices(order.map { $0.doubleValue.rounded(.toNearestOrEven) })
         }
-        return Outputs(logits: logits, selections: selections)
+        return Outputs(values: values, selections: selections)
     }
 
     private func numbers(_ name: String, in outputs: MLFeatureProvider) throws -> [NSNumber] {

@@ -2,7 +2,7 @@
 import ExecuTorch
 import Foundation
 
-/// The loaded model: a square in, logits out. Only its `TofeClassifier` uses it, one call after the other.
+/// The loaded model: a square in, @OUTPUT@ out. Only its `@CLASS@` uses it, one call after the other.
 ///
 /// All instances share ExecuTorch's thread pool and may share a backend's working memory, which grows and shrinks as models
 /// come and go. So they take turns: one at a time loads, runs or is given up.
@@ -54,12 +54,12 @@ final class Network: @unchecked Sendable {
         guard outputs.count == 1 + budget.keptTokens.count else {
             throw TofeError.runtime("it has \(outputs.count) outputs, not what it should")
         }
-        let logits = try floats(outputs[0])
-        guard logits.count == Facts.batch * Facts.classes else {
-            throw TofeError.runtime("it has \(logits.count) logits for \(Facts.classes) labels")
+        let values = try floats(outputs[0])
+        guard values.count == Facts.batch * Facts.values else {
+            throw TofeError.runtime("it has \(values.count) @OUTPUT@ where it should have \(Facts.batch * Facts.values)")
         }
         let selections = try outputs.dropFirst().map(selection)
-        return Outputs(logits: Array(logits.prefix(Facts.classes)), selections: selections)
+        return Outputs(values: Array(values.prefix(Facts.values)), selections: selections)
     }
 
     /// The first image's selection: indices, or whole numbers as floats if the model selects by ranks.

@@ -7,14 +7,16 @@ enum Facts {
     static let sha256 = "@SHA256@"
     static let sizeBytes = @SIZE_BYTES@
 
-    static let labelsFile = "@LABELS_FILE@"
-    static let goldenFolder = "@NAME@.golden"
+@LABELS_FACT@    static let goldenFolder = "@NAME@.golden"
     /// SHA-256 of the other files in `Model` that are read on the device.
     static let sums: [String: String] = [
 @SUMS@
     ]
 
-    static let classes = @CLASSES@
+    /// What the model gives, its numbers for one image, and how many of them belong to one vector.
+    static let output = "@OUTPUT@"
+    static let values = @VALUES@
+    static let vectorSize = @VECTOR_SIZE@
     static let batch = @BATCH@
     static let selectsByRank = @SELECTS_BY_RANK@
 

@@ -35,12 +35,4 @@ enum Resources {
         }
         return content
     }
-
-    static func labels() throws -> [String] {
-        let lines = String(decoding: try content(Facts.labelsFile), as: UTF8.self).split(separator: "\n")
-        guard lines.count == Facts.classes else {
-            throw TofeError.damaged("\(Facts.labelsFile) has \(lines.count) lines, not \(Facts.classes)")
-        }
-        return lines.map(String.init)
-    }
-}
+@LABELS_SWIFT@}

@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
 
-/// What one run gives: a number per class, and per stage the tokens in the order of their selection.
+/// What one run gives: numbers of the model, such as one per class, and per stage the tokens in the order of their selection.
 struct Outputs {
-    let logits: [Float]
+    let values: [Float]
     let selections: [[Int]]
 }
 
-/// The `count` likeliest classes, best first; of equal ones the lower index first.
-func topClasses(_ logits: [Float], labels: [String], count: Int) -> [Prediction] {
-    let highest = Double(logits.max() ?? 0)
-    let powers = logits.map { exp(Double($0) - highest) }
-    let sum = powers.reduce(0, +)
-    let order = powers.indices.sorted { powers[$0] == powers[$1] ? $0 < $1 : powers[$0] > powers[$1] }
-    return order.prefix(count).map { Prediction(index: $0, label: labels[$0], probability: powers[$0] / sum) }
-}
-
-/// Indices of tokens that a model gives as numbers; what is not a whole number is refused.
+@RANKING@/// Indices of tokens that a model gives as numbers; what is not a whole number is refused.
 func tokenIndices<Number: BinaryFloatingPoint>(_ numbers: [Number]) throws -> [Int] {
     try numbers.map { number in
         guard let index = Int(exactly: number) else { throw TofeError.runtime("a selection holds \(number), which is not an index") }
@@ -42,8 +33,8 @@ func keptPositions(_ selections: [[Int]], kept: [Int]) -> [Set<Int>]? {
     return result
 }
 
-/// Signal, noise and peak of logits, gathered over images.
-struct LogitDistance {
+/// Signal, noise and peak of what the model gives, gathered over images.
+struct OutputDistance {
     private var signal = 0.0
     private var noise = 0.0
     private var peak = 0.0
@@ -61,14 +52,14 @@ struct LogitDistance {
         count += expected.count
     }
 
-    /// In decibels: infinite if nothing differs, minus infinity if a logit is not a number.
+    /// In decibels: infinite if nothing differs, minus infinity if one is not a number.
     var snr: Double {
         if !finite { return -.infinity }
         if noise == 0 { return .infinity }
         return signal == 0 ? -.infinity : 10 * log10(signal / noise)
     }
 
-    /// The same with the square of the largest logit in place of their mean power.
+    /// The same with the square of the largest number in place of their mean power.
     var psnr: Double {
         signal == 0 ? snr : snr + 20 * log10(peak) - 10 * log10(signal / Double(count))
     }

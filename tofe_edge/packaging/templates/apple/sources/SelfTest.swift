@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
 
-/// What `TofeClassifier.selfTest()` found.
+/// What `@CLASS@.selfTest()` found.
 public struct SelfTestResult: Equatable, Sendable, CustomStringConvertible {
-    /// How close the logits are, in decibels; infinite if they are the same.
+    /// How close the @OUTPUT@ @IS_ARE@, in decibels; infinite if they are the same.
     public let snrDb: Double
     public let psnrDb: Double
     /// Per stage, the share of tokens kept here that were kept where the model was converted.
@@ -28,9 +28,21 @@ enum SelfTest {
     private struct Vector: Decodable {
         let method: String
         let file: String
-        let logits: [Double]
+        let @OUTPUT@: [Double]
+        /// The patches whose features are stored; nil if all numbers are.
+        let tokens: [Int]?
         let kept: [[Int]]
         let nearTie: Bool
+
+        /// Of a run's numbers those that are stored; nil if they are not as many.
+        func stored(_ values: [Float]) -> [Float]? {
+            let size = Facts.vectorSize
+            let rows = tokens ?? Array(0..<(values.count / size))
+            guard rows.allSatisfy({ $0 >= 0 && ($0 + 1) * size <= values.count }), rows.count * size == @OUTPUT@.count else {
+                return nil
+            }
+            return rows.flatMap { values[($0 * size)..<(($0 + 1) * size)] }
+        }
     }
 
     static func run(_ network: Network) throws -> SelfTestResult {
@@ -38,11 +50,14 @@ enum SelfTest {
         // If either of two tokens may rightly be kept, the input says nothing; if all are so, they must do.
         let clear = all.filter { !(Facts.skipsNearTies && $0.nearTie) }
         let stages = network.budget.keptTokens
-        var distance = LogitDistance()
+        var distance = OutputDistance()
         var overlaps = [[Double]](repeating: [], count: stages.count)
         for vector in clear.isEmpty ? all : clear {
             let outputs = try network.run(readSquare("\(Facts.goldenFolder)/\(vector.file)"))
-            distance.add(expected: vector.logits.map(Float.init), actual: outputs.logits)
+            guard let stored = vector.stored(outputs.values) else {
+                throw TofeError.damaged("a golden vector has another number of @OUTPUT@ than the model")
+            }
+            distance.add(expected: vector.@OUTPUT@.map(Float.init), actual: stored)
             guard let kept = keptPositions(outputs.selections, kept: stages), kept.count == vector.kept.count else {
                 throw TofeError.runtime("the tokens that it selected do not fit together")
             }
@@ -54,12 +69,12 @@ enum SelfTest {
         return judge(distance, overlaps.map { $0.reduce(0, +) / Double($0.count) })
     }
 
-    static func judge(_ distance: LogitDistance, _ overlaps: [Double]) -> SelfTestResult {
+    static func judge(_ distance: OutputDistance, _ overlaps: [Double]) -> SelfTestResult {
         var failures: [String] = []
         for (name, actual, expected) in [
             ("SNR", distance.snr, Facts.minSnrDb), ("PSNR", distance.psnr, Facts.minPsnrDb),
         ] where !(actual >= expected) {
-            failures.append(String(format: "logits \(name) %.1f dB is under %.0f dB", actual, expected))
+            failures.append(String(format: "@OUTPUT@ \(name) %.1f dB is under %.0f dB", actual, expected))
         }
         for (stage, overlap) in overlaps.enumerated() where !(overlap >= Facts.minKeptOverlap - 1e-9) {
             failures.append("kept tokens of stage \(stage + 1): \(overlap) is under \(Facts.minKeptOverlap)")

@@ -16,10 +16,10 @@ public enum TofeError: Error, Equatable, Sendable {
 extension TofeError: LocalizedError {
     public var errorDescription: String? {
         switch self {
-        case .input(let what): return "The image cannot be classified: \(what)"
-        case .damaged(let what): return "The classifier's files are not as they should be: \(what)"
-        case .storage(let what): return "The classifier cannot be stored: \(what)"
-        case .runtime(let what): return "The classifier cannot run: \(what)"
+        case .input(let what): return "The image cannot be @DONE@: \(what)"
+        case .damaged(let what): return "The @INSTANCE@'s files are not as they should be: \(what)"
+        case .storage(let what): return "The @INSTANCE@ cannot be stored: \(what)"
+        case .runtime(let what): return "The @INSTANCE@ cannot run: \(what)"
         }
     }
 

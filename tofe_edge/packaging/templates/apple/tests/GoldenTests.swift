@@ -7,8 +7,8 @@ import XCTest
 final class GoldenTests: XCTestCase {
     func testGoldenVectors() async throws {
         for budget in TofeBudget.allCases {
-            let classifier = try await TofeClassifier(configuration: TofeConfiguration(budget: budget))
-            let result = try await classifier.selfTest()
+            let @INSTANCE@ = try await @CLASS@(configuration: TofeConfiguration(budget: budget))
+            let result = try await @INSTANCE@.selfTest()
             XCTAssertTrue(result.passed, "\(budget.rawValue): \(result)")
         }
     }

@@ -9,42 +9,21 @@ import java.io.Closeable
 import java.util.concurrent.Executor
 
 /**
- * Classifies images with @NAME@.
+ * @DOES@ with @NAME@.
  *
- * One instance holds one loaded model; its methods may be called from any thread. All classifiers of an app, this model's
+ * One instance holds one loaded model; its methods may be called from any thread. All @INSTANCE@s of an app, this model's
  * and others', wait for each other. [create] reads, checks and loads the model, which takes too long for the main thread, so
  * it refuses to run there; [createAsync] is for it.
  *
  * Everything that goes wrong is a [TofeException].
  */
-class TofeClassifier private constructor(private val network: Network, private val context: Context) : Closeable {
+class @CLASS@ private constructor(private val network: Network, private val context: Context) : Closeable {
 
     /** Which of the model's budgets this instance runs. */
     val budget: Budget
         get() = network.budget
 
-    /**
-     * The likeliest classes of an image, best first.
-     *
-     * Colours are taken as sRGB, and converted to it if the bitmap says that they are others; what is transparent is put
-     * on white. A photograph's EXIF orientation is not in a bitmap: turn it upright before.
-     *
-     * @param bitmap of any size and configuration, not recycled.
-     * @param count how many classes, at least 1; fewer come back if the model has fewer.
-     */
-    @JvmOverloads
-    @Throws(TofeException::class)
-    fun classify(bitmap: Bitmap, count: Int = 5): List<Prediction> {
-        if (count < 1) throw TofeException(TofeException.Reason.INPUT, "count must be at least 1, not $count")
-        val pixels =
-            failingAs(TofeException.Reason.INPUT, "the bitmap's pixels cannot be read") {
-                Preprocessing.prepare(BitmapPixels.of(bitmap))
-            }
-        return topClasses(network.run(pixels).logits, count).map {
-            Prediction(it.index, network.labels[it.index], it.probability)
-        }
-    }
-
+@METHOD@
     /**
      * Runs the model on the images that it brings and compares with what it computed where it was converted: whether this
      * device, its ExecuTorch and this code give what was measured. Checks the files beside the model too. Takes four runs; call
@@ -60,7 +39,7 @@ class TofeClassifier private constructor(private val network: Network, private v
 
     /** What [createAsync] calls, on the main thread. Exactly one of the two, once. */
     interface Callback {
-        fun onReady(classifier: TofeClassifier)
+        fun onReady(@INSTANCE@: @CLASS@)
 
         fun onError(error: TofeException)
     }
@@ -75,7 +54,7 @@ class TofeClassifier private constructor(private val network: Network, private v
         @JvmStatic
         @JvmOverloads
         @Throws(TofeException::class)
-        fun create(context: Context, budget: Budget = Budget.DEFAULT, threads: Int = 0): TofeClassifier {
+        fun create(context: Context, budget: Budget = Budget.DEFAULT, threads: Int = 0): @CLASS@ {
             if (Looper.myLooper() == Looper.getMainLooper()) {
                 throw TofeException(
                     TofeException.Reason.MAIN_THREAD,
@@ -85,7 +64,7 @@ class TofeClassifier private constructor(private val network: Network, private v
             if (threads < 0) throw TofeException(TofeException.Reason.INPUT, "threads must not be negative, but is $threads")
             return failingAs(TofeException.Reason.RUNTIME, "the model cannot be loaded") {
                 val application = context.applicationContext ?: context
-                TofeClassifier(Network.load(application, budget, threads), application)
+                @CLASS@(Network.load(application, budget, threads), application)
             }
         }
 
@@ -109,8 +88,8 @@ class TofeClassifier private constructor(private val network: Network, private v
             }
             val load = Runnable {
                 try {
-                    val classifier = create(context, budget, threads)
-                    main.post { callback.onReady(classifier) }
+                    val @INSTANCE@ = create(context, budget, threads)
+                    main.post { callback.onReady(@INSTANCE@) }
                 } catch (error: Throwable) {
                     fail(error)
                 }

@@ -1,8 +1,8 @@
-/* Classifies images that come on stdin as PPM, one behind the other: a picture, or the frames of a camera.
+/* @DOES@ that come on stdin as PPM, one behind the other: a picture, or the frames of a camera.
  *
- *   djpeg photo.jpg | ./classify ../model/@NAME@.pte
- *   ffmpeg -v error -f v4l2 -i /dev/video0 -f image2pipe -c:v ppm - | ./classify ../model/@NAME@.pte
- *   ./classify ../model/@NAME@.pte --self-test ../model/@NAME@.golden
+ *   djpeg photo.jpg | ./@PROGRAM@ ../model/@NAME@.pte
+ *   ffmpeg -v error -f v4l2 -i /dev/video0 -f image2pipe -c:v ppm - | ./@PROGRAM@ ../model/@NAME@.pte
+ *   ./@PROGRAM@ ../model/@NAME@.pte --self-test ../model/@NAME@.golden
  */
 #include <errno.h>
 #include <stdint.h>
@@ -12,7 +12,7 @@
 
 #include "tofe.h"
 
-enum { BEST = 5, THREADS = @THREADS@, MAX_SIDE = 1 << 14, COMMAND_LINE = 2 };
+enum { @LIMITS@THREADS = @THREADS@, MAX_SIDE = 1 << 14, COMMAND_LINE = 2 };
 
 typedef struct image {
   uint8_t* pixels;
@@ -60,44 +60,33 @@ static reading read_ppm(FILE* file, image* into) {
 }
 
 static int failed(tofe_status status) {
-  fprintf(stderr, "classify: %s\n", tofe_last_error());
+  fprintf(stderr, "@PROGRAM@: %s\n", tofe_last_error());
   return (int)status;
 }
 
-static int classify_stream(tofe_model* model, FILE* file) {
+static int @PROGRAM@_stream(tofe_model* model, FILE* file) {
   image frame = {NULL, 0, 0, 0};
-  tofe_prediction best[BEST];
   reading got;
   int result = 0;
-  while (result == 0 && (got = read_ppm(file, &frame)) != END) {
+@MEMORY@  while (result == 0 && (got = read_ppm(file, &frame)) != END) {
     if (got == NO_PPM) {
-      fprintf(stderr, "classify: stdin is not a whole PPM (P6) with 8 bits per colour\n");
+      fprintf(stderr, "@PROGRAM@: stdin is not a whole PPM (P6) with 8 bits per colour\n");
       result = TOFE_BAD_INPUT;
       break;
     }
-    uint32_t count = BEST;
-    const tofe_status status =
-        tofe_classify_rgb(model, frame.pixels, frame.width, frame.height, 3 * (size_t)frame.width, best, &count);
-    if (status != TOFE_OK) {
-      result = failed(status);
-      break;
-    }
-    for (uint32_t i = 0; i < count; ++i) {
-      printf("%s%s %.1f%%", i ? ", " : "", tofe_label(model, best[i].index), 100 * (double)best[i].probability);
-    }
-    if (printf("\n") < 0 || fflush(stdout) != 0) {
-      fprintf(stderr, "classify: stdout cannot be written (%s)\n", strerror(errno));
+@FRAME@    if (printf("\n") < 0 || fflush(stdout) != 0) {
+      fprintf(stderr, "@PROGRAM@: stdout cannot be written (%s)\n", strerror(errno));
       result = TOFE_RUNTIME_ERROR;
     }
   }
-  free(frame.pixels);
+@RELEASE@  free(frame.pixels);
   return result;
 }
 
 int main(int argc, char** argv) {
   const int tests = argc == 4 && strcmp(argv[2], "--self-test") == 0;
   if (argc != 2 && !tests) {
-    fprintf(stderr, "usage: classify MODEL.pte [--self-test FOLDER.golden] < IMAGES.ppm\n");
+    fprintf(stderr, "usage: @PROGRAM@ MODEL.pte [--self-test FOLDER.golden] < IMAGES.ppm\n");
     return COMMAND_LINE;
   }
   tofe_model* model = NULL;
@@ -105,7 +94,7 @@ int main(int argc, char** argv) {
   if (status != TOFE_OK) return failed(status);
   int result = 0;
   if (!tests) {
-    result = classify_stream(model, stdin);
+    result = @PROGRAM@_stream(model, stdin);
   } else if ((status = tofe_self_test(model, argv[3])) == TOFE_OK) {
     puts("self-test passed");
   } else {

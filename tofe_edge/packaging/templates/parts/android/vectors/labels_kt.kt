@@ -1,0 +1,1 @@
+            val labels = emptyList<String>() // of classes, which the model does not tell

@@ -1,0 +1,1 @@
+            ready.@CALL@(Photograph.read(contentResolver, image)).take(8).joinToString(" ") { "%.4f".format(it) }

@@ -1,0 +1,1 @@
+    static let labelsFile = "@LABELS_FILE@"
