@@ -66,5 +66,7 @@ def _describe(checkpoint: Checkpoint) -> str:
     for budget in checkpoint.budgets:
         counts = ", ".join(map(str, budget.counts))
         rows.append(("divergence", f"{budget.divergence:.3f} {measure} from the dense net if {counts} tokens are kept"))
-        rows.append(("agreement", f"{budget.agreement:.1f} % of images with the dense net's best class or nearest neighbour"))
+        rows.append(
+            ("agreement", f"{budget.agreement:.1f} % of images with the dense net's best class or nearest neighbour")
+        )
     return facts(rows)

@@ -109,7 +109,10 @@ class Model:
 
     def classify(self, output: ImageOutput) -> Classification:
         """The likeliest classes by the logits of an image. Raises :class:`InputError` if the model gives no logits."""
-        require(self.manifest.classifies, f"{self.path}: gives {words_for(self.manifest.output)}, no classes; use Model.outputs")
+        require(
+            self.manifest.classifies,
+            f"{self.path}: gives {words_for(self.manifest.output)}, no classes; use Model.outputs",
+        )
         best = tuple(top_classes(output.values, self.manifest.class_names))
         return Classification(output.image, best, output.kept, output.method, output.latency_ms)
 
