@@ -24,8 +24,8 @@ DEADLINE_SECONDS = 300
 
 CONVERT_KEYS = (
     "artifact batch checkpoint delegates fallback_ops fp32_layers gmacs int8_mode latency manifest methods normalized output "
-    "output_shape parity precision predicted_ms profile quantization reason reproducible selection size_bytes target "
-    "token_counts"
+    "output_shape parity precision predicted_ms preprocessing profile quantization reason reproducible selection size_bytes "
+    "sources target token_counts warnings"
 )
 PROFILE_KEYS = (
     "batch cpu_ms gmacs latency_ms load_ms machine method model on operators peak_rss_bytes planned_memory_bytes runs stages "
