@@ -95,7 +95,10 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Bench], Path], str]] = {
     "folder": (lambda b: b.folder, "is not a file|neither a shipped one"),
     "text": (lambda b: b.file("a.safetensors", "hello world, not weights"), r"a\.safetensors: is damaged or cut short"),
     "pickle": (lambda b: pickled(b, "a.pth"), r"a\.pth: (it is a PyTorch pickle|holds no vision transformer)"),
-    "pickle under a false name": (lambda b: pickled(b, "a.safetensors"), "it is a PyTorch pickle"),
+    "pickle under a false name": (
+        lambda b: pickled(b, "a.safetensors"),
+        "it is a PyTorch pickle|holds no vision transformer",
+    ),
     "old pickle": (
         lambda b: b.file("a.pth", b"\x80\x02}q\x00."),
         "it is a PyTorch pickle|damaged or not a PyTorch file|no state dict",

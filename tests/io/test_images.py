@@ -405,15 +405,16 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_list_images(tmp_path: Path) -> None:
-    names = "b/2.jpg b/10.JPEG a.png B.webp b-c/1.tiff .hidden.jpg .git/x.jpg notes.txt jpg"
+    names = "b/2.jpg b/10.JPEG a.png B.webp b-c/1.tiff c.JFIF .hidden.jpg .git/x.jpg notes.txt jpg"
     touch(tmp_path, *names.split())
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "d").symlink_to("b-c")
     (tmp_path / "z.png").symlink_to("a.png")
     (tmp_path / "dangling.png").symlink_to("nowhere")
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert found == ["B.webp", "a.png", "b/10.JPEG", "b/2.jpg", "b-c/1.tiff", "z.png"]
+    assert found == ["B.webp", "a.png", "b/10.JPEG", "b/2.jpg", "b-c/1.tiff", "c.JFIF", "d/1.tiff", "z.png"]
 
 
 @pytest.mark.parametrize(

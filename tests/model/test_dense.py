@@ -33,7 +33,9 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights_of(**overrides: int) -> dict[str, Tensor]:
-    return {key.removeprefix("vit."): value for key, value in tiny_tofe(**overrides).backbone.state_dict().items()}
+    return {
+        key.removeprefix("vit."): value for key, value in tiny_tofe(DEIT, **overrides).backbone.state_dict().items()
+    }
 
 
 def written(path: Path, content: Any) -> Path:
@@ -50,7 +52,7 @@ def test_size_and_classes_are_those_of_the_tensors(tmp_path: Path, overrides: di
     size = overrides.get("image_size", 64)
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        expected, actual = (net.forward_dense(images) for net in (tiny_tofe(**overrides), load_model(header)))
+        expected, actual = (net.forward_dense(images) for net in (tiny_tofe(DEIT, **overrides), load_model(header)))
     assert torch.equal(expected, actual)
 
 
@@ -134,6 +136,16 @@ def test_what_stands_beside_the_weights_counts(tmp_path: Path) -> None:
     config["label_names"] = ["cat", "dog", "cow"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert any("names 3 classes, own.pth has 2 outputs" in remark for remark in describe_dense(path).remarks)
+
+
+def test_a_folder_of_the_hub_is_its_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "my-vit"
+    folder.mkdir()
+    save_file(weights_of(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architecture": DEIT}))
+    opened = open_checkpoint(folder)
+    assert (opened.path, opened.backbone_name, opened.name) == (folder / "model.safetensors", DEIT, "my-vit")
+    assert "is not a file" in refused(tmp_path, lambda: describe_dense(tmp_path, DEIT))
 
 
 def test_heads_of_attention_are_not_in_the_shapes(tmp_path: Path) -> None:

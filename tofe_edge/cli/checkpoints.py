@@ -9,7 +9,9 @@ from typing import Any
 from tofe_edge.budget.gmacs import accuracy_of
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.model.zoo import find_checkpoint, shipped_checkpoints
+from tofe_edge.model.dense import source_facts
+from tofe_edge.model.zoo import shipped_checkpoints
+from tofe_edge.workflows.sources import open_checkpoint
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the list or one header."""
     if args.name:
-        checkpoint = find_checkpoint(args.name)
+        checkpoint = open_checkpoint(args.name)
         emit(args.json, _to_json(checkpoint), _describe(checkpoint))
         return 0
     shipped = shipped_checkpoints()
@@ -63,6 +65,7 @@ def _describe(checkpoint: Checkpoint) -> str:
     document = _to_json(checkpoint)
     rows = [(key, json.dumps(value) if isinstance(value, (dict, list)) else value) for key, value in document.items()]
     measure = (checkpoint.training or {}).get("reduced", {}).get("measure", "nats") if checkpoint.budgets else None
+    rows += source_facts(checkpoint) if checkpoint.plain else []
     for budget in checkpoint.budgets:
         counts = ", ".join(map(str, budget.counts))
         rows.append(("divergence", f"{budget.divergence:.3f} {measure} from the dense net if {counts} tokens are kept"))

@@ -234,6 +234,8 @@ def run(args: argparse.Namespace) -> int:
 
 def to_json(converted: Converted) -> dict[str, Any]:
     """The document of ``--json``."""
+    from tofe_edge.model.dense import source_json
+
     manifest, artifact = converted.manifest, converted.artifact
     copied = (
         "checkpoint", "token_counts", "gmacs", "size_bytes", "delegates", "fallback_ops", "target", "precision", "int8_mode",
@@ -251,6 +253,7 @@ def to_json(converted: Converted) -> dict[str, Any]:
         "selection": manifest.selection,
         "quantization": manifest.quantization,
         "profile": manifest.profile,
+        **source_json(converted.plan.request.checkpoint),
         "predicted_ms": manifest.latency and manifest.latency["predicted_ms"],
         "latency": manifest.latency,
         "reason": converted.reason,

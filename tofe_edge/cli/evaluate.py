@@ -14,7 +14,7 @@ from tofe_edge.cli.pages.tokens import EvaluationPage, render_evaluation
 from tofe_edge.errors import require
 from tofe_edge.evaluation.prediction import CountDistribution
 from tofe_edge.io.files import check_place
-from tofe_edge.model.dense import source_facts
+from tofe_edge.model.dense import source_facts, source_json
 from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
 from tofe_edge.workflows.sources import open_checkpoint
 
@@ -90,6 +90,7 @@ def _json(report: EvaluationReport, page: Path | None) -> dict[str, Any]:
         **result.to_json(),
         "mean_reused": [round(value, 3) for value in result.mean_reused],
         "unreadable": [str(path) for path in result.unreadable],
+        **source_json(report.checkpoint),
         "wrote": [] if page is None else [str(page)],
     }
     if report.distribution:

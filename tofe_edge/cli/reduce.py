@@ -9,7 +9,7 @@ from typing import Any
 
 from tofe_edge.cli.options import add_dense_weights, keywords, positive_float, positive_int
 from tofe_edge.cli.output import emit, facts, table
-from tofe_edge.model.dense import source_facts
+from tofe_edge.model.dense import source_facts, source_json
 from tofe_edge.workflows.reduce import Reduced, reduce
 
 
@@ -65,6 +65,7 @@ def to_json(reduced: Reduced) -> dict[str, Any]:
         "checkpoint": str(checkpoint.path),
         "gmacs": checkpoint.gmacs,
         "dense_gmacs": checkpoint.dense_gmacs,
+        **source_json(checkpoint),
         **asdict(reduced.report),
     }
 

@@ -152,10 +152,20 @@ def _folder(folder: Path, class_ids: Sequence[str], classes: ClassMap) -> list[S
         if label is None:
             raise InputError(
                 f"{path.parent}: {quoted(path.parent.name)} is not a class id of this model (such as {classes.example}); "
-                "expected FOLDER/<class id>/<image>"
+                f"expected FOLDER/<class id>/<image>{_hint(folder, class_ids)}"
             )
         samples.append(Sample(path, label))
     return samples
+
+
+def _hint(folder: Path, class_ids: Sequence[str]) -> str:
+    """What to try if the folders may be the classes that a net was trained on."""
+    count = sum(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
+    return (
+        f"; if it was trained on these folders, name its classes with --labels {folder}"
+        if count == len(class_ids)
+        else ""
+    )
 
 
 def _is_visible_shard(path: Path) -> bool:

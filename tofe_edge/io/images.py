@@ -25,7 +25,9 @@ from tofe_edge.errors import InputError
 MAX_PIXELS = 100_000_000
 
 #: What :func:`list_images` takes for an image, in lower case. :func:`read_image` goes by content.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+)
 
 # An explicit list: Pillow's default also tries formats that start external programs (EPS) and many never tested here.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -123,9 +125,8 @@ def decode_image(handle: BinaryIO, path: Path) -> Image.Image:
 def list_images(folder: Path) -> list[Path]:
     """All image files below ``folder``, told by suffix (``IMAGE_SUFFIXES``, any case), in sorted order.
 
-    Hidden files and folders (a leading dot) are left out. A link to a file counts as a file; a link to a
-    folder is not followed, so loops of links end. The order compares path components by code point and is
-    the same on every machine.
+    Hidden files and folders (a leading dot) are left out. A link counts as what it leads to, but for one to a folder that
+    it stands in, so loops of links end. The order compares path components by code point and is the same on every machine.
 
     Returns:
         At least one path, each beginning with ``folder``.
@@ -138,8 +139,8 @@ def list_images(folder: Path) -> list[Path]:
             what = "is not a folder" if folder.exists() else "does not exist"
             raise _refusal(folder, f"{what}; give a folder of images")
         paths = []
-        for root, folders, names in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for root, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".") and not _is_loop(Path(root, name))]
             candidates = [Path(root, name) for name in names if not name.startswith(".")]
             paths += [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     except (OSError, ValueError) as error:
@@ -148,6 +149,11 @@ def list_images(folder: Path) -> list[Path]:
     if not paths:
         raise _refusal(folder, f"holds no image; give a folder with {_FORMAT_NAMES} files")
     return sorted(paths, key=lambda path: path.parts)
+
+
+def _is_loop(folder: Path) -> bool:
+    """Whether it is a link to a folder that it stands in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _require_regular_file(path: Path) -> None:

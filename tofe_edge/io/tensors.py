@@ -58,14 +58,14 @@ def read_state_dict(path: Path) -> StateDict:
         InputError: the file is missing, damaged, something else, or needs unpickling of anything but tensors.
     """
     must_be_a_file(path)
-    if _is_pickle(path):
+    if is_pickle(path):
         return _read_pickle(path)
     read_metadata(path)
     with safe_open(str(path), framework="pt") as handle:
         return StateDict({key: handle.get_tensor(key) for key in handle.keys()})  # noqa: SIM118  (not a dict)
 
 
-def _is_pickle(path: Path) -> bool:
+def is_pickle(path: Path) -> bool:
     """Whether PyTorch is to read it. Raises :class:`InputError` if it is a known kind of file without weights."""
     with path.open("rb") as handle:
         start = handle.read(256)
@@ -152,7 +152,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(str(path), framework="pt") as opened:
             return dict(opened.metadata() or {})
     except SafetensorError as error:
-        if _is_pickle(path):
+        if is_pickle(path):
             raise InputError(f"{path}: {_PICKLE_HINT}") from error
         raise InputError(f"{path}: is damaged or cut short, or not a safetensors file ({error})") from error
 

@@ -55,7 +55,7 @@ NO_CHOICES = Choices()
 
 
 def describe_dense(path: Path, backbone: str | None = None, choices: Choices = NO_CHOICES) -> Checkpoint:
-    """A file of plain dense weights as a checkpoint without selectors.
+    """A file of plain dense weights, or a folder of the Hugging Face Hub, as a checkpoint without selectors.
 
     Size and number of classes are those of its tensors. What was decided without being asked is in the ``remarks``.
 
@@ -136,7 +136,17 @@ def _pretrained(
     return DenseNet(adapter, replace(header, sources=sources, remarks=tuple(remarks)))
 
 
+_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+
+
+def weights_in(path: Path) -> Path:
+    """The file of weights in a folder as the Hugging Face Hub has them; a file is itself."""
+    found = [path / name for name in _IN_FOLDERS if (path / name).is_file()] if path.is_dir() else []
+    return found[0] if found else path
+
+
 def _describe(path: Path, backbone: str | None, choices: Choices) -> tuple[Checkpoint, NamedWeights]:
+    path = weights_in(path)
     state = read_state_dict(path)
     with _naming(path):
         named = read_weights(state)
@@ -170,6 +180,8 @@ def _describe(path: Path, backbone: str | None, choices: Choices) -> tuple[Check
 
 
 def _stem(path: Path) -> str:
+    if path.name in _IN_FOLDERS:
+        return path.absolute().parent.name
     return path.name.removesuffix(".tar").rpartition(".")[0] or path.name
 
 
@@ -365,3 +377,12 @@ def source_facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         first = ", ".join(checkpoint.classes.names[:3])
         rows.append(("classes", f"{count}: {first}{', …' if count > 3 else ''} (from {sources['classes']})"))
     return [*rows, *(("warning", remark) for remark in checkpoint.remarks)]
+
+
+def source_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The same for a document: ``preprocessing``, ``sources`` and ``warnings``."""
+    return {
+        "preprocessing": checkpoint.preprocessing.to_json(),
+        "sources": dict(checkpoint.sources),
+        "warnings": [*checkpoint.remarks, *(checkpoint.training or {}).get("warnings", [])],
+    }

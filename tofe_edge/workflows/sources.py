@@ -9,9 +9,9 @@ from pathlib import Path
 from tofe_edge.errors import InputError
 from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.io.tensors import read_metadata
+from tofe_edge.io.tensors import is_pickle, read_metadata
 from tofe_edge.model.checkpoint import HEADER_KEY, Checkpoint
-from tofe_edge.model.dense import Choices, chosen, describe_dense
+from tofe_edge.model.dense import Choices, chosen, describe_dense, weights_in
 from tofe_edge.model.zoo import find_checkpoint
 from tofe_edge.profiles import DeviceProfile, load_profile
 
@@ -37,7 +37,7 @@ def open_checkpoint(
     choices = choices_of(labels, preprocessing)
     if isinstance(source, Checkpoint):
         return chosen(source, choices)
-    path = Path(source)
+    path = weights_in(Path(source))
     if backbone is not None or is_plain(path):
         return describe_dense(path, backbone, choices)
     return chosen(find_checkpoint(os.fspath(source)), choices)
@@ -64,7 +64,7 @@ def is_plain(path: Path) -> bool:
         return HEADER_KEY not in read_metadata(path)
     except InputError:
         # A damaged checkpoint is better told of as one.
-        return path.suffix != ".safetensors"
+        return path.suffix != ".safetensors" or is_pickle(path)
 
 
 def open_profile(source: StrPath | DeviceProfile) -> DeviceProfile:

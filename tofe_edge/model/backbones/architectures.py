@@ -94,7 +94,8 @@ def one_architecture(names: Sequence[str], named: NamedWeights) -> str:
     if len(names) == 1:
         return names[0]
     if names:
-        raise InputError(f"the weights may be of {' or '.join(names)}; say which with --backbone")
+        quick = " (OpenAI's are quickgelu)" if any("quickgelu" in name for name in names) else ""
+        raise InputError(f"the weights may be of {' or '.join(names)}{quick}; say which with --backbone")
     dim = named.tensors["patch_embed.proj.weight"].shape[0]
     depth = len({key.split(".")[1] for key in named.tensors if key.startswith("blocks.")})
     raise InputError(
