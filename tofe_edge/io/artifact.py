@@ -9,12 +9,25 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.documents import FORBID, Count, Flag, Int, Number, Text, one_of, read_json, validate, without_schema
+from tofe_edge.io.documents import (
+    FORBID,
+    Count,
+    Flag,
+    Int,
+    Number,
+    Text,
+    one_of,
+    read_json,
+    signed,
+    validate,
+    verified,
+    warn_without_digest,
+)
 from tofe_edge.io.files import fingerprint_of, size_of, write_json
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.targets import find_target
 
-SCHEMA = 3
+SCHEMA = 4
 PRECISIONS = ("fp32", "fp16", "int8", "pal6", "pal4")
 """``pal6`` and ``pal4``: weights as 6- or 4-bit numbers of the entries of a palette, one per layer, computed in fp16."""
 
@@ -158,16 +171,16 @@ class Manifest:
         if self.classifies:
             for key in ("output", "normalized", "output_shape"):
                 del document[key]
-        return {"schema": SCHEMA, **document}
+        return signed(SCHEMA, document)
 
     @classmethod
     def from_json(cls, document: Any) -> Manifest:
         """Read a manifest document.
 
         Raises:
-            InputError: naming the key that is missing, unknown or has a value that it cannot have.
+            InputError: naming the key that is missing, unknown or has a value that it cannot have; or the digest is wrong.
         """
-        manifest = validate(cls, without_schema(document, SCHEMA, "manifest", ADVICE), "manifest", ADVICE)
+        manifest = validate(cls, verified(document, SCHEMA, "manifest", ADVICE), "manifest", ADVICE)
         if manifest.latency is not None:
             validate(_Latency, manifest.latency, "manifest key 'latency':", ADVICE)
         _check_output(manifest)
@@ -259,6 +272,7 @@ def open_artifact(path: Path) -> Artifact:
         raise InputError(
             f"{path}: its checksum is not the manifest's; it is damaged or the manifest is stale: convert the model again"
         )
+    warn_without_digest(document, manifest_path, ADVICE)
     return Artifact(path, manifest)
 
 
