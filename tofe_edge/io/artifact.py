@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, Strict
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.documents import (
@@ -41,8 +41,10 @@ DEFAULT_METHOD = "forward"
 """The method that a program runs unless it is asked for another one."""
 
 ADVICE = "convert the model again"
-Gmacs = Annotated[Number, Field(ge=0, lt=1e9)]
+Gmacs = Annotated[Number, Field(ge=0, lt=1e6)]
 """The limit is far above any net, and far below what code and READMEs could not say."""
+Bytes = Annotated[int, Strict(), Field(ge=0, le=2**53)]
+"""More than any memory, and a number that JSON of other languages holds exactly."""
 Milliseconds = Annotated[Number, Field(gt=0)]
 
 
@@ -64,7 +66,7 @@ class Method:
     delegates: Count
     fallback_ops: dict[Text, Count]
     """Operators that no delegate took, with their numbers."""
-    planned_memory_bytes: Count | None
+    planned_memory_bytes: Bytes | None
     """``None`` if the device plans it when it loads the model."""
 
 
@@ -77,7 +79,7 @@ class Manifest:
     artifact: Text
     """File name of the model, beside the manifest."""
     sha256: Text
-    size_bytes: Count
+    size_bytes: Bytes
     target: Text
     backend: Text
     precision: Annotated[Text, one_of(PRECISIONS)]
@@ -98,11 +100,11 @@ class Manifest:
     """Operators that no delegate took, with their numbers."""
     fp32_layers: list[Text]
     """Layers with weights that int8 left in fp32."""
-    planned_memory_bytes: Count | None
+    planned_memory_bytes: Bytes | None
     """``None`` if the device plans it when it loads the model."""
     further_methods: list[Method]
     """Other budgets in the same program, from the largest to the smallest."""
-    batch: Annotated[Int, Field(ge=1)]
+    batch: Annotated[Int, Field(ge=1, le=4096)]
     """Images of one run."""
     selection: Text | None
     """How tokens are put in order: ``topk`` or ``rank``."""
@@ -184,11 +186,26 @@ class Manifest:
         if manifest.latency is not None:
             validate(_Latency, manifest.latency, "manifest key 'latency':", ADVICE)
         _check_output(manifest)
+        _check_counts(manifest)
         if any(method.token_counts is None for method in manifest.further_methods):
             raise InputError(f"manifest key 'further_methods' has one without token counts; {ADVICE}")
         if len(manifest.methods) <= len(manifest.further_methods):
             raise InputError(f"manifest key 'further_methods' names a method twice; {ADVICE}")
         return manifest
+
+
+def _check_counts(manifest: Manifest) -> None:
+    """Raise :class:`InputError` if token counts contradict the stages or the patches."""
+    for method in manifest.methods.values():
+        counts = method.token_counts
+        if counts is None:
+            continue
+        if len(counts) != len(manifest.stage_blocks) - 1 or max(counts, default=0) > manifest.patch_tokens:
+            stages, patches = len(manifest.stage_blocks) - 1, manifest.patch_tokens
+            raise InputError(
+                f"manifest key 'token_counts' {counts} of method {method.name} is not that of {stages} selections of {patches} "
+                f"patches; {ADVICE}"
+            )
 
 
 def _check_output(manifest: Manifest) -> None:
