@@ -6,6 +6,7 @@ import math
 import operator
 import random
 import re
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
@@ -251,6 +252,29 @@ def test_headers_of_other_nets_fail_on_loading(
     )
     header = read_header(path)
     assert re.search(reason, refused(path, lambda: load_model(header)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ({"depth": 10**9}, "depth=1000000000 is more than 256"),
+        ({"image_size": 131072}, "image_size=131072 is more than 4096"),
+        ({"classes": 10**9}, "classes=1000000000 is more than 1000000"),
+        ({"dim": 16384, "depth": 256, "heads": 4}, "they have 4 blocks, it has 256"),
+        ({"dim": 16384, "heads": 4}, "they have 48 channels, it has 16384"),
+        ({"image_size": 4096}, "pos_embed is"),
+    ],
+)
+def test_sizes_that_a_header_states_take_no_memory(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, overrides: dict[str, int], reason: str
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["backbone"]["overrides"].update(overrides)
+
+    header = read_header(rewritten(tiny_checkpoint, tmp_path / "large.safetensors", change))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert reason in refused(header.path, lambda: load_model(header))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10, "KiB"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

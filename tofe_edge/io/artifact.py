@@ -35,6 +35,9 @@ IOS = ("tensor", "image")
 OUTPUTS = ("logits", "embedding", "features")
 """What a model gives: a number per class; the vector that its head reads; or a vector per patch, in raster order."""
 
+MOST_IMAGES = 4096
+"""Of one run."""
+
 PACKAGE_SUFFIX = ".mlpackage"
 
 DEFAULT_METHOD = "forward"
@@ -104,7 +107,7 @@ class Manifest:
     """``None`` if the device plans it when it loads the model."""
     further_methods: list[Method]
     """Other budgets in the same program, from the largest to the smallest."""
-    batch: Annotated[Int, Field(ge=1, le=4096)]
+    batch: Annotated[Int, Field(ge=1, le=MOST_IMAGES)]
     """Images of one run."""
     selection: Text | None
     """How tokens are put in order: ``topk`` or ``rank``."""

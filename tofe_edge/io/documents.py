@@ -31,6 +31,8 @@ FORBID = ConfigDict(extra="forbid")
 FAULT = "fault"
 DIGEST = "digest"
 """The key of a document's digest."""
+LARGEST = 64 << 20
+"""Bytes of a JSON file, here and in the native runner."""
 UNKNOWN = "unexpected_keyword_argument"
 """The type of an error about a key that is not a field of a dataclass."""
 
@@ -67,6 +69,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_json(path: Path, advice: str) -> Any:
     """The content of a JSON file. Raises :class:`InputError` that ends in the advice if it is not one."""
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise ValueError(f"it has {size} bytes, more than {LARGEST}")
         return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); {advice}") from error

@@ -282,22 +282,37 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
     plain = read_state_dict(checkpoint.path) if checkpoint.plain else None
     try:
         _check_weights(checkpoint, weights)
+        if plain is None and checkpoint.weights_sha256 not in SHIPPED.values():
+            # A header may state any size: memory is taken once the shapes are those of the weights.
+            with torch.device("meta"):
+                _load(ToFe(backbone_of(checkpoint)), checkpoint, weights)
         model = ToFe(backbone_of(checkpoint))
-        named, classes = checkpoint.classes, model.backbone.spec.classes
-        if not len(named.ids) == len(named.names) == classes:
-            raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")
-        if plain is not None:
-            model.backbone.load_dense(fit_weights(read_weights(plain), model.backbone.spec))
-        elif checkpoint.token_counts is None:
-            # Selectors are never run: a dense checkpoint has none, the dense form of another one leaves its own.
-            dense = {key.removeprefix("backbone."): value for key, value in weights.items() if not _is_of_tofe(key)}
-            load_strictly(model.backbone, dense, checkpoint.backbone_name)
+        if plain is None:
+            _load(model, checkpoint, weights)
         else:
-            checkpoint.token_counts.check(model.backbone.spec)
-            load_strictly(model, weights, f"{checkpoint.backbone_name} with ToFe")
+            _check_classes(checkpoint, model)
+            model.backbone.load_dense(fit_weights(read_weights(plain), model.backbone.spec))
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from error
     return model.eval()
+
+
+def _load(model: ToFe, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
+    """Load the weights of a file with our header. Raises :class:`InputError` if they and the header do not fit each other."""
+    _check_classes(checkpoint, model)
+    if checkpoint.token_counts is None:
+        # Selectors are never run: a dense checkpoint has none, the dense form of another one leaves its own.
+        dense = {key.removeprefix("backbone."): value for key, value in weights.items() if not _is_of_tofe(key)}
+        load_strictly(model.backbone, dense, checkpoint.backbone_name)
+    else:
+        checkpoint.token_counts.check(model.backbone.spec)
+        load_strictly(model, weights, f"{checkpoint.backbone_name} with ToFe")
+
+
+def _check_classes(checkpoint: Checkpoint, model: ToFe) -> None:
+    named, classes = checkpoint.classes, model.backbone.spec.classes
+    if not len(named.ids) == len(named.names) == classes:
+        raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")
 
 
 def _check_weights(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
