@@ -19,6 +19,7 @@ from tofe_edge.converters.layers import (
     MeanToken,
     RmsNorm,
     StaticAttention,
+    TanhGelu,
     UnitLength,
     first_tokens,
 )
@@ -84,7 +85,8 @@ class NativeUnitLength(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         small = x * x.shape[-1] ** -0.5
-        return small * torch.rsqrt((small * small).sum(-1, keepdim=True))
+        out: Tensor = small * torch.rsqrt((small * small).sum(-1, keepdim=True))
+        return out
 
 
 class NativeComparingSelector(StaticComparingSelector):
@@ -189,6 +191,8 @@ def _replacement(module: nn.Module) -> nn.Module | None:
         return NativeAuxHead(module)
     if isinstance(module, StaticComparingSelector):
         return NativeComparingSelector(module)
+    if isinstance(module, TanhGelu):
+        return nn.GELU(approximate="tanh")
     if isinstance(module, MeanToken):
         return NativeMeanToken()
     if isinstance(module, UnitLength):

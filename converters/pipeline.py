@@ -141,7 +141,9 @@ def _quantized(graph: StaticToFe, build: Build) -> tuple[StaticToFe, dict[str, A
 def _manifest(build: Build, exported: Exported) -> Manifest:
     request, backbone, budgets = build.request, build.backbone, build.budgets
     target, checkpoint = request.target, request.checkpoint
-    default, *further = (_describe(backbone, name, budgets[name], exported.lowered.methods[name]) for name in budgets)
+    default, *further = (
+        _describe(request, backbone, budgets[name], exported.lowered.methods[name], name) for name in budgets
+    )
     dense, content = budgets[DEFAULT_METHOD] is None, fingerprint(exported.lowered.content)
     own = target.manifest_fields(request.options)
     classes = checkpoint.classes if request.output == "logits" else Classes((), ())
@@ -236,8 +238,11 @@ def _budgets(
     return budgets
 
 
-def _describe(spec: Backbone, name: str, counts: TokenCounts | None, lowered: LoweredMethod) -> Method:
-    macs = dense_macs(spec) if counts is None else tofe_macs(spec, counts.kept)
+def _describe(
+    request: ConvertRequest, spec: Backbone, counts: TokenCounts | None, lowered: LoweredMethod, name: str
+) -> Method:
+    output = request.output
+    macs = dense_macs(spec, output) if counts is None else tofe_macs(spec, counts.kept, output=output)
     return Method(
         name=name,
         token_counts=None if counts is None else list(counts.kept),

@@ -37,11 +37,15 @@ def build_probes(model: ToFe, parts: Sequence[Part], precision: str) -> Iterator
         precision: ``fp32``, or ``int8`` with dynamic ranges.
 
     Raises:
-        InputError: the precision is another one, or the net cannot be rewritten.
+        InputError: the precision is another one, or the net cannot be rewritten or timed in parts.
     """
     if precision not in ("fp32", "int8"):
         raise InputError(f"precision {precision!r}: latency is predicted for fp32 and int8, which XNNPACK computes in")
     spec = model.backbone.spec
+    if spec.reads_patches(spec.default_output):
+        raise InputError(
+            f"{spec.name}: its head reads all patch tokens; latency is predicted for heads that read CLS, so give a budget in GMACs"
+        )
     anchors = [part for part in parts if part.kind == "tofe"]
     kept = TokenCounts(anchors[0].tokens) if anchors else TokenCounts((1,) * len(spec.stages))
     # A dense graph would have no selector to time.

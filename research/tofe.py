@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from research.method import Method, Step, solve, taught
 from tofe_edge.budget.cost import GmacsCost, fit_to_budget
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
+from tofe_edge.model.backbones import BackboneAdapter, Output, TokenCounts
 from tofe_edge.model.macs import dense_macs, gmacs, selector_macs, tofe_macs
 from tofe_edge.model.tofe import ToFe, TrainingOutput
 from tofe_edge.training.losses import approximation_loss, budget_loss, guidance_loss
@@ -159,10 +159,10 @@ class RandomNet(ToFe):
         self.seeds: list[int] = []
         """Of the images of the batch at hand: they follow from CLS, so that it does not matter in which batch an image comes."""
 
-    def gathered_from(self, stem: Tensor, counts: TokenCounts) -> TrainingOutput:
+    def gathered_from(self, stem: Tensor, counts: TokenCounts, output: Output | None = None) -> TrainingOutput:
         classes = stem[:, 0].detach().half().cpu().numpy()
         self.seeds = [zlib.crc32(row.tobytes()) for row in classes]
-        return super().gathered_from(stem, counts)
+        return super().gathered_from(stem, counts, output)
 
     def score(self, stage: int, patches: Tensor) -> Tensor:
         drawn = [np.random.default_rng((stage, seed)).random(patches.shape[1]) for seed in self.seeds]

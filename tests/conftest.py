@@ -60,7 +60,7 @@ def tiny_tofe(
     name: str = "deit_tiny_patch16_224",
     seed: int = 0,
     reduction: Any = "paper",
-    thaws_last: bool = False,
+    thaws_last: Any = False,
     **overrides: int,
 ) -> ToFe:
     """An eval ToFe whose every parameter and running statistic counts: none is zero, one or untouched."""

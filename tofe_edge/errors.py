@@ -7,6 +7,7 @@ Each class carries the process exit code of the command line. Anything that is n
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 _MAX_QUOTED = 60
@@ -35,6 +36,18 @@ class DeviceError(TofeEdgeError):
     """A device or an inference runtime failed while running a valid model (exit code 3)."""
 
     exit_code = 3
+
+
+_COMMANDS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal takes for a command or for another direction of writing; line breaks (U+000A) are not among them."""
+
+
+def visible(text: str) -> str:
+    """Return text with every control character written out, so that no name in a file can command a terminal.
+
+    These are C0 (but for line breaks), DEL, C1, Unicode's line separators and its marks of direction: ESC becomes ``\\x1b``.
+    """
+    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def quoted(text: object) -> str:

@@ -370,6 +370,8 @@ OPERATORS_BY_KIND: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxy
             "add": _binary(torch.add),
             "equal": _binary(torch.eq),
             "exp": _unary(torch.exp),
+            "sigmoid": _unary(torch.sigmoid),
+            "silu": _unary(F.silu),
             "greater": _binary(torch.gt),
             "greater_equal": _binary(torch.ge),
             "identity": _unary(lambda x: x),

@@ -42,6 +42,13 @@ def test_predictions_of_measured_nets_are_the_measurements() -> None:
         assert predict_ms(table, NET, None) == table.dense
 
 
+def test_a_table_serves_nets_with_a_smaller_head() -> None:
+    table, five = table_for(), replace(NET, classes=5)
+    assert find_table([table], five, "int8") is table and not fits(table_for(five), NET)
+    assert find_table([table, table_for(five)], five, "int8") == table_for(five), "its own, if there is one"
+    assert predict_ms(table, five, TokenCounts(OWN)) == predict_ms(table, NET, TokenCounts(OWN))
+
+
 def test_several_anchors_contribute_the_mean_of_their_rest() -> None:
     table = table_for(rest_ms=0.0)
     both = replace(table, tofe=tuple(Anchor(OWN, table.tofe[0].ms + more) for more in (0.1, 0.3)))

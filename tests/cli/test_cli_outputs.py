@@ -15,7 +15,8 @@ from tofe_edge.evaluation.golden import DOCUMENT, golden_path_of
 from tofe_edge.evaluation.reference import load_reference
 from tofe_edge.io.artifact import open_artifact
 from tofe_edge.io.inputs import load_image
-from tofe_edge.model.checkpoint import Checkpoint, Classes, describe, save
+from tofe_edge.io.labels import Classes
+from tofe_edge.model.checkpoint import Checkpoint, describe, save
 from tofe_edge.workflows.run import load
 
 EMBEDDING = ("--output", "embedding", "--normalize")
@@ -99,12 +100,13 @@ def test_golden_vectors_are_replayed_and_checked(
     vector = json.loads(golden.read_text())["vectors"][0]
     assert len(vector[options[1]]) == np.prod(SHAPES[options]) and "logits" not in vector and "top5" not in vector
     good = golden.read_text()
-    for change, message in (
+    faults: list[tuple[dict[str, Any], str]] = [
         ({"logits": [0.0] * 10}, "unknown key 'logits'"),
         ({options[1]: None}, f"key '{options[1]}' is missing"),
         ({options[1]: [0.0]}, f"its {options[1]} are not "),
         *([({"tokens": [0]}, "its tokens are not those")] if options is FEATURES else []),
-    ):
+    ]
+    for change, message in faults:
         edit_json(golden, of_vector(1, change))
         assert f"vector 1: {message}" in refusal(program, "run", model, "--self-test")
         golden.write_text(good)
@@ -131,7 +133,7 @@ def test_profile_names_the_parts_of_features(tiny_model: TinyModel, program: Pro
 
 
 REFUSED = [
-    (("run", "MODEL", "IMAGE", "--save", "/nowhere/at/all.npy"), "/nowhere"),
+    (("run", "MODEL", "IMAGE", "--save", "/dev/null/all.npy"), "/dev/null"),
     (("run", "MODEL", "--self-test", "--save", "x.npy"), "leave --save out"),
     (("parity", "MODEL", "--checkpoint", "WEIGHTS", "--max-drop", "1", "--data", "DATA"), "no classes; leave it out"),
     (("parity", "MODEL", "--checkpoint", "WEIGHTS", "--data", "WEIGHTS"), "is not a folder"),

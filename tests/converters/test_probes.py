@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_COUNTS
+from kinds import kind
 from tiny_exports import tiny_net
 
 from tofe_edge.budget.latency_model import Part, parts_of
@@ -94,3 +95,10 @@ def test_a_net_with_a_convolution_stem_and_an_auxiliary_head_has_the_same_parts(
 def test_other_precisions_are_refused() -> None:
     with pytest.raises(InputError, match="'fp16': latency is predicted for fp32 and int8"):
         next(build_probes(tiny_net(), SINGLE, "fp16"))
+
+
+def test_a_head_that_reads_all_patches_is_not_timed_in_parts() -> None:
+    with pytest.raises(
+        InputError, match="its head reads all patch tokens; latency is predicted for heads that read CLS"
+    ):
+        next(build_probes(kind("mean, norm behind it"), SINGLE, "fp32"))

@@ -92,7 +92,7 @@ def test_the_table_counts_what_could_not_be_read(
     sources: dict[str, Path], weights: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert main(["evaluate", str(weights), "--data", str(sources[name]), "--device", "cpu"]) == 0
-    assert "images       5 (1 unreadable)" in capsys.readouterr().out
+    assert "images         5 (1 unreadable)" in capsys.readouterr().out
 
 
 def test_samples_are_counted_not_kept(reference: Reference, image_folder: Path) -> None:

@@ -41,7 +41,7 @@ def test_the_extremes_of_a_stream_are_those_of_its_sorted_list(totals: list[int]
         f"{at}" for at in backwards[: min(number, len(totals) - half)]
     ]
     assert not {image.location for image in extremes.fewest()} & {image.location for image in extremes.most()}
-    assert all(image.pixels is not None and image.best.name == "b" for image in extremes.most())
+    assert all(image.pixels is not None and image.best and image.best.name == "b" for image in extremes.most())
 
 
 @pytest.fixture(params=["batch", "instance"])
@@ -62,7 +62,11 @@ def test_a_trace_is_what_the_reference_says_of_each_image(reference: Reference, 
         single = reference(load_image(image.location, spec))
         assert [set(positions) for positions in image.kept] == [set(stage.tolist()) for stage in single.kept]
         assert image.reused == reused_counts(single.kept, 16)
-        assert image.best.index == int(single.logits.argmax()) and image.label == int(image.location.parent.name)
+        assert (
+            image.best
+            and image.best.index == int(single.logits.argmax())
+            and image.label == int(image.location.parent.name)
+        )
     usage = traced.mean_usage()
     assert usage.images == 5 and usage.kept == pytest.approx(np.mean([image.counts for image in traced.images], axis=0))
     assert usage.reused == pytest.approx(np.mean([image.reused for image in traced.images], axis=0))

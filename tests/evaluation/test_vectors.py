@@ -137,7 +137,8 @@ def test_cosines_and_ratios_of_vectors() -> None:
     other = np.array([[2, 0], [1, -1], [1, 0], [np.inf, 0]], np.float32)
     assert cosines(one, other).tolist() == pytest.approx([1, 0, -1, -1])
     assert token_snr_db(one, one).tolist() == [np.inf] * 4
-    assert token_snr_db(one[:2], np.float32([[0.9, 0], [np.nan, 1]])).tolist() == pytest.approx([20, -np.inf], abs=1e-4)
+    other = np.array([[0.9, 0], [np.nan, 1]], np.float32)
+    assert token_snr_db(one[:2], other).tolist() == pytest.approx([20, -np.inf], abs=1e-4)
 
 
 @pytest.mark.parametrize(

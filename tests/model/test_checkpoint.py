@@ -58,6 +58,19 @@ def images() -> Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+def test_what_half_precision_cannot_hold_is_stored_in_single(tmp_path: Path) -> None:
+    model = tiny_tofe()
+    with torch.no_grad():
+        model.state_dict()["approximators.0.fc2.weight"].fill_(1e6)
+    spec, preprocessing = model.backbone.spec, model.backbone.preprocessing
+    header = describe("net", spec, preprocessing, default_classes(spec.classes), TINY_COUNTS)
+    written = save(tmp_path / "net.safetensors", model, header)
+    weights, _ = parts(written.path)
+    single = [key for key, value in weights.items() if value.dtype == torch.float32]
+    assert single == ["approximators.0.fc2.weight"]
+    assert bool((load_model(written).state_dict()[single[0]] == 1e6).all())
+
+
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("name", [DEIT, "lvvit_s"])
 def test_header_and_logits_come_back(tmp_path: Path, name: str, half: bool) -> None:

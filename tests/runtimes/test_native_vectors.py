@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from native_builds import Built
 
 from tofe_edge.evaluation.golden import DOCUMENT, golden_path_of
 from tofe_edge.io.artifact import manifest_path_of, open_artifact
+from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_image
+from tofe_edge.io.preprocessing import preprocess
 from tofe_edge.runtimes.loading import open_model
 
 pytestmark = pytest.mark.toolchain
@@ -52,6 +56,44 @@ def test_numbers_of_a_picture_are_those_of_python(host: Built, model: Path) -> N
         assert done.returncode == 0, done.stderr
         np.testing.assert_allclose(json.loads(done.stdout)["values"], wanted[:count], atol=2e-6)
     assert "--top names classes" in host.refused(2, str(model), "--image", str(picture), "--top", "5")
+
+
+CLIENT = """
+import ctypes, json, sys
+library, model, pixels, width, height = ctypes.CDLL(sys.argv[1]), ctypes.c_void_p(), open(sys.argv[3], "rb").read(), *map(int, sys.argv[4:])
+library.tofe_output.restype = library.tofe_last_error.restype = ctypes.c_char_p
+library.tofe_value_count.restype = library.tofe_vector_size.restype = ctypes.c_size_t
+assert library.tofe_open(sys.argv[2].encode(), None, None, 1, ctypes.byref(model)) == 0
+count, size = library.tofe_value_count(model), library.tofe_vector_size(model)
+values, best, places = (ctypes.c_float * count)(), (ctypes.c_float * 2)(), ctypes.c_uint32(1)
+image = (pixels, width, height, ctypes.c_size_t(3 * width))
+refused = [
+    library.tofe_classify_rgb(model, *image, best, ctypes.byref(places)),
+    library.tofe_last_error().decode(),
+    library.tofe_values_rgb(model, *image, values, ctypes.c_size_t(count + 1)),
+    library.tofe_values_rgb(None, *image, values, ctypes.c_size_t(count)),
+    library.tofe_values_rgb(model, None, *image[1:], values, ctypes.c_size_t(count)),
+]
+assert library.tofe_values_rgb(model, *image, values, ctypes.c_size_t(count)) == 0
+nothing = (library.tofe_output(None), library.tofe_value_count(None), library.tofe_vector_size(None))
+print(json.dumps([library.tofe_output(model).decode(), library.tofe_class_count(model), size, list(values), refused, nothing]))
+"""
+"""In a process of its own, which has no other ExecuTorch."""
+
+
+def test_libtofe_gives_vectors_and_no_classes(host: Built, model: Path, tmp_path: Path) -> None:
+    picture, artifact = read_image(golden_path_of(model) / "2.png"), open_artifact(model)
+    (tmp_path / "pixels").write_bytes(picture.tobytes())
+    library = host.binary.parent / "lib" / "libtofe.so"
+    words = [library, model, tmp_path / "pixels", picture.width, picture.height]
+    done = subprocess.run([sys.executable, "-c", CLIENT, *map(str, words)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    output, classes, size, values, refused, nothing = json.loads(done.stdout)
+    manifest = artifact.manifest
+    assert (output, classes, size) == (manifest.output, 0, manifest.shape[-1]) and nothing == [None, 0, 0]
+    wanted = open_model(artifact, 1)(preprocess(picture, manifest.preprocessing)).output
+    np.testing.assert_allclose(values, wanted.ravel(), atol=1e-6)
+    assert refused == [2, "tofe_classify_rgb: the model gives no logits; call tofe_values_rgb", 2, 2, 2]
 
 
 @pytest.mark.parametrize(

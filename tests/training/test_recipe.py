@@ -12,10 +12,11 @@ TRAIN = ["train", "--data", "x", "--target-gmacs", "1", "--out", "x.safetensors"
 
 
 def test_shipped_recipes() -> None:
-    assert shipped_recipes() == ["paper", "quick"]
+    assert shipped_recipes() == ["own_classes", "paper", "quick"]
     assert read_recipe() == read_recipe("paper") == Recipe()
     quick = read_recipe("quick")
     assert (quick.views, quick.guidance_weight, quick.cls_weight) == (12800, 1.0, 0.0)
+    assert (read_recipe("own_classes").epochs, read_recipe("own_classes").fine_tune) == (3.0, None)
 
 
 def test_settings_have_the_types_of_their_keys_and_come_before_the_file(tmp_path: Path) -> None:
@@ -61,7 +62,11 @@ def test_a_file_that_is_not_a_recipe_is_refused_with_file_and_key(tmp_path: Path
         (None, "cutmix=0.5", "no label fits an image that cutmix mixed; set cls_weight to 0"),
         (None, "views_dir=views", "views_dir is where views are kept; say how many"),
         (None, "start_share=2", "start_share must lie in [0, 1]"),
-        ("nowhere", "epochs=1", "--recipe nowhere: cannot be read (No such file or directory); give paper or quick"),
+        (
+            "nowhere",
+            "epochs=1",
+            "--recipe nowhere: cannot be read (No such file or directory); give own_classes or paper or quick",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_refused(name: str | None, setting: str, said: str) -> None:

@@ -36,13 +36,16 @@ def shape_of(backbone: Backbone) -> NetShape:
 
 
 def fits(table: LatencyTable, backbone: Backbone) -> bool:
-    """Whether the table was measured with this net."""
-    return (table.backbone, table.shape) == (backbone.name, shape_of(backbone))
+    """Whether the table was measured with this net, or with one that differs by a larger head alone: that takes a little longer."""
+    shape = shape_of(backbone)
+    same = replace(table.shape, classes=shape.classes) == shape
+    return table.backbone == backbone.name and same and table.shape.classes >= shape.classes
 
 
 def find_table(tables: Sequence[LatencyTable], backbone: Backbone, precision: str) -> LatencyTable | None:
-    """The table of this net in this precision, if there is one."""
-    return next((table for table in tables if table.precision == precision and fits(table, backbone)), None)
+    """The table of this net in this precision, if there is one; of several that with the nearest number of classes."""
+    fitting = (table for table in tables if table.precision == precision and fits(table, backbone))
+    return min(fitting, key=lambda table: table.shape.classes, default=None)
 
 
 def predict_ms(table: LatencyTable, backbone: Backbone, counts: TokenCounts | None) -> float:

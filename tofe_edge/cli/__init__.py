@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from tofe_edge import __version__
-from tofe_edge.errors import TofeEdgeError
+from tofe_edge.cli.streams import discard_output, flush, open_standard_streams, write_out, written
+from tofe_edge.errors import TofeEdgeError, visible
 
 COMMANDS = {
     "convert": ("convert", "make a checked model file for a device"),
@@ -43,6 +44,7 @@ _NOT_RUN = 3
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a gate failed, 2 wrong input, 3 a device or runtime failed."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     code = _NOT_RUN
@@ -51,20 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = parse(words)
         code = int(parsed.run(parsed))
-        sys.stdout.flush()
-        return code
+        return code if written() else _NOT_RUN
+    except SystemExit:  # --help and --version, or a wrong call
+        if not written():
+            return _NOT_RUN
+        raise
     except KeyboardInterrupt:
         print("tofe-edge: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; keep Python from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return code
     except Exception as error:
         if "--debug" in words:
             raise
         code, message = _failure(error)
-        print(f"tofe-edge: error: {message}", file=sys.stderr)
+        print(f"tofe-edge: error: {visible(message)}", file=sys.stderr)
+        flush()
         return code
 
 
@@ -90,19 +96,33 @@ def _clean_up_on_signals() -> None:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"{self.prog}: error: {visible(' '.join(message.split()))}; see `{self.prog} --help`\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own swallows errors: help into a full disk would be a success.
+        write_out(message, file or sys.stderr)
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments of the command that the first word names; ``run`` is its function.
 
     Raises:
         SystemExit: help or the version was asked for (0), or the call is wrong (2, with the usage on stderr).
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tofe-edge",
         description="Edge inference for ToFe vision transformers: a device profile in, a measured and checked model out.",
         epilog="Exit codes: 0 done; 1 a gate failed; 2 the input or the call is wrong; 3 a device or runtime failed.",
     )
     parser.add_argument("--version", action="version", version=f"tofe-edge {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands: argparse._SubParsersAction[Parser] = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
     called = words[0] if words else ""
     name = _RENAMED.get(called, called)
     if name not in COMMANDS:
@@ -113,7 +133,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if name != called:
         print(f"tofe-edge: hint: `{called}` is now called `{name}`", file=sys.stderr)
     module = importlib.import_module(f"{__name__}.{COMMANDS[name][0]}")
-    command: argparse.ArgumentParser = commands.add_parser(name, add_help=not hasattr(module, "OWN_HELP"))
+    command: Parser = commands.add_parser(name, add_help=not hasattr(module, "OWN_HELP"))
     sentence = COMMANDS[name][1]
     command.description = f"{sentence[0].upper()}{sentence[1:]}."
     module.add_options(command)

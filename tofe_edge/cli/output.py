@@ -3,31 +3,61 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from tofe_edge.errors import InputError
+from tofe_edge.cli.streams import write_out
+from tofe_edge.errors import InputError, visible
 from tofe_edge.io.files import check_place
 from tofe_edge.profiles import LatencyTable
 
 
 def emit(as_json: bool, document: Any, text: str) -> None:
-    """Print ``document`` as JSON, or ``text``."""
-    print(json.dumps(document, indent=2, ensure_ascii=False) if as_json else text)
+    """Print ``document`` as JSON, or ``text``. Control characters are written out; a number that is none is ``null``.
+
+    Raises:
+        DeviceError: stdout takes no more.
+    """
+    write_out(f"{_json(document) if as_json else visible(text)}\n", sys.stdout)
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """A plain table; numbers come formatted as text."""
-    return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    return tabulate(
+        [[_cell(one) for one in row] for row in rows], headers=headers, tablefmt="simple", disable_numparse=True
+    )
 
 
 def facts(rows: Sequence[tuple[str, Any]]) -> str:
     """Two aligned columns: what, and its value."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(f"{_cell(name):<{width}}  {_cell(value)}" for name, value in rows)
+
+
+def _cell(value: Any) -> str:
+    """Text without line breaks: a name cannot make a row of its own."""
+    return visible(str(value)).replace("\n", "\\n")
+
+
+def _json(document: Any) -> str:
+    """JSON as RFC 8259 has it, that may be shown in a terminal."""
+    text = json.dumps(_with_null(document), indent=2, ensure_ascii=False, allow_nan=False)
+    # JSON itself escapes C0 alone.
+    return "".join(one if one == "\n" or visible(one) == one else f"\\u{ord(one):04x}" for one in text)
+
+
+def _with_null(document: Any) -> Any:
+    """NaN and infinities, which JSON does not have, as ``None``."""
+    if isinstance(document, float):
+        return document if math.isfinite(document) else None
+    if isinstance(document, dict):
+        return {key: _with_null(value) for key, value in document.items()}
+    return [_with_null(one) for one in document] if isinstance(document, (list, tuple)) else document
 
 
 def threads(count: int) -> str:

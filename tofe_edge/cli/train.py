@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     shipped = " or ".join(shipped_recipes())
     keys = ", ".join(key if default is None else f"{key}={default}" for key, default in KEYS.items())
-    parser.description = "An interrupted run goes on where it was when called again."
+    parser.description = (
+        "Folders of other classes than the dense net's give it a new head, and a fifth of them is held out to measure accuracy on. "
+        "An interrupted run goes on where it was when called again."
+    )
     parser.epilog = f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do."
     add = parser.add_argument
     add_dense_weights(parser)
@@ -30,17 +34,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DATA[:REPEATS]",
         help="training images: as evaluate --data; may be repeated",
     )
-    add("--validation", type=Path, metavar="DATA", help="labelled images on which accuracy is measured at the end")
+    add(
+        "--validation",
+        type=Path,
+        metavar="DATA",
+        help="labelled images on which accuracy is measured at the end (default: of own classes a fifth of --data)",
+    )
     add("--start", metavar="CKPT", help="go on from a ToFe checkpoint, such as that of the next larger budget")
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--target-gmacs", type=positive_float, metavar="G", help="whole-net budget")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "--target-gmacs",
+        type=positive_float,
+        metavar="G",
+        help="whole-net budget; own classes without one give a dense net",
+    )
     target.add_argument(
         "--target-ms",
         type=positive_float,
         metavar="T",
         help="the same in milliseconds per image, as the latency table of --set profile=PROFILE predicts them",
     )
-    add("--recipe", metavar="NAME", help=f"how to train: {shipped}, or a YAML file (default: paper)")
+    add(
+        "--recipe",
+        metavar="NAME",
+        help=f"how to train: {shipped}, or a YAML file (default: paper; own_classes for other classes)",
+    )
     add(
         "--set",
         action="append",
@@ -85,23 +103,45 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _describe(checkpoint: Checkpoint) -> str:
+    record = checkpoint.training or {}
+    counts = checkpoint.token_counts
     rows = [
         *source_facts(checkpoint),
-        ("tokens kept", f"{checkpoint.token_counts} per stage"),
+        *_describe_own(checkpoint),
+        ("tokens kept", f"{counts} per stage" if counts else "all (dense)"),
         ("GMACs", f"{checkpoint.gmacs:.3f} of {checkpoint.dense_gmacs:.3f} dense"),
     ]
-    budget = (checkpoint.training or {}).get("budget", {})
+    budget = record.get("budget", {})
     if budget.get("unit") == "ms":
         where = f"{budget['profile']} in {budget['precision']} with {threads(budget['threads'])}"
         rows.append(
             ("latency", f"{budget['predicted']:.2f} ms predicted on {where}; the target was {budget['target']:g}")
         )
-    if checkpoint.accuracy:
-        accuracy = checkpoint.accuracy
-        rows.append(
-            ("top-1", f"{accuracy['top1']:.2f} %, dense {accuracy['dense_top1']:.2f} % on {accuracy['images']} images")
-        )
-    for warning in (checkpoint.training or {}).get("warnings", []):
-        rows.append(("warning", warning))
+    if accuracy := checkpoint.accuracy:
+        dense = ""
+        if "dense_top1" in accuracy:
+            dense = f"; dense {_percent(accuracy['dense_top1'], accuracy.get('dense_top1_interval'))}"
+        rows.append(("top-1", f"{_percent(accuracy['top1'], accuracy['top1_interval'])}{dense}"))
+        rows.append(("measured on", f"{accuracy['images']} images, {accuracy['dataset']}; 95 % intervals"))
+    rows += [("warning", warning) for warning in record.get("warnings", [])]
     rows.append(("wrote", str(checkpoint.path)))
+    if "dense" in record:
+        rows.append(("", f"{checkpoint.path.with_name(record['dense'])}, the dense net"))
     return facts(rows)
+
+
+def _percent(value: float, interval: Sequence[float] | None) -> str:
+    return f"{value:.2f} %" + (f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else "")
+
+
+def _describe_own(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """What was learned from folders of own classes."""
+    own = (checkpoint.training or {}).get("own_classes")
+    if own is None:
+        return []
+    tuned = own["fine_tuned"]
+    kept = "kept" if tuned and tuned["kept"] else "not kept, it did not help"
+    how = f", {tuned['epochs']:g} epochs of fine-tuning ({kept})" if tuned else ""
+    return [
+        ("learned from", f"{own['trained_on']} pictures, {own['set_aside']} set aside for choices: a new head{how}")
+    ]

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tofe_edge.errors import visible
+
 _covered: ContextVar[bool] = ContextVar("covered", default=False)
 
 
@@ -40,4 +42,4 @@ def covering_bar(what: str, total: float, unit: str = "it") -> Iterator[Any]:
 
 def warn(text: str) -> None:
     """One line on stderr for the user, apart from results."""
-    print(f"tofe-edge: warning: {text}", file=sys.stderr)
+    print(f"tofe-edge: warning: {visible(text)}", file=sys.stderr)

@@ -146,14 +146,13 @@ def check_output(path: Path, starts: Iterable[Path | None], what: str) -> None:
 
 
 def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Checkpoint:
-    """Write weights and header atomically; ``half`` stores fp16 (loaded back as fp32).
+    """Write weights and header atomically; ``half`` stores fp16 (loaded back as fp32), but for tensors beyond its range.
 
     Raises:
         InputError: the file cannot be written.
     """
-    dtype = torch.float16 if half else torch.float32
     tensors = {
-        key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+        key: _stored(value.detach().cpu(), half).contiguous()
         for key, value in model.state_dict().items()
         if header.token_counts is not None or key.startswith("backbone.")
     }
@@ -172,6 +171,13 @@ def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Chec
     metadata = {HEADER_KEY: json.dumps(document, sort_keys=True)}
     write_atomically(path, lambda temporary: _write_tensors(tensors, temporary, metadata))
     return replace(header, path=path)
+
+
+def _stored(value: Tensor, half: bool) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    fits = not value.numel() or float(value.abs().max()) <= torch.finfo(torch.float16).max
+    return value.to(torch.float16 if half and fits else torch.float32)
 
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

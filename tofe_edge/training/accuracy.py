@@ -52,6 +52,19 @@ class Validation:
         return Examined(evaluate_samples(reference, self.source, self.samples, spec, witness=note), right)
 
 
+def dense_record(dense: Examined, dataset: str) -> dict[str, Any]:
+    """Return what the header of a dense net says of its accuracy."""
+    found = dense.evaluation
+    return {
+        "top1": found.top1,
+        "top1_interval": list(found.top1_interval),
+        "top5": found.top5,
+        "images": found.images,
+        "dataset": dataset,
+        "mode": "dense",
+    }
+
+
 def accuracy_record(dense: Examined, batch: Examined, instance: Examined, dataset: str) -> dict[str, Any]:
     """Return what the header says of accuracy, in per cent; intervals are 95 % ones.
 
@@ -61,6 +74,7 @@ def accuracy_record(dense: Examined, batch: Examined, instance: Examined, datase
     return {
         **_mode(dense, batch),
         "dense_top1": dense.evaluation.top1,
+        "dense_top1_interval": list(dense.evaluation.top1_interval),
         "dense_top5": dense.evaluation.top5,
         "images": batch.evaluation.images,
         "dataset": dataset,

@@ -133,6 +133,9 @@ class Recipe(HyperParameters):
     """How validation images are resized, as ``evaluate --resize``."""
     validation_name: str | None = None
     """What the header calls the validation images; ``None``: the folder's name."""
+    fine_tune: float | None = None
+    """Own classes: epochs of the dense net before it is reduced, kept if it is better on pictures set aside; 0: the head alone learns;
+    ``None``: 5 at most, if that takes some minutes and the head alone is not good already."""
     name: str | None = None
     """The checkpoint's name; ``None``: that of its file."""
 
@@ -142,6 +145,8 @@ class Recipe(HyperParameters):
         super().__post_init__()
         if self.views_dir is not None and not self.views:
             raise InputError("training: views_dir is where views are kept; say how many with --set views=N")
+        if self.fine_tune is not None and not 0 <= self.fine_tune < math.inf:
+            raise InputError(f"training: fine_tune must be a number of epochs, not {self.fine_tune}")
         if self.start_share is not None and not 0 <= self.start_share <= 1:
             raise InputError(f"training: start_share must lie in [0, 1], not {self.start_share}")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tofe_edge.budget.cost import Cost, FittedCounts, GmacsCost, LatencyCost, latency_cost
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, require
 from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import sample_evenly
@@ -18,7 +18,7 @@ from tofe_edge.io.files import staging_dir
 from tofe_edge.model.backbones import Backbone, TokenCounts
 from tofe_edge.model.backbones.spec import parse_stages
 from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, load_model, save
-from tofe_edge.model.dense import NO_CHOICES, Choices, open_dense
+from tofe_edge.model.dense import NO_CHOICES, Choices, DenseNet, open_dense
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record
@@ -77,23 +77,20 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     """
     # 1. What can be refused is refused before hours are spent
     recipe, state = request.recipe, request.out.with_suffix(".state")
-    _check_request(request)
+    check_request(request)
+    require(
+        request.target_gmacs is not None or request.target_ms is not None,
+        "train needs a budget, --target-gmacs or --target-ms, as the images are of classes that the net has already",
+    )
     config = TrainingConfig(**recipe.hyper_parameters(), target_gmacs=request.target_gmacs, target_ms=request.target_ms)
     device = pick_device(recipe.device)
     # 2. Teacher, student, images
     # The seed is for weights of new modules; batches and noise have their own numbers, from (seed, step).
     torch.manual_seed(config.seed)
     stages = parse_stages(recipe.select_before) if recipe.select_before else None
-    dense_net = open_dense(
-        request.weights,
-        recipe.backbone,
-        request.choices,
-        pretrained=request.pretrained,
-        stages=stages or (request.start.stages if request.start else None),
-        reduction=request.start.reduction if request.start else "paper",
-    )
+    dense_net = open_net(request, stages)
     adapter, classes = dense_net.adapter, dense_net.header.classes
-    cost = _cost(request, adapter.spec)
+    cost = budget_of(request, adapter.spec)
     if config.token_counts is not None:
         _check_given(TokenCounts.parse(config.token_counts).check(adapter.spec), cost)
     if isinstance(cost, LatencyCost):
@@ -154,7 +151,19 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     return save(request.out, model, header)
 
 
-def _check_request(request: TrainingRequest) -> None:
+def open_net(request: TrainingRequest, stages: tuple[int, ...] | None = None) -> DenseNet:
+    """Return the dense net to learn from. Raises as :func:`tofe_edge.model.dense.open_dense`."""
+    return open_dense(
+        request.weights,
+        request.recipe.backbone,
+        request.choices,
+        pretrained=request.pretrained,
+        stages=stages or (request.start.stages if request.start else None),
+        reduction=request.start.reduction if request.start else "paper",
+    )
+
+
+def check_request(request: TrainingRequest) -> None:
     """Raise :class:`InputError` if parts of the request do not belong together, or ``out`` is one of its inputs."""
     recipe, milliseconds = request.recipe, request.target_ms is not None
     wrong = {
@@ -169,8 +178,7 @@ def _check_request(request: TrainingRequest) -> None:
         and not request.pretrained,
     }
     for message, applies in wrong.items():
-        if applies:
-            raise InputError(message)
+        require(not applies, message)
     check_output(request.out, (request.weights, request.start.path if request.start else None), "run")
 
 
@@ -261,11 +269,11 @@ def _views(
         )
 
 
-def _cost(request: TrainingRequest, backbone: Backbone) -> Cost:
+def budget_of(request: TrainingRequest, backbone: Backbone) -> Cost:
     """Return what is trained to. Raises :class:`InputError` if it is out of reach, or the profile cannot tell."""
     cost: Cost
     if request.target_ms is not None:
-        assert request.profile is not None, "_check_request has seen to it"
+        assert request.profile is not None, "check_request has seen to it"
         cost = latency_cost(backbone, request.target_ms, request.profile, request.recipe.precision)
     else:
         assert request.target_gmacs is not None, "a configuration has one of both"
@@ -293,10 +301,10 @@ def _record(
         warnings.append(f"{result.unreadable} times an image could not be read and was left out of its batch")
     return {
         "hyper_parameters": config.to_json(),
-        "start": request.start.name if request.start else _teacher_name(request),
+        "start": request.start.name if request.start else start_name(request),
         **({"start_share": share} if share is not None and share < 1 else {}),
         **({"start_record": request.start.training} if request.start and request.start.training else {}),
-        "teacher": _teacher_name(request),
+        "teacher": start_name(request),
         "data": [Source.parse(text).folder.resolve().name + f" x{Source.parse(text).repeats}" for text in request.data],
         "images_per_epoch": len(data.train),
         "held_out_images": measured.images,
@@ -309,5 +317,6 @@ def _record(
     }
 
 
-def _teacher_name(request: TrainingRequest) -> str:
+def start_name(request: TrainingRequest) -> str:
+    """What the dense weights are called in a header."""
     return request.weights.name if request.weights else f"timm {request.recipe.backbone}"

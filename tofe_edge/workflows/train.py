@@ -8,8 +8,11 @@ from pathlib import Path
 
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.profiles import DeviceProfile
+from tofe_edge.training.batches import Source
+from tofe_edge.training.pictures import own_classes
 from tofe_edge.training.recipe import Recipe, read_recipe
-from tofe_edge.training.run import TrainingRequest, train_checkpoint
+from tofe_edge.training.run import TrainingRequest, check_request, open_net, train_checkpoint
+from tofe_edge.workflows.own_classes import train_own_classes
 from tofe_edge.workflows.sources import StrPath, choices_of, open_checkpoint, open_profile
 
 
@@ -33,9 +36,11 @@ def train(
 ) -> Checkpoint:
     """Train ToFe on a dense backbone to a budget and write the checkpoint; an interrupted run goes on when called again.
 
+    If the folders are of other classes than the dense net's, it gets a head for them first; without a budget that is all.
+
     Args:
         data: sources of training images, each ``DATA`` or ``DATA:REPEATS``.
-        out: the checkpoint to write; state and log stand beside it.
+        out: the checkpoint to write; state and log stand beside it, and the dense net of own classes.
         target_gmacs: the budget in multiply-accumulates, or
         target_ms: in milliseconds that the latency table of ``profile`` predicts.
         profile: a device profile; ``None``: the recipe's.
@@ -44,8 +49,9 @@ def train(
         labels: class names: a file, a folder of class folders, or ``imagenet``.
         preprocessing: ``imagenet``, ``inception``, ``clip`` or a file.
         start: a ToFe checkpoint to go on from, by name or path.
-        validation: labelled images on which accuracy is measured at the end.
-        recipe: ``paper`` (the default), ``quick``, or the path of a YAML file.
+        validation: labelled images on which accuracy is measured at the end; of own classes a fifth of ``data`` if not given.
+        recipe: ``paper``, ``quick``, ``own_classes``, or the path of a YAML file; ``paper`` or, for own classes, ``own_classes``
+            if not given.
         settings: keys of the recipe with other values, such as ``{"epochs": 2}``.
         device: ``auto``, ``cuda`` or ``cpu``; ``None``: the recipe's.
 
@@ -59,11 +65,14 @@ def train(
     sources = [data] if isinstance(data, str | Path) else list(data)  # type: ignore[arg-type]
     if isinstance(settings, Mapping):
         settings = [f"{key}={'' if value is None else value}" for key, value in settings.items()]
-    if not isinstance(recipe, Recipe):
-        recipe = read_recipe(recipe, settings)
-    keys = {"backbone": backbone, "device": device}
-    recipe = replace(recipe, **{key: value for key, value in keys.items() if value is not None})  # type: ignore[arg-type]
-    profile = profile or recipe.profile
+    keys = {key: value for key, value in {"backbone": backbone, "device": device}.items() if value is not None}
+
+    def recipe_of(name: str | None) -> Recipe:
+        opened = recipe if isinstance(recipe, Recipe) else read_recipe(recipe or name, settings)
+        return replace(opened, **keys)  # type: ignore[arg-type]
+
+    first = recipe_of(None)
+    profile = profile or first.profile
     request = TrainingRequest(
         data=tuple(map(str, sources)),
         out=Path(out),
@@ -74,7 +83,14 @@ def train(
         pretrained=pretrained,
         start=None if start is None else open_checkpoint(start),
         validation=None if validation is None else Path(validation),
-        recipe=recipe,
+        recipe=first,
         choices=choices_of(labels, preprocessing),
     )
+    check_request(request)
+    folders = [Source.parse(source).folder for source in request.data]
+    if request.start is None and all(folder.is_dir() for folder in folders):
+        dense = open_net(request)
+        names = own_classes(folders, dense.header.classes.ids)
+        if names is not None:
+            return train_own_classes(replace(request, recipe=recipe_of("own_classes")), dense, names)
     return train_checkpoint(request)

@@ -359,6 +359,8 @@ CASES: dict[str, dict[str, Maker]] = {
         "real_div": _binary("real_div", np.true_divide, "divisor"),
         "rsqrt": _shifted("rsqrt", lambda x: 1 / np.sqrt(x)),
         "relu": _unary("relu", lambda x: np.maximum(x, 0)),
+        "sigmoid": _unary("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+        "silu": _unary("silu", lambda x: x / (1 + np.exp(-x))),
         "select": _select,
         "softmax": _softmax,
         "sub": _binary("sub", np.subtract),
