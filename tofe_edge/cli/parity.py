@@ -23,7 +23,7 @@ from tofe_edge.cli.options import (
 from tofe_edge.cli.output import emit, facts
 from tofe_edge.cli.pages.parity import render
 from tofe_edge.cli.pages.rendering import write_html
-from tofe_edge.evaluation.parity import ClassParity, Parity
+from tofe_edge.evaluation.parity import ClassParity, Parity, on_decided
 from tofe_edge.evaluation.statistics import Accuracy, Analysis, Interval
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.files import write_bytes
@@ -129,7 +129,7 @@ def _text(report: ParityReport) -> str:
 def _describe_figures(result: Parity) -> list[tuple[str, str]]:
     if not isinstance(result, ClassParity):
         return list(result.figures)
-    decided = f"on {result.decided_images} decided images {result.decided_agreement:.1%}"
+    decided = on_decided(result.decided_images, result.decided_agreement)
     return [
         ("top-1 agreement", f"{result.top1_agreement:.1%} ({decided})"),
         ("logits", f"SNR {result.snr_db:.1f} dB, PSNR {result.psnr_db:.1f} dB"),
