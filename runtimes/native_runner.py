@@ -188,17 +188,25 @@ def self_test_alone(
     if done.returncode not in (0, SELF_TEST_FAILED):
         raise failure(str(binary), str(model), done.returncode, done.stderr)
     try:
-        return tuple(
-            MethodVerdict(
-                method=str(one["method"]),
-                passed=bool(one["passed"]),
-                images=int(one["images"]),
-                # JSON has no infinity: null is either, and the verdict tells which.
-                snr_db=(math.inf if one["passed"] else -math.inf) if one["snr_db"] is None else float(one["snr_db"]),
-                kept_overlap=tuple(float(share) for share in one["kept_overlap"]),
-                failures=tuple(str(text) for text in one["failures"]),
-            )
-            for one in parse_json(done.stdout)["methods"]
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        verdicts = tuple(_verdict(one) for one in parse_json(done.stdout)["methods"])
+        if not verdicts or all(one.passed for one in verdicts) != (done.returncode == 0):
+            raise ValueError(f"its exit code is {done.returncode}")
+        return verdicts
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise DeviceError(f"{binary}: its verdict cannot be read ({error}); build it again") from error
+
+
+def _verdict(document: dict[str, Any]) -> MethodVerdict:
+    passed, snr_db = document["passed"], document["snr_db"]
+    overlap = tuple(float(share) for share in document["kept_overlap"])
+    if not isinstance(passed, bool) or math.isnan(snr_db or 0.0) or not all(0 <= share <= 1 for share in overlap):
+        raise ValueError("its figures are not those of a comparison")
+    return MethodVerdict(
+        method=str(document["method"]),
+        passed=passed,
+        images=int(document["images"]),
+        # JSON has no infinity: null is either, and the verdict tells which.
+        snr_db=(math.inf if passed else -math.inf) if snr_db is None else float(snr_db),
+        kept_overlap=overlap,
+        failures=tuple(str(text) for text in document["failures"]),
+    )

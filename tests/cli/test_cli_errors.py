@@ -233,7 +233,9 @@ def test_a_defect_is_one_line_and_not_a_failed_gate(program: Program, monkeypatc
         (MemoryError(), "there is not enough memory;"),
         (MemoryError("Unable to allocate 8.00 GiB for an array"), "not enough memory (8.00 GiB more were asked for);"),
         (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400000 bytes. Error code 12"),
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 400000 bytes. Error code 12"
+            ),
             "not enough memory (400000 bytes more were asked for);",
         ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "(2.00 GiB more were asked for);"),

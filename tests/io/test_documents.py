@@ -13,14 +13,20 @@ from hypothesis import strategies as st
 from tofe_edge.errors import InputError
 from tofe_edge.io.documents import digest_of, parse_json, read_json, signed, verified, warn_without_digest
 
-CONTENT: dict[str, Any] = {"name": "ä\n", "numbers": [1, -0.5, 1e300, 2**60], "none": None, "flags": [True, False], "in": {}}
+CONTENT: dict[str, Any] = {
+    "name": "ä\n",
+    "numbers": [1, -0.5, 1e300, 2**60],
+    "none": None,
+    "flags": [True, False],
+    "in": {},
+}
 
 
 def test_the_digest_is_this_one() -> None:
     """The text that is hashed (docs/formats.md): other programs compute it too."""
     import hashlib
 
-    text = b'{s1:a[d3ff0000000000000s2:\xc3\xa4nt]s1:b{}}'
+    text = b"{s1:a[d3ff0000000000000s2:\xc3\xa4nt]s1:b{}}"
     assert digest_of({"b": {}, "a": [1, "ä", None, True], "digest": "x"}) == hashlib.sha256(text).hexdigest()
 
 
@@ -56,7 +62,9 @@ def test_a_document_of_the_version_before_has_none_and_that_is_said(capsys: pyte
         warn_without_digest(old, "net.json", "convert the model again")
         warn_without_digest(signed(2, CONTENT), "other.json", "convert the model again")
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("tofe-edge: warning: net.json: is of an earlier version and has no")
+    assert said.count("\n") == 1 and said.startswith(
+        "tofe-edge: warning: net.json: is of an earlier version and has no"
+    )
 
 
 @pytest.mark.parametrize("document", [{"schema": 2, **CONTENT}, {**signed(2, CONTENT), "digest": None}, {"schema": 3}])

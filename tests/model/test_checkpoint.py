@@ -16,7 +16,17 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import JSON_VALUES, TINY, TINY_COUNTS, Program, document_of, fine_or_refused, refused, signed_again, tiny_tofe
+from conftest import (
+    JSON_VALUES,
+    TINY,
+    TINY_COUNTS,
+    Program,
+    document_of,
+    fine_or_refused,
+    refused,
+    signed_again,
+    tiny_tofe,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -309,7 +319,9 @@ def test_weights_without_a_digest_are_read_with_a_warning(
     for _ in range(2):
         load_model(old)
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "old.safetensors: is of an earlier version and has no digest of its weights" in said
+    assert (
+        said.count("\n") == 1 and "old.safetensors: is of an earlier version and has no digest of its weights" in said
+    )
     assert old == replace(read_header(tiny_checkpoint.path), path=old.path)
 
 

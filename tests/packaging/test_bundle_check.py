@@ -159,7 +159,9 @@ def test_a_figure_that_nobody_vouches_for_is_reported(bundle: Path, change: dict
     document["weights"]["accuracy"] = change
     path.write_text(json.dumps(document))
     (line,) = failures(bundle)
-    assert line == "provenance.json: digest is not that of its content: it was damaged or changed; package the model again"
+    assert (
+        line == "provenance.json: digest is not that of its content: it was damaged or changed; package the model again"
+    )
 
 
 @pytest.mark.parametrize(

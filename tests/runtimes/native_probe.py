@@ -17,7 +17,9 @@ from tofe_edge.runtimes.native_build import Target
 
 Pixels = npt.NDArray[np.uint8]
 
-_PARTS = [f"{name}.cpp" for name in ("files", "image", "json", "machine", "manifest", "prediction", "preprocess", "sha256")]
+_PARTS = [
+    f"{name}.cpp" for name in ("files", "image", "json", "machine", "manifest", "prediction", "preprocess", "sha256")
+]
 _SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
 
 

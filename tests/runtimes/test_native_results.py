@@ -2,11 +2,14 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import shell_script
 
-from tofe_edge.runtimes.native_runner import read_result
+from tofe_edge.errors import DeviceError
+from tofe_edge.runtimes.native_runner import SELF_TEST_FAILED, MethodVerdict, read_result, self_test_alone
 from tofe_edge.runtimes.timing import TimingRequest
 
 ASKED = TimingRequest(runs=2, threads=4)
@@ -54,6 +57,36 @@ WRONG: list[tuple[str, Any, str]] = [
 def test_another_answer_is_refused(key: str, value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_result(json.dumps({**ANSWER, key: value}), ASKED)
+
+
+VERDICT = {"method": "forward", "passed": True, "images": 4, "snr_db": None, "kept_overlap": [1.0], "failures": []}
+
+
+def verdicts_of(folder: Path, methods: list[dict[str, Any]], code: int) -> tuple[MethodVerdict, ...]:
+    runner = shell_script(folder / "runner", f"echo '{json.dumps({'methods': methods})}'; exit {code}")
+    return self_test_alone(runner, folder / "net.pte", folder / "net.golden")
+
+
+def test_a_verdict_is_read(tmp_path: Path) -> None:
+    (found,) = verdicts_of(tmp_path, [VERDICT], 0)
+    assert found.passed and found.snr_db == math.inf
+
+
+@pytest.mark.parametrize(
+    ("methods", "code"),
+    [
+        ([], 0),
+        ([{**VERDICT, "passed": False}], 0),
+        ([VERDICT], SELF_TEST_FAILED),
+        *(
+            ([{**VERDICT, key: wrong}], 0)
+            for key, wrong in (("passed", "yes"), ("snr_db", math.nan), ("kept_overlap", [2]))
+        ),
+    ],
+)
+def test_a_verdict_that_contradicts_itself_is_refused(tmp_path: Path, methods: list[dict[str, Any]], code: int) -> None:
+    with pytest.raises(DeviceError, match="its verdict cannot be read"):
+        verdicts_of(tmp_path, methods, code)
 
 
 def test_a_key_that_stands_there_twice_is_refused() -> None:

@@ -95,7 +95,9 @@ def _memory_needed(error: Exception) -> str | None:
     """How much memory was asked for, in brackets, as far as the error says; ``None``: it is another error."""
     text = str(error)
     # PyTorch's allocators raise RuntimeError, those of GPUs a class of their own.
-    refused = re.search(r"DefaultCPUAllocator|not enough memory|out of memory|can't allocate memory", text, re.IGNORECASE)
+    refused = re.search(
+        r"DefaultCPUAllocator|not enough memory|out of memory|can't allocate memory", text, re.IGNORECASE
+    )
     if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and refused):
         return None
     asked = re.search(r"([\d.]+ ?[KMGT]?i?B|\d+ bytes)\b", text)
