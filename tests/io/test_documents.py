@@ -1,5 +1,6 @@
 """Documents have a digest over their values, however they are written, and every key once."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,6 @@ CONTENT: dict[str, Any] = {
 
 def test_the_digest_is_this_one() -> None:
     """The text that is hashed (docs/formats.md): other programs compute it too."""
-    import hashlib
-
     text = b"{s1:a[d3ff0000000000000s2:\xc3\xa4nt]s1:b{}}"
     assert digest_of({"b": {}, "a": [1, "ä", None, True], "digest": "x"}) == hashlib.sha256(text).hexdigest()
 
@@ -51,7 +50,7 @@ def test_another_value_is(content: dict[str, Any], key: str, value: Any) -> None
     same = json.dumps(changed, sort_keys=True) == json.dumps(document, sort_keys=True)
     if digest_of(changed) != digest_of(document) or key == "schema":
         assert not same
-        with pytest.raises(InputError, match="its (digest is not that of its content|schema)"):
+        with pytest.raises(InputError, match=r"its (digest is not that of its content|schema)"):
             verified(changed, 2, "its")
 
 
@@ -69,12 +68,14 @@ def test_a_document_of_the_version_before_has_none_and_that_is_said(capsys: pyte
 
 @pytest.mark.parametrize("document", [{"schema": 2, **CONTENT}, {**signed(2, CONTENT), "digest": None}, {"schema": 3}])
 def test_a_digest_cannot_be_left_out(document: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="its (digest is not that|schema 3 is not 2)"):
+    with pytest.raises(InputError, match=r"its (digest is not that|schema 3 is not 2)"):
         verified(document, 2, "its")
 
 
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "c": 2, "a": 3}}]'])
 def test_a_key_that_stands_there_twice_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "twice.json").write_text(text)
-    with pytest.raises(InputError, match=r"twice.json: cannot be read as JSON \(key 'a' stands there twice\); copy it"):
+    with pytest.raises(
+        InputError, match=r"twice\.json: cannot be read as JSON \(key 'a' stands there twice\); copy it"
+    ):
         read_json(tmp_path / "twice.json", "copy it again")
