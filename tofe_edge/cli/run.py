@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         if rows is not None and rows.count:
             write_atomically(args.save, rows.write)
             if not args.json:
-                emit(False, None, f"\nWrote {args.save}, {rows.count} image{'s' if rows.count > 1 else ''}")
+                partly = f": {rows.count} of {len(args.images)} images, in their order" if unreadable else ""
+                emit(False, None, f"\nWrote {args.save}{partly}")
     if unreadable and len(args.images) > 1:
         raise InputError(f"{unreadable} of {len(args.images)} images cannot be read, see above; the others are done")
     return 2 if unreadable else 0

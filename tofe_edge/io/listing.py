@@ -19,6 +19,9 @@ HIDDEN = "hidden"
 _SYSTEM = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", ".directory"})
 """What file managers leave; nobody misses them."""
 
+_MOST_CAUSES = 20
+"""More are counted together: a message may hold the size of each image."""
+
 _SETS = re.compile(
     r"(train|val|eval|test)(ing|id|idation|uation)?([-_.]?(set|data|images|split|[0-9]+))*", re.IGNORECASE
 )
@@ -59,6 +62,8 @@ class Tally:
 
     def add(self, cause: str, path: Path) -> None:
         """Count a file."""
+        if cause not in self._causes and len(self._causes) >= _MOST_CAUSES:
+            cause = "other causes"
         known = self._causes.get(cause)
         self._causes[cause] = LeftOut(cause, known.count + 1 if known else 1, known.first if known else path)
 
@@ -97,7 +102,7 @@ class Coverage:
 
     def without(self, left_out: Iterable[LeftOut]) -> Coverage:
         """The same with more left out."""
-        return Coverage((*self.left_out, *left_out), self.sets)
+        return Coverage(merged((*self.left_out, *left_out)), self.sets)
 
     def refuse_sets(self, source: Path) -> None:
         """Raise :class:`InputError` if there are several: what accuracy is measured on must not be trained on."""

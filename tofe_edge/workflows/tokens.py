@@ -10,7 +10,7 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.image_tokens import UNLABELLED, ImageTokens, Traced, trace
 from tofe_edge.evaluation.prediction import MeanUsage
 from tofe_edge.evaluation.reference import Mode, load_reference
-from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
+from tofe_edge.io.dataset import Sample, find_samples, refuse_lost, sample_evenly
 from tofe_edge.io.listing import EVERYTHING, Coverage, Found, list_images, why_left_out
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.workflows.sources import resized
@@ -76,6 +76,9 @@ def trace_tokens(
     spec = resized(checkpoint.preprocessing, resize)
     traced = trace(reference, source, samples, spec, checkpoint.classes.names, drawn)
     coverage = coverage.without(traced.left_out)
+    if data is not None and limit is None and not allow_empty:
+        lost = {sample.label for sample in samples} - {image.label for image in traced.images} - {UNLABELLED}
+        refuse_lost(data, sorted(lost), checkpoint.classes.ids, coverage.left_out)
     return TokenReport(checkpoint, reference.mode, reference.device.type, traced, traced.mean_usage(), coverage)
 
 
