@@ -51,7 +51,7 @@ def test_another_value_is(content: dict[str, Any], key: str, value: Any) -> None
     same = json.dumps(changed, sort_keys=True) == json.dumps(document, sort_keys=True)
     if digest_of(changed) != digest_of(document) or key == "schema":
         assert not same
-        with pytest.raises(InputError, match="its (digest is not that of its content|schema)"):
+        with pytest.raises(InputError, match=r"its (digest is not that of its content|schema)"):
             verified(changed, 2, "its")
 
 
@@ -69,7 +69,7 @@ def test_a_document_of_the_version_before_has_none_and_that_is_said(capsys: pyte
 
 @pytest.mark.parametrize("document", [{"schema": 2, **CONTENT}, {**signed(2, CONTENT), "digest": None}, {"schema": 3}])
 def test_a_digest_cannot_be_left_out(document: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="its (digest is not that|schema 3 is not 2)"):
+    with pytest.raises(InputError, match=r"its (digest is not that|schema 3 is not 2)"):
         verified(document, 2, "its")
 
 

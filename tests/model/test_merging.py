@@ -1,8 +1,8 @@
 """Merging, resemblance and what a merging net's checkpoint says: on their own and against their definitions."""
 
+import json
 from pathlib import Path
 
-import json
 import numpy as np
 import numpy_reference
 import pytest
