@@ -10,7 +10,7 @@ import torch
 
 from tofe_edge.converters.quantize import Int8Mode
 from tofe_edge.errors import InputError, require
-from tofe_edge.io.artifact import OUTPUTS
+from tofe_edge.io.artifact import MOST_IMAGES, OUTPUTS
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.targets import Precision, Target
 from tofe_edge.model.backbones import Backbone, TokenCounts
@@ -94,8 +94,8 @@ class ConvertRequest:
             raise InputError(f"{self.checkpoint.name}: a dense model keeps all tokens; leave token counts out")
         if self.further_gmacs and self.checkpoint.token_counts is None:
             raise InputError(f"{self.checkpoint.name}: a dense model has one budget; leave --elastic out")
-        if self.batch < 1:
-            raise InputError(f"batch must be at least 1, not {self.batch}")
+        if not 1 <= self.batch <= MOST_IMAGES:
+            raise InputError(f"batch must be at least 1 and at most {MOST_IMAGES}, not {self.batch}")
         require(self.output in OUTPUTS, f"--output {self.output}: is not one of {', '.join(OUTPUTS)}")
         require(
             self.output != "logits" or bool(self.checkpoint.classes.ids),

@@ -13,12 +13,14 @@ import torch
 
 from tofe_edge.errors import DeviceError, InputError, first_line
 from tofe_edge.evaluation.prediction import Prediction, compose_selections
-from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
+from tofe_edge.io.artifact import ADVICE, DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.io.targets import target_of
 
 _MAGIC = slice(4, 8)
 _MAGIC_BYTES = b"ET12"
+_FLOAT32 = 6
+"""ExecuTorch's number of the type."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def load(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -> Exec
     """Load one method of a checked artifact with ``threads`` threads.
 
     Raises:
-        InputError: the file is not an ExecuTorch program, it has no such method, or ``threads`` is not positive.
+        InputError: the file is not an ExecuTorch program, it has no such method or contradicts its manifest, or ``threads`` is
+            not positive.
         DeviceError: ExecuTorch cannot load it.
     """
     return load_methods(artifact, threads, [method])[method]
@@ -98,6 +101,7 @@ def load_methods(artifact: Artifact, threads: int, names: Sequence[str]) -> dict
                 if name not in program.method_names:
                     raise DeviceError(f"{artifact.path}: lacks the method {name} of its manifest; convert it again")
                 native = program.load_method(name)
+                check_interface(artifact, method, native.metadata)
                 loaded[name] = ExecuTorchModel(artifact, threads, (time.perf_counter() - begun) * 1e3, method, native)
                 begun = time.perf_counter()
     except RuntimeError as error:
@@ -123,6 +127,38 @@ def check_program(artifact: Artifact) -> None:
         head = handle.read(8)
     if head[_MAGIC] != _MAGIC_BYTES:
         raise InputError(f"{artifact.path}: is not an ExecuTorch program of a known version; convert the model again")
+
+
+def check_interface(artifact: Artifact, method: Method, metadata: Any) -> None:
+    """Compare what a loaded method takes and gives with the manifest, before anything is believed of either.
+
+    Raises:
+        InputError: they differ.
+    """
+    manifest, kept = artifact.manifest, method.token_counts or []
+    size, patches = manifest.preprocessing.image_size, manifest.patch_tokens
+    inputs = [metadata.input_tensor_meta(number) for number in range(metadata.num_inputs())]
+    _compare(artifact, method, "takes", inputs, [(manifest.batch, 3, size, size)])
+    outputs = [metadata.output_tensor_meta(number) for number in range(metadata.num_outputs())]
+    _compare(artifact, method, "gives", outputs[:1], [(manifest.batch, *manifest.shape)])
+    orders = [tuple(one.sizes())[-1:] for one in outputs[1:]]
+    # A selection lists all patches; the last one may list the kept ones alone.
+    fits = len(orders) == len(kept) and all(order == (patches,) for order in orders[:-1])
+    if not fits or (kept and orders[-1] not in ((patches,), (kept[-1],))):
+        raise InputError(
+            f"{artifact.path}: method {method.name} gives selections of {[one for (one,) in orders]} tokens, which are not those "
+            f"of its manifest, {kept} of {patches}; {ADVICE}"
+        )
+
+
+def _compare(
+    artifact: Artifact, method: Method, verb: str, tensors: Sequence[Any], shapes: Sequence[tuple[int, ...]]
+) -> None:
+    if [(one.dtype(), tuple(one.sizes())) for one in tensors] != [(_FLOAT32, shape) for shape in shapes]:
+        actual = ", ".join(str(list(one.sizes())) for one in tensors) or "nothing"
+        raise InputError(
+            f"{artifact.path}: method {method.name} {verb} {actual}, where its manifest says float32 {list(shapes[0])}; {ADVICE}"
+        )
 
 
 def set_threads(threads: int) -> None:

@@ -6,7 +6,6 @@ be copied to a device as it is (:mod:`tofe_edge.runtimes.native_build`). See doc
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import subprocess
@@ -15,11 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import DeviceError, InputError
+from tofe_edge.errors import DeviceError, InputError, quoted
+from tofe_edge.io.documents import parse_json
 from tofe_edge.runtimes.latency import Latency
 from tofe_edge.runtimes.timing import Machine, Telemetry, Timing, TimingRequest
 
 BINARY = "tofe_runner"
+
+_MOST = 2**53
+"""Of any figure in a result."""
 
 WRONG_CALL, BAD_FILE, BAD_INPUT, RUNTIME_ERROR, SELF_TEST_FAILED = 2, 3, 4, 5, 6
 """Exit codes of the runner, as in ``native/failure.h``."""
@@ -78,20 +81,47 @@ def failure(binary: str, model: str, code: int, stderr: str) -> InputError | Dev
     return DeviceError(f"{binary}: cannot run here, exit code {code} ({message})")
 
 
-def read_result(stdout: str) -> Timing:
+def read_result(stdout: str, request: TimingRequest) -> Timing:
     """Read what the runner printed of a measurement.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not what a runner of this version prints.
+        ValueError, KeyError, TypeError: it is not what a runner of this version prints, or not of what was asked.
     """
     try:
-        result = _result(json.loads(stdout))
+        document = parse_json(stdout)
+        result = _result(document)
     except (AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(f"it is malformed: {error}") from error
+    for key, asked in (("method", request.method), ("threads", request.threads)):
+        if document[key] != asked:
+            raise ValueError(f"it is of {key} {quoted(document[key])}, not {asked}")
+    _check_figures(result)
+    samples = len(result.latency.samples_ms)
+    if request.duration_s is None and samples != request.runs:
+        raise ValueError(f"it has {samples} samples, not {request.runs}")
+    return result
+
+
+def _check_figures(result: Timing) -> None:
+    """Raise :class:`ValueError` if a figure is not one that a machine can have."""
     samples, begun = result.latency.samples_ms, result.latency.started_s
     if not samples or not all(0 < one < math.inf for one in samples) or (begun and len(begun) != len(samples)):
         raise ValueError("its samples are not times")
-    return result
+    states = result.telemetry
+    figures = {
+        "cpu_ms": [result.latency.cpu_ms],
+        "load_ms": [result.load_ms],
+        "samples_at_s": begun,
+        "planned_bytes": [result.planned_bytes],
+        "peak_rss_bytes": [result.peak_rss_bytes],
+        "khz": [one for state in states for one in state.khz.values()],
+        "cores_online": [result.machine.cores] if result.machine else [],
+    }
+    for key, values in figures.items():
+        if not all(value is not None and 0 <= value < _MOST for value in values):
+            raise ValueError(f"its {key} is not a figure of a machine")
+    if not all(math.isfinite(one) for state in states for one in (state.at_s, *state.celsius.values())):
+        raise ValueError("its telemetry is not a figure of a machine")
 
 
 def _result(document: dict[str, Any]) -> Timing:
@@ -158,17 +188,25 @@ def self_test_alone(
     if done.returncode not in (0, SELF_TEST_FAILED):
         raise failure(str(binary), str(model), done.returncode, done.stderr)
     try:
-        return tuple(
-            MethodVerdict(
-                method=str(one["method"]),
-                passed=bool(one["passed"]),
-                images=int(one["images"]),
-                # JSON has no infinity: null is either, and the verdict tells which.
-                snr_db=(math.inf if one["passed"] else -math.inf) if one["snr_db"] is None else float(one["snr_db"]),
-                kept_overlap=tuple(float(share) for share in one["kept_overlap"]),
-                failures=tuple(str(text) for text in one["failures"]),
-            )
-            for one in json.loads(done.stdout)["methods"]
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        verdicts = tuple(_verdict(one) for one in parse_json(done.stdout)["methods"])
+        if not verdicts or all(one.passed for one in verdicts) != (done.returncode == 0):
+            raise ValueError(f"its exit code is {done.returncode}")
+        return verdicts
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise DeviceError(f"{binary}: its verdict cannot be read ({error}); build it again") from error
+
+
+def _verdict(document: dict[str, Any]) -> MethodVerdict:
+    passed, snr_db = document["passed"], document["snr_db"]
+    overlap = tuple(float(share) for share in document["kept_overlap"])
+    if not isinstance(passed, bool) or math.isnan(snr_db or 0.0) or not all(0 <= share <= 1 for share in overlap):
+        raise ValueError("its figures are not those of a comparison")
+    return MethodVerdict(
+        method=str(document["method"]),
+        passed=passed,
+        images=int(document["images"]),
+        # JSON has no infinity: null is either, and the verdict tells which.
+        snr_db=(math.inf if passed else -math.inf) if snr_db is None else float(snr_db),
+        kept_overlap=overlap,
+        failures=tuple(str(text) for text in document["failures"]),
+    )

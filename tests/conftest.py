@@ -10,7 +10,7 @@ import resource
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch import nn
 
 from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
+from tofe_edge.io.documents import DIGEST, digest_of
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
@@ -175,10 +176,18 @@ def fine_or_refused(action: Callable[[], object], *paths: Path) -> None:
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:
-    """Change a JSON file in place."""
+    """Change a JSON file in place; its digest, if it has one, becomes that of the new content."""
     document = json.loads(path.read_text(encoding="utf-8"))
     change(document)
-    path.write_text(json.dumps(document), encoding="utf-8")
+    path.write_text(json.dumps(signed_again(document)), encoding="utf-8")
+
+
+def signed_again(document: Any) -> Any:
+    """The document with the digest of what it holds now, if it has one."""
+    if isinstance(document, dict) and document.get(DIGEST):
+        with suppress(InputError):  # a number that is out of range
+            document[DIGEST] = digest_of(document)
+    return document
 
 
 def flip(path: Path, at: int = -1) -> None:

@@ -113,7 +113,7 @@ class RemoteBench:
         if answer.code:
             raise self._failure(model, name, answer)
         try:
-            timing = read_result(answer.stdout.decode("utf-8"))
+            timing = read_result(answer.stdout.decode("utf-8"), request)
         except (ValueError, KeyError, TypeError) as error:
             raise DeviceError(
                 f"{self.name}: the result of {self._runner[0].local} cannot be read ({error}); build it again"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path
 from typing import Any
 
 from tofe_edge.errors import InputError, quoted
+from tofe_edge.io.documents import parse_json
 
 _LARGEST_MANIFEST = 1 << 20
 _AGAIN = "copy or convert the package again"
@@ -71,7 +71,7 @@ def _read(package: Path) -> dict[str, Any]:
     if len(raw) > _LARGEST_MANIFEST:
         raise InputError(f"{package}: Manifest.json has over {_LARGEST_MANIFEST} bytes; {_AGAIN}")
     try:
-        content = json.loads(raw.decode("utf-8"))
+        content = parse_json(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{package}: Manifest.json is not JSON; {_AGAIN}") from error
     if not isinstance(content, dict):

@@ -1,8 +1,13 @@
 #include "json.h"
 
 #include <cmath>
+#include <cstring>
+#include <limits>
+#include <set>
+#include <vector>
 
 #include "files.h"
+#include "sha256.h"
 
 namespace tofe {
 namespace {
@@ -22,16 +27,65 @@ void round_numbers(Report& value) {
   }
 }
 
+// Refuses while it is parsed what a document of ours never has.
+class Limits {
+ public:
+  bool operator()(int depth, Json::parse_event_t event, const Json& value) {
+    if (depth > kDeepest) throw Malformed("it is nested too deeply");
+    if (event == Json::parse_event_t::object_start) keys_.emplace_back();
+    if (event == Json::parse_event_t::object_end) keys_.pop_back();
+    if (event == Json::parse_event_t::key && !keys_.back().insert(value.get<std::string>()).second) {
+      throw Malformed("key '" + value.get<std::string>() + "' stands there twice");
+    }
+    return true;
+  }
+
+ private:
+  std::vector<std::set<std::string>> keys_;  // of the objects that are open
+};
+
+// The bits of a number, as digits.
+std::string digits(double value) {
+  uint64_t bits = 0;
+  static_assert(sizeof bits == sizeof value);
+  std::memcpy(&bits, &value, sizeof bits);
+  std::string result;
+  for (int shift = 60; shift >= 0; shift -= 4) result += "0123456789abcdef"[(bits >> shift) & 0xf];
+  return result;
+}
+
+// Appends the one text for these values, however they are written.
+void append_canonical(const Json& value, std::string& result) {
+  const auto append_text = [&](const std::string& text) { result += "s" + std::to_string(text.size()) + ":" + text; };
+  if (value.is_null()) {
+    result += "n";
+  } else if (value.is_boolean()) {
+    result += value.get<bool>() ? "t" : "f";
+  } else if (value.is_string()) {
+    append_text(value.get_ref<const std::string&>());
+  } else if (value.is_number()) {
+    result += "d" + digits(value.get<double>());
+  } else if (value.is_object()) {
+    result += "{";
+    for (const auto& [key, one] : value.items()) {  // in the order of the keys' bytes
+      append_text(key);
+      append_canonical(one, result);
+    }
+    result += "}";
+  } else {
+    result += "[";
+    for (const Json& one : value) append_canonical(one, result);
+    result += "]";
+  }
+}
+
 }  // namespace
 
 Json read_json(const std::string& path) {
   const std::string content = read_file(path, kLargestFile, ExitCode::kBadFile);
-  const auto limit_depth = [](int depth, Json::parse_event_t, Json&) {
-    if (depth > kDeepest) throw Malformed("it is nested too deeply");
-    return true;
-  };
+  Limits limits;
   try {
-    return Json::parse(content, limit_depth);
+    return Json::parse(content, [&](int depth, Json::parse_event_t event, Json& value) { return limits(depth, event, value); });
   } catch (const Json::parse_error& error) {
     throw Failure(ExitCode::kBadFile, path + ": cannot be read as JSON (near byte " + std::to_string(error.byte) +
                                           "); copy it again or convert the model again");
@@ -48,6 +102,21 @@ const Json& member(const Json& object, const char* key) {
   const auto found = object.find(key);
   if (found == object.end()) throw Malformed(std::string("key '") + key + "' is missing");
   return *found;
+}
+
+bool check_digest(const Json& document, uint64_t schema) {
+  const uint64_t stated = whole(member(document, "schema"), "schema", 0, std::numeric_limits<uint32_t>::max());
+  if (stated != schema && stated + 1 != schema) throw Malformed("its schema is not " + std::to_string(schema));
+  if (stated != schema) return false;
+  const std::string wanted = text(member(document, "digest"), "digest");
+  Json content = document;
+  content.erase("digest");
+  std::string canonical;
+  append_canonical(content, canonical);
+  Sha256 digest;
+  digest.update(canonical.data(), canonical.size());
+  if (digest.hex() != wanted) throw Malformed("its digest is not that of its content: it was damaged or changed");
+  return true;
 }
 
 std::string text(const Json& value, const char* what) {

@@ -11,8 +11,8 @@ namespace tofe {
 
 using Json = nlohmann::json;
 
-// The document in a file. Throws Failure(kBadFile) if it is not JSON, too large, nested too deeply, or holds a number that
-// is out of range.
+// The document in a file. Throws Failure(kBadFile) if it is not JSON, too large, nested too deeply, has a key twice, or holds
+// a number that is out of range.
 Json read_json(const std::string& path);
 
 // Says what is wrong without naming the file.
@@ -23,6 +23,10 @@ class Malformed : public std::runtime_error {
 
 // The value of a key. Throws Malformed if there is none or `object` is not an object.
 const Json& member(const Json& object, const char* key);
+
+// Throws Malformed unless the document has this schema and its digest is that of its content, or the schema before this one,
+// which had no digest; returns whether it has one. As tofe_edge/io/documents.py.
+bool check_digest(const Json& document, uint64_t schema);
 
 // Typed values; each throws Malformed that names `what`.
 std::string text(const Json& value, const char* what);

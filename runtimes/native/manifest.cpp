@@ -1,7 +1,5 @@
 #include "manifest.h"
 
-#include <limits>
-
 #include "failure.h"
 #include "files.h"
 #include "json.h"
@@ -9,7 +7,7 @@
 namespace tofe {
 namespace {
 
-constexpr uint64_t kSchema = 3;
+constexpr uint64_t kSchema = 4;
 constexpr uint64_t kMostTokens = 1 << 20;
 constexpr uint64_t kMostImages = 4096;
 
@@ -91,13 +89,11 @@ void read_output(const Json& document, Manifest& result) {
 }
 
 Manifest manifest(const Json& document, const std::string& path) {
-  if (whole(member(document, "schema"), "schema", 0, std::numeric_limits<uint32_t>::max()) != kSchema) {
-    throw Malformed("its schema is not " + std::to_string(kSchema));
-  }
+  Manifest result;
+  result.has_digest = check_digest(document, kSchema);
   if (const std::string target = text(member(document, "target"), "target"); target != "executorch") {
     throw Malformed("it is of a model for " + target + ", which this program does not run");
   }
-  Manifest result;
   result.path = path;
   result.size_bytes = whole(member(document, "size_bytes"), "size_bytes", 0, uint64_t{1} << 53);
   result.sha256 = checksum(member(document, "sha256"));

@@ -29,6 +29,7 @@ struct MethodSpec {
 
 struct Manifest {
   std::string path;
+  bool has_digest = true;  // false: an earlier version wrote it, and damage to it is not noticed
   uint64_t size_bytes = 0;
   std::string sha256;
   std::string precision;

@@ -58,7 +58,11 @@ Prediction read_prediction(const std::vector<OutputInfo>& outputs, const std::st
     const size_t width = output.dtype == "int64" ? sizeof(int64_t) : sizeof(float);
     if (output.bytes > content.size() - offset || count > output.bytes / width) refuse(manifest, method);
     const std::vector<int64_t> selected = indices(output, content, offset, count);
-    if (selected.size() < method.token_counts[stage]) refuse(manifest, method);
+    // A selection lists all patches; the last one may list the kept ones alone.
+    const bool last = stage + 1 == method.token_counts.size();
+    const uint32_t kept = method.token_counts[stage];
+    const bool fits = selected.size() == manifest.patch_tokens || (last && selected.size() == kept);
+    if (!fits || kept > selected.size()) refuse(manifest, method);
     std::vector<int64_t> composed;
     for (const int64_t index : selected) {
       if (index < 0 || static_cast<size_t>(index) >= positions.size()) refuse(manifest, method);

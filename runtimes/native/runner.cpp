@@ -413,6 +413,9 @@ int guarded(int argc, const char* const* argv) {
     silence_libraries();
     if (!options.cpus.empty()) pin_to(options.cpus);
     const std::optional<Manifest> manifest = find_manifest(options);
+    if (manifest && !manifest->has_digest) {
+      print_error("warning: " + manifest->path + ": is of an earlier version and has no digest, so damage to it is not noticed");
+    }
     if (options.self_test.empty()) {
       print(measured(options, manifest));
     } else {

@@ -13,7 +13,7 @@
 namespace tofe {
 namespace {
 
-constexpr uint64_t kSchema = 1;
+constexpr uint64_t kSchema = 2;
 constexpr size_t kLongestName = 4;
 
 bool is_png_name(const std::string& name) {
@@ -212,7 +212,7 @@ GoldenSet read_golden(const std::string& folder, const Manifest& manifest) {
   GoldenSet result;
   std::map<std::string, std::string> checksums;  // by file name
   try {
-    if (whole(member(document, "schema"), "schema", 0, 1000) != kSchema) throw Malformed("its schema is not 1");
+    check_digest(document, kSchema);
     if (text(member(document, "artifact_sha256"), "artifact_sha256") != manifest.sha256) {
       throw Malformed("it is of another model file");
     }

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tofe_edge.budget.gmacs import TOLERANCE, WHOLE, Budget, choose
 from tofe_edge.errors import GateError
+from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from tofe_edge.model.checkpoint import Checkpoint, Classes
+from tofe_edge.model.checkpoint import Checkpoint
 
 BASE = Checkpoint(
     name="", backbone_name="deit_tiny_patch16_224", overrides={}, token_counts=TINY_COUNTS, gmacs=1.0, dense_gmacs=1.25,

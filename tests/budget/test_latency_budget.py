@@ -20,9 +20,10 @@ from tofe_edge.budget.latency import (
     raise_to_edges,
 )
 from tofe_edge.errors import GateError, InputError
+from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.model.checkpoint import Checkpoint, Classes
+from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.profiles import Alignment, LatencyTable, Step
 
 BASE = Checkpoint(

@@ -35,7 +35,10 @@ PARITY_KEYS = (
     "analysis decided_agreement decided_images failures gates images kept_overlap model near_ties passed psnr_db "
     "reference_device snr_db source top1_agreement top1_artifact top1_reference unreadable waiver"
 )
-EVALUATE_KEYS = "checkpoint device gmacs images mean_kept mean_reused mode top1 top1_interval top5 unreadable wrote"
+EVALUATE_KEYS = (
+    "checkpoint device gmacs images mean_kept mean_reused mode preprocessing sources top1 top1_interval top5 unreadable warnings "
+    "wrote"
+)
 CHECKPOINT_KEYS = (
     "accuracy backbone dense_gmacs gmacs name overrides path preprocessing reduction selects_before sha256 token_counts "
     "training"
@@ -49,7 +52,8 @@ JSON_KEYS = {
     "parity MODEL --checkpoint CKPT --data DATA --device cpu": PARITY_KEYS,
     "evaluate CKPT --data DATA --device cpu": EVALUATE_KEYS,
     "evaluate CKPT --data DATA --device cpu --mode instance": f"{EVALUATE_KEYS} distribution",
-    "tokens CKPT --image IMAGE --device cpu": "checkpoint device images mode patch_tokens summary unreadable wrote",
+    "tokens CKPT --image IMAGE --device cpu": "checkpoint device images mode patch_tokens preprocessing sources summary unreadable "
+    "warnings wrote",
     "select --profile jetson_orin": "budget_gmacs budget_source checkpoint gmacs predicted_ms reason runners_up token_counts",
     "checkpoints": CHECKPOINT_KEYS,
     "checkpoints CKPT": CHECKPOINT_KEYS,

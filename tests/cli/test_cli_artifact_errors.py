@@ -41,7 +41,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "cut short": (lambda path: path.write_bytes(PROGRAM_BYTES[:-1]), "cut short or the manifest is stale"),
     "empty manifest": (lambda path: manifest_path_of(path).write_bytes(b""), "model.json: cannot be read as JSON"),
-    "manifest of another version": (lambda path: edit(path, schema=99), "manifest schema 99 is not 3"),
+    "manifest of another version": (lambda path: edit(path, schema=99), "manifest schema 99 is not 4"),
     "manifest with an unknown key": (lambda path: edit(path, extra=1), "'extra'"),
     "package that is a file": (lambda path: edit(path, target="coreml"), "is of a model for coreml"),
 }

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 from typing import Any
 
 import pytest
@@ -224,6 +225,28 @@ def test_a_defect_is_one_line_and_not_a_failed_gate(program: Program, monkeypatc
     assert "internal error (KeyError: 'some key'); run again with --debug" in err
     with pytest.raises(KeyError):
         program("select", "--max-gmacs", "1", "--debug")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there is not enough memory;"),
+        (MemoryError("Unable to allocate 8.00 GiB for an array"), "not enough memory (8.00 GiB more were asked for);"),
+        (
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 400000 bytes. Error code 12"
+            ),
+            "not enough memory (400000 bytes more were asked for);",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "(2.00 GiB more were asked for);"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    program: Program, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    monkeypatch.setattr("tofe_edge.workflows.select.choose", Mock(side_effect=error))
+    code, out, err = program("select", "--max-gmacs", "1")
+    assert (code, out) == (3, "") and err.count("\n") == 1 and said in err and "internal error" not in err
 
 
 @pytest.mark.parametrize("call", [("run", "x" * 300 + ".pte", "a.png"), ("checkpoints", "x" * 300 + ".safetensors")])

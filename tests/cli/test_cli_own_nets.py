@@ -95,3 +95,12 @@ def test_labels_need_weights_of_ones_own(folder: Path, program: Program) -> None
 def test_checkpoints_describes_them(folder: Path, program: Program) -> None:
     code, out, _ = program("checkpoints", folder / "pets.ckpt")
     assert code == 0 and "pets.ckpt does not name its 3 classes" in out and '"classes": 3' in out
+
+
+def test_one_output_is_no_classifier(folder: Path, program: Program) -> None:
+    state = tiny_tofe("deit_tiny_patch16_224", classes=1).backbone.state_dict()
+    torch.save({key.removeprefix("vit."): value for key, value in state.items()}, folder / "one.pth")
+    line = refusal(program, "convert", "--checkpoint", folder / "one.pth", *DEIT, "--out", folder / "none")
+    assert "one: has one output" in line and "--output embedding" in line
+    call = ["reduce", "--weights", folder / "one.pth", *DEIT, "--images", folder / "pictures", "--share", "0.8"]
+    assert "one: has one output" in refusal(program, *call, "--out", folder / "none.safetensors")

@@ -145,8 +145,8 @@ def of_vector(**values: Any) -> Callable[[Any], object]:
 
 
 DAMAGED: list[tuple[Callable[[Any], object], str]] = [
-    (lambda d: d.update(schema=2), "its schema 2 is not 1"),
-    (lambda d: d.update(schema=True), "its schema True is not 1"),
+    (lambda d: d.update(schema=3), "its schema 3 is not 2"),
+    (lambda d: d.update(schema=True), "its schema True is not 2"),
     (lambda d: d.update(more=1), "its key 'more' is unknown"),
     (lambda d: d.update(artifact_sha256="0" * 64), "it is of another model file than model.pte"),
     (lambda d: d["vectors"].clear(), "its key 'vectors' "),
@@ -164,7 +164,7 @@ DAMAGED: list[tuple[Callable[[Any], object], str]] = [
     (of_vector(logits=[float("nan")] * 10), "key 'vectors[2].logits[0]' must be a finite number"),
     (of_vector(logits=[float("-inf")] * 10), "key 'vectors[2].logits[0]' must be a finite number"),
     (of_vector(logits=[10**39] * 10), "key 'vectors[2].logits[0]' must be at most"),
-    (of_vector(logits=[10**400] * 10), "key 'vectors[2].logits[0]' has the wrong type"),
+    (of_vector(logits=[10**400] * 10), "holds a number that is out of range"),
     (of_vector(logits=[*range(10)]), "vector 2: top5 is not what its logits say"),
     (of_vector(top5=[]), "vector 2: top5 must list 5 classes"),
     (of_vector(top5=[{}] * 5), "key 'vectors[2].top5[0].index' is missing"),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.evaluate import evaluate_samples
-from tofe_edge.evaluation.parity import compare, kept_overlap, snr_db
+from tofe_edge.evaluation.parity import compare, kept_overlap, on_decided, snr_db
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Mode, load_reference
 from tofe_edge.evaluation.statistics import proportion_interval
@@ -262,3 +262,8 @@ def test_a_drop_of_accuracy_is_held_to_the_point(max_drop: float, passed: bool) 
     # The other way round the artifact is better, which no gate minds.
     (gate,) = [one for one in compare(artifact, reference, labels, gates).gates if one.name == "top-1 drop"]
     assert gate.passed
+
+
+@pytest.mark.parametrize(("images", "text"), [(0, "no image is decided"), (55, "98.2% on 55 decided images")])
+def test_agreement_on_no_image_is_not_called_perfect(images: int, text: str) -> None:
+    assert on_decided(images, 54 / 55) == text

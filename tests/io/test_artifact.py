@@ -1,6 +1,7 @@
 """A model file is opened only with its own, whole manifest."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_a_manifest_that_is_not_json_or_of_another_schema_is_refused(artifact: A
     assert said in refused_manifest(artifact)
 
 
-KEYS = sorted(manifest_for(CONTENT).to_json().keys() - {"schema"})
+KEYS = sorted(manifest_for(CONTENT).to_json().keys() - {"schema", "digest"})
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -145,7 +146,7 @@ LATENCY = {
 # A key, its value, and where the message says that the fault is.
 BAD: list[tuple[str, Any, str]] = [
     *((key, 1, f"key '{key}' is unknown") for key in ("extra", "Sha256", "")),
-    ("schema", 1, "manifest schema 1 is not 3; convert the model again"),
+    ("schema", 1, "manifest schema 1 is not 4; convert the model again"),
     ("token_counts", [9, -1, 3], "key 'token_counts[1]' must be at least 0, not -1"),
     ("token_counts", [9, 5.5, 3], "key 'token_counts[1]' has the wrong type (float)"),
     ("token_counts", [True, 5, 3], "key 'token_counts[0]' has the wrong type (bool)"),
@@ -161,6 +162,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("precision", "int9", "key 'precision': 'int9' is not one of fp32, fp16, int8, pal6, pal4"),
     ("io", "video", "key 'io': 'video' is not one of tensor, image"),
     ("batch", 0, "key 'batch' must be at least 1, not 0"),
+    ("batch", 4097, "key 'batch' must be at most 4096, not 4097"),
+    ("planned_memory_bytes", 10**40, "key 'planned_memory_bytes' must be at most 9007199254740992"),
+    ("token_counts", [9, 5], "key 'token_counts' [9, 5] of method forward is not that of 3 selections of 16 patches"),
+    ("token_counts", [17, 5, 3], "key 'token_counts' [17, 5, 3] of method forward is not that of 3 selections"),
+    ("further_methods", [{**METHOD, "token_counts": [5]}], "key 'token_counts' [5] of method forward_5_3_1 is not that"),
+    ("gmacs", 9e8, "key 'gmacs' must be less than"),
     ("gmacs", 1e9, "key 'gmacs' must be less than"),
     ("gmacs", -0.1, "key 'gmacs' must be at least 0"),
     ("gmacs", float("nan"), "key 'gmacs' must be a finite number"),
@@ -238,6 +245,26 @@ def test_a_damaged_byte_of_the_manifest_is_taken_or_refused(artifact: Artifact, 
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     artifact.manifest_path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
     fine_or_refused(lambda: open_artifact(artifact.path), artifact.path, artifact.manifest_path)
+
+
+def test_a_flipped_bit_of_the_manifest_is_refused(artifact: Artifact) -> None:
+    """Of 1000 classes, whose names and identifiers are most of it."""
+    named = {"class_names": [f"class {n}" for n in range(1000)], "class_ids": [f"n{n:08}" for n in range(1000)]}
+    write_manifest(artifact.path, replace(artifact.manifest, **named))
+    content = artifact.manifest_path.read_bytes()
+    for bit in random.Random(20).sample(range(8 * len(content)), 200):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        artifact.manifest_path.write_bytes(damaged)
+        refused_manifest(artifact)
+
+
+def test_a_manifest_of_the_version_before_is_read_with_a_warning(
+    artifact: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(artifact, lambda document: (document.pop("digest"), document.update(schema=3)))
+    assert open_artifact(artifact.path) == artifact
+    assert "tiny.json: is of an earlier version and has no digest" in capsys.readouterr().err
 
 
 VECTORS: dict[str, Any] = {

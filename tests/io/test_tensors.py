@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tofe_edge.errors import InputError
 from tofe_edge.io.tensors import is_averaged, must_be_finite, read_state_dict, read_tensors
 
-SUFFIXES = [".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".PTH", ""]
+SUFFIXES = [".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".PTH", "", ".safetensors"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -32,8 +32,8 @@ def test_a_pickled_state_dict_may_have_a_wrapper(tmp_path: Path, suffix: str, wr
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_safetensors_may_have_any_suffix(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
-    save_file({"a": torch.ones(2)}, tmp_path / "own.safetensors")
-    (tmp_path / "own.safetensors").rename(path)
+    save_file({"a": torch.ones(2)}, tmp_path / "own")
+    (tmp_path / "own").rename(path)
     assert torch.equal(read_tensors(path)["a"], torch.ones(2))
 
 

@@ -4,7 +4,9 @@ import errno
 import json
 import math
 import operator
+import random
 import re
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
@@ -14,7 +16,17 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import JSON_VALUES, TINY, TINY_COUNTS, Program, document_of, fine_or_refused, refused, tiny_tofe
+from conftest import (
+    JSON_VALUES,
+    TINY,
+    TINY_COUNTS,
+    Program,
+    document_of,
+    fine_or_refused,
+    refused,
+    signed_again,
+    tiny_tofe,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -50,7 +62,7 @@ def rewritten(source: Checkpoint, path: Path, change: Callable[[dict[str, Any]],
     """A copy of a checkpoint with its header changed."""
     tensors, document = parts(source.path)
     change(document)
-    save_file(tensors, str(path), {KEY: json.dumps(document)})
+    save_file(tensors, str(path), {KEY: json.dumps(signed_again(document))})
     return path
 
 
@@ -194,7 +206,7 @@ def test_a_pickle_under_the_name_of_a_checkpoint_is_called_one(tmp_path: Path, z
     ("header", "reason"),
     [
         *((text, "header is not JSON") for text in ("", "{not json", "[" * 100_000, '{"schema": ' + "1" * 5000 + "}")),
-        *((text, "schema") for text in ("[]", "null", "1", '"text"', "{}", '{"schema": 2}', '{"schema": "1"}')),
+        *((text, "schema") for text in ("[]", "null", "1", '"text"', "{}", '{"schema": 3}', '{"schema": "1"}')),
     ],
 )
 def test_a_header_that_is_not_json_or_of_another_schema_is_refused(tmp_path: Path, header: str, reason: str) -> None:
@@ -252,13 +264,76 @@ def test_headers_of_other_nets_fail_on_loading(
     assert re.search(reason, refused(path, lambda: load_model(header)))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ({"depth": 10**9}, "depth=1000000000 is more than 256"),
+        ({"image_size": 131072}, "image_size=131072 is more than 4096"),
+        ({"classes": 10**9}, "classes=1000000000 is more than 1000000"),
+        ({"dim": 16384, "depth": 256, "heads": 4}, "they have 4 blocks, it has 256"),
+        ({"dim": 16384, "heads": 4}, "they have 48 channels, it has 16384"),
+        ({"image_size": 4096}, "pos_embed is"),
+    ],
+)
+def test_sizes_that_a_header_states_take_no_memory(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, overrides: dict[str, int], reason: str
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["backbone"]["overrides"].update(overrides)
+
+    header = read_header(rewritten(tiny_checkpoint, tmp_path / "large.safetensors", change))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert reason in refused(header.path, lambda: load_model(header))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10, "KiB"
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["schema", *REQUIRED]), JSON_VALUES)
 def test_corrupt_headers_are_read_or_refused(tmp_path: Path, weights: Path, key: str, value: Any) -> None:
     document = {**parts(weights)[1], key: value}
     path = tmp_path / "corrupt.safetensors"
-    save_file({"x": torch.zeros(1)}, str(path), {KEY: json.dumps(document)})
+    save_file({"x": torch.zeros(1)}, str(path), {KEY: json.dumps(signed_again(document))})
     fine_or_refused(lambda: float(read_header(path).top1), path)
+
+
+def test_a_flipped_bit_of_a_weight_or_the_header_is_noticed(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    content, path = tiny_checkpoint.path.read_bytes(), tmp_path / "flipped.safetensors"
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = content.index(b'"tofe_edge"')
+    places = [*random.Random(20).sample(range(begin, len(content)), 16), *range(header + 20, header + 1200, 97)]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 0x40 if place >= begin else 1
+        path.write_bytes(damaged)
+        refused(path, lambda: load_model(read_header(path)))
+
+
+def test_weights_without_a_digest_are_read_with_a_warning(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document.update(schema=1)
+        del document["digest"], document["weights_sha256"]
+
+    old = read_header(rewritten(tiny_checkpoint, tmp_path / "old.safetensors", age))
+    for _ in range(2):
+        load_model(old)
+    said = capsys.readouterr().err
+    assert (
+        said.count("\n") == 1 and "old.safetensors: is of an earlier version and has no digest of its weights" in said
+    )
+    assert old == replace(read_header(tiny_checkpoint.path), path=old.path)
+
+
+@pytest.mark.parametrize(("value", "named"), [(math.nan, "NaN"), (math.inf, "infinity")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float, named: str) -> None:
+    model = tiny_tofe()
+    with torch.no_grad():
+        model.state_dict()["selectors.0.norm.weight"][1] = value
+    spec, preprocessing = model.backbone.spec, model.backbone.preprocessing
+    path = tmp_path / "net.safetensors"
+    written = save(path, model, describe("net", spec, preprocessing, default_classes(spec.classes), TINY_COUNTS))
+    assert f"selectors.0.norm.weight holds {named}" in refused(path, lambda: load_model(written))
 
 
 def test_a_header_length_that_looks_like_a_pickle_is_still_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import flip
+from conftest import flip, signed_again
 from golden_files import pretend, runs
 from packaged_models import packaged, pretend_model
 
@@ -65,7 +65,7 @@ def vouch(bundle: Path, change: Callable[[dict[str, Any]], object] = lambda docu
     files = {name: file for name, file in unpack(bundle).files.items() if name != PROVENANCE}
     document["files"] = {name: asdict(FileSum.of(file)) for name, file in files.items()}
     change(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(signed_again(document)))
 
 
 def test_what_was_packaged_passes_and_its_model_is_run(bundle: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_damaged_provenance_is_reported(bundle: Path) -> None:
         ("platform", "amiga", "platform 'amiga' is not one of"),
         ("platform", 1, "key 'platform' has the wrong type"),
         ("name", "../x", "cannot name a package"),
-        ("schema", 2, "is not the provenance of a bundle"),
+        ("schema", 3, "schema 3 is not 2"),
         ("files", [], "key 'files' has the wrong type"),
         ("files", {"../x": {"sha256": "", "size_bytes": 0, "executable": False}}, "not a safe file name"),
         ("files", {"x": {"sha256": 1}}, "key 'files.x.size_bytes' is missing"),
@@ -150,6 +150,18 @@ def test_a_damaged_provenance_is_reported(bundle: Path) -> None:
 def test_a_forged_provenance_is_reported(bundle: Path, key: str, value: Any, message: str) -> None:
     vouch(bundle, lambda document: document.update({key: value}))
     assert any(message in line for line in failures(bundle))
+
+
+@pytest.mark.parametrize("change", [{"top1": 99.9}, {"top1": 0.0}])
+def test_a_figure_that_nobody_vouches_for_is_reported(bundle: Path, change: dict[str, float]) -> None:
+    path = bundle / PROVENANCE
+    document = json.loads(path.read_text())
+    document["weights"]["accuracy"] = change
+    path.write_text(json.dumps(document))
+    (line,) = failures(bundle)
+    assert (
+        line == "provenance.json: digest is not that of its content: it was damaged or changed; package the model again"
+    )
 
 
 @pytest.mark.parametrize(

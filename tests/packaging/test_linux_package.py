@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, document_of, edit_json, refusal, refused
+from conftest import Program, document_of, edit_json, refusal, refused, signed_again
 from elf_files import elf
 from golden_files import runs
 from linux_runners import package, package_call, pretend_runner
@@ -215,7 +215,7 @@ def forged(bundle: Path, out: Path, changes: dict[str, BundleFile | None]) -> Pa
         files |= {} if file is None else {name: file}
     document: dict[str, Any] = json.loads(files.pop(PROVENANCE).data)
     document["files"] = {name: asdict(FileSum.of(file)) for name, file in files.items()}
-    files[PROVENANCE] = BundleFile(json.dumps(document).encode())
+    files[PROVENANCE] = BundleFile(json.dumps(signed_again(document)).encode())
     write_bytes(out, tar_gz_bytes(files, FOLDER))
     return out
 

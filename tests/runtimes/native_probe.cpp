@@ -9,6 +9,7 @@
 
 #include "failure.h"
 #include "image.h"
+#include "json.h"
 #include "machine.h"
 #include "prediction.h"
 #include "preprocess.h"
@@ -115,6 +116,13 @@ std::string ranked(std::istringstream&) {
   return result;
 }
 
+std::string digest(std::istringstream& words) {
+  uint64_t schema = 0;
+  std::string path;
+  words >> schema >> path;
+  return tofe::check_digest(tofe::read_json(path), schema) ? "1" : "0";
+}
+
 std::string cpus(std::istringstream& words) {
   std::string text;
   words >> text;
@@ -130,6 +138,7 @@ std::string answer(const std::string& question, std::istringstream& words) {
   if (question == "decoded") return decoded(words);
   if (question == "kept") return kept(words);
   if (question == "ranked") return ranked(words);
+  if (question == "digest") return digest(words);
   if (question == "cpus") return cpus(words);
   return "";
 }
@@ -146,6 +155,8 @@ int main() {
       std::cout << content.size() << "\n" << content << std::flush;
     } catch (const tofe::Failure& failure) {
       std::cout << "-" << static_cast<int>(failure.code()) << " " << failure.what() << std::endl;
+    } catch (const tofe::Malformed& error) {
+      std::cout << "-3 " << error.what() << std::endl;
     }
   }
 }

@@ -17,7 +17,9 @@ from tofe_edge.runtimes.native_build import Target
 
 Pixels = npt.NDArray[np.uint8]
 
-_PARTS = [f"{name}.cpp" for name in ("files", "image", "machine", "prediction", "preprocess", "sha256")]
+_PARTS = [
+    f"{name}.cpp" for name in ("files", "image", "json", "machine", "manifest", "prediction", "preprocess", "sha256")
+]
 _SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
 
 
@@ -70,6 +72,10 @@ class Probe:
         """The names of the classes ``a`` and ``b``, the likelier first."""
         return self._ask("ranked", np.asarray(logits, np.float32).tobytes()).decode()
 
+    def has_digest(self, path: Path, schema: int) -> bool:
+        """Whether a document has a digest, which is right."""
+        return self._ask(f"digest {schema} {path}") == b"1"
+
     def cpus(self, text: str) -> list[int]:
         """The cores of a list."""
         return [int(one) for one in self._ask(f"cpus {text}").split()]
@@ -88,7 +94,8 @@ def probe(target: Target, factory: pytest.TempPathFactory) -> Iterator[Probe]:
     """The probe for ``host``, with checks of memory and arithmetic compiled in, or for ``aarch64``."""
     # Only this folder of this machine's headers: the others are not those of the target.
     headers = factory.mktemp("headers")
-    (headers / "stb").symlink_to(INCLUDE / "stb")
+    for name in ("stb", "nlohmann"):
+        (headers / name).symlink_to(INCLUDE / name)
     checks = _SANITIZED if target == "host" else ()
     command = [
         str(Path(__file__).with_suffix(".cpp")), *sources(*_PARTS), "-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra",

@@ -78,7 +78,7 @@ def run(
         done = call(binary, model, words, emulator, timeout_s)
         if done.returncode:
             raise failure(str(binary), str(model), done.returncode, done.stderr)
-        timing, document, stored = read_result(done.stdout), json.loads(done.stdout), made.read_bytes()
+        timing, document, stored = read_result(done.stdout, request), json.loads(done.stdout), made.read_bytes()
     outputs = []
     for output in document["outputs"]:
         outputs.append(np.frombuffer(stored[: output["bytes"]], output["dtype"]).reshape(output["shape"]))

@@ -145,6 +145,29 @@ def test_a_file_without_executorchs_magic_is_refused_even_with_a_right_manifest(
             use(odd)
 
 
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"batch": 2}, r"takes \[1, 3, 8, 8\], where its manifest says float32 \[2, 3, 8, 8\]"),
+    ({"preprocessing": Preprocessing(16, 0.9, "bicubic", (0.5,) * 3, (0.5,) * 3)}, r"says float32 \[1, 3, 16, 16\]"),
+    ({"class_names": ["a"], "class_ids": ["a"]}, r"gives \[1, 8\], where its manifest says float32 \[1, 1\]"),
+    ({"class_names": ["a"] * 9, "class_ids": ["a"] * 9}, r"gives \[1, 8\], where its manifest says float32 \[1, 9\]"),
+    ({"output": "embedding", "output_shape": [7], "class_names": [], "class_ids": []}, r"says float32 \[1, 7\]"),
+    ({"token_counts": [3, 1]}, r"selections of \[4, 2\] tokens, which are not those of its manifest, \[3, 1\] of 4"),
+    ({"token_counts": [3], "stage_blocks": [1, 1]}, r"not those of its manifest, \[3\] of 4"),
+    ({"token_counts": [3, 3, 2], "stage_blocks": [1] * 4}, r"not those of its manifest, \[3, 3, 2\] of 4"),
+    ({"token_counts": None}, "not those of its manifest"),
+    ({"patch_tokens": 5}, r"not those of its manifest, \[3, 2\] of 5"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), CONTRADICTIONS)
+def test_a_manifest_that_contradicts_its_program_is_refused(
+    artifact: Artifact, copied: Copied, changes: dict[str, Any], said: str
+) -> None:
+    odd = copied(artifact.path.read_bytes(), **changes)
+    with pytest.raises(InputError, match=rf"copy\.pte: method forward .*{said}.*; convert the model again"):
+        load(open_artifact(odd.path), 1)
+
+
 def test_a_program_cut_short_behind_its_magic_is_a_device_error(artifact: Artifact, copied: Copied) -> None:
     content = artifact.path.read_bytes()
     with pytest.raises(DeviceError, match=r"copy\.pte: ExecuTorch cannot load it"):

@@ -2,6 +2,7 @@
 
 import json
 import operator
+import random
 import shutil
 from functools import reduce
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_every_damage_of_a_model_has_its_code(native: Built, model: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("schema", 2, "its schema is not 3"),
+        ("schema", 2, "its schema is not 4"),
         ("target", "coreml", "it is of a model for coreml, which this program does not run"),
         ("sha256", MISSING, "key 'sha256' is missing"),
         ("sha256", "abc", "sha256 must be 64 lower-case hexadecimal digits"),
@@ -144,6 +145,30 @@ def test_a_malformed_manifest_is_a_bad_file(host: Built, model: Path, key: str, 
 def test_what_is_no_json_is_a_bad_file(host: Built, model: Path, content: str) -> None:
     model.with_suffix(".json").write_text(content, encoding="latin-1")
     assert "net.json: cannot be read as JSON" in host.refused(BAD_FILE, str(model))
+
+
+def test_a_flipped_bit_of_a_manifest_is_a_bad_file(host: Built, model: Path) -> None:
+    manifest = model.with_suffix(".json")
+    content = manifest.read_bytes()
+    for bit in random.Random(20).sample(range(8 * len(content)), 60):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        manifest.write_bytes(damaged)
+        host.refused(BAD_FILE, str(model))
+
+
+def test_documents_of_the_version_before_are_read_with_a_warning(host: Built, model: Path) -> None:
+    def age(document: Any) -> None:
+        document.pop("digest")
+        document["schema"] -= 1
+
+    golden = model.with_suffix(".golden")
+    for path in (model.with_suffix(".json"), golden / "golden.json"):
+        edit_json(path, age)
+    done = host(str(model), "--self-test", str(golden))
+    assert done.returncode == 0 and json.loads(done.stdout)["passed"]
+    assert done.stderr.startswith(f"tofe_runner: warning: {model.with_suffix('.json')}: is of an earlier version")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_manifest_may_stand_elsewhere_but_must_stand_somewhere(host: Built, model: Path, picture: Path) -> None:
@@ -216,7 +241,7 @@ def test_another_answer_than_that_of_the_vectors_fails(native: Built, model: Pat
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("schema", 2, "its schema is not 1"),
+        ("schema", 3, "its schema is not 2"),
         ("artifact_sha256", "0" * 64, "it is of another model file"),
         ("vectors", [], "it lacks a method's inputs"),
         ("vectors.0.method", "none", "its method is none of the model's"),

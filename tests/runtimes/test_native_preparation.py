@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import re
 import struct
 import zlib
@@ -13,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import pytest
+from conftest import JSON_VALUES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_probe import Pixels, Probe, RefusedError, probe
 from PIL import Image
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.documents import DIGEST, digest_of, signed
 from tofe_edge.io.images import read_image
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, preprocess
 from tofe_edge.runtimes.native_build import Target
@@ -277,6 +280,30 @@ def test_a_selection_is_read_within_its_bytes(native: Probe, dtype: str, kind: t
     ):
         with pytest.raises(RefusedError, match=f"-{BAD_FILE} net.json: .* gives other outputs"):
             native.kept(content, dtype, size, *shape)
+
+
+@given(content=st.dictionaries(st.text(max_size=5), JSON_VALUES, max_size=4))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_digests_of_documents_are_pythons(native: Probe, tmp_path: Path, content: dict[str, Any]) -> None:
+    path = tmp_path / "document.json"
+    document = {**signed(2, content), "schema": 2}
+    document[DIGEST] = digest_of(json.loads(json.dumps(document)))
+    try:
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        return  # NaN, or half of a character
+    path.write_bytes(text)
+    assert native.has_digest(path, 2) and not native.has_digest(path, 3)
+    path.write_bytes(text[:-1] + b', "more": 1}')
+    with pytest.raises(RefusedError, match="its digest is not that of its content"):
+        native.has_digest(path, 2)
+
+
+def test_a_key_that_stands_there_twice_is_refused(native: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"a": [{"b": 1}, {"b": 1, "c": {"b": 1}, "b": 2}]}')
+    with pytest.raises(RefusedError, match=r"key 'b' stands there twice"):
+        native.has_digest(path, 2)
 
 
 def test_logits_that_are_no_numbers_are_a_runtime_error(native: Probe) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import re
 import signal
 import sys
 import threading
@@ -83,8 +84,24 @@ def _failure(error: Exception) -> tuple[int, str]:
         return error.exit_code, line
     if isinstance(error, (ProfileError, OSError)):  # OSError: a name that is too long, a folder without permission
         return 2, line
+    if (needed := _memory_needed(error)) is not None:
+        advice = "close other programs, or take a smaller --batch, smaller images or a machine with more"
+        return 3, f"there is not enough memory{needed}; {advice}"
     # A defect of this program or of a library. Exit code 1 is kept for gates.
     return 3, f"internal error ({type(error).__name__}: {line[:200]}); run again with --debug and report it"
+
+
+def _memory_needed(error: Exception) -> str | None:
+    """How much memory was asked for, in brackets, as far as the error says; ``None``: it is another error."""
+    text = str(error)
+    # PyTorch's allocators raise RuntimeError, those of GPUs a class of their own.
+    refused = re.search(
+        r"DefaultCPUAllocator|not enough memory|out of memory|can't allocate memory", text, re.IGNORECASE
+    )
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and refused):
+        return None
+    asked = re.search(r"([\d.]+ ?[KMGT]?i?B|\d+ bytes)\b", text)
+    return f" ({asked[1]} more were asked for)" if asked else ""
 
 
 def _clean_up_on_signals() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tofe_edge.cli.options import add_budget, add_naming, add_runner, positive_float, positive_int
 from tofe_edge.cli.output import check_html_place, emit, facts
 from tofe_edge.errors import require
-from tofe_edge.evaluation.parity import ClassParity, Parity
+from tofe_edge.evaluation.parity import ClassParity, Parity, on_decided
 from tofe_edge.io.artifact import DEFAULT_METHOD, OUTPUTS
 from tofe_edge.io.targets import find_target, target_names
 
@@ -306,8 +306,8 @@ def _describe_output(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _describe_parity(parity: Parity) -> str:
     if isinstance(parity, ClassParity):
-        decided = f"agreement on {parity.decided_images} decided images {parity.decided_agreement:.1%}"
-        return f"{decided}, SNR {parity.snr_db:.1f} dB"
+        decided = on_decided(parity.decided_images, parity.decided_agreement)
+        return f"agreement: {decided}, SNR {parity.snr_db:.1f} dB"
     return ", ".join(f"{name} {figure}" for name, figure in parity.figures if name != "PSNR")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tofe_edge.cli.options import (
 from tofe_edge.cli.output import emit, facts
 from tofe_edge.cli.pages.parity import render
 from tofe_edge.cli.pages.rendering import write_html
-from tofe_edge.evaluation.parity import ClassParity, Parity
+from tofe_edge.evaluation.parity import ClassParity, Parity, on_decided
 from tofe_edge.evaluation.statistics import Accuracy, Analysis, Interval
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.io.files import write_bytes
@@ -119,7 +120,7 @@ def _text(report: ParityReport) -> str:
         rows.append(("kept tokens", "overlap per stage: " + ", ".join(f"{value:.1%}" for value in result.kept_overlap)))
     if report.analysis is not None:
         rows += _describe_accuracy(report.analysis.accuracy)
-        rows += _describe_worst(report.analysis)
+        rows += _describe_worst(report.analysis, manifest.class_names)
     rows += _describe_layers(manifest)
     rows += [("warning", remark) for remark in report.pictures.coverage.remarks]
     waiver = (manifest.parity or {}).get("waiver")
@@ -132,7 +133,7 @@ def _text(report: ParityReport) -> str:
 def _describe_figures(result: Parity) -> list[tuple[str, str]]:
     if not isinstance(result, ClassParity):
         return list(result.figures)
-    decided = f"on {result.decided_images} decided images {result.decided_agreement:.1%}"
+    decided = on_decided(result.decided_images, result.decided_agreement)
     return [
         ("top-1 agreement", f"{result.top1_agreement:.1%} ({decided})"),
         ("logits", f"SNR {result.snr_db:.1f} dB, PSNR {result.psnr_db:.1f} dB"),
@@ -165,16 +166,16 @@ def _share(interval: Interval) -> str:
     return f"{interval.estimate:.1%} ({interval.low:.1%} to {interval.high:.1%})"
 
 
-def _describe_worst(analysis: Analysis) -> list[tuple[str, str]]:
+def _describe_worst(analysis: Analysis, names: Sequence[str]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
-    for name, change in list(zip(analysis.worst_names, analysis.worst))[:_WORST_SHOWN]:
+    for image, change in list(zip(analysis.worst_names, analysis.worst))[:_WORST_SHOWN]:
         lost = change.reference_probability - change.remaining_probability
         if lost > 0:
             rows.append(
                 (
                     "" if rows else "worst images",
-                    f"{name}: class {change.reference_class} {change.reference_probability:.0%} -> "
-                    f"{change.remaining_probability:.0%}, now class {change.artifact_class}",
+                    f"{image}: {names[change.reference_class]} {change.reference_probability:.0%} -> "
+                    f"{change.remaining_probability:.0%}, now {names[change.artifact_class]}",
                 )
             )
     return rows

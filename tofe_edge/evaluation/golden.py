@@ -25,8 +25,19 @@ from tofe_edge.errors import GateError, InputError, require
 from tofe_edge.evaluation.parity import NEAR_TIE, Parity
 from tofe_edge.evaluation.prediction import Prediction, Predictor, RankedClass, top_classes
 from tofe_edge.evaluation.vectors import compare_outputs
-from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, Method
-from tofe_edge.io.documents import FORBID, Flag, Int, Number, Text, read_json, validate, without_schema
+from tofe_edge.io.artifact import ADVICE, DEFAULT_METHOD, Artifact, Manifest, Method
+from tofe_edge.io.documents import (
+    FORBID,
+    Flag,
+    Int,
+    Number,
+    Text,
+    read_json,
+    signed,
+    validate,
+    verified,
+    warn_without_digest,
+)
 from tofe_edge.io.images import read_image
 from tofe_edge.io.inputs import load_photographs
 from tofe_edge.io.preprocessing import Preprocessing, denormalize, normalize
@@ -35,7 +46,7 @@ from tofe_edge.io.targets import Gates, gates_of
 if TYPE_CHECKING:
     from tofe_edge.model.checkpoint import Checkpoint
 
-SCHEMA = 1
+SCHEMA = 2
 SUFFIX = ".golden"
 DOCUMENT = "golden.json"
 
@@ -117,11 +128,10 @@ class GoldenSet:
 
     def content(self) -> dict[str, bytes]:
         """The files of the folder, by name; the same bytes for the same vectors."""
-        document = {
-            "schema": SCHEMA,
-            "artifact_sha256": self.artifact_sha256,
-            "vectors": [vector.to_json() for vector in self.vectors],
-        }
+        document = signed(
+            SCHEMA,
+            {"artifact_sha256": self.artifact_sha256, "vectors": [vector.to_json() for vector in self.vectors]},
+        )
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         # A line for each of 1000 logits would make a file that nobody scrolls through.
         text = _NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
@@ -209,7 +219,7 @@ def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
             f"{path}: there are no golden vectors of {artifact.path.name} (no {DOCUMENT}); copy the folder along, or convert "
             "the model again"
         )
-    content = read_json(document, "convert the model again")
+    content = read_json(document, ADVICE)
     try:
         entries = _entries(content, manifest)
     except InputError as error:
@@ -217,6 +227,7 @@ def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
     sums = {entry.file: entry.sha256 for entry in entries}
     size = manifest.preprocessing.image_size
     images = {name: _read_png(path / name, checksum, size) for name, checksum in sums.items()}
+    warn_without_digest(content, document, ADVICE)
     vectors = []
     for entry in entries:
         stored = np.array(entry.numbers(manifest.output), np.float32).reshape(_stored_shape(manifest))
@@ -275,7 +286,7 @@ class _Document:
 
 def _entries(content: Any, manifest: Manifest) -> list[_Entry]:
     """The checked entries of ``golden.json``. Raises :class:`InputError` without the name of the file."""
-    document = validate(_Document, without_schema(content, SCHEMA, "its"), "its")
+    document = validate(_Document, verified(content, SCHEMA, "its"), "its")
     require(document.artifact_sha256 == manifest.sha256, f"it is of another model file than {manifest.artifact}")
     entries = document.vectors
     for number, entry in enumerate(entries):

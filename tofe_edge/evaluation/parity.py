@@ -97,7 +97,7 @@ class ClassParity(Parity):
     def figures(self) -> tuple[tuple[str, str], ...]:
         return (
             ("top-1 agreement", f"{self.top1_agreement:.1%}"),
-            ("of decided images", f"{self.decided_agreement:.1%} of {self.decided_images}"),
+            ("decided images", on_decided(self.decided_images, self.decided_agreement)),
             ("SNR of the logits", f"{self.snr_db:.1f} dB"),
             ("PSNR of the logits", f"{self.psnr_db:.1f} dB"),
         )
@@ -229,6 +229,11 @@ def psnr_db(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) 
     power = float(np.square(expected.astype(np.float64)).mean())
     peak = float(np.abs(expected).max(initial=0.0))
     return snr_db(expected, actual) + (20 * math.log10(peak) - 10 * math.log10(power) if power else 0.0)
+
+
+def on_decided(images: int, agreement: float) -> str:
+    """Agreement on decided images in words: ``"98.2% on 55 decided images"``."""
+    return f"{agreement:.1%} on {images} decided images" if images else "no image is decided"
 
 
 def kept_overlap(expected: npt.NDArray[np.int64], actual: npt.NDArray[np.int64]) -> float:

@@ -16,6 +16,7 @@ from tofe_edge.evaluation.parity import (
     compare,
     distance_gates,
     finite_or_none,
+    on_decided,
     paired,
     psnr_db,
     side,
@@ -51,7 +52,7 @@ class EmbeddingParity(Parity):
     def figures(self) -> tuple[tuple[str, str], ...]:
         neighbours = "too few images"
         if self.neighbour_agreement is not None:
-            decided = f"on {self.decided_neighbours} decided images {self.decided_neighbour_agreement:.1%}"
+            decided = on_decided(self.decided_neighbours, self.decided_neighbour_agreement)
             neighbours = f"{self.neighbour_agreement:.1%} ({decided})"
         return (
             ("cosine", f"mean {self.cosine_mean:.5f}, worst {self.cosine_worst:.5f}"),

@@ -6,15 +6,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, Strict
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.documents import FORBID, Count, Flag, Int, Number, Text, one_of, read_json, validate, without_schema
+from tofe_edge.io.documents import (
+    FORBID,
+    Count,
+    Flag,
+    Int,
+    Number,
+    Text,
+    one_of,
+    read_json,
+    signed,
+    validate,
+    verified,
+    warn_without_digest,
+)
 from tofe_edge.io.files import fingerprint_of, size_of, write_json
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.targets import find_target
 
-SCHEMA = 3
+SCHEMA = 4
 PRECISIONS = ("fp32", "fp16", "int8", "pal6", "pal4")
 """``pal6`` and ``pal4``: weights as 6- or 4-bit numbers of the entries of a palette, one per layer, computed in fp16."""
 
@@ -22,14 +35,19 @@ IOS = ("tensor", "image")
 OUTPUTS = ("logits", "embedding", "features")
 """What a model gives: a number per class; the vector that its head reads; or a vector per patch, in raster order."""
 
+MOST_IMAGES = 4096
+"""Of one run."""
+
 PACKAGE_SUFFIX = ".mlpackage"
 
 DEFAULT_METHOD = "forward"
 """The method that a program runs unless it is asked for another one."""
 
 ADVICE = "convert the model again"
-Gmacs = Annotated[Number, Field(ge=0, lt=1e9)]
+Gmacs = Annotated[Number, Field(ge=0, lt=1e6)]
 """The limit is far above any net, and far below what code and READMEs could not say."""
+Bytes = Annotated[int, Strict(), Field(ge=0, le=2**53)]
+"""More than any memory, and a number that JSON of other languages holds exactly."""
 Milliseconds = Annotated[Number, Field(gt=0)]
 
 
@@ -51,7 +69,7 @@ class Method:
     delegates: Count
     fallback_ops: dict[Text, Count]
     """Operators that no delegate took, with their numbers."""
-    planned_memory_bytes: Count | None
+    planned_memory_bytes: Bytes | None
     """``None`` if the device plans it when it loads the model."""
 
 
@@ -64,7 +82,7 @@ class Manifest:
     artifact: Text
     """File name of the model, beside the manifest."""
     sha256: Text
-    size_bytes: Count
+    size_bytes: Bytes
     target: Text
     backend: Text
     precision: Annotated[Text, one_of(PRECISIONS)]
@@ -85,11 +103,11 @@ class Manifest:
     """Operators that no delegate took, with their numbers."""
     fp32_layers: list[Text]
     """Layers with weights that int8 left in fp32."""
-    planned_memory_bytes: Count | None
+    planned_memory_bytes: Bytes | None
     """``None`` if the device plans it when it loads the model."""
     further_methods: list[Method]
     """Other budgets in the same program, from the largest to the smallest."""
-    batch: Annotated[Int, Field(ge=1)]
+    batch: Annotated[Int, Field(ge=1, le=MOST_IMAGES)]
     """Images of one run."""
     selection: Text | None
     """How tokens are put in order: ``topk`` or ``rank``."""
@@ -158,24 +176,39 @@ class Manifest:
         if self.classifies:
             for key in ("output", "normalized", "output_shape"):
                 del document[key]
-        return {"schema": SCHEMA, **document}
+        return signed(SCHEMA, document)
 
     @classmethod
     def from_json(cls, document: Any) -> Manifest:
         """Read a manifest document.
 
         Raises:
-            InputError: naming the key that is missing, unknown or has a value that it cannot have.
+            InputError: naming the key that is missing, unknown or has a value that it cannot have; or the digest is wrong.
         """
-        manifest = validate(cls, without_schema(document, SCHEMA, "manifest", ADVICE), "manifest", ADVICE)
+        manifest = validate(cls, verified(document, SCHEMA, "manifest", ADVICE), "manifest", ADVICE)
         if manifest.latency is not None:
             validate(_Latency, manifest.latency, "manifest key 'latency':", ADVICE)
         _check_output(manifest)
+        _check_counts(manifest)
         if any(method.token_counts is None for method in manifest.further_methods):
             raise InputError(f"manifest key 'further_methods' has one without token counts; {ADVICE}")
         if len(manifest.methods) <= len(manifest.further_methods):
             raise InputError(f"manifest key 'further_methods' names a method twice; {ADVICE}")
         return manifest
+
+
+def _check_counts(manifest: Manifest) -> None:
+    """Raise :class:`InputError` if token counts contradict the stages or the patches."""
+    for method in manifest.methods.values():
+        counts = method.token_counts
+        if counts is None:
+            continue
+        if len(counts) != len(manifest.stage_blocks) - 1 or max(counts, default=0) > manifest.patch_tokens:
+            stages, patches = len(manifest.stage_blocks) - 1, manifest.patch_tokens
+            raise InputError(
+                f"manifest key 'token_counts' {counts} of method {method.name} is not that of {stages} selections of {patches} "
+                f"patches; {ADVICE}"
+            )
 
 
 def _check_output(manifest: Manifest) -> None:
@@ -259,6 +292,7 @@ def open_artifact(path: Path) -> Artifact:
         raise InputError(
             f"{path}: its checksum is not the manifest's; it is damaged or the manifest is stale: convert the model again"
         )
+    warn_without_digest(document, manifest_path, ADVICE)
     return Artifact(path, manifest)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from tofe_edge.errors import InputError, first_line, quoted
+from tofe_edge.io.documents import parse_json
 from tofe_edge.io.labels import Classes, classes_in
 from tofe_edge.io.preprocessing import Preprocessing
 
@@ -129,7 +129,7 @@ def read_preprocessing(choice: str) -> tuple[dict[str, Any], tuple[str, ...]]:
 def _document(path: Path, strict: bool) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+        return parse_json(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         if strict:
             raise InputError(f"{path}: cannot be read as JSON or YAML ({first_line(error)})") from error

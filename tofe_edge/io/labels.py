@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tofe_edge.errors import InputError, quoted
-from tofe_edge.io.documents import Text
+from tofe_edge.io.documents import Text, parse_json
 
 LONGEST = 200
 """Characters of a class name."""
@@ -53,7 +52,7 @@ def read_labels(source: Path) -> Classes:
         ) from error
     try:
         if source.suffix.lower() == ".json":
-            return _from_json(json.loads(text))
+            return _from_json(parse_json(text))
         return name_classes([line.strip() for line in text.rstrip().splitlines()])
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: is not JSON ({error})") from error

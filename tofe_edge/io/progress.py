@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 from tqdm import tqdm
@@ -43,3 +44,9 @@ def covering_bar(what: str, total: float, unit: str = "it") -> Iterator[Any]:
 def warn(text: str) -> None:
     """One line on stderr for the user, apart from results."""
     print(f"tofe-edge: warning: {visible(text)}", file=sys.stderr)
+
+
+@cache
+def warn_once(text: str) -> None:
+    """The same, but never twice."""
+    warn(text)

@@ -85,8 +85,9 @@ def is_pickle(path: Path) -> bool:
 
 def _read_pickle(path: Path) -> StateDict:
     try:
-        with quiet(), torch.serialization.safe_globals(_HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # A handle, as torch.load goes by the suffix as well.
+        with quiet(), torch.serialization.safe_globals(_HARMLESS), path.open("rb") as handle:
+            content = torch.load(handle, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: holds more than plain tensors{_culprit(error)}, which is never unpickled; save its state dict alone, "

@@ -15,19 +15,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tofe_edge.errors import InputError, require
-from tofe_edge.io.documents import Flag, Int, Number, Text, validate, without_schema
+from tofe_edge.io.documents import Flag, Int, Number, Text, digest_of, parse_json, signed, validate, verified
 from tofe_edge.io.files import sha256_of, staging_dir, write_atomically
 from tofe_edge.io.labels import Classes, numbered
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.io.tensors import read_metadata, read_state_dict, read_tensors
+from tofe_edge.io.progress import warn_once
+from tofe_edge.io.tensors import must_be_finite, read_metadata, read_state_dict, read_tensors
 from tofe_edge.model.backbones import Backbone, BackboneAdapter, Reduction, TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import backbone_to_json
 from tofe_edge.model.backbones.state_dict import fit_weights, read_weights
 from tofe_edge.model.backbones.weights import load_strictly
+from tofe_edge.model.digests import SHIPPED, digest_of_tensors
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER_KEY = "tofe_edge"
 
 
@@ -71,6 +73,9 @@ class Checkpoint:
     """Where ``weights``, ``classes`` and ``preprocessing`` are from if not from the header."""
     remarks: tuple[str, ...] = field(default=(), compare=False)
     """What was decided about plain weights without being asked, a line each."""
+
+    weights_sha256: str | None = field(default=None, compare=False)
+    """The digest of its weights; ``None``: earlier versions wrote none, and plain weights have none."""
 
     @property
     def top1(self) -> float:
@@ -156,8 +161,8 @@ def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Chec
         for key, value in model.state_dict().items()
         if header.token_counts is not None or key.startswith("backbone.")
     }
+    weights = digest_of_tensors(tensors)
     document = {
-        "schema": SCHEMA,
         "name": header.name,
         "backbone": backbone_to_json(model.backbone.spec),
         "token_counts": list(header.token_counts.kept) if header.token_counts else None,
@@ -167,10 +172,11 @@ def save(path: Path, model: ToFe, header: Checkpoint, half: bool = True) -> Chec
         "classes": {"ids": list(header.classes.ids), "names": list(header.classes.names)},
         "accuracy": header.accuracy,
         "training": header.training,
+        "weights_sha256": weights,
     }
-    metadata = {HEADER_KEY: json.dumps(document, sort_keys=True)}
+    metadata = {HEADER_KEY: json.dumps(signed(SCHEMA, document), sort_keys=True)}
     write_atomically(path, lambda temporary: _write_tensors(tensors, temporary, metadata))
-    return replace(header, path=path)
+    return replace(header, path=path, weights_sha256=weights)
 
 
 def _stored(value: Tensor, half: bool) -> Tensor:
@@ -219,13 +225,14 @@ class _Header:
     classes: Classes
     accuracy: _Accuracy | None
     training: dict[Text, Any] | None
+    weights_sha256: Text | None = None
 
 
 def read_header(path: Path) -> Checkpoint:
     """Read and check a checkpoint's header without loading its weights.
 
     Raises:
-        InputError: the file is missing, truncated, not a safetensors file, or its header is not ours.
+        InputError: the file is missing, truncated, not a safetensors file, or its header is not ours or damaged.
     """
     metadata = read_metadata(path)
     if HEADER_KEY not in metadata:
@@ -233,11 +240,11 @@ def read_header(path: Path) -> Checkpoint:
             f"{path}: has no tofe-edge header, so it holds plain weights; name their net with --backbone to use them as a dense model"
         )
     try:
-        document = json.loads(metadata[HEADER_KEY])
+        document = parse_json(metadata[HEADER_KEY])
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the tofe-edge header is not JSON ({error})") from error
     try:
-        content = without_schema(document, SCHEMA, "checkpoint", "this version of tofe-edge cannot read it")
+        content = verified(document, SCHEMA, "checkpoint", "this version of tofe-edge cannot read it")
         header = validate(_Header, content, "tofe-edge header", "the file is damaged or was not written by tofe-edge")
         return Checkpoint(
             name=header.name,
@@ -254,6 +261,7 @@ def read_header(path: Path) -> Checkpoint:
             stages=header.backbone.shape.stages,
             reduction=header.backbone.reduction,
             thaws_last=header.backbone.thaws_last,
+            weights_sha256=header.weights_sha256 or SHIPPED.get(digest_of(document)),
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -268,27 +276,54 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
     """Build the net and load its weights, in fp32 on the CPU, in eval mode.
 
     Raises:
-        InputError: weights and header do not fit each other.
+        InputError: weights and header do not fit each other, or the weights are damaged or not finite.
     """
     weights = {} if checkpoint.plain else read_tensors(checkpoint.path)
     plain = read_state_dict(checkpoint.path) if checkpoint.plain else None
     try:
+        _check_weights(checkpoint, weights)
+        if plain is None and checkpoint.weights_sha256 not in SHIPPED.values():
+            # A header may state any size: memory is taken once the shapes are those of the weights.
+            with torch.device("meta"):
+                _load(ToFe(backbone_of(checkpoint)), checkpoint, weights)
         model = ToFe(backbone_of(checkpoint))
-        named, classes = checkpoint.classes, model.backbone.spec.classes
-        if not len(named.ids) == len(named.names) == classes:
-            raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")
-        if plain is not None:
-            model.backbone.load_dense(fit_weights(read_weights(plain), model.backbone.spec))
-        elif checkpoint.token_counts is None:
-            # Selectors are never run: a dense checkpoint has none, the dense form of another one leaves its own.
-            dense = {key.removeprefix("backbone."): value for key, value in weights.items() if not _is_of_tofe(key)}
-            load_strictly(model.backbone, dense, checkpoint.backbone_name)
+        if plain is None:
+            _load(model, checkpoint, weights)
         else:
-            checkpoint.token_counts.check(model.backbone.spec)
-            load_strictly(model, weights, f"{checkpoint.backbone_name} with ToFe")
+            _check_classes(checkpoint, model)
+            model.backbone.load_dense(fit_weights(read_weights(plain), model.backbone.spec))
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from error
     return model.eval()
+
+
+def _load(model: ToFe, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
+    """Load the weights of a file with our header. Raises :class:`InputError` if they and the header do not fit each other."""
+    _check_classes(checkpoint, model)
+    if checkpoint.token_counts is None:
+        # Selectors are never run: a dense checkpoint has none, the dense form of another one leaves its own.
+        dense = {key.removeprefix("backbone."): value for key, value in weights.items() if not _is_of_tofe(key)}
+        load_strictly(model.backbone, dense, checkpoint.backbone_name)
+    else:
+        checkpoint.token_counts.check(model.backbone.spec)
+        load_strictly(model, weights, f"{checkpoint.backbone_name} with ToFe")
+
+
+def _check_classes(checkpoint: Checkpoint, model: ToFe) -> None:
+    named, classes = checkpoint.classes, model.backbone.spec.classes
+    if not len(named.ids) == len(named.names) == classes:
+        raise InputError(f"{len(named.ids)} class ids and {len(named.names)} class names for {classes} classes")
+
+
+def _check_weights(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not those that were stored. Plain ones are checked where they are fitted to a net."""
+    if checkpoint.weights_sha256 is not None:
+        if digest_of_tensors(weights) != checkpoint.weights_sha256:
+            raise InputError("its weights are not those that were stored: the file is damaged; copy it again")
+    elif not checkpoint.plain:
+        advice = "damage is not noticed; train or reduce again, or compare the file with its origin"
+        warn_once(f"{checkpoint.path}: is of an earlier version and has no digest of its weights, so {advice}")
+    must_be_finite(weights)
 
 
 def _is_of_tofe(key: str) -> bool:

@@ -257,7 +257,7 @@ def _classes(
         f"{what} does not name its {count} classes: they are called class 0 to class {count - 1}, by number; name them with "
         "--labels FILE, a folder of class folders, or imagenet"
     )
-    return numbered(count), "numbers, as nothing names them"
+    return numbered(count), "their numbers, as nothing names them"
 
 
 def labelled(labels: str | Classes, count: int, what: str) -> tuple[Classes, str]:

@@ -86,6 +86,8 @@ def runner_test(runner: Path, artifact: Artifact, arch: str) -> dict[str, Method
     except DeviceError as error:
         # It starts here, so it is not this machine that is wrong.
         raise InputError(str(error)) from error
+    if sorted(one.method for one in verdicts) != sorted(artifact.manifest.methods):
+        raise InputError(f"{runner.name} did not replay every method of {artifact.path.name}, each once")
     return {one.method: one for one in verdicts}
 
 

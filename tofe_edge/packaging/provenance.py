@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tofe_edge import __version__
 from tofe_edge.errors import InputError
-from tofe_edge.io.documents import FORBID, Count, Flag, Text, validate
+from tofe_edge.io.documents import (
+    FORBID,
+    Count,
+    Flag,
+    Text,
+    parse_json,
+    signed,
+    validate,
+    verified,
+    warn_without_digest,
+)
 from tofe_edge.packaging.bundle import BundleFile, check_member_name, check_model_name
 from tofe_edge.packaging.contents import PackagedModel, json_file
 from tofe_edge.packaging.licences import Licence
 
 PROVENANCE = "provenance.json"
-_SCHEMA, _KIND = 1, "tofe-edge bundle"
+_SCHEMA, _KIND = 2, "tofe-edge bundle"
+
+_ADVICE = "package the model again"
 
 _NOT_COPIED = ("artifact", "class_names", "class_ids", "quantization", "fp32_layers")
 """Entries of the manifest that are long; they are in the bundle's own copy of it."""
@@ -72,7 +83,6 @@ def provenance_file(
         build: tools that made parts of it, with their versions.
     """
     document = {
-        "schema": _SCHEMA,
         "kind": _KIND,
         "platform": platform,
         "variant": variant,
@@ -84,7 +94,7 @@ def provenance_file(
         "licences": [asdict(one) for one in licences],
         "files": {name: asdict(FileSum.of(files[name])) for name in files},
     }
-    return json_file(document)
+    return json_file(signed(_SCHEMA, document))
 
 
 def read_provenance(file: BundleFile, where: str) -> Provenance:
@@ -97,15 +107,16 @@ def read_provenance(file: BundleFile, where: str) -> Provenance:
         InputError: not a provenance, of another version, or malformed.
     """
     try:
-        document = json.loads(file.data.decode("utf-8"))
+        document = parse_json(file.data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read as JSON ({error})") from error
-    if not isinstance(document, dict) or document.get("kind") != _KIND or document.get("schema") != _SCHEMA:
-        raise InputError(f"{where}: is not the provenance of a bundle that this version knows")
-    provenance = validate(Provenance, document, f"{where}:", "package the model again")
+    if not isinstance(document, dict) or document.get("kind") != _KIND:
+        raise InputError(f"{where}: is not the provenance of a bundle of this program")
+    provenance = validate(Provenance, verified(document, _SCHEMA, f"{where}:", _ADVICE), f"{where}:", _ADVICE)
     check_model_name(provenance.name, where)
     for name in provenance.files:
         check_member_name(name)
+    warn_without_digest(document, where, _ADVICE)
     return provenance
 
 

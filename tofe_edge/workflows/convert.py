@@ -209,6 +209,10 @@ def resolve_options(options: ConvertOptions) -> Plan:
     int8_mode = options.int8_mode or usual_mode
     usual_output = "logits" if checkpoint.classes.ids else "embedding"
     output = options.output or usual_output
+    require(
+        output != "logits" or len(checkpoint.classes.ids) != 1,
+        f"{checkpoint.name}: has one output, of which the softmax is always 1; give it two classes, or use --output embedding",
+    )
     usual_selection = target.default_selection(profile)
     selection = options.selection or usual_selection
     fitted = None if forecast is None or forecast.at_own_counts else forecast.counts

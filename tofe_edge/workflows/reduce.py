@@ -82,6 +82,10 @@ def reduce(
     choices = choices_of(labels, preprocessing, image_size)
     net = open_dense(None if weights is None else Path(weights), backbone, choices, pretrained=pretrained)
     dense, classes = net.adapter, net.header.classes
+    require(
+        len(classes.ids) != 1,
+        f"{net.header.name}: has one output, of which the softmax is always 1, so nothing tells how far a reduced net is from it",
+    )
     known = None if profile is None else open_profile(profile)
     cost = _cost(dense.spec, target_gmacs, share, known, max_latency_ms, precision)
     for target in (cost.target, *elastic):

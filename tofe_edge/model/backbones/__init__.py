@@ -35,6 +35,8 @@ def create_backbone(
     for key, value in (overrides or {}).items():
         if key not in OVERRIDES or value < (key != "classes"):
             raise InputError(f"backbone {name!r}: {key}={value} is not a positive {', '.join(OVERRIDES)}")
+        if value > OVERRIDES[key]:
+            raise InputError(f"backbone {name!r}: {key}={value} is more than {OVERRIDES[key]}, the most that is taken")
     backbone = _create(name, overrides or {}, pretrained)
     stages = backbone.spec.stages if stages is None else check_stages(stages, backbone.spec.depth)
     thaws_last = thaws_last or backbone.spec.pool != "token"

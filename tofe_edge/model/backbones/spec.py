@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from tofe_edge.errors import InputError
 
-OVERRIDES = ("image_size", "depth", "dim", "heads", "classes")
-"""What may differ from the published net of a name: a smaller net for tests, another resolution or label set."""
+OVERRIDES = {"image_size": 4096, "depth": 256, "dim": 16384, "heads": 256, "classes": 1_000_000}
+"""What may differ from the published net of a name (a smaller net for tests, another resolution or label set), up to which
+number: far more than any net has, and what a damaged header says is refused before memory is taken."""
 
 
 @dataclass(frozen=True)

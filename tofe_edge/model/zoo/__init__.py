@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, require
 from tofe_edge.model.checkpoint import Checkpoint, read_header
 
 _FOLDER = Path(__file__).parent
@@ -13,9 +13,12 @@ _FOLDER = Path(__file__).parent
 
 def shipped_checkpoints() -> list[Checkpoint]:
     """Headers of the shipped checkpoints, largest first."""
-    return sorted(
-        (read_header(path) for path in _FOLDER.glob("*.safetensors")), key=lambda checkpoint: -checkpoint.gmacs
-    )
+    checkpoints = [read_header(path) for path in _FOLDER.glob("*.safetensors")]
+    for checkpoint in checkpoints:
+        # Headers of ours that nobody changed are known: see the table in :mod:`tofe_edge.model.digests`.
+        known = checkpoint.weights_sha256 is not None
+        require(known, f"{checkpoint.path}: its header is not the one that was shipped; install tofe-edge again")
+    return sorted(checkpoints, key=lambda checkpoint: -checkpoint.gmacs)
 
 
 def find_checkpoint(name_or_path: str) -> Checkpoint:
