@@ -113,7 +113,7 @@ def test_a_head_is_fitted_with_the_decay_that_others_like_best() -> None:
     def draw(count: int, noise: float) -> Embedded:
         labels = torch.arange(count) % 3
         vectors = 5 + torch.nn.functional.one_hot(labels, 40) + noise * torch.randn(count, 40, generator=generator)
-        return Embedded((), vectors.float(), labels, 0, 0)
+        return Embedded((), vectors.float(), labels, ())
 
     clear, noisy, others = draw(90, 0.1), draw(90, 1.0), draw(300, 1.0)
     assert fit_head(clear, clear, 3).loss(clear.vectors, clear.labels) < 0.01
