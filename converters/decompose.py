@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ from tofe_edge.converters.layers import (
     LatentPool,
     LinearStem,
     MeanToken,
-    StaticBlock,
     StreamNorm,
     Tokens,
     UnitLength,
@@ -38,7 +38,7 @@ class StaticLayers:
 
     spec: Backbone
     stem: nn.Module
-    blocks: list[StaticBlock]
+    blocks: Sequence[nn.Module]
     head: nn.Module
     output: Output
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -13,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tofe_edge.converters.decompose import StaticLayers
 from tofe_edge.converters.pipeline import export
 from tofe_edge.converters.request import Build, Calibration, ConvertRequest
-from tofe_edge.converters.selection import select_by_topk
 from tofe_edge.converters.static_graph import StaticToFe
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD
@@ -62,23 +61,19 @@ class _Score(nn.Module):
         return logits[..., KEEP] - logits[..., 1 - KEEP]
 
 
-class _PlainStatic(StaticToFe):
+def _plain_static(model: ToFe, counts: TokenCounts | None) -> StaticToFe:
     """The converters' static graph around layers of which none is rewritten."""
-
-    def __init__(self, model: ToFe, counts: TokenCounts | None) -> None:
-        nn.Module.__init__(self)
-        backbone, spec = model.backbone, model.backbone.spec
-        if spec.merges and counts is not None:
-            raise InputError(f"{spec.name}: merges tokens, and the graph of other runtimes does not")
-        self.merges = False
-        self.kept = () if counts is None else counts.check(spec).kept
-        self.prefix, self.select = spec.prefix_tokens, select_by_topk
-        self.stem, self.head = _Layer(backbone, "embed"), _Layer(backbone, "logits")
-        self.blocks = nn.ModuleList(_Layer(backbone, "block", index) for index in range(spec.depth))
-        self.selectors = nn.ModuleList(_Score(selector) for selector in model.selectors if self.kept)
-        self.approximators = nn.ModuleList(module for module in model.approximators if self.kept)
-        edges = (0, *(spec.stages if self.kept else ()), spec.depth)
-        self.stage_blocks = tuple(range(start, end) for start, end in pairwise(edges))
+    backbone, spec = model.backbone, model.backbone.spec
+    if spec.merges and counts is not None:
+        raise InputError(f"{spec.name}: merges tokens, and the graph of other runtimes does not")
+    blocks = [_Layer(backbone, "block", index) for index in range(spec.depth)]
+    layers = StaticLayers(
+        replace(spec, reduction="paper"), _Layer(backbone, "embed"), blocks, _Layer(backbone, "logits"), "logits"
+    )
+    if counts is None:
+        return StaticToFe(layers, (), (), ())
+    selectors = [_Score(selector) for selector in model.selectors]
+    return StaticToFe(layers, selectors, list(model.approximators), counts.check(spec).kept)
 
 
 class PlainToFe(nn.Module):
@@ -94,7 +89,7 @@ class PlainToFe(nn.Module):
 
     def __init__(self, model: ToFe, counts: TokenCounts | None) -> None:
         super().__init__()
-        self.static = _PlainStatic(model, counts)
+        self.static = _plain_static(model, counts)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:

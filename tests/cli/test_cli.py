@@ -23,8 +23,8 @@ PROGRAM = [sys.executable, "-m", "tofe_edge"]
 DEADLINE_SECONDS = 300
 
 CONVERT_KEYS = (
-    "artifact batch checkpoint delegates fallback_ops fp32_layers gmacs int8_mode latency manifest methods normalized output "
-    "output_shape parity precision predicted_ms preprocessing profile quantization reason reproducible selection size_bytes "
+    "artifact batch checkpoint delegates fallback_ops fp32_layers gmacs int8_mode latency left_out manifest methods normalized "
+    "output output_shape parity precision predicted_ms preprocessing profile quantization reason reproducible selection size_bytes "
     "sources target token_counts warnings"
 )
 PROFILE_KEYS = (
@@ -32,11 +32,12 @@ PROFILE_KEYS = (
     "threads warm_up_runs"
 )
 PARITY_KEYS = (
-    "analysis decided_agreement decided_images failures gates images kept_overlap model near_ties passed psnr_db "
-    "reference_device snr_db source top1_agreement top1_artifact top1_reference unreadable waiver"
+    "analysis decided_agreement decided_images failures gates images kept_overlap left_out model near_ties passed psnr_db "
+    "reference_device snr_db source top1_agreement top1_artifact top1_reference unreadable waiver "
+    "warnings"
 )
 EVALUATE_KEYS = (
-    "checkpoint device gmacs images mean_kept mean_reused mode preprocessing sources top1 top1_interval top5 unreadable warnings "
+    "checkpoint device gmacs images left_out mean_kept mean_reused mode preprocessing sources top1 top1_interval top5 unreadable warnings "
     "wrote"
 )
 CHECKPOINT_KEYS = (
@@ -52,8 +53,8 @@ JSON_KEYS = {
     "parity MODEL --checkpoint CKPT --data DATA --device cpu": PARITY_KEYS,
     "evaluate CKPT --data DATA --device cpu": EVALUATE_KEYS,
     "evaluate CKPT --data DATA --device cpu --mode instance": f"{EVALUATE_KEYS} distribution",
-    "tokens CKPT --image IMAGE --device cpu": "checkpoint device images mode patch_tokens preprocessing sources summary unreadable "
-    "warnings wrote",
+    "tokens CKPT --image IMAGE --device cpu": "checkpoint device images left_out mode patch_tokens preprocessing sources summary "
+    "unreadable warnings wrote",
     "select --profile jetson_orin": "budget_gmacs budget_source checkpoint gmacs predicted_ms reason runners_up token_counts",
     "checkpoints": CHECKPOINT_KEYS,
     "checkpoints CKPT": CHECKPOINT_KEYS,

@@ -17,11 +17,9 @@ from safetensors.torch import load_file, save_file
 from tofe_edge import profiles
 from tofe_edge.converters import pipeline
 from tofe_edge.converters.request import ConvertRequest
-from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.io.targets import target_names
 from tofe_edge.model import zoo
-from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.workflows.convert import ConvertOptions, resolve_options
 
@@ -288,8 +286,3 @@ def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoi
     name = planned(replace(tiny_checkpoint, name="../../etc/$(reboot) \n; x" + "y" * 300))
     assert len(name) <= 160
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-
-
-def test_a_net_without_a_classifier_is_refused() -> None:
-    with pytest.raises(InputError, match="no classifier head"):
-        create_backbone("vit_small_patch14_reg4_dinov2", {"image_size": 56, "depth": 4, "dim": 48, "heads": 3})

@@ -169,7 +169,7 @@ def test_the_last_block_computes_what_the_head_reads(name: str, overrides: dict[
         last = parts.blocks[-1]
         some = last(tokens)
         logits = parts.head(some)
-        last.queries = None
+        last.queries = None  # type: ignore[assignment]
         everything = last(tokens)
         assert some.shape == (2, read or tokens.shape[1], tokens.shape[2])
         assert everything.shape == tokens.shape

@@ -46,9 +46,11 @@ def test_batches_with_gaps_give_what_one_by_one_gives(
     found = streamed(reference, many_images)
     readable = [sample for sample in find_samples(many_images, IDS) if sample.path not in broken]
     one_by_one = evaluate_samples(reference, many_images, readable, spec, batch=1)
-    assert found == replace(one_by_one, unreadable=tuple(broken))
+    assert found == replace(one_by_one, unreadable=tuple(broken), left_out=found.left_out, lost=found.lost)
     assert found.images == 50 - len(broken)
     assert found.unreadable == tuple(broken)
+    causes = [(one.cause, one.count, one.first) for one in found.left_out]
+    assert causes == ([("empty", len(broken), broken[0])] if broken else [])
 
 
 def test_nothing_readable_is_refused_with_the_first_reason(reference: Reference, image_folder: Path) -> None:

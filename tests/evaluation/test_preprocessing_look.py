@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
 from tofe_edge.io.dataset import Sample
-from tofe_edge.io.images import list_images
+from tofe_edge.io.listing import list_images
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 IMAGENET = Preprocessing(64, 0.9, "bicubic", IMAGENET_MEAN, IMAGENET_STD)

@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 
 from tofe_edge.errors import InputError
 from tofe_edge.io import images
-from tofe_edge.io.images import list_images, read_image
+from tofe_edge.io.images import read_image
+from tofe_edge.io.listing import list_images
 
 pytestmark = pytest.mark.filterwarnings("error")
 

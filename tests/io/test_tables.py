@@ -43,6 +43,8 @@ def test_an_index_means_an_id_where_ids_are_numbers(table: Path) -> None:
         "label,path\n0,a.jpg\n1,b.jpg\n",
         'path, label ,note\n"a.jpg",0,"one, two ""three""\nfour"\nb.jpg,"1",\n',
         "path,label\n./a.jpg,0\nfolder/..//b.jpg,1\n",
+        "path,label\n  a.jpg,0\nb.jpg ,1\n",
+        " \npath,label\n   \na.jpg,0\n,\n \t, \nb.jpg,1\n\n",
     ],
 )
 def test_ways_to_write_the_same_table(table: Path, content: str) -> None:
@@ -51,6 +53,7 @@ def test_ways_to_write_the_same_table(table: Path, content: str) -> None:
 
 def test_any_name_of_a_file_can_be_quoted(table: Path) -> None:
     names = ['a, "b".jpg', "line\nbreak.jpg", "ünïcode 图.jpg", " space.jpg", "-", "a:b"]
+    (table.parent / " space.jpg").touch()
     text = io.StringIO()
     csv.writer(text).writerows([("path", "label"), *((name, 0) for name in names)])
     assert [name for name, _ in read(table, text.getvalue())] == names

@@ -50,3 +50,10 @@ def test_it_is_seeded(fitter: Fitter) -> None:
     one, same, other = (tune(model, BUDGETS, stems, dense, steps=2, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(value, same[key]) for key, value in one.items())
     assert not all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_budgets_take_turns(fitter: Fitter) -> None:
+    model, _ = fitter.build(PLAN)
+    stems = fitter.at_first_selection(PLAN)
+    both, one = (tune(model, budgets, stems, fitter.fit, 2, 0).state_dict() for budgets in (BUDGETS, BUDGETS[:1]))
+    assert not all(torch.equal(value, one[key]) for key, value in both.items())

@@ -148,15 +148,15 @@ def test_core_ml_gets_the_executors_picture(
         assert len(found.kept) == 3 and all(map(np.array_equal, found.kept, wanted.kept))
 
 
-NAMES = [str(number) for number in range(10)]
-ELEVEN = [*NAMES, "10"]
+NAMES = [f"class {number}" for number in range(10)]
+ELEVEN = [*NAMES, "class 10"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"class_names": ELEVEN, "class_ids": ELEVEN}, r"logits has the shape \[1, 10\], not \[1, 11\]"),
-        ({"class_names": ["0", "2", "1", *NAMES[3:]]}, "it calls class 1 '1', not '2'"),
+        ({"class_names": [NAMES[0], NAMES[2], NAMES[1], *NAMES[3:]]}, "it calls class 1 'class 1', not 'class 2'"),
         ({"token_counts": [9, 5, 4]}, r"tokenOrder3 has the shape \[1, 3\], not \[1, 4\]"),
         ({"token_counts": [9, 3]}, "it has the output 'tokenOrder3'"),
         ({"token_counts": [9, 5, 4, 3]}, "it lacks the output 'tokenOrder4'"),
@@ -176,13 +176,13 @@ def test_a_manifest_of_another_package_is_refused(
 
 
 def test_labels_may_have_the_class_identifier_behind_them(image_artifact: Artifact) -> None:
-    labels = tuple(f"{name} (n{name})" for name in NAMES)
-    manifest = replace(image_artifact.manifest, class_ids=[f"n{name}" for name in NAMES])
+    labels = tuple(f"{name} (n{number})" for number, name in enumerate(NAMES))
+    manifest = replace(image_artifact.manifest, class_ids=[f"n{number}" for number in range(10)])
     other = replace(image_artifact, manifest=manifest)
     model = coreml.load(other)
     check_interface(other, model.method, replace(model._loaded, labels=labels))
-    with pytest.raises(InputError, match=r"it calls class 9 '9 \(n8\)', not '9'"):
-        check_interface(other, model.method, replace(model._loaded, labels=(*labels[:9], "9 (n8)")))
+    with pytest.raises(InputError, match=r"it calls class 9 'class 9 \(n8\)', not 'class 9'"):
+        check_interface(other, model.method, replace(model._loaded, labels=(*labels[:9], "class 9 (n8)")))
 
 
 def rotated(outputs: Mapping[str, Any]) -> dict[str, float]:
@@ -197,10 +197,10 @@ def worst(outputs: Mapping[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
-        ("classLabel_probs", rotated, r"contradicts itself \(classLabel_probs gives class \d '\d' "),
-        ("classLabel_probs", lambda outputs: {}, "classLabel_probs gives class 0 '0' nan, but its logits 0"),
+        ("classLabel_probs", rotated, r"contradicts itself \(classLabel_probs gives class \d 'class \d' "),
+        ("classLabel_probs", lambda outputs: {}, "classLabel_probs gives class 0 'class 0' nan, but its logits 0"),
         ("classLabel", lambda outputs: "nothing", "classLabel is 'nothing', but its logits are best for class"),
-        ("classLabel", worst, r"classLabel is '\d', but its logits are best for class \d '\d'"),
+        ("classLabel", worst, r"classLabel is 'class \d', but its logits are best for class \d 'class \d'"),
         ("tokenOrder1", lambda outputs: outputs["tokenOrder1"] + 1, "tokenOrder1 does not list 16 of the 16 patches"),
         ("tokenOrder2", lambda outputs: outputs["tokenOrder2"] - 1, "tokenOrder2 does not list 16 of the 16 patches"),
         ("tokenOrder3", lambda outputs: outputs["tokenOrder3"] * np.nan, "tokenOrder3 does not list 3 of the 16"),

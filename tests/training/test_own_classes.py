@@ -113,7 +113,7 @@ def test_a_head_is_fitted_with_the_decay_that_others_like_best() -> None:
     def draw(count: int, noise: float) -> Embedded:
         labels = torch.arange(count) % 3
         vectors = 5 + torch.nn.functional.one_hot(labels, 40) + noise * torch.randn(count, 40, generator=generator)
-        return Embedded((), vectors.float(), labels, 0, 0)
+        return Embedded((), vectors.float(), labels, ())
 
     clear, noisy, others = draw(90, 0.1), draw(90, 1.0), draw(300, 1.0)
     assert fit_head(clear, clear, 3).loss(clear.vectors, clear.labels) < 0.01
@@ -128,7 +128,9 @@ def test_pictures_without_content_are_counted(tmp_path: Path) -> None:
     Image.new("RGB", (70, 70), "red").save(images / "b" / "1.png")
     samples = find_samples(images, ("a", "b"))
     found = embed(create_backbone("deit_tiny_patch16_224", TINY).eval(), samples, torch.device("cpu"))
-    assert (found.unreadable, found.flat, len(found.samples), found.vectors.shape) == (1, 1, 4, (4, 48))
+    causes = {one.cause: one.count for one in found.left_out}
+    assert causes == {"not an image this program reads": 1, "picture of one colour": 1}
+    assert (len(found.samples), found.vectors.shape) == (4, (4, 48))
     with pytest.raises(InputError, match="has one colour"):
         embed(create_backbone("deit_tiny_patch16_224", TINY).eval(), samples[4:5], torch.device("cpu"))
 

@@ -253,7 +253,8 @@ def to_json(converted: Converted) -> dict[str, Any]:
         "selection": manifest.selection,
         "quantization": manifest.quantization,
         "profile": manifest.profile,
-        **source_json(converted.plan.request.checkpoint),
+        "left_out": converted.coverage.to_json(),
+        **source_json(converted.plan.request.checkpoint, converted.remarks),
         "predicted_ms": manifest.latency and manifest.latency["predicted_ms"],
         "latency": manifest.latency,
         "reason": converted.reason,
@@ -288,6 +289,7 @@ def describe(converted: Converted) -> str:
                 ("method", f"{method.name}: {method.gmacs:.3f} GMACs{_fidelity(converted, method)}")
                 for method in (manifest.methods.values() if manifest.further_methods else ())
             ),
+            *(("warning", remark) for remark in converted.remarks),
             ("wrote", artifact.path),
             ("", artifact.manifest_path),
         ]

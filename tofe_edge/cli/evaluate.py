@@ -90,7 +90,8 @@ def _json(report: EvaluationReport, page: Path | None) -> dict[str, Any]:
         **result.to_json(),
         "mean_reused": [round(value, 3) for value in result.mean_reused],
         "unreadable": [str(path) for path in result.unreadable],
-        **source_json(report.checkpoint),
+        "left_out": report.coverage.to_json(),
+        **source_json(report.checkpoint, report.coverage.remarks),
         "wrote": [] if page is None else [str(page)],
     }
     if report.distribution:
@@ -116,6 +117,7 @@ def describe(report: EvaluationReport, page: Path | None) -> str:
     if result.mean_kept:
         rows.append(("tokens kept", ", ".join(f"{count:.1f}" for count in result.mean_kept)))
         rows.append(("reused", ", ".join(f"{count:.2f}" for count in result.mean_reused)))
+    rows += [("warning", remark) for remark in report.coverage.remarks]
     blocks = [facts(rows)]
     if distribution:
         blocks.append(_figures(distribution, shipped))

@@ -98,13 +98,23 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
-    """Add ``--data``, ``--limit`` and ``--resize``."""
+    """Add ``--data``, ``--limit``, ``--resize`` and ``--allow-empty``."""
     parser.add_argument("--data", type=Path, metavar="DATA", help=help_text)
     parser.add_argument("--limit", type=positive_int, metavar="N", help="use N images, spread evenly over the classes")
     parser.add_argument(
         "--resize",
         choices=("short_side", "none"),
         help="none: images are stored at crop size already, only the centre is cut out (default: the model's own)",
+    )
+    add_allow_empty(parser)
+
+
+def add_allow_empty(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-empty``."""
+    parser.add_argument(
+        "--allow-empty",
+        action="store_true",
+        help="go on without classes of which there is a folder, but no image that can be read",
     )
 
 

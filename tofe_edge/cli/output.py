@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from tofe_edge.cli.streams import write_out
-from tofe_edge.errors import InputError, visible
+from tofe_edge.errors import InputError, TofeEdgeError, visible
 from tofe_edge.io.files import check_place
 from tofe_edge.profiles import LatencyTable
 
@@ -24,6 +25,36 @@ def emit(as_json: bool, document: Any, text: str) -> None:
         DeviceError: stdout takes no more.
     """
     write_out(f"{_json(document) if as_json else visible(text)}\n", sys.stdout)
+
+
+class JsonList:
+    """One JSON list on stdout, written entry by entry."""
+
+    def __init__(self) -> None:
+        self.opened = False
+
+    def add(self, entry: Any) -> None:
+        """Print the next entry."""
+        write_out(",\n  " if self.opened else "[\n  ", sys.stdout)
+        self.opened = True
+        write_out(_json(entry).replace("\n", "\n  "), sys.stdout)
+
+    def close(self) -> None:
+        """Print the end."""
+        write_out("\n]\n" if self.opened else "[]\n", sys.stdout)
+
+
+@contextmanager
+def json_list() -> Iterator[JsonList]:
+    """A list whose end is printed, unless an error came before its first entry: what is printed is a document."""
+    document = JsonList()
+    try:
+        yield document
+    except TofeEdgeError:
+        if document.opened:
+            document.close()
+        raise
+    document.close()
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:

@@ -102,6 +102,8 @@ def _json(model: Path, report: ParityReport) -> dict[str, Any]:
         "source": report.pictures.source,
         "reference_device": report.checked.device,
         "unreadable": [str(path) for path in report.pictures.unreadable],
+        "left_out": report.pictures.coverage.to_json(),
+        "warnings": list(report.pictures.coverage.remarks),
         "gates": [{"name": gate.name, "message": gate.message, "passed": gate.passed} for gate in report.parity.gates],
         "waiver": (report.artifact.manifest.parity or {}).get("waiver"),
         "analysis": None if report.analysis is None else report.analysis.to_json(),
@@ -120,6 +122,7 @@ def _text(report: ParityReport) -> str:
         rows += _describe_accuracy(report.analysis.accuracy)
         rows += _describe_worst(report.analysis, manifest.class_names)
     rows += _describe_layers(manifest)
+    rows += [("warning", remark) for remark in report.pictures.coverage.remarks]
     waiver = (manifest.parity or {}).get("waiver")
     if waiver:
         rows.append(("waived at conversion", f"{waiver['text']} ({'; '.join(waiver['failures'])})"))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import io
 import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from tofe_edge.cli.options import add_method, add_model, add_threads, positive_float
-from tofe_edge.cli.output import emit, table
-from tofe_edge.errors import require
+from tofe_edge.cli.output import emit, json_list, table
+from tofe_edge.errors import InputError, require, visible
 from tofe_edge.io.artifact import DEFAULT_METHOD
-from tofe_edge.io.files import write_bytes
-from tofe_edge.workflows.run import ImageOutput, Model, SelfTest, load
+from tofe_edge.io.files import check_place, write_atomically
+from tofe_edge.workflows.run import ImageOutput, Model, SelfTest, Unreadable, load
 
 _SHOWN = 8
 """Numbers of a vector that are printed."""
@@ -52,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run on every image, none unless all can be read; or test, with exit code 1 if a gate fails."""
+    """Run on every image, with exit code 2 if one cannot be read; or test, with exit code 1 if a gate fails."""
     require(not (args.images and args.self_test), "--self-test takes the model's own images; leave IMAGE out")
     require(args.images or args.self_test, "run needs an IMAGE, or --self-test")
     require(
@@ -70,15 +75,72 @@ def run(args: argparse.Namespace) -> int:
         }
         emit(args.json, document, _self_test_text(args.model, model.manifest.output, result))
         return 0 if result.passed else 1
-    outputs = model.outputs(*args.images, threads=args.threads, method=args.method, deadline_ms=args.deadline_ms)
-    texts = [(_classes if model.manifest.classifies else _vectors)(model, one) for one in outputs]
     if args.save is not None:
-        stored = io.BytesIO()
-        np.save(stored, np.stack([one.values for one in outputs]), allow_pickle=False)
-        write_bytes(args.save, stored.getvalue())
-        texts.append(f"Wrote {args.save}")
-    emit(args.json, [_document(model, one) for one in outputs], "\n\n".join(texts))
-    return 0
+        check_place(args.save, folder=False)
+    stream = model.stream(args.images, threads=args.threads, method=args.method, deadline_ms=args.deadline_ms)
+    with nullcontext() if args.save is None else _Rows(args.save) as rows:
+        unreadable = _print_all(args, model, stream, rows)
+        if rows is not None and rows.count:
+            write_atomically(args.save, rows.write)
+            if not args.json:
+                partly = f": {rows.count} of {len(args.images)} images, in their order" if unreadable else ""
+                emit(False, None, f"\nWrote {args.save}{partly}")
+    if unreadable and len(args.images) > 1:
+        raise InputError(f"{unreadable} of {len(args.images)} images cannot be read, see above; the others are done")
+    return 2 if unreadable else 0
+
+
+def _print_all(
+    args: argparse.Namespace, model: Model, stream: Iterator[ImageOutput | Unreadable], rows: _Rows | None
+) -> int:
+    """Print every result as it comes and name the images that cannot be read; return how many those are."""
+    unreadable = 0
+    describe = _classes if model.manifest.classifies else _vectors
+    with json_list() if args.json else nullcontext() as document:
+        for number, one in enumerate(stream):
+            if isinstance(one, Unreadable):
+                unreadable += 1
+                print(f"tofe-edge: error: {visible(one.reason)}", file=sys.stderr)
+                entry: dict[str, Any] = {"image": str(one.image), "error": one.reason}
+            else:
+                entry = _document(model, one) if document else {}
+                if rows is not None:
+                    rows.add(one.values)
+            if document is not None:
+                document.add(entry)
+            elif isinstance(one, ImageOutput):
+                emit(False, None, f"{'' if number == unreadable else chr(10)}{describe(model, one)}")
+    return unreadable
+
+
+class _Rows:
+    """Arrays of one shape for a .npy file; until it is written they lie in a file without a name beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.count = 0
+        self._shape: tuple[int, ...] = ()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._raw = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  # closed with the context
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another --save") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+
+    def add(self, values: npt.NDArray[np.float32]) -> None:
+        self._shape, self.count = values.shape, self.count + 1
+        self._raw.write(values.astype("<f4", copy=False).tobytes())
+
+    def write(self, path: Path) -> None:
+        self._raw.seek(0)
+        with path.open("wb") as out:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (self.count, *self._shape)}
+            np.lib.format.write_array_header_1_0(out, header)
+            shutil.copyfileobj(self._raw, out)
 
 
 def _document(model: Model, one: ImageOutput) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def _json(report: TokenReport, written: list[Path]) -> dict[str, Any]:
             "mean_usage": round(usage.stages_computed, 4),
         },
         "unreadable": [str(path) for path in report.traced.unreadable],
-        **source_json(report.checkpoint),
+        "left_out": report.coverage.to_json(),
+        **source_json(report.checkpoint, report.coverage.remarks),
         "wrote": [str(path) for path in written],
     }
 
@@ -134,6 +135,7 @@ def _text(report: TokenReport, written: list[Path], each: bool) -> str:
         ("checkpoint", f"{report.checkpoint.name}, {report.mode}, on {report.device}"),
         *source_facts(report.checkpoint),
         ("images", f"{usage.images}{unreadable}"),
+        *(("warning", remark) for remark in report.coverage.remarks),
         ("usage", f"a patch is computed in {usage.stages_computed:.2f} of {stages} stages on average"),
     ]
     means = [

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_dense_weights, keywords, positive_float
+from tofe_edge.cli.options import add_allow_empty, add_dense_weights, keywords, positive_float
 from tofe_edge.cli.output import emit, facts, threads
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.dense import source_facts
@@ -40,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="labelled images on which accuracy is measured at the end (default: of own classes a fifth of --data)",
     )
+    add_allow_empty(parser)
     add("--start", metavar="CKPT", help="go on from a ToFe checkpoint, such as that of the next larger budget")
     target = parser.add_mutually_exclusive_group()
     target.add_argument(

@@ -17,6 +17,7 @@ from tofe_edge.evaluation.reference import Reference
 from tofe_edge.evaluation.statistics import proportion_interval
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.inputs import none_usable, read_inputs
+from tofe_edge.io.listing import LeftOut, Tally
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import Backbone
@@ -82,6 +83,10 @@ class Evaluation:
     """Kept patches per selection that an earlier selection had frozen."""
     kept_counts: tuple[tuple[tuple[int, ...], int], ...] = ()
     """Token counts of an image, one per selection, and how many images have them; in the order of the counts."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The unreadable ones by cause."""
+    lost: tuple[int, ...] = ()
+    """Classes of which every image is unreadable."""
 
     def to_json(self) -> dict[str, Any]:
         """The stable keys of ``tofe-edge evaluate --json``, and the interval and mean kept counts."""
@@ -103,15 +108,25 @@ class _Tally:
         self._hits1 = self._hits5 = 0
         self._kept: Counter[tuple[int, ...]] = Counter()
         self._reused: Counter[tuple[int, ...]] = Counter()
+        self._labels: set[int] = set()
+        self._lost: set[int] = set()
+        self._unreadable: list[Path] = []
+        self._causes = Tally()
+
+    def leave_out(self, item: Unreadable) -> None:
+        self._unreadable.append(item.sample.location)
+        self._causes.add_unreadable(item.sample.location, item.reason)
+        self._lost.add(item.sample.label)
 
     def add(self, prediction: Prediction, label: int) -> None:
         best = np.argsort(-prediction.logits, kind="stable")[:5]
+        self._labels.add(label)
         self._hits1 += int(best[0] == label)
         self._hits5 += int(label in best)
         self._kept[tuple(len(positions) for positions in prediction.kept)] += 1
         self._reused[reused_counts(prediction.kept, self._backbone.patch_tokens)] += 1
 
-    def evaluation(self, unreadable: Sequence[Path] = ()) -> Evaluation:
+    def evaluation(self) -> Evaluation:
         images = self._kept.total()
         costs = [gmacs(tofe_macs(self._backbone, kept) if kept else dense_macs(self._backbone)) for kept in self._kept]
         weights = list(self._kept.values())
@@ -123,9 +138,11 @@ class _Tally:
             images=images,
             gmacs=float(np.average(costs, weights=weights)),
             mean_kept=_mean(self._kept),
-            unreadable=tuple(unreadable),
+            unreadable=tuple(self._unreadable),
             mean_reused=_mean(self._reused),
             kept_counts=tuple(sorted(self._kept.items())),
+            left_out=self._causes.left_out,
+            lost=tuple(sorted(self._lost - self._labels)),
         )
 
 
@@ -150,12 +167,11 @@ def evaluate_samples(
         InputError: none of the samples can be read.
     """
     tally = _Tally(reference.model.backbone.spec)
-    unreadable: list[Path] = []
     for item in predict_samples(reference, source, samples, spec, batch):
         if isinstance(item, Predicted):
             tally.add(item.prediction, item.sample.label)
             if witness is not None:
                 witness(item)
         else:
-            unreadable.append(item.sample.location)
-    return tally.evaluation(unreadable)
+            tally.leave_out(item)
+    return tally.evaluation()

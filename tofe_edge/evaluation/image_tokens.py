@@ -14,6 +14,7 @@ from tofe_edge.evaluation.evaluate import Predicted, predict_samples
 from tofe_edge.evaluation.prediction import MeanUsage, RankedClass, reused_counts, top_classes
 from tofe_edge.evaluation.reference import Reference
 from tofe_edge.io.dataset import Sample
+from tofe_edge.io.listing import LeftOut, Tally
 from tofe_edge.io.preprocessing import Preprocessing, denormalize
 
 UNLABELLED = -1
@@ -52,6 +53,8 @@ class Traced:
 
     images: tuple[ImageTokens, ...]
     unreadable: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """The others by cause."""
 
     def mean_usage(self) -> MeanUsage:
         """Means over the images, of which there is at least one."""
@@ -99,6 +102,7 @@ def trace(
     patch_tokens, with_pixels = reference.model.backbone.spec.patch_tokens, frozenset(drawn)
     images: list[ImageTokens] = []
     unreadable: list[Path] = []
+    tally = Tally()
     for predicted in predict_samples(reference, source, samples, spec):
         if isinstance(predicted, Predicted):
             images.append(
@@ -106,7 +110,8 @@ def trace(
             )
         else:
             unreadable.append(predicted.sample.location)
-    return Traced(tuple(images), tuple(unreadable))
+            tally.add_unreadable(predicted.sample.location, predicted.reason)
+    return Traced(tuple(images), tuple(unreadable), tally.left_out)
 
 
 class Extremes:

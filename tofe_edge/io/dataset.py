@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import numpy as np
 from PIL import Image
 
 from tofe_edge.errors import InputError, quoted, require
-from tofe_edge.io.images import IMAGE_SUFFIXES, decode_image, list_images, read_image
-from tofe_edge.io.tar import Member, list_members, read_member
+from tofe_edge.io.image_formats import HEAD, SUFFIXES, why_no_image
+from tofe_edge.io.images import decode_image, read_image
+from tofe_edge.io.listing import HIDDEN, Coverage, Found, LeftOut, Tally, describe_left_out, list_images, sets_of
+from tofe_edge.io.tar import Member, list_members, read_member, read_members
 
 _INDEX = re.compile("[0-9]{1,9}")
 _TABLE_SUFFIX = ".csv"
@@ -76,8 +79,8 @@ class Sample:
         return read_image(self.path) if self.member is None else read_shard_image(self.path, self.member)
 
 
-def find_samples(source: Path, class_ids: Sequence[str]) -> list[Sample]:
-    """Every image of a data source with its class. No image is opened: one that is corrupt shows when it is read.
+def find_samples(source: Path, class_ids: Sequence[str], allow_empty: bool = False) -> Found[Sample]:
+    """Every image of a data source with its class, and what is left out. One that is corrupt shows when it is read.
 
     ========================  =================================================================================
     ``source``                what it gives
@@ -85,15 +88,17 @@ def find_samples(source: Path, class_ids: Sequence[str]) -> list[Sample]:
     a folder                  its images, each in a sub-folder named after its class, in sorted order; several
                               such sets may stand one level deeper (``train/a/<id>``, ``train/b/<id>``)
     ``.csv``                  the lines of a table, see :func:`read_table`
-    ``.tar``                  the members of a shard, see :func:`read_shard`
+    ``.tar``                  the members of a shard, see :class:`_Shard`
     a folder of ``.tar``      those of all its shards, in the order of their names
     ========================  =================================================================================
 
     Args:
         class_ids: of the net, in the order of its logits.
+        allow_empty: leave out classes of which there is a folder, but no image.
 
     Raises:
-        InputError: there are no classes, it does not exist, cannot be read, holds no image, or does not fit the net's classes.
+        InputError: there are no classes, it does not exist, cannot be read, holds no image, does not fit the net's classes,
+            or a class is empty.
     """
     require(class_ids, f"{source}: its images cannot be labelled, the model has no head and so no classes")
     classes = ClassMap(class_ids)
@@ -102,26 +107,43 @@ def find_samples(source: Path, class_ids: Sequence[str]) -> list[Sample]:
         if source.is_dir():
             shards = sorted(entry for entry in source.iterdir() if _is_visible_shard(entry))
             if not shards:
-                return _folder(source, class_ids, classes)
+                return _folder(source, class_ids, classes, allow_empty)
             _refuse_mixture(source, shards, classes)
         elif source.name.lower().endswith(_TABLE_SUFFIX):
             _require_file(source)
-            return [Sample(image, label) for image, label in read_table(source, classes)]
+            return Found(Sample(image, label) for image, label in read_table(source, classes))
         else:
             _require_file(source)
             shards = [source]
             if not is_shard(source):
                 raise InputError(f"{source}: is not a folder, a .csv or a .tar file; give one of them")
-        samples: list[Sample] = []
+        samples, tally, lacking = list[Sample](), Tally(), dict[int, Path]()
         for path in shards:
             _require_file(path)
-            samples += [Sample(path, label, member) for member, label in read_shard(path, classes)]
-        return samples
+            shard = _Shard(path, classes, tally, lacking)
+            samples += [Sample(path, label, member) for member, label in shard.read()]
+        for sample in samples:
+            lacking.pop(sample.label, None)
+        check_empty(source, list(lacking.values()), allow_empty, tally)
+        own = set(class_ids)
+        folders = {one for sample in samples for one in sample.location.relative_to(sample.path).parts[:-1]} - own
+        sets = sets_of([*sorted(folders), *(_set_of(shard) for shard in shards)])
+        return Found(samples, Coverage(tally.left_out, sets))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except InputError as error:
         # Names of files may hold line breaks.
         raise InputError(" ".join(str(error).splitlines())) from error
+
+
+def refuse_lost(source: Path, lost: Sequence[int], class_ids: Sequence[str], left_out: Sequence[LeftOut]) -> None:
+    """Raise :class:`InputError` if there are classes of which no image could be read."""
+    if lost:
+        others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        raise InputError(
+            f"{source}: no image of class {quoted(class_ids[lost[0]])}{others} can be read{describe_left_out(left_out)}; "
+            "mend them, or go on without with --allow-empty"
+        )
 
 
 def sample_evenly(samples: Sequence[Sample], limit: int | None, seed: int = 0) -> list[Sample]:
@@ -145,9 +167,9 @@ def sample_evenly(samples: Sequence[Sample], limit: int | None, seed: int = 0) -
     return sorted((sample for _, _, sample in turns[:limit]), key=lambda sample: sample.location)
 
 
-def _folder(folder: Path, class_ids: Sequence[str], classes: ClassMap) -> list[Sample]:
-    samples = []
-    for path in list_images(folder):
+def _folder(folder: Path, class_ids: Sequence[str], classes: ClassMap, allow_empty: bool) -> Found[Sample]:
+    samples, found = [], list_images(folder, class_ids)
+    for path in found:
         label = classes.by_id(path.parent.name)
         if label is None:
             raise InputError(
@@ -155,7 +177,23 @@ def _folder(folder: Path, class_ids: Sequence[str], classes: ClassMap) -> list[S
                 f"expected FOLDER/<class id>/<image>{_hint(folder, class_ids)}"
             )
         samples.append(Sample(path, label))
-    return samples
+    tally = Tally(found.coverage.left_out)
+    full = {sample.label for sample in samples}
+    empty = [place for place in found.empty if classes.by_id(place.name) not in full]
+    check_empty(folder, [place for place in empty if classes.by_id(place.name) is not None], allow_empty, tally)
+    return Found(samples, Coverage(tally.left_out, found.coverage.sets))
+
+
+def check_empty(source: Path, empty: Sequence[Path], allowed: bool, tally: Tally) -> None:
+    """Count classes without an image, or raise :class:`InputError`."""
+    if empty and not allowed:
+        others = f" and {len(empty) - 1} others have" if len(empty) > 1 else " has"
+        raise InputError(
+            f"{source}: class {quoted(empty[0].name)}{others} no image{describe_left_out(tally.left_out)}; "
+            "add some, remove the folder, or go on without with --allow-empty"
+        )
+    for place in empty:
+        tally.add("class without an image", place)
 
 
 def _hint(folder: Path, class_ids: Sequence[str]) -> str:
@@ -176,7 +214,7 @@ def _refuse_mixture(folder: Path, shards: Sequence[Path], classes: ClassMap) -> 
     """Taking one kind would leave out the other in silence."""
     for entry in sorted(folder.iterdir()):
         is_class = entry.is_dir() and classes.by_id(entry.name) is not None
-        if is_class or entry.suffix.lower() in IMAGE_SUFFIXES:
+        if is_class or entry.suffix.lower() in SUFFIXES:
             raise InputError(
                 f"{folder}: holds both {quoted(shards[0].name)} and {quoted(entry.name)}; "
                 "give the shards or the images, each in a folder of their own"
@@ -198,7 +236,8 @@ def read_table(table: Path, classes: ClassMap) -> list[tuple[Path, int]]:
     """Paths of images and the index of their class, in the order of the lines.
 
     Paths are relative to the table's folder and stay below it: ``..`` is resolved by name, so a link to a folder
-    cannot lead it elsewhere. Whether there is an image at the path shows when it is read. Other columns are ignored.
+    cannot lead it elsewhere. Whether there is an image at the path shows when it is read. Other columns, lines of blanks and
+    blanks around a path are ignored, unless a file is called so.
 
     Args:
         table: a regular file; UTF-8, commas, fields quoted where they hold a comma, quote or line break.
@@ -212,14 +251,18 @@ def read_table(table: Path, classes: ClassMap) -> list[tuple[Path, int]]:
     with table.open(encoding=_UTF8, newline="") as handle:
         rows = csv.reader(_lines(handle, table), strict=True)
         try:
-            columns = _columns(next(rows, []), table)
-            for row in filter(None, rows):
+            filled = (row for row in rows if any(map(str.strip, row)))
+            columns = _columns(next(filled, []), table)
+            for row in filled:
                 where = f"{table}: line {rows.line_num}"
                 if len(row) != columns.fields:
                     raise InputError(
                         f"{where} has {len(row)} fields, the first line {columns.fields}; quote fields that hold a comma"
                     )
                 path = table.parent / _inside(row[columns.path], where)
+                plain = row[columns.path].strip()
+                if plain != row[columns.path] and not os.path.isfile(path):  # False for names too long
+                    path = table.parent / _inside(plain, where)
                 label = classes.find(row[columns.label].strip())
                 if label is None:
                     raise InputError(
@@ -300,40 +343,92 @@ def is_shard(path: Path) -> bool:
     return path.name.lower().endswith(SHARD_SUFFIXES)
 
 
-def read_shard(shard: Path, classes: ClassMap) -> list[tuple[Member, int]]:
-    """Every image of a shard and the index of its class, in the archive's order.
+_SET = re.compile("[A-Za-z]+")
 
-    Images are told by suffix, as in folders, and hidden files are left out. In a shard with ``.cls`` files each image
-    must have one, with an index in decimal digits; in one without, each stands in a folder named after its class.
 
-    Args:
-        shard: a regular file.
+def _set_of(shard: Path) -> str:
+    """What a shard's name begins with: ``train`` of ``train-000.tar``."""
+    matched = _SET.match(shard.name)
+    return matched[0] if matched else ""
 
-    Raises:
-        InputError: no image, an image without a class or of an unknown one, two members of one name, or what
-            :func:`tofe_edge.io.tar.list_members` refuses. The message names the first culprit.
-        OSError: it cannot be opened or read.
+
+@dataclass(frozen=True)
+class _Shard:
+    """One shard, and what its reading counts.
+
+    Attributes:
+        path: a regular file.
+        tally: what is left out.
+        lacking: classes with a file that is left out, and where it is.
     """
-    pictures: dict[str, Member] = {}
-    labels: dict[str, Member] = {}
-    for member, suffix in _visible(shard):
-        group, name = (labels, _key(member)) if suffix == _LABEL_SUFFIX else (pictures, member.name)
-        if name in group:
-            raise InputError(f"{shard}: holds {quoted(member.name)} twice; write the archive anew with one of them")
-        group[name] = member
-    if not pictures:
-        raise InputError(f"{shard}: holds no image; give a tar of <class id>/<image> or of KEY.jpg with KEY.cls")
-    if not labels:
-        return [(member, _label_of_folder(member, shard, classes)) for member in pictures.values()]
-    label_of = {key: _label_of_file(label, shard, classes) for key, label in labels.items()}
-    for member in pictures.values():
-        if _key(member) not in label_of:
+
+    path: Path
+    classes: ClassMap
+    tally: Tally
+    lacking: dict[int, Path]
+
+    def read(self) -> list[tuple[Member, int]]:
+        """Every image and the index of its class, in the archive's order.
+
+        Images are told as in folders, and hidden files are left out. In a shard with ``.cls`` files each image
+        must have one, with an index in decimal digits; in one without, each stands in a folder named after its class.
+
+        Raises:
+            InputError: no image, an image without a class or of an unknown one, two members of one name, or what
+                :func:`tofe_edge.io.tar.list_members` refuses. The message names the first culprit.
+            OSError: it cannot be opened or read.
+        """
+        pictures, labels = self._members()
+        shard, classes = self.path, self.classes
+        if not pictures:
+            left_out = describe_left_out(self.tally.left_out)
             raise InputError(
-                f"{shard}: {quoted(member.name)} has no {_LABEL_SUFFIX} file beside it; add its class's index"
+                f"{shard}: holds no image{left_out}; give a tar of <class id>/<image> or of KEY.jpg with KEY.cls"
             )
-    if unused := sorted(label_of.keys() - set(map(_key, pictures.values()))):
-        raise InputError(f"{shard}: {quoted(labels[unused[0]].name)} has no image beside it; add it")
-    return [(member, label_of[_key(member)]) for member in pictures.values()]
+        if not labels:
+            return [(member, _label_of_folder(member, shard, classes)) for member in pictures.values()]
+        label_of = {key: _label_of_file(label, shard, classes) for key, label in labels.items()}
+        for member in pictures.values():
+            if _key(member) not in label_of:
+                raise InputError(
+                    f"{shard}: {quoted(member.name)} has no {_LABEL_SUFFIX} file beside it; add its class's index"
+                )
+        if unused := sorted(label_of.keys() - set(map(_key, pictures.values()))):
+            raise InputError(f"{shard}: {quoted(labels[unused[0]].name)} has no image beside it; add it")
+        return [(member, label_of[_key(member)]) for member in pictures.values()]
+
+    def _members(self) -> tuple[dict[str, Member], dict[str, Member]]:
+        """Images by name and labels by key."""
+        pictures: dict[str, Member] = {}
+        labels: dict[str, Member] = {}
+        others: list[Member] = []
+        for member in list_members(self.path):
+            suffix = _suffix(member)
+            if any(part.startswith(".") for part in member.name.split("/")):
+                self.tally.add(HIDDEN, self.path / member.name)
+                continue
+            if suffix not in SUFFIXES and suffix != _LABEL_SUFFIX:
+                others.append(member)
+                continue
+            group, name = (labels, _key(member)) if suffix == _LABEL_SUFFIX else (pictures, member.name)
+            self._put(group, name, member)
+        # Files beside a labelled image are masks, depths and texts of it.
+        keys = {_key(member) for member in pictures.values()} if labels else set[str]()
+        for member, head in zip(others, read_members(self.path, others, HEAD)):
+            cause = why_no_image(_suffix(member), head) if _key(member) not in keys else "beside a labelled image"
+            if cause is None:
+                self._put(pictures, member.name, member)
+                continue
+            self.tally.add(cause, self.path / member.name)
+            label = None if labels else self.classes.by_id(_folder_of(member))
+            if label is not None:
+                self.lacking.setdefault(label, (self.path / member.name).parent)
+        return dict(sorted(pictures.items(), key=lambda item: item[1].offset)), labels
+
+    def _put(self, group: dict[str, Member], name: str, member: Member) -> None:
+        if name in group:
+            raise InputError(f"{self.path}: holds {quoted(member.name)} twice; write the archive anew with one of them")
+        group[name] = member
 
 
 def read_shard_image(shard: Path, member: Member) -> Image.Image:
@@ -349,25 +444,24 @@ def read_shard_image(shard: Path, member: Member) -> Image.Image:
     return decode_image(io.BytesIO(content), shard / member.name)
 
 
-def _visible(shard: Path) -> Iterator[tuple[Member, str]]:
-    """Images and labels with their suffix in lower case."""
-    for member in list_members(shard):
-        folders_and_name = member.name.split("/")
-        _, dot, suffix = folders_and_name[-1].rpartition(".")
-        suffix = f"{dot}{suffix.lower()}"
-        if any(part.startswith(".") for part in folders_and_name):
-            continue
-        if suffix in IMAGE_SUFFIXES or suffix == _LABEL_SUFFIX:
-            yield member, suffix
+def _suffix(member: Member) -> str:
+    """In lower case, with its dot."""
+    _, dot, suffix = member.name.rpartition("/")[2].rpartition(".")
+    return f"{dot}{suffix.lower()}" if dot else ""
 
 
 def _key(member: Member) -> str:
     """What an image and its label have in common: the name without its last suffix."""
-    return member.name[: member.name.rindex(".")]
+    suffix = _suffix(member)
+    return member.name[: -len(suffix)] if suffix else member.name
+
+
+def _folder_of(member: Member) -> str:
+    return member.name.rpartition("/")[0].rpartition("/")[2]
 
 
 def _label_of_folder(member: Member, shard: Path, classes: ClassMap) -> int:
-    folder = member.name.rpartition("/")[0].rpartition("/")[2]
+    folder = _folder_of(member)
     label = classes.by_id(folder)
     if label is None:
         raise InputError(

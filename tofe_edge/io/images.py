@@ -20,18 +20,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.image_completeness import missing_in_jpeg, missing_in_png
+from tofe_edge.io.image_formats import HEAD, NAMES, other_format
 
 #: Images with more pixels than this are refused from their header, before any pixel is decoded.
 MAX_PIXELS = 100_000_000
 
-#: What :func:`list_images` takes for an image, in lower case. :func:`read_image` goes by content.
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-)
-
 # An explicit list: Pillow's default also tries formats that start external programs (EPS) and many never tested here.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_FORMAT_NAMES = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 
 _EXIF_ORIENTATION = 274
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_WHITE_IS_ZERO = 258, 262, 0
@@ -76,6 +72,7 @@ def read_image(path: Path) -> Image.Image:
     0..65535                hide it
     float, CIELAB           refused
     more than MAX_PIXELS    refused, from the header
+    a part of its picture   refused: a PNG with too few rows, a JPEG whose data end early
     ======================  ===============================================================================
 
     Nothing is printed, with one exception: libtiff, which decodes compressed TIFF, names damage on stderr by
@@ -111,7 +108,10 @@ def decode_image(handle: BinaryIO, path: Path) -> Image.Image:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise _refusal(path, f"is not an image this program reads; give {_FORMAT_NAMES}") from error
+        handle.seek(0)
+        other = other_format(handle.read(HEAD))
+        what = f"{other}, which is not read" if other else "not an image this program reads"
+        raise _refusal(path, f"is {what}; give {NAMES}") from error
     except Image.DecompressionBombError as error:
         # Pillow's own limit lies above MAX_PIXELS and strikes before the size can be asked for.
         raise _refusal(path, f"is too large ({error}); scale it down to {MAX_PIXELS} pixels or less") from error
@@ -120,40 +120,6 @@ def decode_image(handle: BinaryIO, path: Path) -> Image.Image:
     except Exception as error:
         # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, KeyError, ...
         raise _refusal(path, f"is damaged or truncated ({error}); copy or export it again") from error
-
-
-def list_images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, told by suffix (``IMAGE_SUFFIXES``, any case), in sorted order.
-
-    Hidden files and folders (a leading dot) are left out. A link counts as what it leads to, but for one to a folder that
-    it stands in, so loops of links end. The order compares path components by code point and is the same on every machine.
-
-    Returns:
-        At least one path, each beginning with ``folder``.
-
-    Raises:
-        InputError: the folder is absent, not a folder, unreadable anywhere below, or holds no image.
-    """
-    try:
-        if not folder.is_dir():
-            what = "is not a folder" if folder.exists() else "does not exist"
-            raise _refusal(folder, f"{what}; give a folder of images")
-        paths = []
-        for root, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".") and not _is_loop(Path(root, name))]
-            candidates = [Path(root, name) for name in names if not name.startswith(".")]
-            paths += [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    except (OSError, ValueError) as error:
-        place = Path(getattr(error, "filename", None) or folder)
-        raise _refusal(place, f"cannot be read ({_reason(error)}); change its permissions") from error
-    if not paths:
-        raise _refusal(folder, f"holds no image; give a folder with {_FORMAT_NAMES} files")
-    return sorted(paths, key=lambda path: path.parts)
-
-
-def _is_loop(folder: Path) -> bool:
-    """Whether it is a link to a folder that it stands in."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _require_regular_file(path: Path) -> None:
@@ -183,11 +149,21 @@ def _decode(handle: BinaryIO, path: Path) -> Image.Image:
                 path, f"is too large ({width} x {height} pixels); scale it down to {MAX_PIXELS} pixels or less"
             )
         image.load()
+        missing = _missing(handle, image)
+        if missing is not None:
+            raise _refusal(path, f"is damaged or truncated ({missing}); copy or export it again")
         turn = _UPRIGHT.get(_orientation(image))
         rgb = _to_rgb(image, path)
     # Left in place, the orientation tag would make a caller turn the image a second time.
     rgb.info = {}
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _missing(handle: BinaryIO, image: Image.Image) -> str | None:
+    """What of the picture the file lacks."""
+    if image.format == "PNG":
+        return missing_in_png(handle)
+    return missing_in_jpeg(handle, image) if image.format in ("JPEG", "MPO") else None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -271,7 +247,3 @@ def _refusal(path: Path, what: str) -> InputError:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample
-from tofe_edge.io.images import list_images, read_image
+from tofe_edge.io.images import read_image
+from tofe_edge.io.listing import EVERYTHING, Coverage, Found, Tally, list_images
 from tofe_edge.io.preprocessing import Preprocessing, preprocess, random_crop_views
 from tofe_edge.io.progress import progress_bar
 
@@ -34,12 +35,13 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs ``(1, 3, H, W)`` float32, labels if known, and how many files could not be read."""
+    """Inputs ``(1, 3, H, W)`` float32, labels if known, files that could not be read, and how much is used."""
 
     pixels: tuple[npt.NDArray[np.float32], ...]
     labels: tuple[int, ...] | None
     unreadable: tuple[Path, ...]
     source: str
+    coverage: Coverage = EVERYTHING
 
 
 def load_image(path: Path, spec: Preprocessing) -> npt.NDArray[np.float32]:
@@ -76,11 +78,12 @@ def load_unlabelled(
         InputError: there are no images, or none can be read.
     """
     index = {identifier: position for position, identifier in enumerate(class_ids)}
-    samples = [Sample(path, index.get(path.parent.name, _UNKNOWN)) for path in list_images(folder)]
+    found = list_images(folder, class_ids)
+    samples = [Sample(path, index.get(path.parent.name, _UNKNOWN)) for path in found]
     if any(sample.label == _UNKNOWN for sample in samples):
         samples = [Sample(sample.path, _UNKNOWN) for sample in samples]
     chosen = [samples[position] for position in np.random.default_rng(seed).permutation(len(samples))[:limit]]
-    return _gather(folder, chosen, spec, f"images of {folder}")
+    return _gather(folder, chosen, spec, found)
 
 
 def load_photographs(spec: Preprocessing, seed: int = 0) -> Inputs:
@@ -108,18 +111,21 @@ def _load(sample: Sample, spec: Preprocessing) -> Loaded:
         return Loaded(sample, None, str(error))
 
 
-def _gather(source: Path, samples: Sequence[Sample], spec: Preprocessing, name: str) -> Inputs:
+def _gather(source: Path, samples: Sequence[Sample], spec: Preprocessing, found: Found[Path]) -> Inputs:
     """Everything in memory; labels unless the samples have none."""
-    pixels, labels, unreadable, reason = [], [], [], ""
+    pixels, labels, unreadable, reason, tally = [], [], [], "", Tally()
     with progress_bar("reading images", total=len(samples), unit="image") as bar:
         for loaded in read_inputs(samples, spec):
             if loaded.pixels is None:
                 reason = reason or loaded.reason
                 unreadable.append(loaded.sample.location)
+                tally.add_unreadable(loaded.sample.location, loaded.reason)
             else:
                 pixels.append(loaded.pixels)
                 labels.append(loaded.sample.label)
             bar.update(1)
     if not pixels:
         raise none_usable(source, len(unreadable), reason)
-    return Inputs(tuple(pixels), tuple(labels) if _UNKNOWN not in labels else None, tuple(unreadable), name)
+    known = tuple(labels) if _UNKNOWN not in labels else None
+    coverage = found.coverage.without(tally.left_out)
+    return Inputs(tuple(pixels), known, tuple(unreadable), f"images of {source}", coverage)

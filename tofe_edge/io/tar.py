@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -138,6 +138,17 @@ def read_member(archive: Path, member: Member, limit: int) -> bytes:
     if len(content) < member.size:
         raise InputError(f"{archive}: has changed, member {quoted(member.name)} is cut off; start again")
     return content
+
+
+def read_members(archive: Path, members: Iterable[Member], most: int) -> Iterator[bytes]:
+    """The first bytes of members, at most so many of each.
+
+    Raises:
+        OSError: the archive cannot be opened or read.
+    """
+    with archive.open("rb") as handle:
+        for member in members:
+            yield _at(handle, member.offset, min(most, member.size))
 
 
 def _at(handle: BinaryIO, position: int, size: int) -> bytes:

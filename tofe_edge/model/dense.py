@@ -379,10 +379,10 @@ def source_facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     return [*rows, *(("warning", remark) for remark in checkpoint.remarks)]
 
 
-def source_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The same for a document: ``preprocessing``, ``sources`` and ``warnings``."""
+def source_json(checkpoint: Checkpoint, remarks: Sequence[str] = ()) -> dict[str, Any]:
+    """The same for a document: ``preprocessing``, ``sources`` and ``warnings``, among them remarks on something else."""
     return {
         "preprocessing": checkpoint.preprocessing.to_json(),
         "sources": dict(checkpoint.sources),
-        "warnings": [*checkpoint.remarks, *(checkpoint.training or {}).get("warnings", [])],
+        "warnings": [*checkpoint.remarks, *(checkpoint.training or {}).get("warnings", []), *remarks],
     }

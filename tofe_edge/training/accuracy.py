@@ -34,11 +34,22 @@ class Validation:
     resize: str
     """One of those of :class:`tofe_edge.io.preprocessing.Preprocessing`."""
     name: str
+    remarks: tuple[str, ...] = ()
+    """What the source leaves out."""
 
     @classmethod
-    def find(cls, source: Path, class_ids: tuple[str, ...] | list[str], resize: str, name: str | None) -> Validation:
+    def find(
+        cls,
+        source: Path,
+        class_ids: tuple[str, ...] | list[str],
+        resize: str,
+        name: str | None,
+        allow_empty: bool = False,
+    ) -> Validation:
         """List the images. Raises :class:`InputError` if the source is unfit."""
-        return cls(source, tuple(find_samples(source, class_ids)), resize, name or source.resolve().name)
+        found = find_samples(source, class_ids, allow_empty)
+        remarks = tuple(f"validation: {remark}" for remark in found.coverage.remarks)
+        return cls(source, tuple(found), resize, name or source.resolve().name, remarks)
 
     def examine(self, model: ToFe, counts: TokenCounts | None, mode: Mode) -> Examined:
         """Run a net on all images, on the CPU. Raises :class:`InputError` if none can be read."""

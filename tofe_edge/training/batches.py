@@ -98,18 +98,28 @@ class TrainingSet:
     train: tuple[Sample, ...]
     """The samples of one epoch, with repeats."""
     held_out: tuple[Sample, ...]
+    remarks: tuple[str, ...] = ()
+    """What the sources leave out."""
 
     @classmethod
-    def find(cls, sources: Sequence[Source], class_ids: Sequence[str], held_out: int, seed: int) -> TrainingSet:
+    def find(
+        cls,
+        sources: Sequence[Source],
+        class_ids: Sequence[str],
+        held_out: int,
+        seed: int,
+        allow_empty: bool = False,
+    ) -> TrainingSet:
         """List the images of ``sources`` and set ``held_out`` of them aside, drawn as an epoch draws them.
 
         Raises:
-            InputError: a folder is unfit, or nothing is left to train on.
+            InputError: a folder is unfit or holds ``train`` and ``val``, or nothing is left to train on.
         """
+        found = [find_samples(source.folder, class_ids, allow_empty) for source in sources]
+        for source, samples in zip(sources, found):
+            samples.coverage.refuse_sets(source.folder)
         flat = [
-            (sample.location, sample, source.repeats)
-            for source in sources
-            for sample in find_samples(source.folder, class_ids)
+            (sample.location, sample, source.repeats) for source, samples in zip(sources, found) for sample in samples
         ]
         # An image may be in several sources: held out of one, it is held out of all.
         images = {place: sample for place, sample, _ in flat}
@@ -124,7 +134,8 @@ class TrainingSet:
         )
         aside = {places[index] for index in chosen.tolist()}
         train = [sample for place, sample, repeats in flat if place not in aside for _ in range(repeats)]
-        return cls(tuple(train), tuple(sample for place, sample in images.items() if place in aside))
+        remarks = tuple(remark for samples in found for remark in samples.coverage.remarks)
+        return cls(tuple(train), tuple(sample for place, sample in images.items() if place in aside), remarks)
 
 
 @dataclass(frozen=True)

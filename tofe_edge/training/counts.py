@@ -14,7 +14,7 @@ from torch import Tensor
 from tofe_edge.budget.cost import Cost, FittedCounts, fit_to_budget
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample, find_samples, is_shard, sample_evenly
-from tofe_edge.io.images import list_images
+from tofe_edge.io.listing import Found, Tally, list_images
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
@@ -36,21 +36,29 @@ class MeasuredCounts:
     images: int
 
 
-def read_images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
+def read_images(samples: Sequence[Sample], preprocessing: Preprocessing, tally: Tally | None = None) -> Tensor:
     """Return the images ``(B, 3, H, W)`` on which counts are measured; those that cannot be read are left out.
+
+    Args:
+        tally: counts them.
 
     Raises:
         InputError: none of them can be read.
     """
-    arrays = []
+    side, count, reason = preprocessing.image_size, 0, ""
+    # In place, as 2000 images at once take more than a gigabyte.
+    pixels = np.empty((len(samples), 3, side, side), np.float32)
     for sample in samples:
         try:
-            arrays.append(preprocess(sample.read(), preprocessing))
-        except InputError:
-            continue
-    if not arrays:
-        raise InputError("token counts: none of the images to measure them on could be read")
-    return torch.from_numpy(np.concatenate(arrays))
+            pixels[count] = preprocess(sample.read(), preprocessing)[0]
+            count += 1
+        except InputError as error:
+            reason = reason or str(error)
+            if tally is not None:
+                tally.add_unreadable(sample.location, str(error))
+    if not count:
+        raise InputError(f"token counts: none of the images to measure them on could be read (first: {reason})")
+    return torch.from_numpy(pixels[:count])
 
 
 @torch.no_grad()
@@ -96,7 +104,7 @@ _UNKNOWN = -1
 """The label of an image without one."""
 
 
-def typical_samples(source: Path, class_ids: Sequence[str], seed: int, most: int = _MOST_IMAGES) -> list[Sample]:
+def typical_samples(source: Path, class_ids: Sequence[str], seed: int, most: int = _MOST_IMAGES) -> Found[Sample]:
     """Return a seeded selection of at most ``most`` images to center on, or to reduce a net with.
 
     A folder gives any of its images, with labels or without; tables and shards (see :func:`find_samples`) give those that
@@ -106,10 +114,11 @@ def typical_samples(source: Path, class_ids: Sequence[str], seed: int, most: int
         InputError: the source is unfit, or holds no image.
     """
     if not source.is_dir() or any(is_shard(entry) for entry in source.glob("[!.]*")):
-        return sample_evenly(find_samples(source, class_ids), most, seed)
-    paths = list_images(source)
+        found = find_samples(source, class_ids, allow_empty=True)
+        return Found(sample_evenly(found, most, seed), found.coverage)
+    paths = list_images(source, class_ids)
     chosen = np.random.default_rng(seed).permutation(len(paths))[:most]
-    return [Sample(paths[position], _UNKNOWN) for position in sorted(chosen.tolist())]
+    return Found((Sample(paths[position], _UNKNOWN) for position in sorted(chosen.tolist())), paths.coverage)
 
 
 @torch.no_grad()

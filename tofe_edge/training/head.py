@@ -14,6 +14,7 @@ from torch import Tensor
 from tofe_edge.errors import InputError, require
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.inputs import Loaded, none_usable, read_inputs
+from tofe_edge.io.listing import LeftOut, Tally
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 
@@ -35,9 +36,8 @@ class Embedded:
     samples: tuple[Sample, ...]
     vectors: Tensor
     labels: Tensor
-    unreadable: int
-    flat: int
-    """Pictures of one colour, which are left out as those that cannot be read."""
+    left_out: tuple[LeftOut, ...]
+    """Pictures that cannot be read or have one colour."""
 
 
 @torch.no_grad()
@@ -50,15 +50,17 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
     loaded = read_inputs(samples, backbone.preprocessing)
     kept: list[Sample] = []
     vectors: list[Tensor] = []
-    unreadable, flat, reason = 0, 0, ""
+    tally, reason = Tally(), ""
     with progress_bar("looking at pictures", total=len(samples), unit="image") as bar:
         for some in _batches(loaded):
             usable = []
             for item in some:
                 if item.pixels is None:
-                    unreadable, reason = unreadable + 1, reason or item.reason
+                    tally.add_unreadable(item.sample.location, item.reason)
+                    reason = reason or item.reason
                 elif item.pixels.reshape(3, -1).std(axis=1).max() <= _FLAT:
-                    flat, reason = flat + 1, reason or f"{item.sample.location}: has one colour"
+                    tally.add("picture of one colour", item.sample.location)
+                    reason = reason or f"{item.sample.location}: has one colour"
                 else:
                     usable.append(item)
             if usable:
@@ -73,7 +75,7 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
         bool(torch.isfinite(every).all()), f"{backbone.spec.name}: the dense net computes NaN; are the weights damaged?"
     )
     labels = torch.tensor([sample.label for sample in kept])
-    return Embedded(tuple(kept), every.clone(), labels, unreadable, flat)
+    return Embedded(tuple(kept), every.clone(), labels, tally.left_out)
 
 
 def _batches(loaded: Iterator[Loaded]) -> Iterator[list[Loaded]]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tofe_edge.errors import InputError, quoted, require
-from tofe_edge.io.dataset import Sample, is_shard
-from tofe_edge.io.images import list_images
+from tofe_edge.io.dataset import Sample, check_empty, is_shard
+from tofe_edge.io.listing import Tally, list_images
 
 HELD_OUT_SHARE = 0.2
 """Of each class: what accuracy is measured on. Nothing is fitted to it or chosen by it."""
@@ -30,6 +30,8 @@ class Pictures:
     train: tuple[Sample, ...]
     aside: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
+    remarks: tuple[str, ...] = ()
+    """What the folders leave out."""
 
 
 def own_classes(folders: Sequence[Path], class_ids: Sequence[str]) -> tuple[str, ...] | None:
@@ -44,15 +46,22 @@ def own_classes(folders: Sequence[Path], class_ids: Sequence[str]) -> tuple[str,
     return tuple(sorted(names)) if names.isdisjoint(class_ids) else None
 
 
-def find_pictures(folders: Sequence[Path], classes: Sequence[str], holds_out: bool = True) -> Pictures:
+def find_pictures(
+    folders: Sequence[Path], classes: Sequence[str], holds_out: bool = True, allow_empty: bool = False
+) -> Pictures:
     """List the pictures and split them, each class by itself, by a hash of what is in the files.
 
     Args:
         holds_out: ``False``: nothing, as there are other pictures to measure accuracy on.
+        allow_empty: go on without classes of which there is a folder, but no picture.
 
     Raises:
-        InputError: there is one class alone, a class has too few pictures, or a picture is in no class folder.
+        InputError: there is one class alone, a class has too few pictures, a picture is in no class folder, or there are
+            ``train`` and ``val`` folders.
     """
+    found = [list_images(folder) for folder in folders]
+    for folder, paths in zip(folders, found):
+        paths.coverage.refuse_sets(folder)
     require(
         len(classes) > 1,
         f"{folders[0]}: has one class, {quoted(classes[0])}; put pictures of others in folders beside it",
@@ -60,9 +69,13 @@ def find_pictures(folders: Sequence[Path], classes: Sequence[str], holds_out: bo
     for name in classes:
         require(name.isprintable(), f"{folders[0]}: a class cannot be called {quoted(name)}; rename the folder")
     index = {name: position for position, name in enumerate(classes)}
-    samples = []
-    for folder in folders:
-        for path in list_images(folder):
+    samples: list[Sample] = []
+    remarks: list[str] = []
+    for folder, paths in zip(folders, found):
+        tally = Tally(paths.coverage.left_out)
+        check_empty(folder, [place for place in paths.empty if place.name not in index], allow_empty, tally)
+        remarks += map(str, tally.left_out)
+        for path in paths:
             if path.parent == folder:
                 raise InputError(f"{path}: is in no class folder; expected FOLDER/<class>/<image>")
             samples.append(Sample(path, index[path.parent.name]))
@@ -83,6 +96,7 @@ def find_pictures(folders: Sequence[Path], classes: Sequence[str], holds_out: bo
         tuple(sample for sample in others if digests[sample.path] not in second),
         tuple(sample for sample in others if digests[sample.path] in second),
         tuple(held_out),
+        tuple(remarks),
     )
 
 

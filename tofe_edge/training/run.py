@@ -65,6 +65,7 @@ class TrainingRequest:
     validation: Path | None = None
     recipe: Recipe = _PAPER
     choices: Choices = NO_CHOICES
+    allow_empty: bool = False
 
 
 def train_checkpoint(request: TrainingRequest) -> Checkpoint:
@@ -98,7 +99,11 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     teacher = ToFe(adapter)
     model = _student(request, teacher)
     data = TrainingSet.find(
-        tuple(Source.parse(text) for text in request.data), classes.ids, config.held_out, config.seed
+        tuple(Source.parse(text) for text in request.data),
+        classes.ids,
+        config.held_out,
+        config.seed,
+        request.allow_empty,
     )
     _check_learned(request, config, data)
     remark = look_at_preprocessing(teacher, adapter.preprocessing, data.train)
@@ -106,7 +111,8 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
         check_state(state, config)
     validation = None
     if request.validation is not None:
-        validation = Validation.find(request.validation, classes.ids, recipe.validation_resize, recipe.validation_name)
+        resize, allow_empty = recipe.validation_resize, request.allow_empty
+        validation = Validation.find(request.validation, classes.ids, resize, recipe.validation_name, allow_empty)
     to_center_on = typical_samples(recipe.center_on, classes.ids, config.seed) if recipe.center_on else None
     # 3. Train
     dense = validation.examine(teacher, None, "dense") if validation else None
@@ -130,7 +136,8 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
         if recipe.center_on
         else "held-out images",
     }
-    record["warnings"] += [*dense_net.header.remarks, *([remark] if remark else [])]
+    record["warnings"] += [*dense_net.header.remarks, *([remark] if remark else []), *data.remarks]
+    record["warnings"] += validation.remarks if validation else ()
     if views is not None:
         record["views"] = len(views)
         if views.unreadable:

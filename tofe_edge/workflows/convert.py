@@ -18,12 +18,14 @@ from tofe_edge.converters import pipeline
 from tofe_edge.converters.quantize import Int8Mode
 from tofe_edge.converters.request import Calibration, ConvertRequest, Selection
 from tofe_edge.converters.sensitivity import MAX_ACCURACY_DROP
-from tofe_edge.errors import GateError, require
+from tofe_edge.errors import GateError, InputError, require
 from tofe_edge.evaluation.golden import golden_path_of, make_golden
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Artifact, Manifest, manifest_path_of, open_artifact, with_parity, write_manifest
+from tofe_edge.io.documents import read_json
 from tofe_edge.io.files import check_place, put_in_place, staging_dir, write_content
 from tofe_edge.io.inputs import Inputs, load_photographs, load_unlabelled
+from tofe_edge.io.listing import EVERYTHING, Coverage
 from tofe_edge.io.progress import covering_bar, progress_bar, warn
 from tofe_edge.io.targets import find_target, target_names
 from tofe_edge.model.backbones import Output
@@ -143,6 +145,10 @@ class Converted:
     """By method, the default first."""
     source: str
     """The images of the comparison."""
+    coverage: Coverage = EVERYTHING
+    """How much of the calibration images was used."""
+    replaced: str | None = None
+    """What is said of another model that stood in its place."""
 
     @property
     def path(self) -> Path:
@@ -163,6 +169,11 @@ class Converted:
     def reason(self) -> str:
         """Why this checkpoint."""
         return self.plan.reason
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said, one line each."""
+        return (*self.coverage.remarks, *([self.replaced] if self.replaced else []))
 
 
 def convert(options: ConvertOptions) -> Converted:
@@ -264,6 +275,7 @@ def carry_out(plan: Plan) -> Converted:
     options, request = plan.options, plan.request
     for place, is_folder in plan.places.items():
         check_place(place, is_folder)
+    earlier = _earlier(plan.path)
     with staging_dir(Path(options.out)) as folder, progress_bar("reading images", total=3, unit="step") as bar:
         # 1. Read images and lower.
         calibration, samples = _read_images(plan)
@@ -287,7 +299,32 @@ def carry_out(plan: Plan) -> Converted:
         put_in_place(golden, golden_path_of(artifact.path))
         put_in_place(draft.path, artifact.path)
         put_in_place(draft.manifest_path, artifact.manifest_path)
-    return Converted(artifact, plan, {name: one.parity for name, one in checked.items()}, samples.source)
+    parities = {name: one.parity for name, one in checked.items()}
+    replaced = _replaced(earlier, manifest)
+    return Converted(artifact, plan, parities, samples.source, samples.coverage, replaced)
+
+
+def _earlier(path: Path) -> Manifest | None:
+    """The manifest of the model that stands in the place of the new one; ``None``: there is none that can be read."""
+    try:
+        return Manifest.from_json(read_json(manifest_path_of(path), "")) if path.exists() else None
+    except InputError:
+        return None
+
+
+def _replaced(earlier: Manifest | None, manifest: Manifest) -> str | None:
+    """A remark if the earlier model of the same name was another one, as with other calibration images."""
+    if earlier is None or earlier.sha256 == manifest.sha256:
+        return None
+    made, makes = (_made_with(one) for one in (earlier, manifest))
+    how = f"made with {made}, this one with {makes}" if made != makes else f"made with {made} too"
+    return f"{manifest.artifact} replaces another model of that name, {how}; keep both with another --out"
+
+
+def _made_with(manifest: Manifest) -> str:
+    parity, cost = manifest.parity or {}, (manifest.quantization or {}).get("cost", {})
+    count = f"{cost['images']} " if isinstance(cost, dict) and "images" in cost else ""
+    return f"{count}{parity.get('source', 'unknown images')}"
 
 
 def write_conversion(request: ConvertRequest, path: Path) -> Artifact:

@@ -11,7 +11,8 @@ from tofe_edge.evaluation.image_tokens import Extremes
 from tofe_edge.evaluation.prediction import CountDistribution, distributions
 from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
 from tofe_edge.evaluation.reference import Mode, load_reference
-from tofe_edge.io.dataset import find_samples, sample_evenly
+from tofe_edge.io.dataset import find_samples, refuse_lost, sample_evenly
+from tofe_edge.io.listing import Coverage
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.workflows.sources import StrPath, open_checkpoint, resized
 
@@ -25,6 +26,7 @@ class EvaluationReport:
         device: where it ran: ``cpu`` or ``cuda``.
         distribution: of token counts, one per selection; empty unless they differ from image to image.
         extremes: the images with the fewest and the most tokens, if they were asked for.
+        coverage: how much of the data was used.
     """
 
     checkpoint: Checkpoint
@@ -33,6 +35,7 @@ class EvaluationReport:
     evaluation: Evaluation
     distribution: tuple[CountDistribution, ...]
     extremes: Extremes | None
+    coverage: Coverage
 
     @property
     def shipped_counts(self) -> Sequence[int]:
@@ -52,6 +55,7 @@ def evaluate(
     limit: int | None = None,
     resize: str | None = None,
     extremes: int = 0,
+    allow_empty: bool = False,
 ) -> EvaluationReport:
     """Measure top-1 and top-5 of a checkpoint on labelled images, in PyTorch.
 
@@ -67,6 +71,7 @@ def evaluate(
         limit: use so many images, spread evenly over the classes.
         resize: ``none`` if images are stored at crop size already.
         extremes: keep so many images with the fewest tokens, and with the most.
+        allow_empty: go on without classes of which there is a folder, but no image that can be read.
 
     Raises:
         InputError: the checkpoint or the data cannot be used.
@@ -80,12 +85,15 @@ def evaluate(
     opened = open_checkpoint(checkpoint, backbone, labels, preprocessing)
     reference = load_reference(opened, mode, device)
     spec = resized(opened.preprocessing, resize)
-    samples = sample_evenly(find_samples(Path(data), opened.classes.ids), limit)
+    found = find_samples(Path(data), opened.classes.ids, allow_empty)
+    samples = sample_evenly(found, limit)
     if opened.plain and (remark := look_at_preprocessing(reference.model, spec, samples)):
         opened = replace(opened, remarks=(*opened.remarks, remark))
     patch_tokens = reference.model.backbone.spec.patch_tokens
     kept = Extremes(extremes, opened.classes.names, patch_tokens, spec) if extremes else None
     result = evaluate_samples(reference, Path(data), samples, spec, witness=None if kept is None else kept.see)
+    if limit is None and not allow_empty:
+        refuse_lost(Path(data), result.lost, opened.classes.ids, result.left_out)
     return EvaluationReport(
         checkpoint=opened,
         mode=reference.mode,
@@ -93,4 +101,5 @@ def evaluate(
         evaluation=result,
         distribution=distributions(result.kept_counts) if reference.mode == "instance" else (),
         extremes=kept,
+        coverage=found.coverage.without(result.left_out),
     )

@@ -14,6 +14,7 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
 from tofe_edge.io.dataset import Sample, sample_evenly
 from tofe_edge.io.labels import Classes
+from tofe_edge.io.listing import merged
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, load_model, save
 from tofe_edge.model.dense import DenseNet, imagenet
@@ -50,16 +51,13 @@ class _Data:
     train: Embedded
     aside: Embedded
     held_out: Validation
+    remarks: tuple[str, ...]
 
     @property
     def warnings(self) -> list[str]:
         """What was left out."""
-        parts = (self.train, self.aside)
-        unreadable, flat = sum(one.unreadable for one in parts), sum(one.flat for one in parts)
-        return [
-            *([f"{unreadable} pictures could not be read and were left out"] if unreadable else []),
-            *([f"{flat} pictures of one colour were left out"] if flat else []),
-        ]
+        unusable = merged((*self.train.left_out, *self.aside.left_out))
+        return [*self.remarks, *map(str, unusable), *self.held_out.remarks]
 
 
 def train_own_classes(request: TrainingRequest, opened: DenseNet, names: tuple[str, ...]) -> Checkpoint:
@@ -127,7 +125,7 @@ def _look(request: TrainingRequest, dense: BackboneAdapter, names: tuple[str, ..
     sources = [Source.parse(text) for text in request.data]
     require(all(one.repeats == 1 for one in sources), "--data DIR:REPEATS is not for own classes; leave REPEATS out")
     folders, recipe = [one.folder for one in sources], request.recipe
-    pictures = find_pictures(folders, names, holds_out=request.validation is None)
+    pictures = find_pictures(folders, names, request.validation is None, request.allow_empty)
     if request.target_gmacs is not None or request.target_ms is not None:
         learned_from = len(pictures.train) + len(pictures.aside)
         require(
@@ -138,14 +136,15 @@ def _look(request: TrainingRequest, dense: BackboneAdapter, names: tuple[str, ..
         title = recipe.validation_name or f"held-out part of {folders[0].resolve().name}"
         held_out = Validation(folders[0], pictures.held_out, recipe.validation_resize, title)
     else:
-        held_out = Validation.find(request.validation, names, recipe.validation_resize, recipe.validation_name)
+        resize, name = recipe.validation_resize, recipe.validation_name
+        held_out = Validation.find(request.validation, names, resize, name, request.allow_empty)
     dense.to(device)
     with gpu_failures(device, "with the dense net alone"):
         train, aside = (embed(dense, part, device) for part in (pictures.train, pictures.aside))
     dense.to("cpu")
     for label, class_name in enumerate(names):
         require(bool((train.labels == label).any()), f"{folders[0] / class_name}: none of its pictures can be used")
-    return _Data(train, aside, held_out)
+    return _Data(train, aside, held_out, pictures.remarks)
 
 
 def _learn(

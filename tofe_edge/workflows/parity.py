@@ -20,10 +20,10 @@ from tofe_edge.evaluation.reference import Reference, load_reference
 from tofe_edge.evaluation.statistics import Analysis, analyse
 from tofe_edge.evaluation.vectors import compare_outputs
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, words_for
-from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
-from tofe_edge.io.images import list_images
+from tofe_edge.io.dataset import Sample, find_samples, refuse_lost, sample_evenly
 from tofe_edge.io.inputs import Inputs, load_photographs
 from tofe_edge.io.labels import Classes
+from tofe_edge.io.listing import EVERYTHING, Coverage, Found, Tally, list_images
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.io.targets import Gates, gates_of
@@ -62,6 +62,7 @@ class InMemory:
         self._inputs = inputs
         self.source = inputs.source
         self.unreadable: list[Path] = []
+        self.coverage = inputs.coverage
 
     def __len__(self) -> int:
         return len(self._inputs.pixels)
@@ -79,9 +80,12 @@ class InMemory:
 class Streamed:
     """Samples of a data source, read one after the other."""
 
-    def __init__(self, source: str, samples: Sequence[Sample], resize: str | None) -> None:
+    def __init__(
+        self, source: str, samples: Sequence[Sample], resize: str | None, coverage: Coverage = EVERYTHING
+    ) -> None:
         self._by_name = {str(sample.location): sample for sample in samples}
-        self._samples, self._resize = samples, resize
+        self._samples, self._resize, self._listed = samples, resize, coverage
+        self._lost, self._tally = {sample.label for sample in samples}, Tally()
         self.source = source
         self.unreadable: list[Path] = []
 
@@ -104,11 +108,23 @@ class Streamed:
             except InputError as error:
                 reason = reason or str(error)
                 self.unreadable.append(sample.location)
+                self._tally.add_unreadable(sample.location, str(error))
                 continue
+            self._lost.discard(sample.label)
             label = None if sample.label == _NO_LABEL else sample.label
             yield Picture(str(sample.location), label, ours, theirs)
         if len(self.unreadable) == len(self._samples):
             raise InputError(f"{self.source}: none of its {len(self)} images can be used (first: {reason})")
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much of the data was used, once it is read."""
+        return self._listed.without(self._tally.left_out)
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Classes of which no image could be read."""
+        return tuple(sorted(self._lost))
 
     def thumbnail(self, name: str) -> bytes:
         """A small JPEG of the image of this name."""
@@ -244,6 +260,7 @@ def parity(
     resize: str | None = None,
     min_agreement: float | None = None,
     max_drop: float | None = None,
+    allow_empty: bool = False,
 ) -> ParityReport:
     """Compare a converted model with the PyTorch reference, image by image.
 
@@ -261,6 +278,7 @@ def parity(
         min_agreement: the least share of images with the same top-1 class (the same nearest neighbour, of an embedding),
             however few the images.
         max_drop: the most points of top-1 that may be lost; needs ``data``.
+        allow_empty: go on without classes of which there is a folder, but no image that can be read.
 
     Raises:
         InputError: the checkpoint is another one, or the images cannot be used.
@@ -299,20 +317,24 @@ def parity(
         pictures = InMemory(load_photographs(resized(opened.manifest.preprocessing, resize)))
     else:
         # Labels by the checkpoint's classes: those of the manifest are among the things that are checked.
-        pictures = Streamed(str(data), _samples(Path(data), source, opened.manifest, limit), resize)
+        found = _find(Path(data), source, opened.manifest, allow_empty)
+        pictures = Streamed(str(data), sample_evenly(found, limit), resize, found.coverage)
     checked = check(opened, source, pictures, device=device, threads=threads, method=method, adjust=adjusted)
+    if isinstance(pictures, Streamed) and opened.manifest.classifies and limit is None and not allow_empty:
+        refuse_lost(Path(pictures.source), pictures.lost, source.classes.ids, pictures.coverage.left_out)
     analysis = None
     if checked.parity.finite and opened.manifest.classifies:
         analysis = analyse(checked.reference, checked.artifact, checked.labels, checked.names)
     return ParityReport(opened, pictures, checked, analysis)
 
 
-def _samples(data: Path, checkpoint: Checkpoint, manifest: Manifest, limit: int | None) -> list[Sample]:
+def _find(data: Path, checkpoint: Checkpoint, manifest: Manifest, allow_empty: bool) -> Found[Sample]:
     """Labelled images; for vectors any image of a folder."""
     if manifest.classifies:
-        return sample_evenly(find_samples(data, checkpoint.classes.ids), limit)
+        return find_samples(data, checkpoint.classes.ids, allow_empty)
     require(data.is_dir(), f"{data}: is not a folder; {manifest.output} are compared on a folder of images")
-    return sample_evenly([Sample(path, _NO_LABEL) for path in list_images(data)], limit)
+    found = list_images(data)
+    return Found((Sample(path, _NO_LABEL) for path in found), found.coverage)
 
 
 def find_reference(

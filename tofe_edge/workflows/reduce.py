@@ -9,6 +9,7 @@ from pathlib import Path
 from tofe_edge.budget.cost import Cost, GmacsCost, latency_cost
 from tofe_edge.errors import InputError, require
 from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
+from tofe_edge.io.listing import Tally
 from tofe_edge.model.backbones import Backbone
 from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, save
 from tofe_edge.model.dense import open_dense
@@ -92,11 +93,11 @@ def reduce(
     require(len({cost.target, *elastic}) == 1 + len(elastic), "--elastic: each budget once, and not the main one again")
     # 2. Reduce.
     samples = typical_samples(Path(images), classes.ids, seed, MOST_IMAGES)
-    pixels = read_images(samples, dense.preprocessing)
+    tally = Tally()
+    pixels = read_images(samples, dense.preprocessing, tally)
     remark = look_at_preprocessing(ToFe(dense), dense.preprocessing, samples)
     model, counts, report = reduce_net(dense, pixels, cost, tuple(elastic), seed)
     # 3. Record and write.
-    unreadable = len(samples) - len(pixels)
     spec = model.backbone.spec
     record = {
         "start": f"timm {spec.name}" if weights is None else Path(weights).name,
@@ -106,7 +107,7 @@ def reduce(
         "warnings": [
             *net.header.remarks,
             *([remark] if remark else []),
-            *([f"{unreadable} images could not be read and were left out"] if unreadable else []),
+            *samples.coverage.without(tally.left_out).remarks,
         ],
     }
     header = describe(name or path.stem, spec, dense.preprocessing, classes, counts, None, record)

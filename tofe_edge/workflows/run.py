@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import require
+from tofe_edge.errors import InputError, require
 from tofe_edge.evaluation.golden import golden_path_of, read_golden, replay
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.prediction import Prediction, RankedClass, top_classes
@@ -38,6 +38,14 @@ class ImageOutput:
     def length(self) -> float:
         """Of the vector; of features the mean of theirs."""
         return float(np.linalg.norm(self.values.astype(np.float64), axis=-1).mean())
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that cannot be read, and the one line that says why."""
+
+    image: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Model:
     def run(
         self, *images: StrPath, threads: int = 1, method: str | None = None, deadline_ms: float | None = None
     ) -> list[Classification]:
-        """Classify image files, none unless all can be read.
+        """Classify image files, none unless all can be read; :meth:`stream` gives one after the other, whatever the others are.
 
         Args:
             threads: of the runtime; Core ML has its own.
@@ -120,18 +128,38 @@ class Model:
         self, *images: StrPath, threads: int = 1, method: str | None = None, deadline_ms: float | None = None
     ) -> list[ImageOutput]:
         """Run on image files, none unless all can be read; arguments and errors are those of :meth:`run`."""
-        manifest = self.manifest
-        inputs = [load_image(Path(image), manifest.preprocessing) for image in images]
-        predict = self._predictor(threads, method, deadline_ms)
         outputs = []
-        for image, pixels in zip(images, inputs):
+        for one in self.stream(images, threads=threads, method=method, deadline_ms=deadline_ms):
+            if isinstance(one, Unreadable):
+                raise InputError(one.reason)
+            outputs.append(one)
+        return outputs
+
+    def stream(
+        self,
+        images: Iterable[StrPath],
+        *,
+        threads: int = 1,
+        method: str | None = None,
+        deadline_ms: float | None = None,
+    ) -> Iterator[ImageOutput | Unreadable]:
+        """Run on image files as they come, with one at a time in memory; those that cannot be read come with the reason.
+
+        Arguments and errors are those of :meth:`run`, but that no image is an error.
+        """
+        predict = self._predictor(threads, method, deadline_ms)
+        for image in images:
+            try:
+                pixels = load_image(Path(image), self.manifest.preprocessing)
+            except InputError as error:
+                yield Unreadable(Path(image), str(error))
+                continue
             current = predict.policy.method if isinstance(predict, ElasticModel) else method or DEFAULT_METHOD
             begun = time.perf_counter()
             prediction = predict(pixels)
             latency_ms = (time.perf_counter() - begun) * 1e3
             kept = tuple(map(len, prediction.kept))
-            outputs.append(ImageOutput(Path(image), prediction.output, kept, current, round(latency_ms, 3)))
-        return outputs
+            yield ImageOutput(Path(image), prediction.output, kept, current, round(latency_ms, 3))
 
     def _predictor(
         self, threads: int, method: str | None, deadline_ms: float | None

@@ -10,8 +10,8 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.image_tokens import UNLABELLED, ImageTokens, Traced, trace
 from tofe_edge.evaluation.prediction import MeanUsage
 from tofe_edge.evaluation.reference import Mode, load_reference
-from tofe_edge.io.dataset import Sample, find_samples, sample_evenly
-from tofe_edge.io.images import IMAGE_SUFFIXES, list_images
+from tofe_edge.io.dataset import Sample, find_samples, refuse_lost, sample_evenly
+from tofe_edge.io.listing import EVERYTHING, Coverage, Found, list_images, why_left_out
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.workflows.sources import resized
 
@@ -23,6 +23,7 @@ class TokenReport:
     Attributes:
         traced: image by image; those to be drawn have pixels.
         usage: means over all images.
+        coverage: how much of the data was used.
     """
 
     checkpoint: Checkpoint
@@ -30,6 +31,7 @@ class TokenReport:
     device: str
     traced: Traced
     usage: MeanUsage
+    coverage: Coverage
 
     @property
     def drawn(self) -> list[ImageTokens]:
@@ -47,12 +49,13 @@ def trace_tokens(
     resize: str | None = None,
     mode: Mode = "batch",
     device: str = "auto",
+    allow_empty: bool = False,
 ) -> TokenReport:
     """Trace the tokens of ``images``, or of at most ``limit`` images of ``data``, of which ``draw`` are to be drawn.
 
     Raises:
         InputError: the checkpoint is dense, or images cannot be used. A file of ``images`` that cannot be read was meant;
-            those of ``data`` are left out and counted.
+            those of ``data`` are left out and counted, and a class of which none can be read is an error unless allowed.
     """
     require(
         checkpoint.token_counts is not None,
@@ -61,24 +64,28 @@ def trace_tokens(
     )
     if images is not None:
         samples = drawn = [Sample(path, UNLABELLED) for path in images]
-        source = images[0].parent
+        source, coverage = images[0].parent, EVERYTHING
         for sample in samples:
             sample.read()
     else:
         assert data is not None
-        source, samples = data, sample_evenly(_samples(data, checkpoint), limit)
+        found = _samples(data, checkpoint, allow_empty)
+        source, samples, coverage = data, sample_evenly(found, limit), found.coverage
         drawn = sample_evenly(samples, draw)
     reference = load_reference(checkpoint, mode, device)
     spec = resized(checkpoint.preprocessing, resize)
     traced = trace(reference, source, samples, spec, checkpoint.classes.names, drawn)
-    return TokenReport(checkpoint, reference.mode, reference.device.type, traced, traced.mean_usage())
+    coverage = coverage.without(traced.left_out)
+    if data is not None and limit is None and not allow_empty:
+        lost = {sample.label for sample in samples} - {image.label for image in traced.images} - {UNLABELLED}
+        refuse_lost(data, sorted(lost), checkpoint.classes.ids, coverage.left_out)
+    return TokenReport(checkpoint, reference.mode, reference.device.type, traced, traced.mean_usage(), coverage)
 
 
-def _samples(data: Path, checkpoint: Checkpoint) -> list[Sample]:
+def _samples(data: Path, checkpoint: Checkpoint, allow_empty: bool) -> Found[Sample]:
     """The images of a folder without classes, or labelled ones."""
-    flat = data.is_dir() and any(
-        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") for path in data.iterdir()
-    )
+    flat = data.is_dir() and any(why_left_out(path) is None for path in data.iterdir())
     if flat:
-        return [Sample(path, UNLABELLED) for path in list_images(data)]
-    return find_samples(data, checkpoint.classes.ids)
+        found = list_images(data)
+        return Found((Sample(path, UNLABELLED) for path in found), found.coverage)
+    return find_samples(data, checkpoint.classes.ids, allow_empty)

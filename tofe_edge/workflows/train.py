@@ -33,6 +33,7 @@ def train(
     recipe: str | Recipe | None = None,
     settings: Sequence[str] | Mapping[str, object] = (),
     device: str | None = None,
+    allow_empty: bool = False,
 ) -> Checkpoint:
     """Train ToFe on a dense backbone to a budget and write the checkpoint; an interrupted run goes on when called again.
 
@@ -54,6 +55,7 @@ def train(
             if not given.
         settings: keys of the recipe with other values, such as ``{"epochs": 2}``.
         device: ``auto``, ``cuda`` or ``cpu``; ``None``: the recipe's.
+        allow_empty: go on without classes of which there is a folder, but no image.
 
     Raises:
         InputError: weights, images or settings are unfit, or the output cannot be written.
@@ -85,6 +87,7 @@ def train(
         validation=None if validation is None else Path(validation),
         recipe=first,
         choices=choices_of(labels, preprocessing),
+        allow_empty=allow_empty,
     )
     check_request(request)
     folders = [Source.parse(source).folder for source in request.data]
