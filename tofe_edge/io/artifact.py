@@ -278,9 +278,10 @@ def open_artifact(path: Path) -> Artifact:
     document = read_json(manifest_path, ADVICE)
     try:
         manifest = Manifest.from_json(document)
+        target = find_target(manifest.target)
     except InputError as error:
         raise InputError(f"{manifest_path}: {error}") from error
-    if find_target(manifest.target).is_folder != path.is_dir():
+    if target.is_folder != path.is_dir():
         raise InputError(f"{path}: its manifest is of a model for {manifest.target}; convert the model again")
     size = size_of(path)
     if size != manifest.size_bytes:
