@@ -147,13 +147,15 @@ class Model:
 
         Arguments and errors are those of :meth:`run`, but that no image is an error.
         """
-        predict = self._predictor(threads, method, deadline_ms)
+        predict: Callable[[npt.NDArray[np.float32]], Prediction] | None = None
         for image in images:
             try:
                 pixels = load_image(Path(image), self.manifest.preprocessing)
             except InputError as error:
                 yield Unreadable(Path(image), str(error))
                 continue
+            # Not before there is something to run on: loading takes longer than naming a file that is not there.
+            predict = predict or self._predictor(threads, method, deadline_ms)
             current = predict.policy.method if isinstance(predict, ElasticModel) else method or DEFAULT_METHOD
             begun = time.perf_counter()
             prediction = predict(pixels)
