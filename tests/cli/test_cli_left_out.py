@@ -13,7 +13,7 @@ import tofe_edge as te
 from tofe_edge.cli import run as run_command
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.workflows.run import ImageOutput, Unreadable
+from tofe_edge.workflows.run import ImageOutput, Model, Unreadable
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 REMARK = "1 left out: HEIC, which is not read (first: 0/a.HEIC)"
@@ -144,7 +144,7 @@ def test_results_are_printed_as_they_come(
     """A runtime that fails at the third image: two results are there, and with ``--json`` in a whole document."""
     paths = sorted(image_folder.rglob("*.png"))
 
-    class Failing(run_command.Model):
+    class Failing(Model):
         def stream(self, images: Any, **options: Any) -> Iterator[ImageOutput | Unreadable]:
             yield from super().stream(list(images)[:2], **options)
             raise DeviceError("model: the runtime failed")

@@ -249,8 +249,8 @@ def test_a_damaged_byte_of_the_manifest_is_taken_or_refused(artifact: Artifact, 
 
 def test_a_flipped_bit_of_the_manifest_is_refused(artifact: Artifact) -> None:
     """Of 1000 classes, whose names and identifiers are most of it."""
-    named = {"class_names": [f"class {n}" for n in range(1000)], "class_ids": [f"n{n:08}" for n in range(1000)]}
-    write_manifest(artifact.path, replace(artifact.manifest, **named))
+    names, ids = [f"class {n}" for n in range(1000)], [f"n{n:08}" for n in range(1000)]
+    write_manifest(artifact.path, replace(artifact.manifest, class_names=names, class_ids=ids))
     content = artifact.manifest_path.read_bytes()
     for bit in random.Random(20).sample(range(8 * len(content)), 200):
         damaged = bytearray(content)
