@@ -278,16 +278,16 @@ class LinearStem(nn.Module):
     """
 
     def __init__(
-        self, convolution: nn.Conv2d, prefix: Tensor, position: Tensor, norm: StreamNorm | None = None
+        self, convolution: nn.Conv2d, prefix: Tensor | None, position: Tensor, norm: StreamNorm | None = None
     ) -> None:
         """``norm`` is that of patch tokens before the first block; the prefix has been through it."""
         super().__init__()
         self.norm = norm
         self.patch = convolution.kernel_size[0]
         self.embed: nn.Module = centre_output(convolution_as_linear(convolution))
-        self.prefix: Tensor
+        self.prefix: Tensor | None
         self.position: Tensor
-        self.register_buffer("prefix", centre_rows(prefix))
+        self.register_buffer("prefix", _centred_prefix(prefix))
         self.register_buffer("position", centre_rows(position))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -302,15 +302,15 @@ class ConvolutionStem(nn.Module):
     """Convolutions with ReLU between them, then patches ``(B, N, D)`` with their position embedding behind the prefix."""
 
     def __init__(
-        self, convolutions: list[nn.Conv2d], prefix: Tensor, position: Tensor, norm: StreamNorm | None = None
+        self, convolutions: list[nn.Conv2d], prefix: Tensor | None, position: Tensor, norm: StreamNorm | None = None
     ) -> None:
         super().__init__()
         self.norm = norm
         *hidden, last = convolutions
         self.convolutions = nn.ModuleList([*hidden, centre_convolution(last)])
-        self.prefix: Tensor
+        self.prefix: Tensor | None
         self.position: Tensor
-        self.register_buffer("prefix", centre_rows(prefix))
+        self.register_buffer("prefix", _centred_prefix(prefix))
         self.register_buffer("position", centre_rows(position))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -322,11 +322,16 @@ class ConvolutionStem(nn.Module):
         return _entering(patches, self.norm, self.prefix)
 
 
-def _entering(patches: Tensor, norm: StreamNorm | None, prefix: Tensor) -> Tensor:
+def _centred_prefix(prefix: Tensor | None) -> Tensor | None:
+    """Prefix tokens, if there are any: with an empty constant ExecuTorch does not load a program."""
+    return None if prefix is None or not prefix.shape[1] else centre_rows(prefix)
+
+
+def _entering(patches: Tensor, norm: StreamNorm | None, prefix: Tensor | None) -> Tensor:
     """What the first block is given."""
     if norm is not None:
         patches = norm(patches)
-    return torch.cat((for_each_image(prefix, patches), patches), dim=1) if prefix.shape[1] else patches
+    return patches if prefix is None else torch.cat((for_each_image(prefix, patches), patches), dim=1)
 
 
 class StreamNorm(nn.Module):

@@ -55,7 +55,8 @@ def smooth_residual(graph: StaticToFe, loudness: Tensor, strength: float = STREN
     smoothed = copy.deepcopy(graph)
     stem = smoothed.stem
     assert isinstance(stem, (LinearStem, ConvolutionStem))
-    stem.prefix.mul_(scale)
+    if stem.prefix is not None:
+        stem.prefix.mul_(scale)
     if stem.norm is None:
         _scale_rows(stem.embed if isinstance(stem, LinearStem) else stem.convolutions[-1], scale)
         stem.position.mul_(scale)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from executorch.runtime import Runtime
 from kinds import KINDS, images_for, kind, outputs_of
 from torch import Tensor
 
@@ -118,7 +119,16 @@ def test_one_delegate_per_stage_and_only_selections_outside(name: str, reduction
     if int8:
         graph = quantize(graph, plan_int8(graph, "dynamic"))
     size = model.backbone.spec.image_size
-    method = lower({"forward": graph}, (1, 3, size, size)).methods["forward"]
+    lowered = lower({"forward": graph}, (1, 3, size, size))
+    method = lowered.methods["forward"]
     # Putting features in their places is one more selection, behind everything else.
     assert (method.delegates, method.fallback_ops["topk"]) == (4, 4 if output == "features" else 3)
     assert set(method.fallback_ops) <= {"topk", "index_select", "view_copy"}
+    # It loads, and computes what the graph does: closely in fp32, in int8 about as much.
+    images = images_for(model, 1)
+    found = Runtime.get().load_program(lowered.content).load_method("forward").execute([images])[0]
+    expected = graph(images)[0]
+    if int8:
+        assert F.cosine_similarity(found, expected, dim=-1).min() > 0.9
+    else:
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
