@@ -123,6 +123,6 @@ def test_checkpoints_and_options_that_do_not_fit_are_refused(
     assert "which is not shipped; name its file with --checkpoint" in refusal(program, "parity", model)
 
 
-def test_debug_shows_the_traceback(model: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        main(["run", str(model), "no.png", "--debug"])
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(InputError, match="no such model file"):
+        main(["profile", "no.pte", "--debug"])

@@ -115,7 +115,7 @@ def test_a_target_of_ones_own_goes_through_the_pipeline(tiny_checkpoint: Checkpo
         ({"precision": "int4"}, "precision 'int4' for paper: use one of fp32, int8, pal4, own"),
         ({"int8_mode": "dynamic"}, "--int8-mode dynamic for paper: use one of static"),
         ({"selection": "rank"}, "--selection rank for paper: use one of topk"),
-        ({"batch": 0}, "batch must be at least 1, not 0"),
+        ({"batch": 0}, "batch must be at least 1 and at most 4096, not 0"),
     ],
 )
 def test_what_a_target_lacks_is_refused(tiny_checkpoint: Checkpoint, changes: dict[str, Any], message: str) -> None:
