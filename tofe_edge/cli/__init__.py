@@ -24,7 +24,7 @@ COMMANDS = {
     "convert": ("convert", "make a checked model file for a device"),
     "profile": ("profile", "measure latency, memory, and time per stage and operator, here or on a device"),
     "parity": ("parity", "compare a converted model with the PyTorch reference"),
-    "run": ("run", "classify images with a converted model"),
+    "run": ("run", "run a converted model on images: classes, embeddings or features"),
     "package": ("package", "make a model into what an app's build takes, or check such a bundle"),
     "select": ("select", "show which checkpoint fits a device, and why"),
     "calibrate": ("calibrate", "measure the parts of a net on a device, so that latencies can be predicted and held"),

@@ -21,7 +21,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shipped = " or ".join(shipped_recipes())
     keys = ", ".join(key if default is None else f"{key}={default}" for key, default in KEYS.items())
     parser.description = (
-        "Folders of other classes than the dense net's give it a new head, and a fifth of them is held out to measure accuracy on. "
+        f"{parser.description} Folders of other classes than the dense net's give it a new head, and a fifth of them is "
+        "held out to measure accuracy on. "
         "An interrupted run goes on where it was when called again."
     )
     parser.epilog = f"Keys of a recipe and of --set, with their defaults: {keys}. docs/training.md says what they do."
