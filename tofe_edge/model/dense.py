@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from tofe_edge.errors import InputError, require
+from tofe_edge.errors import InputError, naming, require
 from tofe_edge.io.configs import Config, describe_preprocessing, read_config_beside, read_preprocessing
-from tofe_edge.io.labels import Classes, numbered, read_labels
+from tofe_edge.io.labels import Classes, default_classes, read_labels
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.io.tensors import StateDict, is_averaged, read_metadata, read_state_dict
+from tofe_edge.io.tensors import StateDict, is_averaged, read_state_dict
 from tofe_edge.model.backbones import Backbone, BackboneAdapter, Reduction, create_backbone
 from tofe_edge.model.backbones.architectures import guess_architecture, one_architecture
 from tofe_edge.model.backbones.state_dict import NamedWeights, fit_weights, grid_side, read_weights
-from tofe_edge.model.checkpoint import HEADER_KEY, Checkpoint, describe, read_header
+from tofe_edge.model.checkpoint import Checkpoint, describe, read_header
 
 DEFAULT_BACKBONE = "deit_tiny_patch16_224"
 """The net of ``--pretrained`` if none is named."""
@@ -89,7 +89,7 @@ def open_dense(
         return _pretrained(backbone or DEFAULT_BACKBONE, choices, pretrained, stages, reduction)
     header, named = _describe(weights, backbone, choices)
     adapter = create_backbone(header.backbone_name, header.overrides, stages=stages, reduction=reduction)
-    with _naming(weights):
+    with naming(weights):
         _load(adapter, named)
     adapter.preprocessing = header.preprocessing
     return DenseNet(adapter, header)
@@ -99,20 +99,6 @@ def _load(adapter: BackboneAdapter, named: NamedWeights) -> None:
     weights = fit_weights(named, adapter.spec)
     device = next(adapter.parameters()).device
     adapter.load_dense({key: value.to(device) for key, value in weights.items()})
-
-
-class _naming:  # noqa: N801  (reads as a verb)
-    """A context that puts the file in front of an :class:`InputError`'s message."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, InputError) and not str(error).startswith(str(self._path)):
-            raise InputError(f"{self._path}: {error}") from error
 
 
 def _pretrained(
@@ -148,7 +134,7 @@ def weights_in(path: Path) -> Path:
 def _describe(path: Path, backbone: str | None, choices: Choices) -> tuple[Checkpoint, NamedWeights]:
     path = weights_in(path)
     state = read_state_dict(path)
-    with _naming(path):
+    with naming(path):
         named = read_weights(state)
         own = _own_header(path)
         config = Config() if own is not None else read_config_beside(path)
@@ -186,9 +172,9 @@ def _stem(path: Path) -> str:
 
 
 def _own_header(path: Path) -> Checkpoint | None:
-    """The header of a file that tofe-edge wrote."""
+    """The header of a file that tofe-edge wrote; ``None`` of any other."""
     try:
-        return read_header(path) if HEADER_KEY in read_metadata(path) else None
+        return read_header(path)
     except InputError:
         return None
 
@@ -257,7 +243,7 @@ def _classes(
         f"{what} does not name its {count} classes: they are called class 0 to class {count - 1}, by number; name them with "
         "--labels FILE, a folder of class folders, or imagenet"
     )
-    return numbered(count), "their numbers, as nothing names them"
+    return default_classes(count), "their numbers, as nothing names them"
 
 
 def labelled(labels: str | Classes, count: int, what: str) -> tuple[Classes, str]:
