@@ -17,7 +17,9 @@ from tofe_edge.io.tensors import StateDict, is_averaged, read_state_dict
 from tofe_edge.model.backbones import Backbone, BackboneAdapter, Reduction, create_backbone
 from tofe_edge.model.backbones.architectures import guess_architecture, one_architecture
 from tofe_edge.model.backbones.state_dict import NamedWeights, fit_weights, grid_side, read_weights
+from tofe_edge.model.backbones.timm_vit import imagenet_classes, is_of_imagenet
 from tofe_edge.model.checkpoint import Checkpoint, describe, read_header
+from tofe_edge.model.resolution import check_image_size, patch_size
 
 DEFAULT_BACKBONE = "deit_tiny_patch16_224"
 """The net of ``--pretrained`` if none is named."""
@@ -105,11 +107,11 @@ def _pretrained(
     name: str, choices: Choices, pretrained: bool, stages: Sequence[int] | None, reduction: Reduction
 ) -> DenseNet:
     adapter = create_backbone(name, pretrained=pretrained, stages=stages, reduction=reduction)
-    if choices.image_size not in (None, adapter.spec.image_size):
-        assert choices.image_size is not None
+    if choices.image_size is not None and choices.image_size != adapter.spec.image_size:
+        check_image_size(adapter.spec, choices.image_size)
         adapter = adapter.resized(choices.image_size)
     config = Config()
-    if pretrained and _is_imagenet(name):
+    if pretrained and is_of_imagenet(name):
         config = Config(classes=imagenet(), classes_file="timm's published weights")
     remarks: list[str] = []
     classes, classes_from = _classes(adapter.spec, choices.labels, config, name, remarks)
@@ -195,14 +197,12 @@ def _sized(
     """The net of this name with the image size and the classes of the weights, and how its name says images are made."""
     with torch.device("meta"):
         net = create_backbone(name, overrides)
-    spec = net.spec
-    side = round(spec.patch_tokens**0.5)
-    patch = spec.image_size // side
-    own_size = grid_side(named) * patch
-    if image_size is not None and image_size % patch:
-        raise InputError(f"--image-size {image_size} is not a multiple of the patch size {patch}")
-    found = {"image_size": image_size or own_size, "classes": named.classes}
-    changed = {key: value for key, value in found.items() if value != getattr(spec, key)}
+    if image_size is None:
+        image_size = grid_side(named) * patch_size(net.spec)
+    else:
+        check_image_size(net.spec, image_size)
+    found = {"image_size": image_size, "classes": named.classes}
+    changed = {key: value for key, value in found.items() if value != getattr(net.spec, key)}
     if changed:
         with torch.device("meta"):
             net = create_backbone(name, {**overrides, **changed})
@@ -262,16 +262,8 @@ def labelled(labels: str | Classes, count: int, what: str) -> tuple[Classes, str
 
 def imagenet() -> Classes:
     """ImageNet's 1000 classes: WordNet ids and names."""
-    from tofe_edge.model.backbones.timm_vit import imagenet_classes
-
     ids, names = imagenet_classes()
     return Classes(tuple(ids), tuple(names))
-
-
-def _is_imagenet(name: str) -> bool:
-    from tofe_edge.model.backbones.timm_vit import published_classes
-
-    return published_classes(name)
 
 
 def as_imagenet(classes: Classes) -> Classes:
