@@ -128,6 +128,10 @@ def name_as_timm(tensors: Mapping[str, Tensor]) -> NamedWeights:
         InputError: there is none, there are two, the prefixes are mixed, or it has a head that is not one Linear.
     """
     prefix, anchor, passed_over = _find_net(tensors)
+    if (axes := tensors[prefix + anchor].ndim) != 4:
+        raise InputError(
+            f"its patch embedding {prefix}{anchor} has {axes} axes, not the 4 of a convolution over images"
+        )
     tensors = {
         key: value for key, value in tensors.items() if key.startswith(prefix) or not key.startswith(passed_over)
     }
