@@ -37,7 +37,7 @@ from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.backbones.spec import parse_stages
 from tofe_edge.model.checkpoint import load_model
-from tofe_edge.model.dense import imagenet
+from tofe_edge.model.choices import imagenet
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint

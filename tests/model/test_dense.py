@@ -17,7 +17,8 @@ from tofe_edge.io.labels import Classes
 from tofe_edge.model import dense
 from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, load_model
-from tofe_edge.model.dense import Choices, chosen, describe_dense, imagenet, open_dense, source_facts
+from tofe_edge.model.choices import Choices, chosen, imagenet, source_facts
+from tofe_edge.model.dense import describe_dense, open_dense
 from tofe_edge.workflows.sources import open_checkpoint
 
 DEIT = "deit_tiny_patch16_224"
