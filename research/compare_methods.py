@@ -32,11 +32,12 @@ from research.training import Course, TrainingBatches, fit
 from research.validation import Validation, batches_from_crops, open_validation, predict, prepare_crops, stems_of
 from tofe_edge.errors import InputError
 from tofe_edge.io.files import sha256_of
+from tofe_edge.io.labels import default_classes
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.backbones.spec import parse_stages
-from tofe_edge.model.checkpoint import default_classes, load_model
-from tofe_edge.model.dense import imagenet
+from tofe_edge.model.checkpoint import load_model
+from tofe_edge.model.choices import imagenet
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint

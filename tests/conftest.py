@@ -28,9 +28,10 @@ from torch import nn
 from tofe_edge.errors import InputError, TofeEdgeError
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
 from tofe_edge.io.documents import DIGEST, digest_of
+from tofe_edge.io.labels import default_classes
 from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tofe_edge.model.backbones import TokenCounts, create_backbone
-from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
+from tofe_edge.model.checkpoint import Checkpoint, describe, save
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.runtimes import native_build
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _MAX_QUOTED = 60
 _MAX_COMPARED = 64
@@ -67,6 +68,17 @@ def require(condition: object, message: str) -> None:
     """Raise :class:`InputError` with ``message`` unless ``condition``."""
     if not condition:
         raise InputError(message)
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Put a file or key in front of the message of an :class:`InputError`, unless it begins with it."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(str(place)):
+            raise
+        raise InputError(f"{place}: {error}") from error
 
 
 def first_line(error: object) -> str:

@@ -18,9 +18,10 @@ from tofe_edge.converters.request import Build, Calibration, ConvertRequest
 from tofe_edge.converters.static_graph import StaticToFe
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD
+from tofe_edge.io.labels import default_classes
 from tofe_edge.io.targets import Lowered, Target
 from tofe_edge.model.backbones import TokenCounts
-from tofe_edge.model.checkpoint import default_classes, describe
+from tofe_edge.model.checkpoint import describe
 from tofe_edge.model.tofe import KEEP, ToFe
 
 Pixels: TypeAlias = npt.NDArray[np.float32]

@@ -83,9 +83,8 @@ void append_canonical(const Json& value, std::string& result) {
 
 Json read_json(const std::string& path) {
   const std::string content = read_file(path, kLargestFile, ExitCode::kBadFile);
-  Limits limits;
   try {
-    return Json::parse(content, [&](int depth, Json::parse_event_t event, Json& value) { return limits(depth, event, value); });
+    return Json::parse(content, Limits());
   } catch (const Json::parse_error& error) {
     throw Failure(ExitCode::kBadFile, path + ": cannot be read as JSON (near byte " + std::to_string(error.byte) +
                                           "); copy it again or convert the model again");
@@ -108,14 +107,14 @@ bool check_digest(const Json& document, uint64_t schema) {
   const uint64_t stated = whole(member(document, "schema"), "schema", 0, std::numeric_limits<uint32_t>::max());
   if (stated != schema && stated + 1 != schema) throw Malformed("its schema is not " + std::to_string(schema));
   if (stated != schema) return false;
-  const std::string wanted = text(member(document, "digest"), "digest");
+  const std::string expected = text(member(document, "digest"), "digest");
   Json content = document;
   content.erase("digest");
   std::string canonical;
   append_canonical(content, canonical);
   Sha256 digest;
   digest.update(canonical.data(), canonical.size());
-  if (digest.hex() != wanted) throw Malformed("its digest is not that of its content: it was damaged or changed");
+  if (digest.hex() != expected) throw Malformed("its digest is not that of its content: it was damaged or changed");
   return true;
 }
 

@@ -14,9 +14,10 @@ from benchmarks.host import processor, usable_cores, version, versions
 from benchmarks.report import read_results
 from benchmarks.runtimes import agreement
 from tofe_edge.errors import InputError
+from tofe_edge.io.labels import default_classes
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import default_stages
-from tofe_edge.model.checkpoint import Checkpoint, default_classes, describe, save
+from tofe_edge.model.checkpoint import Checkpoint, describe, save
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.tofe import ToFe
 

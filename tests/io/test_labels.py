@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import refused
 
-from tofe_edge.io.labels import Classes, classes_in, folder_names, name_classes, numbered, read_labels
+from tofe_edge.io.labels import Classes, classes_in, default_classes, folder_names, name_classes, read_labels
 
 PETS = ("cat", "dog", "guinea pig")
 
@@ -60,7 +60,7 @@ def test_two_classes_of_one_name_have_ids_of_their_own() -> None:
 def test_names_that_nobody_gave_are_none() -> None:
     assert classes_in({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}) is None
     assert classes_in({"model_type": "vit"}) is None
-    assert numbered(2) == Classes(("0", "1"), ("class 0", "class 1"))
+    assert default_classes(2) == Classes(("0", "1"), ("class 0", "class 1"))
 
 
 @pytest.mark.parametrize(

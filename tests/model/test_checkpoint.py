@@ -34,11 +34,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.labels import default_classes
 from tofe_edge.io.tensors import read_tensors
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.checkpoint import (
     Checkpoint,
-    default_classes,
     describe,
     load_model,
     read_header,

@@ -12,11 +12,13 @@ from conftest import TINY, refused, tiny_tofe
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tofe_edge.errors import InputError
 from tofe_edge.io.labels import Classes
 from tofe_edge.model import dense
 from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, load_model
-from tofe_edge.model.dense import Choices, chosen, describe_dense, imagenet, open_dense, source_facts
+from tofe_edge.model.choices import Choices, chosen, imagenet, source_facts
+from tofe_edge.model.dense import describe_dense, open_dense
 from tofe_edge.workflows.sources import open_checkpoint
 
 DEIT = "deit_tiny_patch16_224"
@@ -62,7 +64,9 @@ def test_another_image_size_interpolates_positions(tmp_path: Path) -> None:
     assert net.adapter.spec.patch_tokens == 36 and net.header.overrides["image_size"] == 96
     assert net.header.preprocessing.image_size == net.adapter.preprocessing.image_size == 96
     assert load_model(net.header).backbone.spec.patch_tokens == 36
-    assert "multiple of the patch size 16" in refused(path, lambda: open_dense(path, DEIT, Choices(image_size=100)))
+    assert "must be a multiple of 16" in refused(path, lambda: open_dense(path, DEIT, Choices(image_size=100)))
+    with pytest.raises(InputError, match=r"image size 100 does not fit .* must be a multiple of 16"):
+        open_dense(None, DEIT, Choices(image_size=100))
 
 
 def test_averaged_weights_are_taken_and_said(tmp_path: Path) -> None:

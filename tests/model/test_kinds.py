@@ -99,7 +99,7 @@ def test_the_default_output_is_logits_or_without_a_head_the_embedding(name: str)
 @THAWS_LAST
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in OPTIONS])
 def test_a_checkpoint_comes_back_as_it_was(name: str, thaws_last: bool, tmp_path: Any) -> None:
-    from tofe_edge.model.checkpoint import default_classes
+    from tofe_edge.io.labels import default_classes
 
     model = net(name, reduction="merging", thaws_last=thaws_last)
     spec = model.backbone.spec

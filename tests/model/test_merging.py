@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tofe_edge.model.checkpoint import backbone_of, default_classes, describe, load_model, read_header, save
+from tofe_edge.io.labels import default_classes
+from tofe_edge.model.checkpoint import backbone_of, describe, load_model, read_header, save
 from tofe_edge.model.masking import masked_attention, put, sized_attention, take
 from tofe_edge.model.merging import masked_merge, merge, resemblance_to_better
 

@@ -18,9 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.labels import default_classes
 from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts, create_backbone
 from tofe_edge.model.backbones.weights import resample_positions
-from tofe_edge.model.checkpoint import default_classes, describe, load_model, save
+from tofe_edge.model.checkpoint import describe, load_model, save
 from tofe_edge.model.macs import dense_macs, tofe_macs
 from tofe_edge.model.resolution import at_image_size, check_image_size, patch_size, scale_counts
 from tofe_edge.model.tofe import ToFe

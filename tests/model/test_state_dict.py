@@ -275,6 +275,14 @@ FAULTS: dict[str, tuple[Callable[[Weights], Weights], str]] = {
         "windows or relative positions",
     ),
     "no transformer": (lambda _: {"weight": torch.zeros(2)}, "holds no vision transformer: no patch embedding among its 1 tensors"),
+    "patches of videos": (
+        lambda w: {**w, "patch_embed.proj.weight": torch.zeros(48, 3, 2, 16, 16)},
+        r"its patch embedding patch_embed\.proj\.weight has 5 axes",
+    ),
+    "a patch embedding that is a Linear": (
+        lambda w: {**w, "patch_embed.proj.weight": torch.zeros(48, 768)},
+        "has 2 axes, not the 4 of a convolution",
+    ),
     "unknown tensors": (lambda w: {**w, "gate.weight": torch.zeros(2)}, "1 tensors have no place .* 'gate.weight'"),
     "adapters": (lambda w: {**w, "base.lora_A.weight": torch.zeros(2)}, "LoRA"),
 }  # fmt: skip

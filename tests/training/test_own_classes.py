@@ -15,7 +15,7 @@ from tiny_run import stand_in, write_dense
 import tofe_edge as te
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import find_samples
-from tofe_edge.io.labels import numbered
+from tofe_edge.io.labels import default_classes
 from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, describe, read_header
 from tofe_edge.model.dense import DenseNet
@@ -199,7 +199,7 @@ def test_names_reach_models_and_bundles(trained: Checkpoint, program: Program, f
 def test_folders_of_imagenet_for_a_head_that_may_be_its(tmp_path: Path) -> None:
     request = TrainingRequest((str(tmp_path),), tmp_path / "o.safetensors", weights=tmp_path / "w.safetensors")
     dense = create_backbone("deit_tiny_patch16_224", {**TINY, "classes": 1000})
-    header = describe("dense", dense.spec, dense.preprocessing, numbered(1000), None)
+    header = describe("dense", dense.spec, dense.preprocessing, default_classes(1000), None)
     with pytest.raises(InputError, match="add --labels imagenet"):
         train_own_classes(request, DenseNet(dense, header), ("n01440764", "n02102040"))
 

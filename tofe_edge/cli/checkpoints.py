@@ -9,7 +9,7 @@ from typing import Any
 from tofe_edge.budget.gmacs import accuracy_of
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.model.dense import source_facts
+from tofe_edge.model.choices import source_facts
 from tofe_edge.model.zoo import shipped_checkpoints
 from tofe_edge.workflows.sources import open_checkpoint
 

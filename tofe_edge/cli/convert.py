@@ -234,7 +234,7 @@ def run(args: argparse.Namespace) -> int:
 
 def to_json(converted: Converted) -> dict[str, Any]:
     """The document of ``--json``."""
-    from tofe_edge.model.dense import source_json
+    from tofe_edge.model.choices import source_json
 
     manifest, artifact = converted.manifest, converted.artifact
     copied = (
@@ -264,7 +264,7 @@ def to_json(converted: Converted) -> dict[str, Any]:
 
 def describe(converted: Converted) -> str:
     """The same for people."""
-    from tofe_edge.model.dense import source_facts
+    from tofe_edge.model.choices import source_facts
 
     artifact, manifest, parity = converted.artifact, converted.manifest, converted.parity
     fallback = ", ".join(f"{count} {name}" for name, count in manifest.fallback_ops.items()) or "none"

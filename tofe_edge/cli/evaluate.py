@@ -14,7 +14,7 @@ from tofe_edge.cli.pages.tokens import EvaluationPage, render_evaluation
 from tofe_edge.errors import require
 from tofe_edge.evaluation.prediction import CountDistribution
 from tofe_edge.io.files import check_place
-from tofe_edge.model.dense import source_facts, source_json
+from tofe_edge.model.choices import source_facts, source_json
 from tofe_edge.workflows.evaluate import EvaluationReport, evaluate
 from tofe_edge.workflows.sources import open_checkpoint
 

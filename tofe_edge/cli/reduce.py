@@ -9,7 +9,7 @@ from typing import Any
 
 from tofe_edge.cli.options import add_dense_weights, keywords, positive_float, positive_int
 from tofe_edge.cli.output import emit, facts, table
-from tofe_edge.model.dense import source_facts, source_json
+from tofe_edge.model.choices import source_facts, source_json
 from tofe_edge.workflows.reduce import Reduced, reduce
 
 

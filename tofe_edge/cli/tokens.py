@@ -15,7 +15,7 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.image_tokens import ImageTokens
 from tofe_edge.io.files import check_place, write_bytes
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.model.dense import source_facts, source_json
+from tofe_edge.model.choices import source_facts, source_json
 from tofe_edge.workflows.sources import open_checkpoint
 from tofe_edge.workflows.tokens import TokenReport, trace_tokens
 

@@ -11,7 +11,7 @@ from typing import Any
 from tofe_edge.cli.options import add_allow_empty, add_dense_weights, keywords, positive_float
 from tofe_edge.cli.output import emit, facts, threads
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.model.dense import source_facts
+from tofe_edge.model.choices import source_facts
 from tofe_edge.training.recipe import KEYS, shipped_recipes
 from tofe_edge.workflows.train import train
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, Strict
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, naming
 from tofe_edge.io.documents import (
     FORBID,
     Count,
@@ -276,11 +276,9 @@ def open_artifact(path: Path) -> Artifact:
             f"{path}: its manifest {manifest_path.name} is missing; copy it along or convert the model again"
         )
     document = read_json(manifest_path, ADVICE)
-    try:
+    with naming(manifest_path):
         manifest = Manifest.from_json(document)
         target = find_target(manifest.target)
-    except InputError as error:
-        raise InputError(f"{manifest_path}: {error}") from error
     if target.is_folder != path.is_dir():
         raise InputError(f"{path}: its manifest is of a model for {manifest.target}; convert the model again")
     size = size_of(path)

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from tofe_edge.errors import InputError, first_line, quoted
+from tofe_edge.errors import InputError, first_line, naming, quoted
 from tofe_edge.io.documents import parse_json
 from tofe_edge.io.labels import Classes, classes_in
-from tofe_edge.io.preprocessing import Preprocessing
+from tofe_edge.io.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 _MEANS_STDS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
@@ -62,10 +62,8 @@ def read_config_beside(weights: Path) -> Config:
         content = _document(path, strict=False) if path.is_file() and path.stat().st_size < _MOST_BYTES else None
         if not isinstance(content, Mapping) or "tofe_edge" in content:
             continue
-        try:
+        with naming(path):
             found = _with(found, content, name)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
     return found
 
 
@@ -117,10 +115,8 @@ def read_preprocessing(choice: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     content = _document(path, strict=True)
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: is not an object with mean, std, crop_pct or interpolation")
-    try:
+    with naming(path):
         keys, notes = preprocessing_keys(content)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     if not keys:
         raise InputError(f"{path}: gives none of mean, std, crop_pct and interpolation")
     return keys, notes

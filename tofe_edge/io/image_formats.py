@@ -34,8 +34,8 @@ _RAW = frozenset({".nef", ".cr2", ".cr3", ".dng", ".arw", ".orf", ".rw2", ".pef"
 
 
 def other_format(head: bytes) -> str | None:
-    """The name of a kind of image that is not read; ``None``: it is none of those that are known."""
-    return next((name for name, pattern in _OTHERS.items() if pattern.match(head)), None)
+    """``AVIF, which is not read``; ``None``: it is none of the kinds that are known."""
+    return next((_not_read(name) for name, pattern in _OTHERS.items() if pattern.match(head)), None)
 
 
 def why_no_image(suffix: str, head: bytes) -> str | None:
@@ -46,8 +46,7 @@ def why_no_image(suffix: str, head: bytes) -> str | None:
         return _not_read("camera raw")
     if _READ.match(head):
         return None
-    other = other_format(head)
-    return _not_read(other) if other else "not an image" if head else "empty"
+    return other_format(head) or ("not an image" if head else "empty")
 
 
 def _not_read(name: str) -> str:

@@ -109,8 +109,7 @@ def decode_image(handle: BinaryIO, path: Path) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         handle.seek(0)
-        other = other_format(handle.read(HEAD))
-        what = f"{other}, which is not read" if other else "not an image this program reads"
+        what = other_format(handle.read(HEAD)) or "not an image this program reads"
         raise _refusal(path, f"is {what}; give {NAMES}") from error
     except Image.DecompressionBombError as error:
         # Pillow's own limit lies above MAX_PIXELS and strikes before the size can be asked for.

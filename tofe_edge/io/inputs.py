@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, naming
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.images import read_image
 from tofe_edge.io.listing import EVERYTHING, Coverage, Found, Tally, list_images
@@ -98,10 +98,8 @@ def load_photographs(spec: Preprocessing, seed: int = 0) -> Inputs:
 
 def _prepare(sample: Sample, spec: Preprocessing) -> npt.NDArray[np.float32]:
     image = sample.read()
-    try:
+    with naming(sample.location):
         return preprocess(image, spec)
-    except InputError as error:
-        raise InputError(f"{sample.location}: {error}") from error
 
 
 def _load(sample: Sample, spec: Preprocessing) -> Loaded:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.errors import InputError, quoted
+from tofe_edge.errors import InputError, naming, quoted
 from tofe_edge.io.documents import Text, parse_json
 
 LONGEST = 200
@@ -50,14 +50,13 @@ def read_labels(source: Path) -> Classes:
         raise InputError(
             f"{source}: cannot be read as text ({type(error).__name__}); give names, one per line"
         ) from error
-    try:
-        if source.suffix.lower() == ".json":
+    with naming(source):
+        if source.suffix.lower() != ".json":
+            return name_classes([line.strip() for line in text.rstrip().splitlines()])
+        try:
             return _from_json(parse_json(text))
-        return name_classes([line.strip() for line in text.rstrip().splitlines()])
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: is not JSON ({error})") from error
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"is not JSON ({error})") from error
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -91,8 +90,8 @@ def name_classes(names: Sequence[Any]) -> Classes:
     return Classes(tuple(ids), tuple(names))
 
 
-def numbered(count: int) -> Classes:
-    """Classes that nobody named."""
+def default_classes(count: int) -> Classes:
+    """Classes that nobody named: ``class 0``, ``class 1``, …; their ids are the numbers."""
     return Classes(tuple(map(str, range(count))), tuple(f"class {number}" for number in range(count)))
 
 

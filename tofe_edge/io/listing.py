@@ -179,9 +179,7 @@ def list_images(folder: Path, class_ids: Sequence[str] = ()) -> Found[Path]:
     full = {parent for place in {path.parent for path in paths} for parent in (place, *place.parents)}
     empty = sorted(place for place in folders if place not in full and place.parent in full)
     own = set(class_ids)
-    names_below = (
-        part for place in sorted(full) if folder in place.parents for part in [place.name] if part not in own
-    )
+    names_below = [place.name for place in sorted(full) if folder in place.parents and place.name not in own]
     return Found(paths, Coverage(tally.left_out, sets_of(names_below)), empty)
 
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tofe_edge.errors import InputError, require
+from tofe_edge.errors import InputError, naming, require
 from tofe_edge.io.documents import Flag, Int, Number, Text, digest_of, parse_json, signed, validate, verified
 from tofe_edge.io.files import sha256_of, staging_dir, write_atomically
-from tofe_edge.io.labels import Classes, numbered
+from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.progress import warn_once
 from tofe_edge.io.tensors import must_be_finite, read_metadata, read_state_dict, read_tensors
@@ -243,7 +243,7 @@ def read_header(path: Path) -> Checkpoint:
         document = parse_json(metadata[HEADER_KEY])
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the tofe-edge header is not JSON ({error})") from error
-    try:
+    with naming(path):
         content = verified(document, SCHEMA, "checkpoint", "this version of tofe-edge cannot read it")
         header = validate(_Header, content, "tofe-edge header", "the file is damaged or was not written by tofe-edge")
         return Checkpoint(
@@ -263,13 +263,6 @@ def read_header(path: Path) -> Checkpoint:
             thaws_last=header.backbone.thaws_last,
             weights_sha256=header.weights_sha256 or SHIPPED.get(digest_of(document)),
         )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def default_classes(count: int) -> Classes:
-    """Classes that nobody named: ``class 0``, ``class 1``, …; their ids are the numbers."""
-    return numbered(count)
 
 
 def load_model(checkpoint: Checkpoint) -> ToFe:
@@ -278,23 +271,22 @@ def load_model(checkpoint: Checkpoint) -> ToFe:
     Raises:
         InputError: weights and header do not fit each other, or the weights are damaged or not finite.
     """
-    weights = {} if checkpoint.plain else read_tensors(checkpoint.path)
-    plain = read_state_dict(checkpoint.path) if checkpoint.plain else None
-    try:
+    with naming(checkpoint.path):
+        if checkpoint.plain:
+            named = read_weights(read_state_dict(checkpoint.path))
+            model = ToFe(backbone_of(checkpoint))
+            _check_classes(checkpoint, model)
+            model.backbone.load_dense(fit_weights(named, model.backbone.spec))
+            return model.eval()
+        weights = read_tensors(checkpoint.path)
         _check_weights(checkpoint, weights)
-        if plain is None and checkpoint.weights_sha256 not in SHIPPED.values():
+        if checkpoint.weights_sha256 not in SHIPPED.values():
             # A header may state any size: memory is taken once the shapes are those of the weights.
             with torch.device("meta"):
                 _load(ToFe(backbone_of(checkpoint)), checkpoint, weights)
         model = ToFe(backbone_of(checkpoint))
-        if plain is None:
-            _load(model, checkpoint, weights)
-        else:
-            _check_classes(checkpoint, model)
-            model.backbone.load_dense(fit_weights(read_weights(plain), model.backbone.spec))
-    except InputError as error:
-        raise InputError(f"{checkpoint.path}: {error}") from error
-    return model.eval()
+        _load(model, checkpoint, weights)
+        return model.eval()
 
 
 def _load(model: ToFe, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
@@ -316,11 +308,11 @@ def _check_classes(checkpoint: Checkpoint, model: ToFe) -> None:
 
 
 def _check_weights(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not those that were stored. Plain ones are checked where they are fitted to a net."""
+    """Refuse weights that are not those that were stored, or not finite."""
     if checkpoint.weights_sha256 is not None:
         if digest_of_tensors(weights) != checkpoint.weights_sha256:
             raise InputError("its weights are not those that were stored: the file is damaged; copy it again")
-    elif not checkpoint.plain:
+    else:
         advice = "damage is not noticed; train or reduce again, or compare the file with its origin"
         warn_once(f"{checkpoint.path}: is of an earlier version and has no digest of its weights, so {advice}")
     must_be_finite(weights)

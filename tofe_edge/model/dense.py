@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
-from tofe_edge.errors import InputError, require
-from tofe_edge.io.configs import Config, describe_preprocessing, read_config_beside, read_preprocessing
-from tofe_edge.io.labels import Classes, numbered, read_labels
+from tofe_edge.errors import InputError, naming
+from tofe_edge.io.configs import Config, read_config_beside
 from tofe_edge.io.preprocessing import Preprocessing
-from tofe_edge.io.tensors import StateDict, is_averaged, read_metadata, read_state_dict
+from tofe_edge.io.tensors import StateDict, is_averaged, read_state_dict
 from tofe_edge.model.backbones import Backbone, BackboneAdapter, Reduction, create_backbone
 from tofe_edge.model.backbones.architectures import guess_architecture, one_architecture
 from tofe_edge.model.backbones.state_dict import NamedWeights, fit_weights, grid_side, read_weights
-from tofe_edge.model.checkpoint import HEADER_KEY, Checkpoint, describe, read_header
+from tofe_edge.model.backbones.timm_vit import is_of_imagenet
+from tofe_edge.model.checkpoint import Checkpoint, describe, read_header
+from tofe_edge.model.choices import NO_CHOICES, Choices, choose_classes, choose_preprocessing, imagenet
+from tofe_edge.model.resolution import check_image_size, patch_size
 
 DEFAULT_BACKBONE = "deit_tiny_patch16_224"
 """The net of ``--pretrained`` if none is named."""
@@ -34,24 +36,6 @@ class DenseNet:
 
     adapter: BackboneAdapter
     header: Checkpoint
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a user says about weights; ``None``: the file, what stands beside it, or the backbone's name tells.
-
-    Attributes:
-        labels: a file or folder of class names, ``imagenet``, or classes.
-        preprocessing: ``imagenet``, ``inception``, ``clip``, a file, or a value whose image size does not count.
-        image_size: side of the input in pixels; the position embedding is interpolated to it.
-    """
-
-    labels: str | Classes | None = None
-    preprocessing: str | Preprocessing | None = None
-    image_size: int | None = None
-
-
-NO_CHOICES = Choices()
 
 
 def describe_dense(path: Path, backbone: str | None = None, choices: Choices = NO_CHOICES) -> Checkpoint:
@@ -89,7 +73,7 @@ def open_dense(
         return _pretrained(backbone or DEFAULT_BACKBONE, choices, pretrained, stages, reduction)
     header, named = _describe(weights, backbone, choices)
     adapter = create_backbone(header.backbone_name, header.overrides, stages=stages, reduction=reduction)
-    with _naming(weights):
+    with naming(weights):
         _load(adapter, named)
     adapter.preprocessing = header.preprocessing
     return DenseNet(adapter, header)
@@ -101,32 +85,18 @@ def _load(adapter: BackboneAdapter, named: NamedWeights) -> None:
     adapter.load_dense({key: value.to(device) for key, value in weights.items()})
 
 
-class _naming:  # noqa: N801  (reads as a verb)
-    """A context that puts the file in front of an :class:`InputError`'s message."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, InputError) and not str(error).startswith(str(self._path)):
-            raise InputError(f"{self._path}: {error}") from error
-
-
 def _pretrained(
     name: str, choices: Choices, pretrained: bool, stages: Sequence[int] | None, reduction: Reduction
 ) -> DenseNet:
     adapter = create_backbone(name, pretrained=pretrained, stages=stages, reduction=reduction)
-    if choices.image_size not in (None, adapter.spec.image_size):
-        assert choices.image_size is not None
+    if choices.image_size is not None and choices.image_size != adapter.spec.image_size:
+        check_image_size(adapter.spec, choices.image_size)
         adapter = adapter.resized(choices.image_size)
     config = Config()
-    if pretrained and _is_imagenet(name):
+    if pretrained and is_of_imagenet(name):
         config = Config(classes=imagenet(), classes_file="timm's published weights")
     remarks: list[str] = []
-    classes, classes_from = _classes(adapter.spec, choices.labels, config, name, remarks)
+    classes, classes_from = choose_classes(adapter.spec.classes, choices.labels, config, name, remarks)
     preprocessing, from_where = choose_preprocessing(
         adapter.preprocessing, choices.preprocessing, config, name, remarks
     )
@@ -148,7 +118,7 @@ def weights_in(path: Path) -> Path:
 def _describe(path: Path, backbone: str | None, choices: Choices) -> tuple[Checkpoint, NamedWeights]:
     path = weights_in(path)
     state = read_state_dict(path)
-    with _naming(path):
+    with naming(path):
         named = read_weights(state)
         own = _own_header(path)
         config = Config() if own is not None else read_config_beside(path)
@@ -168,7 +138,7 @@ def _describe(path: Path, backbone: str | None, choices: Choices) -> tuple[Check
             )
         told = (backbone, own, config.architecture, choices.preprocessing, config.preprocessing or None)
         remarks = _decisions(path, state, named, name, guessed=all(one is None for one in told))
-        classes, classes_from = _classes(spec, choices.labels, config, path.name, remarks)
+        classes, classes_from = choose_classes(spec.classes, choices.labels, config, path.name, remarks)
         preprocessing, from_where = choose_preprocessing(base, choices.preprocessing, config, name, remarks)
         header = describe(_stem(path), spec, preprocessing, classes, None)
     sources = {
@@ -186,9 +156,9 @@ def _stem(path: Path) -> str:
 
 
 def _own_header(path: Path) -> Checkpoint | None:
-    """The header of a file that tofe-edge wrote."""
+    """The header of a file that tofe-edge wrote; ``None`` of any other."""
     try:
-        return read_header(path) if HEADER_KEY in read_metadata(path) else None
+        return read_header(path)
     except InputError:
         return None
 
@@ -209,14 +179,12 @@ def _sized(
     """The net of this name with the image size and the classes of the weights, and how its name says images are made."""
     with torch.device("meta"):
         net = create_backbone(name, overrides)
-    spec = net.spec
-    side = round(spec.patch_tokens**0.5)
-    patch = spec.image_size // side
-    own_size = grid_side(named) * patch
-    if image_size is not None and image_size % patch:
-        raise InputError(f"--image-size {image_size} is not a multiple of the patch size {patch}")
-    found = {"image_size": image_size or own_size, "classes": named.classes}
-    changed = {key: value for key, value in found.items() if value != getattr(spec, key)}
+    if image_size is None:
+        image_size = grid_side(named) * patch_size(net.spec)
+    else:
+        check_image_size(net.spec, image_size)
+    found = {"image_size": image_size, "classes": named.classes}
+    changed = {key: value for key, value in found.items() if value != getattr(net.spec, key)}
     if changed:
         with torch.device("meta"):
             net = create_backbone(name, {**overrides, **changed})
@@ -236,88 +204,6 @@ def _check(net: BackboneAdapter, named: NamedWeights) -> None:
             fitting = ()
         hint = f"; they fit --backbone {' or '.join(fitting)}" if fitting else ""
         raise InputError(f"{error}{hint}") from error
-
-
-def _classes(
-    spec: Backbone, labels: str | Classes | None, config: Config, what: str, remarks: list[str]
-) -> tuple[Classes, str]:
-    """Classes of a net, and where they are from. What should be said is added to the remarks."""
-    count = spec.classes
-    if labels is not None:
-        return labelled(labels, count, what)
-    if count == 0:
-        return Classes((), ()), "no head"
-    if config.classes is not None:
-        if len(config.classes.ids) == count:
-            return as_imagenet(config.classes), config.classes_file
-        remarks.append(
-            f"{config.classes_file} names {len(config.classes.ids)} classes, {what} has {count} outputs; the names are not used"
-        )
-    remarks.append(
-        f"{what} does not name its {count} classes: they are called class 0 to class {count - 1}, by number; name them with "
-        "--labels FILE, a folder of class folders, or imagenet"
-    )
-    return numbered(count), "their numbers, as nothing names them"
-
-
-def labelled(labels: str | Classes, count: int, what: str) -> tuple[Classes, str]:
-    """The classes that ``--labels`` gives, and its name. Raises :class:`InputError` if they are not as many as the outputs."""
-    if isinstance(labels, Classes):
-        require(len(labels.ids) == count, f"{len(labels.ids)} class names for the {count} outputs of {what}")
-        return labels, "the caller"
-    require(count > 0, f"--labels {labels}: {what} has no head, so it has no classes")
-    classes = (
-        imagenet() if labels == "imagenet" and not Path(labels).exists() else as_imagenet(read_labels(Path(labels)))
-    )
-    if len(classes.ids) != count:
-        raise InputError(f"--labels {labels}: names {len(classes.ids)} classes, the head of {what} has {count} outputs")
-    return classes, f"--labels {labels}"
-
-
-def imagenet() -> Classes:
-    """ImageNet's 1000 classes: WordNet ids and names."""
-    from tofe_edge.model.backbones.timm_vit import imagenet_classes
-
-    ids, names = imagenet_classes()
-    return Classes(tuple(ids), tuple(names))
-
-
-def _is_imagenet(name: str) -> bool:
-    from tofe_edge.model.backbones.timm_vit import published_classes
-
-    return published_classes(name)
-
-
-def as_imagenet(classes: Classes) -> Classes:
-    """The same classes, with WordNet ids if they are ImageNet's by id or by first name."""
-    if len(classes.ids) != 1000:
-        return classes
-    known = imagenet()
-    first = tuple(name.split(",")[0].strip().lower() for name in classes.names)
-    same = classes.ids == known.ids or first == tuple(name.lower() for name in known.names)
-    return known if same else classes
-
-
-def choose_preprocessing(
-    base: Preprocessing, choice: str | Preprocessing | None, config: Config, name: str, remarks: list[str]
-) -> tuple[Preprocessing, str]:
-    """How images are made into inputs, and who says so.
-
-    Args:
-        base: what the net of this name takes.
-    """
-    if isinstance(choice, Preprocessing):
-        return replace(choice, image_size=base.image_size), "the caller"
-    if choice is not None:
-        keys, notes = read_preprocessing(choice)
-        source = f"--preprocessing {choice}"
-    elif config.preprocessing:
-        keys, notes = dict(config.preprocessing), config.notes
-        source = config.preprocessing_file
-    else:
-        return base, f"the name {name}"
-    remarks += [f"{source}: {text}" for text in notes]
-    return replace(base, **keys), source
 
 
 def _where(path: Path, state: StateDict, named: NamedWeights) -> str:
@@ -347,42 +233,3 @@ def _decisions(path: Path, state: StateDict, named: NamedWeights, name: str, gue
             "--preprocessing"
         )
     return said
-
-
-def chosen(checkpoint: Checkpoint, choices: Choices) -> Checkpoint:
-    """A checkpoint with other class names or preprocessing than its header says, if they are chosen.
-
-    Raises:
-        InputError: a choice does not fit.
-    """
-    sources, remarks = dict(checkpoint.sources), list(checkpoint.remarks)
-    if choices.labels is not None:
-        classes, sources["classes"] = labelled(choices.labels, len(checkpoint.classes.ids), checkpoint.name)
-        checkpoint = replace(checkpoint, classes=classes)
-    if choices.preprocessing is not None:
-        preprocessing, sources["preprocessing"] = choose_preprocessing(
-            checkpoint.preprocessing, choices.preprocessing, Config(), checkpoint.backbone_name, remarks
-        )
-        checkpoint = replace(checkpoint, preprocessing=preprocessing)
-    return replace(checkpoint, sources=sources, remarks=tuple(remarks))
-
-
-def source_facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    """Rows for a summary: weights, preprocessing, classes, and where each is from."""
-    sources, count = checkpoint.sources, len(checkpoint.classes.ids)
-    rows = [("weights", sources["weights"])] if "weights" in sources else []
-    of = sources.get("preprocessing", "the checkpoint")
-    rows.append(("preprocessing", f"{describe_preprocessing(checkpoint.preprocessing)} (from {of})"))
-    if "classes" in sources and count:
-        first = ", ".join(checkpoint.classes.names[:3])
-        rows.append(("classes", f"{count}: {first}{', …' if count > 3 else ''} (from {sources['classes']})"))
-    return [*rows, *(("warning", remark) for remark in checkpoint.remarks)]
-
-
-def source_json(checkpoint: Checkpoint, remarks: Sequence[str] = ()) -> dict[str, Any]:
-    """The same for a document: ``preprocessing``, ``sources`` and ``warnings``, among them remarks on something else."""
-    return {
-        "preprocessing": checkpoint.preprocessing.to_json(),
-        "sources": dict(checkpoint.sources),
-        "warnings": [*checkpoint.remarks, *(checkpoint.training or {}).get("warnings", []), *remarks],
-    }

@@ -18,7 +18,8 @@ from tofe_edge.io.files import staging_dir
 from tofe_edge.model.backbones import Backbone, TokenCounts
 from tofe_edge.model.backbones.spec import parse_stages
 from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, load_model, save
-from tofe_edge.model.dense import NO_CHOICES, Choices, DenseNet, open_dense
+from tofe_edge.model.choices import NO_CHOICES, Choices
+from tofe_edge.model.dense import DenseNet, open_dense
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.accuracy import Examined, Validation, accuracy_record

@@ -17,7 +17,8 @@ from tofe_edge.io.labels import Classes
 from tofe_edge.io.listing import merged
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
 from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, load_model, save
-from tofe_edge.model.dense import DenseNet, imagenet
+from tofe_edge.model.choices import imagenet
+from tofe_edge.model.dense import DenseNet
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.reduction.fitting import reduced_net

@@ -11,7 +11,8 @@ from tofe_edge.io.labels import Classes
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.tensors import is_pickle, read_metadata
 from tofe_edge.model.checkpoint import HEADER_KEY, Checkpoint
-from tofe_edge.model.dense import Choices, chosen, describe_dense, weights_in
+from tofe_edge.model.choices import Choices, chosen
+from tofe_edge.model.dense import describe_dense, weights_in
 from tofe_edge.model.zoo import find_checkpoint
 from tofe_edge.profiles import DeviceProfile, load_profile
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tofe_edge.errors import InputError
-from tofe_edge.model.backbones import lvvit
+from tofe_edge.model.backbones import lvvit, timm_vit
 from tofe_edge.model.backbones.adapter import BackboneAdapter
 from tofe_edge.model.backbones.spec import OVERRIDES, Backbone, Output, Reduction, TokenCounts, check_stages
 
@@ -47,6 +47,4 @@ def create_backbone(
 def _create(name: str, overrides: Mapping[str, int], pretrained: bool) -> BackboneAdapter:
     if name in lvvit.model_names():
         return lvvit.create(name, overrides)
-    from tofe_edge.model.backbones import timm_vit
-
     return timm_vit.create(name, overrides, pretrained)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones.state_dict import NamedWeights, grid_side
+from tofe_edge.model.backbones.timm_vit import model_names, published_shapes
 
 _SIZES = {
     192: "tiny",
+    256: "xsmall",
     384: "small",
     512: "medium",
     640: "betwixt",
@@ -19,8 +21,11 @@ _SIZES = {
     1024: "large",
     1152: "so400m",
     1280: "huge",
+    1408: "giant",
+    1536: "giant",
+    1664: "gigantic",
 }
-_SIZES |= {256: "xsmall", 1408: "giant", 1536: "giant", 1664: "gigantic"}
+"""What timm calls nets of so many channels."""
 
 
 def guess_architecture(named: NamedWeights, activation: str | None = None) -> tuple[str, ...]:
@@ -49,8 +54,6 @@ def guess_architecture(named: NamedWeights, activation: str | None = None) -> tu
 
 def _named_like(tensors: Mapping[str, Tensor], dim: int, patch: int) -> list[str]:
     """Names that tell of this size and kind, so that few nets are built."""
-    from tofe_edge.model.backbones.timm_vit import model_names
-
     names = [name for name in model_names() if f"_{_SIZES.get(dim)}_" in name and f"patch{patch}_" in name]
     kinds = {
         "clip": "norm_pre.weight" in tensors,
@@ -65,8 +68,6 @@ def _named_like(tensors: Mapping[str, Tensor], dim: int, patch: int) -> list[str
 
 
 def _same_shapes(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    from tofe_edge.model.backbones.timm_vit import published_shapes
-
     shapes = published_shapes(name)
     loose = ("head.", "head_dist.", "pos_embed")
     ours = {key: shape for key, shape in shapes.items() if not key.startswith(loose)}

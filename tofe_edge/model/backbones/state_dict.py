@@ -128,6 +128,10 @@ def name_as_timm(tensors: Mapping[str, Tensor]) -> NamedWeights:
         InputError: there is none, there are two, the prefixes are mixed, or it has a head that is not one Linear.
     """
     prefix, anchor, passed_over = _find_net(tensors)
+    if (axes := tensors[prefix + anchor].ndim) != 4:
+        raise InputError(
+            f"its patch embedding {prefix}{anchor} has {axes} axes, not the 4 of a convolution over images"
+        )
     tensors = {
         key: value for key, value in tensors.items() if key.startswith(prefix) or not key.startswith(passed_over)
     }
@@ -267,10 +271,10 @@ def _heads(loose: Mapping[str, Tensor], dim: int) -> tuple[dict[str, Tensor], se
     found: dict[str, Tensor] = {}
     used: set[str] = set()
     if "proj" in loose and loose["proj"].ndim == 2:  # OpenAI's: (D, outputs)
-        return {"head.weight": loose["proj"].T.contiguous(), "head.bias": _zeros(loose["proj"].shape[1])}, {"proj"}
+        return {"head.weight": loose["proj"].T.contiguous(), "head.bias": torch.zeros(loose["proj"].shape[1])}, {"proj"}
     if "visual_projection.weight" in loose:
         weight = loose["visual_projection.weight"]
-        return {"head.weight": weight, "head.bias": _zeros(len(weight))}, {"visual_projection.weight"}
+        return {"head.weight": weight, "head.bias": torch.zeros(len(weight))}, {"visual_projection.weight"}
     for target, names in (("head", _HEADS), ("head_dist", _DISTILLED_HEADS)):
         keys = [key for key in loose if key.split(".")[0] in names]
         if any("last_layer" in key for key in keys):
@@ -292,7 +296,7 @@ def _heads(loose: Mapping[str, Tensor], dim: int) -> tuple[dict[str, Tensor], se
                 "net pools are supported"
             )
         bias = loose.get(linear[0].removesuffix("weight") + "bias")
-        found |= {f"{target}.weight": weight, f"{target}.bias": _zeros(len(weight)) if bias is None else bias}
+        found |= {f"{target}.weight": weight, f"{target}.bias": torch.zeros(len(weight)) if bias is None else bias}
         used |= set(keys)
     return found, used
 
@@ -307,29 +311,24 @@ def _average_pooled(named: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in named.items() if not key.startswith("attn_pool.")}
 
 
-def _zeros(count: int) -> Tensor:
-    return torch.zeros(count)
-
-
 _OTHER_NETS = (
     "text_model",
     "text_projection",
     "logit_scale",
     "logit_bias",
-    "decoder",
     "criterion",
     "loss",
     "teacher",
     "ema",
 )
-
+"""Parts of a training that may stand beside the net."""
 
 _FOREIGN = {
     r"relative_position|^layers\.\d+\.(blocks|downsample)": "windows or relative positions, as Swin",
     r"^stages\.\d+": "a pyramid of stages",
     r"rope|freqs_cis|inv_freq": "rotary positions",
     r"lora_[AB]": "adapters (LoRA); merge them into the net first",
-    r"^(decoder|mask_token)": "a decoder",
+    r"^decoder": "a decoder",
 }
 
 

@@ -68,7 +68,7 @@ def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in net.state_dict().items()}
 
 
-def published_classes(name: str) -> bool:
+def is_of_imagenet(name: str) -> bool:
     """Whether timm's published weights of this name were trained on the 1000 classes of ImageNet."""
     config = _timm().get_pretrained_cfg(name, allow_unregistered=True)
     return config is not None and config.num_classes == 1000 and "in1k" in (config.tag or "")
