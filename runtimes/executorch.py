@@ -101,8 +101,8 @@ def load_methods(artifact: Artifact, threads: int, names: Sequence[str]) -> dict
                 if name not in program.method_names:
                     raise DeviceError(f"{artifact.path}: lacks the method {name} of its manifest; convert it again")
                 native = program.load_method(name)
-                check_interface(artifact, method, native.metadata)
                 loaded[name] = ExecuTorchModel(artifact, threads, (time.perf_counter() - begun) * 1e3, method, native)
+                check_interface(artifact, method, native.metadata)
                 begun = time.perf_counter()
     except RuntimeError as error:
         raise DeviceError(f"{artifact.path}: ExecuTorch cannot load it ({first_line(error)})") from error
