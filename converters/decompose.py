@@ -89,7 +89,7 @@ def _timm_head(host: TimmVit, output: Output, normalize: bool) -> nn.Module:
     after_pool = isinstance(vit.norm, nn.Identity)
     norm: nn.LayerNorm = vit.fc_norm if after_pool else vit.norm
     if output == "features":
-        return nn.Sequential(Tokens(spec.prefix_tokens), rms_norm(norm), Affine(norm))
+        return _features(spec, norm)
     if spec.pool != "token":
         tokens, normed = Tokens(spec.prefix_tokens), rms_norm(norm)
         if spec.pool == "map":
@@ -109,6 +109,11 @@ def _timm_head(host: TimmVit, output: Output, normalize: bool) -> nn.Module:
         # The distilled net averages its two heads.
         classifiers = [scale_output(vit.head, 0.5), scale_output(vit.head_dist, 0.5)]
     return ClassHead(rms_norm(norm), [fold_norm(norm, layer) for layer in classifiers])
+
+
+def _features(spec: Backbone, norm: nn.LayerNorm) -> nn.Module:
+    """The patch tokens behind their norm."""
+    return nn.Sequential(Tokens(spec.prefix_tokens), rms_norm(norm), Affine(norm))
 
 
 def _token_embedding(spec: Backbone, norm: nn.LayerNorm, normalize: bool) -> nn.Module:
@@ -142,7 +147,7 @@ def _decompose_lvvit(host: LvVit, output: Output, normalize: bool) -> StaticLaye
         aux = scale_output(fold_norm(norm, host.aux_head), AUX_WEIGHT)
         head = AuxHead(rms_norm(norm), fold_norm(norm, host.head), aux)
     elif output == "features":
-        head = nn.Sequential(Tokens(spec.prefix_tokens), rms_norm(norm), Affine(norm))
+        head = _features(spec, norm)
     else:
         head = _token_embedding(spec, norm, normalize)
         blocks[-1].queries = spec.classifiers

@@ -176,7 +176,7 @@ def static_block(
         attention_scale, mlp_scale: factors of the residual branches (LV-ViT's 1/2, LayerScale's gamma).
         queries: as in :class:`StaticBlock`.
     """
-    fc1, act = static_activation(block.mlp)
+    fc1, act = _mlp_entry(block.mlp)
     return StaticBlock(
         rms_norm(block.norm1),
         _static_attention(block, attention_scale),
@@ -209,7 +209,7 @@ def _static_attention(block: Any, branch_scale: Tensor | float) -> StaticAttenti
     )
 
 
-def static_activation(mlp: Any) -> tuple[nn.Linear, nn.Module]:
+def _mlp_entry(mlp: Any) -> tuple[nn.Linear, nn.Module]:
     """The first Linear of timm's or LV-ViT's MLP, and what is between it and the second."""
     if hasattr(mlp, "fc1_g"):
         # SwiGLU's two Linears as one.
@@ -270,7 +270,32 @@ def for_each_image(row: Tensor, tokens: Tensor) -> Tensor:
     return row if len(tokens) == 1 else row + 0.0 * tokens[:, :1]
 
 
-class LinearStem(nn.Module):
+def weighted_sum(row: Tensor, tokens: Tensor) -> Tensor:
+    """The sum ``(B, 1, D)`` of tokens ``(B, N, D)`` weighted by a constant ``(1, 1, N)``, as a product: XNNPACK sums no other way."""
+    return torch.bmm(for_each_image(row, tokens[:, :, :1].permute(0, 2, 1)), tokens)
+
+
+class _Stem(nn.Module):
+    """What the stems share: how patches become the tokens that the first block takes."""
+
+    def __init__(self, prefix: Tensor | None, position: Tensor, norm: StreamNorm | None) -> None:
+        """``norm`` is that of patch tokens before the first block; the prefix has been through it."""
+        super().__init__()
+        self.norm = norm
+        self.prefix: Tensor | None
+        self.position: Tensor
+        # None for no tokens: with an empty constant ExecuTorch does not load a program.
+        self.register_buffer("prefix", None if prefix is None or not prefix.shape[1] else centre_rows(prefix))
+        self.register_buffer("position", centre_rows(position))
+
+    def _to_tokens(self, patches: Tensor) -> Tensor:
+        tokens = patches + self.position
+        if self.norm is not None:
+            tokens = self.norm(tokens)
+        return tokens if self.prefix is None else torch.cat((for_each_image(self.prefix, tokens), tokens), dim=1)
+
+
+class LinearStem(_Stem):
     """A patch embedding without overlap, centred, as a reordering of pixels and one Linear.
 
     A convolution would do the same products, but XNNPACK takes dynamic int8 for Linears only, and needs the image
@@ -280,58 +305,33 @@ class LinearStem(nn.Module):
     def __init__(
         self, convolution: nn.Conv2d, prefix: Tensor | None, position: Tensor, norm: StreamNorm | None = None
     ) -> None:
-        """``norm`` is that of patch tokens before the first block; the prefix has been through it."""
-        super().__init__()
-        self.norm = norm
+        super().__init__(prefix, position, norm)
         self.patch = convolution.kernel_size[0]
         self.embed: nn.Module = centre_output(convolution_as_linear(convolution))
-        self.prefix: Tensor | None
-        self.position: Tensor
-        self.register_buffer("prefix", _centred_prefix(prefix))
-        self.register_buffer("position", centre_rows(position))
 
     def forward(self, image: Tensor) -> Tensor:
         batch, channels, height, width = image.shape
         rows, columns, side = height // self.patch, width // self.patch, self.patch
         patches = image.view(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).contiguous()
-        tokens = self.embed(patches.view(batch, rows * columns, channels * side * side)) + self.position
-        return _entering(tokens, self.norm, self.prefix)
+        return self._to_tokens(self.embed(patches.view(batch, rows * columns, channels * side * side)))
 
 
-class ConvolutionStem(nn.Module):
+class ConvolutionStem(_Stem):
     """Convolutions with ReLU between them, then patches ``(B, N, D)`` with their position embedding behind the prefix."""
 
     def __init__(
         self, convolutions: list[nn.Conv2d], prefix: Tensor | None, position: Tensor, norm: StreamNorm | None = None
     ) -> None:
-        super().__init__()
-        self.norm = norm
+        super().__init__(prefix, position, norm)
         *hidden, last = convolutions
         self.convolutions = nn.ModuleList([*hidden, centre_convolution(last)])
-        self.prefix: Tensor | None
-        self.position: Tensor
-        self.register_buffer("prefix", _centred_prefix(prefix))
-        self.register_buffer("position", centre_rows(position))
 
     def forward(self, image: Tensor) -> Tensor:
         *hidden, last = self.convolutions
         for conv in hidden:
             image = F.relu(conv(image))
         patches = last(image)
-        patches = patches.reshape(*patches.shape[:2], -1).permute(0, 2, 1) + self.position
-        return _entering(patches, self.norm, self.prefix)
-
-
-def _centred_prefix(prefix: Tensor | None) -> Tensor | None:
-    """Prefix tokens, if there are any: with an empty constant ExecuTorch does not load a program."""
-    return None if prefix is None or not prefix.shape[1] else centre_rows(prefix)
-
-
-def _entering(patches: Tensor, norm: StreamNorm | None, prefix: Tensor | None) -> Tensor:
-    """What the first block is given."""
-    if norm is not None:
-        patches = norm(patches)
-    return patches if prefix is None else torch.cat((for_each_image(prefix, patches), patches), dim=1)
+        return self._to_tokens(patches.reshape(*patches.shape[:2], -1).permute(0, 2, 1))
 
 
 class StreamNorm(nn.Module):
@@ -400,7 +400,7 @@ class Tokens(nn.Module):
 
 
 class MeanToken(nn.Module):
-    """The mean ``(B, 1, D)`` of ``count`` tokens, as a product: XNNPACK takes no mean over one axis."""
+    """The mean ``(B, 1, D)`` of ``count`` tokens."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -408,7 +408,7 @@ class MeanToken(nn.Module):
         self.register_buffer("mean_row", torch.full((1, 1, count), 1.0 / count))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return torch.bmm(for_each_image(self.mean_row, tokens[:, :, :1].permute(0, 2, 1)), tokens)
+        return weighted_sum(self.mean_row, tokens)
 
 
 class Affine(nn.Module):
@@ -460,7 +460,7 @@ class LatentPool(nn.Module):
         self.value: nn.Module = make_linear(weight[dim:], bias[dim:])
         self.proj: nn.Module = pool.proj
         self.norm = LocalNorm(dim, pool.norm.eps)
-        fc1, self.act = static_activation(pool.mlp)
+        fc1, self.act = _mlp_entry(pool.mlp)
         self.fc1: nn.Module = fold_norm(pool.norm, fc1)
         self.fc2: nn.Module = pool.mlp.fc2
         self.own: Tensor
@@ -476,7 +476,7 @@ class LatentPool(nn.Module):
         mixed = torch.bmm(shares, tokens)
         # 2. Of the values of each head its own channels.
         values = self.value(mixed) * self.own
-        x = self.proj(torch.bmm(for_each_image(self.ones, values[:, :, :1].permute(0, 2, 1)), values))
+        x = self.proj(weighted_sum(self.ones, values))
         # 3. An MLP.
         centred = x - F.linear(x, self.mean_row)
         out: Tensor = x + self.fc2(self.act(self.fc1(self.norm(centred))))

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
-import torch
-
 from tofe_edge import __version__
 from tofe_edge.budget.cost import fit_counts
 from tofe_edge.converters.quantize import gather_statistics, layers_of, plan_int8, quantize
@@ -22,6 +20,7 @@ from tofe_edge.io.files import Content, fingerprint
 from tofe_edge.io.labels import Classes
 from tofe_edge.io.targets import Lowered, LoweredMethod
 from tofe_edge.model.backbones import Backbone, TokenCounts
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.checkpoint import ReducedBudget, load_model
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.model.resolution import at_image_size
@@ -97,8 +96,7 @@ def export(build: Build) -> Exported:
     Raises:
         InputError: the net cannot be rewritten, or the target cannot take it.
     """
-    target = build.request.target
-    request = build.request
+    request, target = build.request, build.request.target
     graph = build_static_graph(
         build.model,
         build.budgets[DEFAULT_METHOD],
@@ -142,11 +140,12 @@ def _manifest(build: Build, exported: Exported) -> Manifest:
     request, backbone, budgets = build.request, build.backbone, build.budgets
     target, checkpoint = request.target, request.checkpoint
     default, *further = (
-        _describe(request, backbone, budgets[name], exported.lowered.methods[name], name) for name in budgets
+        _describe(backbone, name, budgets[name], exported.lowered.methods[name], request.output) for name in budgets
     )
     dense, content = budgets[DEFAULT_METHOD] is None, fingerprint(exported.lowered.content)
     own = target.manifest_fields(request.options)
     classes = checkpoint.classes if request.output == "logits" else Classes((), ())
+    shapes = {"logits": None, "embedding": [backbone.dim], "features": [backbone.patch_tokens, backbone.dim]}
     return Manifest(
         artifact=request.file_name,
         sha256=content.sha256,
@@ -185,15 +184,8 @@ def _manifest(build: Build, exported: Exported) -> Manifest:
         reproducible=request.reproducible,
         output=request.output,
         normalized=request.normalize,
-        output_shape=None if request.output == "logits" else _output_shape(build, exported.graph),
+        output_shape=shapes[request.output],
     )
-
-
-def _output_shape(build: Build, graph: StaticToFe) -> list[int]:
-    """Of one image, as the graph gives it."""
-    with torch.no_grad():
-        given, *_ = graph(torch.zeros(1, *build.input_shape[1:]))
-    return list(given.shape[1:])
 
 
 def _report(mixed: MixedPlan, layers: Mapping[str, LayerNoise]) -> dict[str, Any]:
@@ -238,10 +230,7 @@ def _budgets(
     return budgets
 
 
-def _describe(
-    request: ConvertRequest, spec: Backbone, counts: TokenCounts | None, lowered: LoweredMethod, name: str
-) -> Method:
-    output = request.output
+def _describe(spec: Backbone, name: str, counts: TokenCounts | None, lowered: LoweredMethod, output: Output) -> Method:
     macs = dense_macs(spec, output) if counts is None else tofe_macs(spec, counts.kept, output=output)
     return Method(
         name=name,

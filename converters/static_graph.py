@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tofe_edge.converters.decompose import StaticLayers, to_static_layers
 from tofe_edge.converters.folding import centre_output, difference_of_outputs, fold_norm
-from tofe_edge.converters.layers import behind_prefix, for_each_image, last_tokens, rms_norm
+from tofe_edge.converters.layers import behind_prefix, for_each_image, last_tokens, rms_norm, weighted_sum
 from tofe_edge.converters.selection import STEEP, Select, prepared, select_by_topk
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.backbones.spec import Output
@@ -81,7 +81,7 @@ class StaticComparingSelector(nn.Module):
 
     def mean(self, tokens: Tensor) -> Tensor:
         """The mean token ``(B, 1, D)``."""
-        return torch.bmm(for_each_image(self.mean_row, tokens[:, :, :1].permute(0, 2, 1)), tokens)
+        return weighted_sum(self.mean_row, tokens)
 
     def mean_square(self, features: Tensor) -> Tensor:
         """Square of the length that features have, over that which they shall have: ``(B, N, 1)``."""

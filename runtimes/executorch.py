@@ -101,8 +101,8 @@ def load_methods(artifact: Artifact, threads: int, names: Sequence[str]) -> dict
                 if name not in program.method_names:
                     raise DeviceError(f"{artifact.path}: lacks the method {name} of its manifest; convert it again")
                 native = program.load_method(name)
-                check_interface(artifact, method, native.metadata)
                 loaded[name] = ExecuTorchModel(artifact, threads, (time.perf_counter() - begun) * 1e3, method, native)
+                check_interface(artifact, method, native.metadata)
                 begun = time.perf_counter()
     except RuntimeError as error:
         raise DeviceError(f"{artifact.path}: ExecuTorch cannot load it ({first_line(error)})") from error
@@ -138,26 +138,24 @@ def check_interface(artifact: Artifact, method: Method, metadata: Any) -> None:
     manifest, kept = artifact.manifest, method.token_counts or []
     size, patches = manifest.preprocessing.image_size, manifest.patch_tokens
     inputs = [metadata.input_tensor_meta(number) for number in range(metadata.num_inputs())]
-    _compare(artifact, method, "takes", inputs, [(manifest.batch, 3, size, size)])
+    _compare(artifact, method, "takes", inputs, (manifest.batch, 3, size, size))
     outputs = [metadata.output_tensor_meta(number) for number in range(metadata.num_outputs())]
-    _compare(artifact, method, "gives", outputs[:1], [(manifest.batch, *manifest.shape)])
-    orders = [tuple(one.sizes())[-1:] for one in outputs[1:]]
+    _compare(artifact, method, "gives", outputs[:1], (manifest.batch, *manifest.shape))
+    orders = [(list(one.sizes()) or [None])[-1] for one in outputs[1:]]
     # A selection lists all patches; the last one may list the kept ones alone.
-    fits = len(orders) == len(kept) and all(order == (patches,) for order in orders[:-1])
-    if not fits or (kept and orders[-1] not in ((patches,), (kept[-1],))):
+    full = [patches] * len(kept)
+    if orders not in (full, full[:-1] + kept[-1:]):
         raise InputError(
-            f"{artifact.path}: method {method.name} gives selections of {[one for (one,) in orders]} tokens, which are not those "
+            f"{artifact.path}: method {method.name} gives selections of {orders} tokens, which are not those "
             f"of its manifest, {kept} of {patches}; {ADVICE}"
         )
 
 
-def _compare(
-    artifact: Artifact, method: Method, verb: str, tensors: Sequence[Any], shapes: Sequence[tuple[int, ...]]
-) -> None:
-    if [(one.dtype(), tuple(one.sizes())) for one in tensors] != [(_FLOAT32, shape) for shape in shapes]:
+def _compare(artifact: Artifact, method: Method, verb: str, tensors: Sequence[Any], shape: tuple[int, ...]) -> None:
+    if [(one.dtype(), tuple(one.sizes())) for one in tensors] != [(_FLOAT32, shape)]:
         actual = ", ".join(str(list(one.sizes())) for one in tensors) or "nothing"
         raise InputError(
-            f"{artifact.path}: method {method.name} {verb} {actual}, where its manifest says float32 {list(shapes[0])}; {ADVICE}"
+            f"{artifact.path}: method {method.name} {verb} {actual}, where its manifest says float32 {list(shape)}; {ADVICE}"
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from conftest import tiny_tofe
 from torch import Tensor, nn
 
+from tofe_edge.model.backbones.spec import Output
 from tofe_edge.model.backbones.timm_vit import TimmVit, imagenet_classes
 from tofe_edge.model.tofe import ToFe
 
@@ -46,7 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What timm is told besides."""
 
-OUTPUTS = ("logits", "embedding", "features")
+OUTPUTS: tuple[Output, ...] = ("logits", "embedding", "features")
 
 
 def kind(name: str, **options: Any) -> ToFe:
@@ -63,7 +64,7 @@ def kind(name: str, **options: Any) -> ToFe:
     return model
 
 
-def outputs_of(model: ToFe) -> tuple[str, ...]:
+def outputs_of(model: ToFe) -> tuple[Output, ...]:
     """The outputs that a net has."""
     return OUTPUTS if model.backbone.spec.classes else OUTPUTS[1:]
 

@@ -47,13 +47,13 @@ def agrees(graph: StaticToFe, model: ToFe, images: Tensor, output: Any, counts: 
 def test_the_graph_is_the_reference(name: str, reduction: str, thaws_last: bool) -> None:
     model = kind(name, reduction=reduction, thaws_last=thaws_last)
     for output in outputs_of(model):
-        graph = build_static_graph(model, COUNTS, select_by_topk, output)  # type: ignore[arg-type]
+        graph = build_static_graph(model, COUNTS, select_by_topk, output)
         agrees(graph, model, images_for(model, 1), output)
         agrees(graph, model, images_for(model, 3), output)
-        ranked = build_static_graph(model, COUNTS, select_by_rank, output)  # type: ignore[arg-type]
+        ranked = build_static_graph(model, COUNTS, select_by_rank, output)
         agrees(ranked, model, images_for(model, 2), output)
-        dense, images = build_static_graph(model, None, output=output), images_for(model, 2)  # type: ignore[arg-type]
-        torch.testing.assert_close(dense(images)[0], model.forward_dense(images, output), rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
+        dense, images = build_static_graph(model, None, output=output), images_for(model, 2)
+        torch.testing.assert_close(dense(images)[0], model.forward_dense(images, output), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kept", [(16, 9, 16), (1, 16, 2), (15, 1, 1), (16, 16, 16)], ids=str)
@@ -62,7 +62,7 @@ def test_the_graph_is_the_reference(name: str, reduction: str, thaws_last: bool)
 def test_other_counts_share_the_weights(name: str, reduction: str, kept: Sequence[int]) -> None:
     model = kind(name, reduction=reduction)
     for output in outputs_of(model):
-        twin = build_static_graph(model, COUNTS, output=output).with_counts(kept)  # type: ignore[arg-type]
+        twin = build_static_graph(model, COUNTS, output=output).with_counts(kept)
         agrees(twin, model, images_for(model, 2), output, TokenCounts(tuple(kept)))
 
 
@@ -83,7 +83,7 @@ def test_smoothing_changes_no_output(name: str, reduction: str) -> None:
     model = kind(name, reduction=reduction)
     images = images_for(model, 2)
     for output in outputs_of(model):
-        graph = build_static_graph(model, COUNTS, output=output)  # type: ignore[arg-type]
+        graph = build_static_graph(model, COUNTS, output=output)
         agrees(smooth_residual(graph, loudest_normalised(graph, [images])), model, images, output)
 
 
@@ -93,7 +93,7 @@ def test_the_graph_for_core_ml_agrees(name: str, reduction: str) -> None:
     model = kind(name, reduction=reduction)
     images = images_for(model, 1)
     for output in outputs_of(model):
-        graph = build_static_graph(model, COUNTS, output=output)  # type: ignore[arg-type]
+        graph = build_static_graph(model, COUNTS, output=output)
         for select in (native_topk, NativeRankSelection(16)):
             agrees(native_graph(graph, select), model, images, output)
     unit = build_static_graph(model, COUNTS, output="embedding", normalize=True)

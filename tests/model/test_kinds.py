@@ -23,18 +23,14 @@ EVERY_REDUCTION = pytest.mark.parametrize("reduction", ["paper", "merging"])
 THAWS_LAST = pytest.mark.parametrize("thaws_last", [False, True], ids=["", "thaws last"])
 
 
-def net(name: str, **options: Any) -> ToFe:
-    return kind(name, **options)
-
-
 @EVERY_KIND
 def test_the_dense_net_is_timms_own(name: str) -> None:
-    model = net(name)
+    model = kind(name)
     if not isinstance(model.backbone, TimmVit):
         pytest.skip("not of timm")
     images = images_for(model, 3)
     for output in outputs_of(model):
-        found = model.forward_dense(images, output)  # type: ignore[arg-type]
+        found = model.forward_dense(images, output)
         torch.testing.assert_close(found, by_timm(model, output, images), atol=1e-5, rtol=1e-5)
 
 
@@ -42,14 +38,14 @@ def test_the_dense_net_is_timms_own(name: str) -> None:
 @EVERY_REDUCTION
 @EVERY_KIND
 def test_the_masked_form_is_the_gathered_form(name: str, reduction: str, thaws_last: bool) -> None:
-    model = net(name, reduction=reduction, thaws_last=thaws_last)
+    model = kind(name, reduction=reduction, thaws_last=thaws_last)
     images, spec = images_for(model, 3), model.backbone.spec
     for output in outputs_of(model):
-        gathered = model.forward_batch(images, COUNTS, output)  # type: ignore[arg-type]
+        gathered = model.forward_batch(images, COUNTS, output)
         masks = masks_of(gathered, spec.patch_tokens)
-        masked = model.forward_masked(images, masks=masks, output=output)  # type: ignore[arg-type]
+        masked = model.forward_masked(images, masks=masks, output=output)
         torch.testing.assert_close(masked.output, gathered.output, atol=1e-4, rtol=1e-4)
-        trained = model.gathered_from(model.stem(images), COUNTS, output)  # type: ignore[arg-type]
+        trained = model.gathered_from(model.stem(images), COUNTS, output)
         assert torch.equal(trained.output, gathered.output)
         shape = {"logits": (3, spec.classes), "embedding": (3, 48), "features": (3, 16, 48)}[output]
         assert gathered.output.shape == shape
@@ -58,34 +54,34 @@ def test_the_masked_form_is_the_gathered_form(name: str, reduction: str, thaws_l
 @EVERY_REDUCTION
 @EVERY_KIND
 def test_all_tokens_kept_give_the_dense_net(name: str, reduction: str) -> None:
-    model = net(name, reduction=reduction)
+    model = kind(name, reduction=reduction)
     images = images_for(model, 2)
     for output in outputs_of(model):
-        every = model.forward_batch(images, TokenCounts((16, 16, 16)), output)  # type: ignore[arg-type]
-        torch.testing.assert_close(every.output, model.forward_dense(images, output), atol=1e-5, rtol=1e-5)  # type: ignore[arg-type]
+        every = model.forward_batch(images, TokenCounts((16, 16, 16)), output)
+        torch.testing.assert_close(every.output, model.forward_dense(images, output), atol=1e-5, rtol=1e-5)
 
 
 @THAWS_LAST
 @EVERY_REDUCTION
 @pytest.mark.parametrize("name", [name for name in KINDS if "headless" not in name])
 def test_macs_are_those_of_a_count(name: str, reduction: str, thaws_last: bool) -> None:
-    model = net(name, reduction=reduction, thaws_last=thaws_last)
+    model = kind(name, reduction=reduction, thaws_last=thaws_last)
     spec, image = model.backbone.spec, images_for(model, 1)
     for output in outputs_of(model):
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model.forward_dense(image, output)  # type: ignore[arg-type]
-        assert counter.get_total_flops() == 2 * dense_macs(spec, output)  # type: ignore[arg-type]
+            model.forward_dense(image, output)
+        assert counter.get_total_flops() == 2 * dense_macs(spec, output)
         for counts in ((10, 7, 3), (5, 16, 1)):
             with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-                model.forward_batch(image, TokenCounts(counts), output)  # type: ignore[arg-type]
+                model.forward_batch(image, TokenCounts(counts), output)
             # The reference makes the features that it merges by twice.
             twice = spec.merges * sum(count < 16 for count in counts) * 16 * spec.dim * FEATURES
-            assert counter.get_total_flops() == 2 * (tofe_macs(spec, counts, output=output) + twice)  # type: ignore[arg-type]
+            assert counter.get_total_flops() == 2 * (tofe_macs(spec, counts, output=output) + twice)
 
 
 @EVERY_KIND
 def test_the_default_output_is_logits_or_without_a_head_the_embedding(name: str) -> None:
-    model = net(name)
+    model = kind(name)
     spec, images = model.backbone.spec, images_for(model, 2)
     assert spec.default_output == outputs_of(model)[0]
     assert torch.equal(
@@ -101,7 +97,7 @@ def test_the_default_output_is_logits_or_without_a_head_the_embedding(name: str)
 def test_a_checkpoint_comes_back_as_it_was(name: str, thaws_last: bool, tmp_path: Any) -> None:
     from tofe_edge.io.labels import default_classes
 
-    model = net(name, reduction="merging", thaws_last=thaws_last)
+    model = kind(name, reduction="merging", thaws_last=thaws_last)
     spec = model.backbone.spec
     assert spec.thaws_last == (thaws_last or spec.pool != "token")
     assert len(model.approximators) == 2 + spec.thaws_last
@@ -133,7 +129,7 @@ def test_an_approximator_for_the_last_stage_changes_no_logits(name: str) -> None
 
 @pytest.mark.parametrize("name", ["mean, norm behind it", "mean, registers"])
 def test_tokens_frozen_last_reach_a_pool_of_patches(name: str) -> None:
-    model, spec = net(name), net(name).backbone.spec
+    model, spec = kind(name), kind(name).backbone.spec
     images = images_for(model, 1)
     before = model.forward_batch(images, COUNTS).output
     model.approximators[2].get_parameter("fc2.weight").mul_(-3)
@@ -143,7 +139,7 @@ def test_tokens_frozen_last_reach_a_pool_of_patches(name: str) -> None:
 
 @EVERY_KIND
 def test_attention_received_is_that_of_cls_and_of_all(name: str) -> None:
-    model = net(name)
+    model = kind(name)
     spec, host = model.backbone.spec, model.backbone
     tokens = host.embed(images_for(model, 2))
     received = host.attention_received(0, tokens)

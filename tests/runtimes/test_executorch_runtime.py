@@ -54,14 +54,25 @@ def known(checkpoint: Checkpoint, path: Path, content: bytes, **changes: Any) ->
     return write_manifest(path, replace(made, **changes))
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+class OneNumber(KnownAnswers):
+    """A selection that is a number and not a list."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, first, _ = super().forward(image)
+        return logits, first, self.second.sum()
+
+
+def program_of(net: nn.Module) -> bytes:
     with quiet(), swallow_native_stderr():
         from executorch.exir import to_edge_transform_and_lower
 
-        exported = torch.export.export(KnownAnswers(), (torch.zeros(1, 3, SIZE, SIZE),))
-        program = to_edge_transform_and_lower(exported).to_executorch()
-    return known(tiny_checkpoint, tmp_path_factory.mktemp("known") / "known.pte", bytes(program.buffer))
+        exported = torch.export.export(net, (torch.zeros(1, 3, SIZE, SIZE),))
+        return bytes(to_edge_transform_and_lower(exported).to_executorch().buffer)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Artifact:
+    return known(tiny_checkpoint, tmp_path_factory.mktemp("known") / "known.pte", program_of(KnownAnswers()))
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +177,13 @@ def test_a_manifest_that_contradicts_its_program_is_refused(
     odd = copied(artifact.path.read_bytes(), **changes)
     with pytest.raises(InputError, match=rf"copy\.pte: method forward .*{said}.*; convert the model again"):
         load(open_artifact(odd.path), 1)
+
+
+def test_a_program_that_selects_with_a_number_is_refused(copied: Copied) -> None:
+    with pytest.raises(
+        InputError, match=r"gives selections of \[4, None\] tokens, which are not those of its manifest"
+    ):
+        load(copied(program_of(OneNumber())), 1)
 
 
 def test_a_program_cut_short_behind_its_magic_is_a_device_error(artifact: Artifact, copied: Copied) -> None:

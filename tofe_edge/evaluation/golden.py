@@ -161,7 +161,7 @@ def make_golden(artifact: Artifact, load: Callable[[str], Predictor], checkpoint
     inputs = crops[:: len(crops) // IMAGES][:IMAGES]
     pixels = [denormalize(view, manifest.preprocessing)[0].transpose(1, 2, 0).astype(np.uint8) for view in inputs]
     pngs = [_to_png(one) for one in pixels]
-    vectors = []
+    vectors, tokens = [], tokens_stored(manifest)
     for name, method in manifest.methods.items():
         predictor, ties = load(name), _near_ties(artifact, checkpoint, method, inputs)
         for number, view in enumerate(inputs):
@@ -169,11 +169,9 @@ def make_golden(artifact: Artifact, load: Callable[[str], Predictor], checkpoint
             if not np.isfinite(actual.output).all():
                 what = "embedding is" if manifest.output == "embedding" else f"{manifest.output} are"
                 raise GateError(f"{artifact.path.name}, method {name}: not written, its {what} not finite")
-            tokens = tokens_stored(manifest)
             stored = actual.output[list(tokens)] if tokens else actual.output
-            expected = _expected(stored, actual.kept, ties[number])
-            png = (f"{number}.png", pngs[number], pixels[number])
-            vectors.append(GoldenVector(name, *png, expected, _best(expected, manifest), manifest.output, tokens))
+            image = (f"{number}.png", pngs[number], pixels[number])
+            vectors.append(_vector(manifest, name, image, stored, actual.kept, ties[number]))
     return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, tuple(vectors))
 
 
@@ -231,11 +229,8 @@ def read_golden(path: Path, artifact: Artifact) -> GoldenSet:
     vectors = []
     for entry in entries:
         stored = np.array(entry.numbers(manifest.output), np.float32).reshape(_stored_shape(manifest))
-        expected = _expected(stored, entry.kept, entry.near_tie)
-        best, tokens = _best(expected, manifest), tokens_stored(manifest)
-        vectors.append(
-            GoldenVector(entry.method, entry.file, *images[entry.file], expected, best, manifest.output, tokens)
-        )
+        image = (entry.file, *images[entry.file])
+        vectors.append(_vector(manifest, entry.method, image, stored, entry.kept, entry.near_tie))
     return GoldenSet(manifest.sha256, gates_of(manifest), manifest.preprocessing, tuple(vectors))
 
 
@@ -273,7 +268,7 @@ class _Entry:
 
     def numbers(self, output: str) -> list[float]:
         """What is stored of an output."""
-        return {"logits": self.logits, "embedding": self.embedding, "features": self.features}[output] or []
+        return getattr(self, output) or []
 
 
 @dataclass(frozen=True)
@@ -350,9 +345,18 @@ def _read_png(path: Path, sha256: str, size: int) -> tuple[bytes, npt.NDArray[np
     return content, pixels
 
 
-def _expected(output: npt.NDArray[np.float32], kept: Sequence[npt.ArrayLike], near_tie: bool) -> Prediction:
+def _vector(
+    manifest: Manifest,
+    method: str,
+    image: tuple[str, bytes, npt.NDArray[np.uint8]],
+    stored: npt.NDArray[np.float32],
+    kept: Sequence[npt.ArrayLike],
+    near_tie: bool,
+) -> GoldenVector:
     positions = tuple(np.asarray(stage, np.int64) for stage in kept)
-    return Prediction(output, positions, (0.0,) if near_tie else ())
+    expected = Prediction(stored, positions, (0.0,) if near_tie else ())
+    best, tokens = _best(expected, manifest), tokens_stored(manifest)
+    return GoldenVector(method, *image, expected, best, manifest.output, tokens)
 
 
 def _near_ties(

@@ -122,19 +122,24 @@ def finite_or_none(value: float) -> float | None:
 class Compared:
     """Two sides of a comparison that fit each other, without the images that either of two tokens may be kept of."""
 
-    reference: Sequence[Prediction]
-    artifact: Sequence[Prediction]
-    images: int
-    """Those left out too."""
     expected: npt.NDArray[np.float32]
     """What the reference gives, ``(images, …)``."""
     actual: npt.NDArray[np.float32]
-    overlap: tuple[float, ...]
+    snr_db: float
+    psnr_db: float
+    kept_overlap: tuple[float, ...]
+    images: int
+    """Those left out too."""
 
-    @property
-    def near_ties(self) -> int:
-        """Images left out."""
-        return self.images - len(self.reference)
+    def common(self) -> dict[str, Any]:
+        """The figures that a :class:`Parity` of any output has."""
+        return {
+            "images": self.images,
+            "snr_db": self.snr_db,
+            "psnr_db": self.psnr_db,
+            "kept_overlap": self.kept_overlap,
+            "near_ties": self.images - len(self.expected),
+        }
 
 
 def paired(reference: Sequence[Prediction], artifact: Sequence[Prediction], what: str, gates: Gates) -> Compared:
@@ -166,7 +171,7 @@ def paired(reference: Sequence[Prediction], artifact: Sequence[Prediction], what
         for stage in range(stages)
     )
     expected, actual = (np.stack([prediction.output for prediction in side]) for side in (reference, artifact))
-    return Compared(reference, artifact, images, expected, actual, overlap)
+    return Compared(expected, actual, snr_db(expected, actual), psnr_db(expected, actual), overlap, images)
 
 
 def compare(
@@ -181,22 +186,17 @@ def compare(
     accuracy = [_accuracy(np.stack([one.logits for one in side]), labels) for side in (reference, artifact)]
     same = both.expected.argmax(1) == both.actual.argmax(1)
     decided = top2_margin(both.expected) >= DECIDED_MARGIN
-    snr, psnr = snr_db(both.expected, both.actual), psnr_db(both.expected, both.actual)
     drop = None if accuracy[0] is None or accuracy[1] is None else 100 * (accuracy[0] - accuracy[1])
     return ClassParity(
-        images=both.images,
+        **both.common(),
         top1_agreement=float(same.mean()),
         top1_reference=accuracy[0],
         top1_artifact=accuracy[1],
-        near_ties=both.near_ties,
         decided_images=int(decided.sum()),
         decided_agreement=float(same[decided].mean()) if decided.any() else 1.0,
-        snr_db=snr,
-        psnr_db=psnr,
-        kept_overlap=both.overlap,
         gates=(
             *_rate_gates(same, decided, gates),
-            *distance_gates("logits", snr, psnr, both.overlap, gates),
+            *distance_gates("logits", both, gates),
             *_drop_gate(drop, gates),
         ),
     )
@@ -255,16 +255,16 @@ def _rate_gates(same: npt.NDArray[np.bool_], decided: npt.NDArray[np.bool_], gat
     return results
 
 
-def distance_gates(what: str, snr: float, psnr: float, overlap: Sequence[float], gates: Gates) -> list[GateResult]:
+def distance_gates(what: str, both: Compared, gates: Gates) -> list[GateResult]:
     """The gates of every artifact; ``what`` it gives."""
     results = []
-    for name, value, threshold in (("SNR", snr, gates.min_snr_db), ("PSNR", psnr, gates.min_psnr_db)):
+    for name, value, threshold in (("SNR", both.snr_db, gates.min_snr_db), ("PSNR", both.psnr_db, gates.min_psnr_db)):
         if math.isfinite(threshold):
             passed = value >= threshold
             results.append(
                 GateResult(f"{what} {name}", f"{what} {name} {value:.1f} dB {side(passed)} {threshold:.0f} dB", passed)
             )
-    for stage, value in enumerate(overlap, start=1):
+    for stage, value in enumerate(both.kept_overlap, start=1):
         passed = value >= gates.min_kept_overlap - 1e-9
         name = f"kept-token overlap of stage {stage}"
         results.append(GateResult(name, f"{name} {value:.1%} {side(passed)} {gates.min_kept_overlap:.0%}", passed))

@@ -18,9 +18,7 @@ from tofe_edge.evaluation.parity import (
     finite_or_none,
     on_decided,
     paired,
-    psnr_db,
     side,
-    snr_db,
     snr_of_powers,
 )
 from tofe_edge.evaluation.prediction import Prediction
@@ -137,22 +135,17 @@ def compare_embeddings(
     mean, worst = float(alike.mean()), float(alike.min())
     same, decided = neighbours(both.expected, both.actual)
     rate = float(same[decided].mean()) if decided.any() else 1.0
-    snr, psnr = snr_db(both.expected, both.actual), psnr_db(both.expected, both.actual)
     results = [
         _at_least("mean cosine", mean, gates.min_cosine),
         _at_least("worst cosine", worst, gates.min_worst_cosine),
-        *distance_gates("embedding", snr, psnr, both.overlap, gates),
+        *distance_gates("embedding", both, gates),
     ]
     if decided.sum() >= gates.min_images_for_rate:
         passed, least = rate >= gates.min_neighbour_agreement, 100 * gates.min_neighbour_agreement
         name = "nearest neighbours of decided images"
         results.append(GateResult(name, f"{name} agree on {rate:.1%}, which {side(passed)} {least:g}%", passed))
     return EmbeddingParity(
-        images=both.images,
-        snr_db=snr,
-        psnr_db=psnr,
-        kept_overlap=both.overlap,
-        near_ties=both.near_ties,
+        **both.common(),
         gates=tuple(results),
         cosine_mean=mean,
         cosine_worst=worst,
@@ -168,20 +161,15 @@ def compare_features(reference: Sequence[Prediction], artifact: Sequence[Predict
     alike, ratios = cosines(both.expected, both.actual).ravel(), token_snr_db(both.expected, both.actual).ravel()
     mean, lowest = float(alike.mean()), _quantile(alike, _LOWEST)
     middle, lowest_snr = _quantile(ratios, 50), _quantile(ratios, _LOWEST)
-    snr, psnr = snr_db(both.expected, both.actual), psnr_db(both.expected, both.actual)
     passed = middle >= gates.min_token_snr_db
     message = f"median SNR of a token {middle:.1f} dB {side(passed)} {gates.min_token_snr_db:.0f} dB"
     return FeatureParity(
-        images=both.images,
-        snr_db=snr,
-        psnr_db=psnr,
-        kept_overlap=both.overlap,
-        near_ties=both.near_ties,
+        **both.common(),
         gates=(
             _at_least("mean cosine per token", mean, gates.min_cosine),
             _at_least(f"cosine of the lowest {_LOWEST}% of the tokens", lowest, gates.min_worst_cosine),
             GateResult("SNR per token", message, passed),
-            *distance_gates("features", snr, psnr, both.overlap, gates),
+            *distance_gates("features", both, gates),
         ),
         cosine_mean=mean,
         cosine_lowest=lowest,
