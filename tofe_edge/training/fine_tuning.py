@@ -12,8 +12,8 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import batches
-from tofe_edge.training.head import last_tokens
 from tofe_edge.training.losses import classification_loss
 from tofe_edge.training.recipe import HyperParameters
 from tofe_edge.training.schedule import set_one_rate
@@ -29,9 +29,10 @@ def fine_tune(
     The head should fit already: gradients of one that does not would spoil the features (Kumar et al. 2022).
 
     Raises:
-        InputError: none of the pictures of a batch can be read, or the loss is not finite.
+        InputError: none of the pictures of a batch can be read, or loss or gradient are not finite.
     """
     net = copy.deepcopy(backbone).to(device)
+    whole = ToFe(net)
     batch_size = min(config.batch_size, len(samples))
     steps = max(1, round(epochs * len(samples) / batch_size))
     warm_up = max(1.0, _WARM_UP_SHARE * steps)
@@ -47,13 +48,14 @@ def fine_tune(
             set_one_rate(optimizer, config.backbone_learning_rate, batch.step, steps, warm_up)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                logits = net.logits(last_tokens(net, batch.images.to(device)))
+                logits = whole.forward_dense(batch.images.to(device))
                 loss: Tensor = classification_loss(logits, batch.labels.to(device))
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip)
-            if not torch.isfinite(loss):
+            norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
                 raise InputError(
-                    f"fine-tuning: the loss is {float(loss):g} at step {batch.step + 1}; lower backbone_learning_rate"
+                    f"fine-tuning: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at step {batch.step + 1}; "
+                    "lower backbone_learning_rate"
                 )
             optimizer.step()
             bar.update()

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tofe_edge.errors import InputError, require
+from tofe_edge.errors import require
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.inputs import Loaded, none_usable, read_inputs
 from tofe_edge.io.listing import LeftOut, Tally
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter, create_backbone
+from tofe_edge.model.tofe import ToFe
 
 _BATCH = 16
 _FLAT = 1e-3
@@ -47,7 +48,7 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
     Raises:
         InputError: none of the pictures can be used, or the net computes NaN.
     """
-    loaded = read_inputs(samples, backbone.preprocessing)
+    net, loaded = ToFe(backbone), read_inputs(samples, backbone.preprocessing)
     kept: list[Sample] = []
     vectors: list[Tensor] = []
     tally, reason = Tally(), ""
@@ -65,7 +66,7 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
                     usable.append(item)
             if usable:
                 images = torch.from_numpy(np.concatenate([item.pixels for item in usable if item.pixels is not None]))
-                vectors.append(backbone.pooled(last_tokens(backbone, images.to(device))).float().cpu())
+                vectors.append(net.forward_dense(images.to(device), "embedding").float().cpu())
                 kept += [item.sample for item in usable]
             bar.update(len(some))
     if not kept:
@@ -75,20 +76,12 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
         bool(torch.isfinite(every).all()), f"{backbone.spec.name}: the dense net computes NaN; are the weights damaged?"
     )
     labels = torch.tensor([sample.label for sample in kept])
-    return Embedded(tuple(kept), every.clone(), labels, tally.left_out)
+    return Embedded(tuple(kept), every, labels, tally.left_out)
 
 
 def _batches(loaded: Iterator[Loaded]) -> Iterator[list[Loaded]]:
     while some := list(islice(loaded, _BATCH)):
         yield some
-
-
-def last_tokens(backbone: BackboneAdapter, images: Tensor) -> Tensor:
-    """Images ``(B, 3, H, W)`` to the tokens behind the last block of the dense net."""
-    tokens = backbone.embed(images)
-    for index in range(backbone.spec.depth):
-        tokens = backbone.block(index, tokens)
-    return tokens
 
 
 @dataclass(frozen=True)
@@ -135,11 +128,7 @@ def _path(vectors: Tensor, labels: Tensor, classes: int, decays: Sequence[float]
 
 
 def with_head(backbone: BackboneAdapter, head: Head) -> BackboneAdapter:
-    """The same net with another head. Its weights are copies.
-
-    Raises:
-        InputError: the net cannot have one that reads what is pooled.
-    """
+    """The same net with another head. Its weights are copies."""
     spec = backbone.spec
     overrides = {**spec.overrides, "classes": len(head.bias)}
     net = create_backbone(
@@ -156,6 +145,4 @@ def with_head(backbone: BackboneAdapter, head: Head) -> BackboneAdapter:
             value.zero_()
         else:
             value.copy_(head.weight if kind == "weight" else head.bias)
-    if head.weight.shape[1] != spec.dim:
-        raise InputError(f"backbone {spec.name!r}: its head does not read {spec.dim} channels")
     return net.eval()

@@ -26,7 +26,7 @@ from tofe_edge.training.accuracy import Examined, Validation, accuracy_record, d
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.counts import center_selectors, read_images
 from tofe_edge.training.fine_tuning import fine_tune
-from tofe_edge.training.head import Embedded, embed, fit_head, last_tokens, with_head
+from tofe_edge.training.head import Embedded, embed, fit_head, with_head
 from tofe_edge.training.losses import classification_loss
 from tofe_edge.training.pictures import find_pictures
 from tofe_edge.training.recipe import Recipe, TrainingConfig
@@ -171,7 +171,8 @@ def _learn(
         return net, record
     with gpu_failures(device, f"with batch_size {recipe.batch_size}"):
         tuned = fine_tune(net, data.train.samples, epochs, recipe, device)
-    before, after = _losses([_dense(net), _dense(tuned)], data.aside.samples, net)
+    nets = [ToFe(one).forward_dense for one in (net, tuned)]
+    before, after = _losses(nets, data.aside.samples, net)
     record["fine_tuned"] = {"epochs": epochs, "loss_before": before, "loss": after, "kept": after < before}
     return (tuned if after < before else net), record
 
@@ -197,7 +198,8 @@ def _reduce(
     with gpu_failures(device, f"with batch_size {recipe.batch_size}"):
         result = train(trained, training, config, cost, out, device, teacher)
     trained.eval()
-    before, after = _losses([_gathered(model, counts), _gathered(trained, counts)], data.aside.samples, net)
+    nets = [_in_batch_mode(one, counts) for one in (model, trained)]
+    before, after = _losses(nets, data.aside.samples, net)
     if after < before:
         model = trained
     center_selectors(model, counts, read_images(sample_evenly(pictures, _CENTER_ON), net.preprocessing))
@@ -224,12 +226,8 @@ def _config(recipe: Recipe, request: TrainingRequest, counts: TokenCounts) -> Tr
     return TrainingConfig(**values, target_gmacs=request.target_gmacs, target_ms=request.target_ms)
 
 
-def _dense(net: BackboneAdapter) -> Callable[[Tensor], Tensor]:
-    return lambda images: net.logits(last_tokens(net, images))
-
-
-def _gathered(model: ToFe, counts: TokenCounts) -> Callable[[Tensor], Tensor]:
-    return lambda images: model.gathered_from(model.stem(images), counts).output
+def _in_batch_mode(model: ToFe, counts: TokenCounts) -> Callable[[Tensor], Tensor]:
+    return lambda images: model.forward_batch(images, counts).output
 
 
 @torch.no_grad()
