@@ -18,11 +18,9 @@ from tofe_edge.io.listing import LeftOut, Tally
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter, create_backbone
 from tofe_edge.model.tofe import ToFe
+from tofe_edge.training.counts import show_something
 
 _BATCH = 16
-_FLAT = 1e-3
-"""Standard deviation of normalised pixels below which a picture has one colour."""
-
 _DECAYS = tuple(10.0**exponent for exponent in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -4, -5))
 """Tried in this order, each fit beginning at the one before."""
 
@@ -59,7 +57,7 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
                 if item.pixels is None:
                     tally.add_unreadable(item.sample.location, item.reason)
                     reason = reason or item.reason
-                elif item.pixels.reshape(3, -1).std(axis=1).max() <= _FLAT:
+                elif not show_something(torch.from_numpy(item.pixels)):
                     tally.add("picture of one colour", item.sample.location)
                     reason = reason or f"{item.sample.location}: has one colour"
                 else:
