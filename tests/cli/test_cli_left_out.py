@@ -1,7 +1,7 @@
 """What commands say of images that they leave out; ``run`` prints as it goes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,10 @@ def test_reduce_says_what_it_leaves_out(weights: Path, tiny_dense_checkpoint: Ch
     assert REMARK in (reduced.checkpoint.training or {})["warnings"]
 
 
-@pytest.mark.parametrize("classes", [("0", "1"), ("cat", "dog")])
-def test_training_refuses_train_and_val_together(
-    classes: tuple[str, str], program: Program, tiny_dense_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    for name in ("train", "val"):
-        write_images(tmp_path / "data" / name, 8, classes)
-    call = [
+@pytest.fixture
+def refused_training(program: Program, tiny_dense_checkpoint: Checkpoint, tmp_path: Path) -> Callable[[Path], str]:
+    """Why training on a folder is refused."""
+    call = (
         "train",
         "--weights",
         tiny_dense_checkpoint.path,
@@ -69,31 +66,30 @@ def test_training_refuses_train_and_val_together(
         tmp_path / "a.safetensors",
         "--target-gmacs",
         0.002,
-    ]
-    message = refusal(program, *call, "--data", tmp_path / "data")
+    )
+    return lambda data: refusal(program, *call, "--data", data)
+
+
+@pytest.mark.parametrize("classes", [("0", "1"), ("cat", "dog")])
+def test_training_refuses_train_and_val_together(
+    classes: tuple[str, str], refused_training: Callable[[Path], str], tmp_path: Path
+) -> None:
+    for name in ("train", "val"):
+        write_images(tmp_path / "data" / name, 8, classes)
     assert (
-        message
+        refused_training(tmp_path / "data")
         == f"{tmp_path / 'data'}: holds 'train' and 'val'; train on one of them, such as {tmp_path / 'data' / 'train'}"
     )
 
 
 @pytest.mark.parametrize("classes", [("0", "1"), ("cat", "dog")])
 def test_training_refuses_an_empty_class(
-    classes: tuple[str, str], program: Program, tiny_dense_checkpoint: Checkpoint, tmp_path: Path
+    classes: tuple[str, str], refused_training: Callable[[Path], str], tmp_path: Path
 ) -> None:
     data = write_images(tmp_path / "data", 8, classes)
     empty = "2" if classes[0] == "0" else "bird"
     (data / empty).mkdir()
-    call = [
-        "train",
-        "--weights",
-        tiny_dense_checkpoint.path,
-        "--out",
-        tmp_path / "a.safetensors",
-        "--target-gmacs",
-        0.002,
-    ]
-    assert f"class '{empty}' has no image" in refusal(program, *call, "--data", data)
+    assert f"class '{empty}' has no image" in refused_training(tmp_path / "data")
 
 
 def test_run_names_the_bad_ones_and_goes_on(

@@ -19,8 +19,11 @@ from tofe_edge.io.labels import default_classes
 from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.checkpoint import Checkpoint, describe, read_header
 from tofe_edge.model.dense import DenseNet
-from tofe_edge.training.head import Embedded, Head, embed, fit_head, last_tokens, with_head
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.training import fine_tuning
+from tofe_edge.training.head import Embedded, Head, embed, fit_head, with_head
 from tofe_edge.training.pictures import FEWEST_PER_CLASS, find_pictures, own_classes
+from tofe_edge.training.recipe import Recipe
 from tofe_edge.training.run import TrainingRequest
 from tofe_edge.workflows.own_classes import train_own_classes
 
@@ -103,8 +106,8 @@ def test_a_new_head_reads_what_the_old_one_read(name: str, changed: dict[str, in
     net, images = with_head(dense, head), torch.randn(2, 3, dense.spec.image_size, dense.spec.image_size)
     assert (net.spec.classes, net.spec.overrides["classes"], dense.spec.classes) == (3, 3, changed.get("classes", 10))
     with torch.no_grad():
-        expected = dense.pooled(last_tokens(dense, images)) @ head.weight.T + head.bias
-        torch.testing.assert_close(net.logits(last_tokens(net, images)), expected)
+        expected = ToFe(dense).forward_dense(images, "embedding") @ head.weight.T + head.bias
+        torch.testing.assert_close(ToFe(net).forward_dense(images), expected)
 
 
 def test_a_head_is_fitted_with_the_decay_that_others_like_best() -> None:
@@ -133,6 +136,14 @@ def test_pictures_without_content_are_counted(tmp_path: Path) -> None:
     assert (len(found.samples), found.vectors.shape) == (4, (4, 48))
     with pytest.raises(InputError, match="has one colour"):
         embed(create_backbone("deit_tiny_patch16_224", TINY).eval(), samples[4:5], torch.device("cpu"))
+
+
+def test_fine_tuning_stops_at_a_gradient_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fine_tuning, "classification_loss", lambda logits, _: (0 * logits.sum()).sqrt())
+    samples = find_samples(write_images(tmp_path / "images", 4, ("a", "b")), ("a", "b"))
+    net = create_backbone("deit_tiny_patch16_224", TINY)
+    with pytest.raises(InputError, match="the loss is 0 with a gradient of nan at step 1; lower"):
+        fine_tuning.fine_tune(net, samples, 1, Recipe(batch_size=8), torch.device("cpu"))
 
 
 def test_the_checkpoints_bear_the_names_and_say_how_good_they_are(folder: Path, trained: Checkpoint) -> None:

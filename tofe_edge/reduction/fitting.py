@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts
 from tofe_edge.model.masking import take
 from tofe_edge.model.tofe import ComparingSelector, Selection, ToFe, UpdateApproximator, score_of
 from tofe_edge.reduction.evidence import BATCH, Evidence
+from tofe_edge.training.schedule import set_one_rate
 
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 0.01
@@ -149,9 +149,7 @@ def fit_selector(patches: Tensor, importance: Tensor, passes: int, seed: int) ->
     with torch.enable_grad():
         for _ in range(passes):
             for some in torch.randperm(len(patches), generator=generator).split(BATCH):
-                factor = 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / _WARM_UP)
-                for group in optimizer.param_groups:
-                    group["lr"] = _LEARNING_RATE * factor
+                set_one_rate(optimizer, _LEARNING_RATE, step, steps, _WARM_UP)
                 scores = score_of(selector.by_importance(patches[some].detach()))
                 loss = -(shares[some] * scores.log_softmax(dim=1)).sum(dim=1).mean()
                 optimizer.zero_grad()

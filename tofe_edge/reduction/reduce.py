@@ -20,7 +20,7 @@ from tofe_edge.reduction.evidence import BATCH, Evidence, examine
 from tofe_edge.reduction.fitting import Fitter, Plan, merging_spec
 from tofe_edge.reduction.search import counts_for, search
 from tofe_edge.reduction.tuning import tune
-from tofe_edge.training.counts import center_selectors
+from tofe_edge.training.counts import center_selectors, show_something
 
 FEWEST_IMAGES = 64
 MOST_IMAGES = 2000
@@ -39,8 +39,6 @@ _TUNING_STEPS = 200
 
 _WITH_STATES = 256
 _CENTER_ON = 256
-_FLAT = 1e-3
-"""Standard deviation of normalised pixels below which an image has one colour."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ def run(model: ToFe, counts: TokenCounts, evidence: Evidence) -> Tensor:
 
 def _usable(images: Tensor) -> Tensor:
     """The images that show something. Raises :class:`InputError` if fewer than 64 do."""
-    varied = images.flatten(2).std(dim=2).amax(dim=1) > _FLAT
+    varied = show_something(images)
     flat = int((~varied).sum())
     if len(images) - flat < FEWEST_IMAGES:
         of_one_colour = f" ({flat} more are of one colour)" if flat else ""

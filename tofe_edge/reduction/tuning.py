@@ -8,7 +8,6 @@ vectors alone suffice to adapt a net to another task: BitFit, arXiv 2106.10199).
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +17,7 @@ from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.reduction.evidence import BATCH, Evidence, distance
+from tofe_edge.training.schedule import set_one_rate
 
 _LEARNING_RATE = 1e-3
 _WARM_UP = 20
@@ -42,8 +42,7 @@ def tune(model: ToFe, budgets: Sequence[TokenCounts], stems: Tensor, dense: Evid
             if not batches:
                 batches = list(torch.randperm(len(stems), generator=generator).split(BATCH))
             some = batches.pop()
-            for group in optimizer.param_groups:
-                group["lr"] = _LEARNING_RATE * _schedule(step, steps)
+            set_one_rate(optimizer, _LEARNING_RATE, step, steps, _WARM_UP)
             outputs = tuned.gathered_from(stems[some], budgets[step % len(budgets)]).output
             loss = distance(outputs, dense.outputs[some], dense.classifies)
             optimizer.zero_grad()
@@ -61,8 +60,3 @@ def _tuned_parameters(model: ToFe) -> list[nn.Parameter]:
     for parameter in parameters:
         parameter.requires_grad_(True)
     return parameters
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Share of the learning rate: up in a few steps, and down along a cosine."""
-    return 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / _WARM_UP)

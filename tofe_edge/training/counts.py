@@ -22,6 +22,9 @@ from tofe_edge.model.tofe import KEEP, ToFe
 from tofe_edge.training.schedule import gumbel_sampler
 
 _BATCH = 16
+_FLAT = 1e-3
+"""Standard deviation of normalised pixels below which an image has one colour."""
+
 _UNDECIDED = 0.05
 """Share of the target by which scaled counts may miss it before the means with noise are tried."""
 
@@ -59,6 +62,11 @@ def read_images(samples: Sequence[Sample], preprocessing: Preprocessing, tally: 
     if not count:
         raise InputError(f"token counts: none of the images to measure them on could be read (first: {reason})")
     return torch.from_numpy(pixels[:count])
+
+
+def show_something(images: Tensor) -> Tensor:
+    """Return which of the images ``(B, 3, H, W)`` have more than one colour: ``(B,)``."""
+    return images.flatten(2).std(dim=2).amax(dim=1) > _FLAT
 
 
 @torch.no_grad()

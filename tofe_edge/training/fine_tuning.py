@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,10 +12,11 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import batches
-from tofe_edge.training.head import last_tokens
 from tofe_edge.training.losses import classification_loss
 from tofe_edge.training.recipe import HyperParameters
+from tofe_edge.training.schedule import set_one_rate
 
 _WARM_UP_SHARE = 0.1
 
@@ -29,11 +29,13 @@ def fine_tune(
     The head should fit already: gradients of one that does not would spoil the features (Kumar et al. 2022).
 
     Raises:
-        InputError: none of the pictures of a batch can be read, or the loss is not finite.
+        InputError: none of the pictures of a batch can be read, or loss or gradient are not finite.
     """
     net = copy.deepcopy(backbone).to(device)
+    whole = ToFe(net)
     batch_size = min(config.batch_size, len(samples))
     steps = max(1, round(epochs * len(samples) / batch_size))
+    warm_up = max(1.0, _WARM_UP_SHARE * steps)
     decayed = [one for one in net.parameters() if one.ndim > 1]
     others = [one for one in net.parameters() if one.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -43,25 +45,18 @@ def fine_tune(
     stream = batches(samples, net.preprocessing, batch_size, range(steps), config.seed + 1, config.augmentation)
     with progress_bar("fine-tuning the dense net", total=steps, unit="step") as bar:
         for batch in stream:
-            rate = config.backbone_learning_rate * _shape(batch.step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_one_rate(optimizer, config.backbone_learning_rate, batch.step, steps, warm_up)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                logits = net.logits(last_tokens(net, batch.images.to(device)))
+                logits = whole.forward_dense(batch.images.to(device))
                 loss: Tensor = classification_loss(logits, batch.labels.to(device))
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip)
-            if not torch.isfinite(loss):
+            norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
                 raise InputError(
-                    f"fine-tuning: the loss is {float(loss):g} at step {batch.step + 1}; lower backbone_learning_rate"
+                    f"fine-tuning: the loss is {float(loss.detach()):g} with a gradient of {float(norm):g} at step {batch.step + 1}; "
+                    "lower backbone_learning_rate"
                 )
             optimizer.step()
             bar.update()
     return net.to("cpu").eval()
-
-
-def _shape(step: int, steps: int) -> float:
-    """A line up over the first steps, then a cosine to zero."""
-    warm_up = min(1.0, (step + 1) / max(1.0, _WARM_UP_SHARE * steps))
-    return warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))

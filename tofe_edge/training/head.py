@@ -11,17 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tofe_edge.errors import InputError, require
+from tofe_edge.errors import require
 from tofe_edge.io.dataset import Sample
 from tofe_edge.io.inputs import Loaded, none_usable, read_inputs
 from tofe_edge.io.listing import LeftOut, Tally
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter, create_backbone
+from tofe_edge.model.tofe import ToFe
+from tofe_edge.training.counts import show_something
 
 _BATCH = 16
-_FLAT = 1e-3
-"""Standard deviation of normalised pixels below which a picture has one colour."""
-
 _DECAYS = tuple(10.0**exponent for exponent in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -4, -5))
 """Tried in this order, each fit beginning at the one before."""
 
@@ -47,7 +46,7 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
     Raises:
         InputError: none of the pictures can be used, or the net computes NaN.
     """
-    loaded = read_inputs(samples, backbone.preprocessing)
+    net, loaded = ToFe(backbone), read_inputs(samples, backbone.preprocessing)
     kept: list[Sample] = []
     vectors: list[Tensor] = []
     tally, reason = Tally(), ""
@@ -58,14 +57,14 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
                 if item.pixels is None:
                     tally.add_unreadable(item.sample.location, item.reason)
                     reason = reason or item.reason
-                elif item.pixels.reshape(3, -1).std(axis=1).max() <= _FLAT:
+                elif not show_something(torch.from_numpy(item.pixels)):
                     tally.add("picture of one colour", item.sample.location)
                     reason = reason or f"{item.sample.location}: has one colour"
                 else:
                     usable.append(item)
             if usable:
                 images = torch.from_numpy(np.concatenate([item.pixels for item in usable if item.pixels is not None]))
-                vectors.append(backbone.pooled(last_tokens(backbone, images.to(device))).float().cpu())
+                vectors.append(net.forward_dense(images.to(device), "embedding").float().cpu())
                 kept += [item.sample for item in usable]
             bar.update(len(some))
     if not kept:
@@ -75,20 +74,12 @@ def embed(backbone: BackboneAdapter, samples: Sequence[Sample], device: torch.de
         bool(torch.isfinite(every).all()), f"{backbone.spec.name}: the dense net computes NaN; are the weights damaged?"
     )
     labels = torch.tensor([sample.label for sample in kept])
-    return Embedded(tuple(kept), every.clone(), labels, tally.left_out)
+    return Embedded(tuple(kept), every, labels, tally.left_out)
 
 
 def _batches(loaded: Iterator[Loaded]) -> Iterator[list[Loaded]]:
     while some := list(islice(loaded, _BATCH)):
         yield some
-
-
-def last_tokens(backbone: BackboneAdapter, images: Tensor) -> Tensor:
-    """Images ``(B, 3, H, W)`` to the tokens behind the last block of the dense net."""
-    tokens = backbone.embed(images)
-    for index in range(backbone.spec.depth):
-        tokens = backbone.block(index, tokens)
-    return tokens
 
 
 @dataclass(frozen=True)
@@ -135,11 +126,7 @@ def _path(vectors: Tensor, labels: Tensor, classes: int, decays: Sequence[float]
 
 
 def with_head(backbone: BackboneAdapter, head: Head) -> BackboneAdapter:
-    """The same net with another head. Its weights are copies.
-
-    Raises:
-        InputError: the net cannot have one that reads what is pooled.
-    """
+    """The same net with another head. Its weights are copies."""
     spec = backbone.spec
     overrides = {**spec.overrides, "classes": len(head.bias)}
     net = create_backbone(
@@ -156,6 +143,4 @@ def with_head(backbone: BackboneAdapter, head: Head) -> BackboneAdapter:
             value.zero_()
         else:
             value.copy_(head.weight if kind == "weight" else head.bias)
-    if head.weight.shape[1] != spec.dim:
-        raise InputError(f"backbone {spec.name!r}: its head does not read {spec.dim} channels")
     return net.eval()

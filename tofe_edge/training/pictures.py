@@ -25,8 +25,6 @@ FEWEST_PER_CLASS = 8
 class Pictures:
     """Labelled pictures in three parts. Copies of a picture, told by content, are in one of them."""
 
-    classes: tuple[str, ...]
-    """Names of the folders, sorted: the order of the logits."""
     train: tuple[Sample, ...]
     aside: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
@@ -92,7 +90,6 @@ def find_pictures(
     others = [sample for sample in samples if digests[sample.path] not in first]
     second = _lowest(others, digests, ASIDE_SHARE)
     return Pictures(
-        tuple(classes),
         tuple(sample for sample in others if digests[sample.path] not in second),
         tuple(sample for sample in others if digests[sample.path] in second),
         tuple(held_out),

@@ -68,6 +68,11 @@ class TrainingRequest:
     choices: Choices = NO_CHOICES
     allow_empty: bool = False
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether tokens are to be reduced."""
+        return self.target_gmacs is not None or self.target_ms is not None
+
 
 def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     """Train, measure token counts and accuracy, and write the checkpoint.
@@ -81,7 +86,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     recipe, state = request.recipe, request.out.with_suffix(".state")
     check_request(request)
     require(
-        request.target_gmacs is not None or request.target_ms is not None,
+        request.has_budget,
         "train needs a budget, --target-gmacs or --target-ms, as the images are of classes that the net has already",
     )
     config = TrainingConfig(**recipe.hyper_parameters(), target_gmacs=request.target_gmacs, target_ms=request.target_ms)
@@ -155,7 +160,7 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     header = describe(name, adapter.spec, adapter.preprocessing, classes, fitted.counts, None, record)
     header = replace(header, sources=dense_net.header.sources)
     if validation is not None and dense is not None:
-        header = replace(header, accuracy=_accuracy(request.out, model, header, validation, dense))
+        header = replace(header, accuracy=measure_accuracy(request.out, model, header, validation, dense))
     return save(request.out, model, header)
 
 
@@ -190,13 +195,21 @@ def check_request(request: TrainingRequest) -> None:
     check_output(request.out, (request.weights, request.start.path if request.start else None), "run")
 
 
-def _accuracy(out: Path, model: ToFe, header: Checkpoint, validation: Validation, dense: Examined) -> dict[str, Any]:
-    """Measure the accuracy of the stored, half-precision weights: those of a draft, which stays at ``out`` should this be interrupted.
+def as_stored(out: Path, model: ToFe, header: Checkpoint) -> ToFe:
+    """The net with the weights as they are stored, in half precision: those of a draft, which stays at ``out`` should what
+    follows be interrupted.
 
-    What an earlier call has left at ``out`` is not replaced by a checkpoint without accuracy, though.
+    What an earlier call has left at ``out`` is not replaced by it, though.
     """
     with staging_dir(out.parent) as folder:
-        stored = load_model(save(folder / out.name if out.exists() else out, model, header))
+        return load_model(save(folder / out.name if out.exists() else out, model, header))
+
+
+def measure_accuracy(
+    out: Path, model: ToFe, header: Checkpoint, validation: Validation, dense: Examined
+) -> dict[str, Any]:
+    """Measure the accuracy of a net in both modes beside the dense net's, with weights :func:`as_stored`."""
+    stored = as_stored(out, model, header)
     batch = validation.examine(stored, header.token_counts, "batch")
     instance = validation.examine(stored, header.token_counts, "instance")
     return accuracy_record(dense, batch, instance, validation.name)

@@ -55,7 +55,7 @@ class Schedule:
     def lr_factor(self, step: int) -> float:
         """Return the share of the way from the final learning rate to the peak: a cosine over either part of the run."""
         local, steps = (step - self.selecting, self.gathered) if self.gathers(step) else (step, self.selecting)
-        return 0.5 * (1 + math.cos(math.pi * local / max(1, steps)))
+        return cosine(local, max(1, steps))
 
     def warm_up(self, step: int) -> float:
         """Return a line from nearly 0 to 1 over the first 2 % of the steps of either part.
@@ -64,6 +64,17 @@ class Schedule:
         """
         local, steps = (step - self.selecting, self.gathered) if self.gathers(step) else (step, self.selecting)
         return min(1.0, (local + 1) / max(1.0, _WARM_UP_SHARE * steps))
+
+
+def cosine(step: int, steps: int) -> float:
+    """Return the height of a cosine that falls from 1 at step 0 to 0 behind the last one."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def set_one_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warm_up: float) -> None:
+    """Set the learning rate of all groups: a line up to the peak over ``warm_up`` steps, times a cosine to zero."""
+    for group in optimizer.param_groups:
+        group["lr"] = peak * (cosine(step, steps) * min(1.0, (step + 1) / warm_up))
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

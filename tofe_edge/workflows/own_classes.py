@@ -16,22 +16,22 @@ from tofe_edge.io.dataset import Sample, sample_evenly
 from tofe_edge.io.labels import Classes
 from tofe_edge.io.listing import merged
 from tofe_edge.model.backbones import BackboneAdapter, TokenCounts
-from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, load_model, save
+from tofe_edge.model.checkpoint import Checkpoint, check_output, describe, save
 from tofe_edge.model.choices import imagenet
 from tofe_edge.model.dense import DenseNet
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.reduction.fitting import reduced_net
 from tofe_edge.reduction.reduce import FEWEST_IMAGES, MOST_IMAGES, reduce_net
-from tofe_edge.training.accuracy import Examined, Validation, accuracy_record, dense_record
+from tofe_edge.training.accuracy import Examined, Validation, dense_record
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.counts import center_selectors, read_images
 from tofe_edge.training.fine_tuning import fine_tune
-from tofe_edge.training.head import Embedded, embed, fit_head, last_tokens, with_head
+from tofe_edge.training.head import Embedded, embed, fit_head, with_head
 from tofe_edge.training.losses import classification_loss
 from tofe_edge.training.pictures import find_pictures
 from tofe_edge.training.recipe import Recipe, TrainingConfig
-from tofe_edge.training.run import TrainingRequest, budget_of, start_name
+from tofe_edge.training.run import TrainingRequest, as_stored, budget_of, measure_accuracy, start_name
 from tofe_edge.training.trainer import train
 
 _BATCH = 16
@@ -72,15 +72,14 @@ def train_own_classes(request: TrainingRequest, opened: DenseNet, names: tuple[s
     # 1. What can be refused is refused first.
     recipe, out, dense = request.recipe, request.out, opened.adapter
     device = pick_device(recipe.device)
-    reduces = request.target_gmacs is not None or request.target_ms is not None
-    dense_out = out.with_name(f"{out.stem}_dense.safetensors") if reduces else out
+    dense_out = out.with_name(f"{out.stem}_dense.safetensors") if request.has_budget else out
     for path in {dense_out, out}:
         check_output(path, [request.weights], "run")
     require(
         dense.spec.classes != len(imagenet().ids) or not set(names) <= set(imagenet().ids),
         f"{request.data[0]}: has folders of ImageNet's classes, and the weights do not say that theirs are; add --labels imagenet",
     )
-    if reduces:
+    if request.has_budget:
         budget_of(request, replace(dense.spec, classes=len(names)))
     torch.manual_seed(recipe.seed)
     # 2. Pictures, and a net for their classes.
@@ -98,17 +97,16 @@ def train_own_classes(request: TrainingRequest, opened: DenseNet, names: tuple[s
     # 3. What it is worth.
     name = recipe.name or out.stem
     header = describe(
-        f"{name}_dense" if reduces else name,
+        f"{name}_dense" if request.has_budget else name,
         net.spec, net.preprocessing, Classes(names, names), None, None, record,
     )  # fmt: skip
     sources = {**opened.header.sources, "classes": "the names of the folders"}
     header = replace(header, sources=sources)
-    stored = load_model(save(dense_out, ToFe(net), header))
-    examined = data.held_out.examine(stored, None, "dense")
+    examined = data.held_out.examine(as_stored(dense_out, ToFe(net), header), None, "dense")
     header = replace(header, accuracy=dense_record(examined, data.held_out.name))
     saved = save(dense_out, ToFe(net), header)
     # 4. The same reduced.
-    return _reduce(request, net, data, examined, saved, device) if reduces else saved
+    return _reduce(request, net, data, examined, saved, device) if request.has_budget else saved
 
 
 def _remarks(opened: DenseNet, classes: int) -> list[str]:
@@ -127,7 +125,7 @@ def _look(request: TrainingRequest, dense: BackboneAdapter, names: tuple[str, ..
     require(all(one.repeats == 1 for one in sources), "--data DIR:REPEATS is not for own classes; leave REPEATS out")
     folders, recipe = [one.folder for one in sources], request.recipe
     pictures = find_pictures(folders, names, request.validation is None, request.allow_empty)
-    if request.target_gmacs is not None or request.target_ms is not None:
+    if request.has_budget:
         learned_from = len(pictures.train) + len(pictures.aside)
         require(
             learned_from >= FEWEST_IMAGES,
@@ -172,7 +170,8 @@ def _learn(
         return net, record
     with gpu_failures(device, f"with batch_size {recipe.batch_size}"):
         tuned = fine_tune(net, data.train.samples, epochs, recipe, device)
-    before, after = _losses([_dense(net), _dense(tuned)], data.aside.samples, net)
+    nets = [ToFe(one).forward_dense for one in (net, tuned)]
+    before, after = _losses(nets, data.aside.samples, net)
     record["fine_tuned"] = {"epochs": epochs, "loss_before": before, "loss": after, "kept": after < before}
     return (tuned if after < before else net), record
 
@@ -198,7 +197,8 @@ def _reduce(
     with gpu_failures(device, f"with batch_size {recipe.batch_size}"):
         result = train(trained, training, config, cost, out, device, teacher)
     trained.eval()
-    before, after = _losses([_gathered(model, counts), _gathered(trained, counts)], data.aside.samples, net)
+    nets = [_in_batch_mode(one, counts) for one in (model, trained)]
+    before, after = _losses(nets, data.aside.samples, net)
     if after < before:
         model = trained
     center_selectors(model, counts, read_images(sample_evenly(pictures, _CENTER_ON), net.preprocessing))
@@ -213,9 +213,8 @@ def _reduce(
     }
     header = describe(recipe.name or out.stem, spec, net.preprocessing, dense.classes, counts, None, record)
     header = replace(header, sources=dense.sources)
-    stored = load_model(save(out, model, header))
-    batch, instance = (data.held_out.examine(stored, counts, mode) for mode in ("batch", "instance"))
-    return save(out, model, replace(header, accuracy=accuracy_record(examined, batch, instance, data.held_out.name)))
+    header = replace(header, accuracy=measure_accuracy(out, model, header, data.held_out, examined))
+    return save(out, model, header)
 
 
 def _config(recipe: Recipe, request: TrainingRequest, counts: TokenCounts) -> TrainingConfig:
@@ -225,12 +224,8 @@ def _config(recipe: Recipe, request: TrainingRequest, counts: TokenCounts) -> Tr
     return TrainingConfig(**values, target_gmacs=request.target_gmacs, target_ms=request.target_ms)
 
 
-def _dense(net: BackboneAdapter) -> Callable[[Tensor], Tensor]:
-    return lambda images: net.logits(last_tokens(net, images))
-
-
-def _gathered(model: ToFe, counts: TokenCounts) -> Callable[[Tensor], Tensor]:
-    return lambda images: model.gathered_from(model.stem(images), counts).output
+def _in_batch_mode(model: ToFe, counts: TokenCounts) -> Callable[[Tensor], Tensor]:
+    return lambda images: model.forward_batch(images, counts).output
 
 
 @torch.no_grad()
