@@ -35,8 +35,8 @@ namespace {
 
 const char* const kUsage =
     "tofe_runner MODEL.pte [--method NAME] [--manifest FILE.json] [--size BYTES] [--sha256 HEX] "
-    "[--input FILE.bin | --image FILE.png|jpg] [--output FILE.bin] [--top K | --values N] [--runs N | --duration SECONDS] [--warmup N] "
-    "[--threads N] [--cpus LIST] [--etdump FILE] [--sysfs FOLDER] | tofe_runner MODEL.pte --self-test FOLDER.golden "
+    "[--input FILE.bin | --image FILE.png|jpg] [--output FILE.bin] [--top K | --values N] [--runs N | --duration SECONDS] "
+    "[--warmup N] [--threads N] [--cpus LIST] [--etdump FILE] [--sysfs FOLDER] | tofe_runner MODEL.pte --self-test FOLDER.golden "
     "[--manifest FILE.json] [--threads N] [--cpus LIST]";
 
 struct Options {

@@ -29,8 +29,8 @@ struct GoldenSet {
 // model's.
 GoldenSet read_golden(const std::string& folder, const Manifest& manifest);
 
-// The gates of tofe_edge/evaluation/parity.py that hold for whatever a model gives, without those on rates: a handful of golden vectors says nothing about how
-// often a class changes.
+// The gates of tofe_edge/evaluation/parity.py that hold for whatever a model gives, without those on rates: a handful of
+// golden vectors says nothing about how often a class changes.
 struct Gates {
   double min_snr_db = 0;
   double min_psnr_db = 0;  // minus infinity: not gated

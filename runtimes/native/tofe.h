@@ -1,4 +1,5 @@
-/* libtofe: classify images, or make vectors of them, with a model of tofe-edge. Plain C (C99), no exceptions, no exits; one handle per model.
+/* libtofe: classify images, or make vectors of them, with a model of tofe-edge. Plain C (C99), no exceptions, no exits; one
+ * handle per model.
  *
  *   tofe_model* model = NULL;
  *   tofe_prediction best[5];

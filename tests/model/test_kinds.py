@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.labels import default_classes
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.backbones.spec import FEATURES
 from tofe_edge.model.backbones.timm_vit import TimmVit
@@ -95,8 +96,6 @@ def test_the_default_output_is_logits_or_without_a_head_the_embedding(name: str)
 @THAWS_LAST
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in OPTIONS])
 def test_a_checkpoint_comes_back_as_it_was(name: str, thaws_last: bool, tmp_path: Any) -> None:
-    from tofe_edge.io.labels import default_classes
-
     model = kind(name, reduction="merging", thaws_last=thaws_last)
     spec = model.backbone.spec
     assert spec.thaws_last == (thaws_last or spec.pool != "token")

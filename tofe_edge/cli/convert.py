@@ -8,8 +8,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofe_edge.cli.options import add_budget, add_naming, add_runner, positive_float, positive_int
-from tofe_edge.cli.output import check_html_place, emit, facts
+from tofe_edge.cli.options import add_budget, add_naming, add_runner, positive_float, positive_floats, positive_int
+from tofe_edge.cli.output import check_html_place, emit, facts, threads
 from tofe_edge.errors import require
 from tofe_edge.evaluation.parity import ClassParity, Parity, on_decided
 from tofe_edge.io.artifact import DEFAULT_METHOD, OUTPUTS
@@ -79,7 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--elastic",
-        type=_budgets,
+        type=positive_floats,
         default=(),
         metavar="G[,G...]",
         help="further budgets in GMACs, as methods of the same model that share its weights",
@@ -203,14 +203,6 @@ def _assignment(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _budgets(text: str) -> tuple[float, ...]:
-    """An argparse type: numbers of GMACs, separated by commas."""
-    try:
-        return tuple(positive_float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GMACs such as 0.5,0.4") from error
-
-
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was made."""
     # Here, so that help and a wrong call need no PyTorch.
@@ -330,7 +322,7 @@ def _describe_latency(manifest: Manifest) -> list[tuple[str, str]]:
         words.append(f"measured {measured:.2f} ms on {latency['device']}, p50 {latency['measured_p50_ms']:.2f} ms")
     if latency["limit_ms"] is not None:
         words.append(f"{latency['limit_ms']:g} ms allowed")
-    return [("latency", f"{'; '.join(words)} ({latency['threads']} thread{'s' if latency['threads'] > 1 else ''})")]
+    return [("latency", f"{'; '.join(words)} ({threads(latency['threads'])})")]
 
 
 def _describe_int8(manifest: Manifest) -> list[tuple[str, str]]:

@@ -33,6 +33,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def positive_floats(text: str) -> tuple[float, ...]:
+    """Convert an argument to numbers greater than 0, separated by commas."""
+    try:
+        return tuple(positive_float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.5,0.4") from error
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``MODEL``."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte or .mlpackage with its manifest beside it")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_dense_weights, keywords, positive_float, positive_int
+from tofe_edge.cli.options import add_dense_weights, keywords, positive_float, positive_floats, positive_int
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.model.choices import source_facts, source_json
 from tofe_edge.workflows.reduce import Reduced, reduce
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--profile", metavar="P", help="for --max-latency-ms: a profile from `tofe-edge calibrate`")
     add(
         "--elastic",
-        type=_budgets,
+        type=positive_floats,
         default=(),
         metavar="B,B",
         help="further budgets in the same unit that the net is to meet with other token counts",
@@ -68,10 +68,6 @@ def to_json(reduced: Reduced) -> dict[str, Any]:
         **source_json(checkpoint),
         **asdict(reduced.report),
     }
-
-
-def _budgets(text: str) -> tuple[float, ...]:
-    return tuple(positive_float(part) for part in text.split(","))
 
 
 def _describe(reduced: Reduced) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -229,7 +229,7 @@ def _in_batch_mode(model: ToFe, counts: TokenCounts) -> Callable[[Tensor], Tenso
 
 
 @torch.no_grad()
-def _losses(nets: list[Callable[[Tensor], Tensor]], samples: tuple[Sample, ...], like: BackboneAdapter) -> list[float]:
+def _losses(nets: Sequence[Callable[[Tensor], Tensor]], samples: tuple[Sample, ...], like: BackboneAdapter) -> list[float]:
     """Mean cross entropies on the same pictures."""
     some = sample_evenly(samples, _COMPARED_ON)
     labels = torch.tensor([sample.label for sample in some])

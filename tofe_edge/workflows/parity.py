@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import InputError, require
+from tofe_edge.evaluation.image_tokens import UNLABELLED
 from tofe_edge.evaluation.parity import GateResult, Parity
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Reference, load_reference
@@ -21,7 +22,7 @@ from tofe_edge.evaluation.statistics import Analysis, analyse
 from tofe_edge.evaluation.vectors import compare_outputs
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, words_for
 from tofe_edge.io.dataset import Sample, find_samples, refuse_lost, sample_evenly
-from tofe_edge.io.inputs import Inputs, load_photographs
+from tofe_edge.io.inputs import Inputs, load_photographs, none_usable
 from tofe_edge.io.labels import Classes
 from tofe_edge.io.listing import EVERYTHING, Coverage, Found, Tally, list_images
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
@@ -38,8 +39,6 @@ from tofe_edge.workflows.sources import StrPath, is_plain, open_checkpoint, resi
 
 _THUMBNAIL = 160
 """Longest side in pixels."""
-
-_NO_LABEL = -1
 
 _BATCH = 16
 """Images that the reference takes at once; no more are in memory."""
@@ -111,10 +110,10 @@ class Streamed:
                 self._tally.add_unreadable(sample.location, str(error))
                 continue
             self._lost.discard(sample.label)
-            label = None if sample.label == _NO_LABEL else sample.label
+            label = None if sample.label == UNLABELLED else sample.label
             yield Picture(str(sample.location), label, ours, theirs)
         if len(self.unreadable) == len(self._samples):
-            raise InputError(f"{self.source}: none of its {len(self)} images can be used (first: {reason})")
+            raise none_usable(Path(self.source), len(self), reason)
 
     @property
     def coverage(self) -> Coverage:
@@ -334,7 +333,7 @@ def _find(data: Path, checkpoint: Checkpoint, manifest: Manifest, allow_empty: b
         return find_samples(data, checkpoint.classes.ids, allow_empty)
     require(data.is_dir(), f"{data}: is not a folder; {manifest.output} are compared on a folder of images")
     found = list_images(data)
-    return Found((Sample(path, _NO_LABEL) for path in found), found.coverage)
+    return Found((Sample(path, UNLABELLED) for path in found), found.coverage)
 
 
 def find_reference(
