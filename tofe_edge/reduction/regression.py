@@ -47,7 +47,8 @@ def _solve(moments: Tensor, strength: float) -> Tensor:
     variance = gram.diagonal()[:dim].sum() - gram[dim, :dim].square().sum() / total
     gram.diagonal()[:dim] += (strength * variance / dim).clamp(min=1e-30 * total)
     gram[dim, dim] = total
-    return torch.linalg.solve(gram, moments[:size, size:])
+    coefficients: Tensor = torch.linalg.solve(gram, moments[:size, size:])
+    return coefficients
 
 
 def _error(solution: Tensor, moments: Tensor) -> float:
