@@ -53,8 +53,8 @@ class HyperParameters:
     already, and a step costs a fraction."""
     token_counts: str | None = None
     """Counts of those epochs, such as ``"118,98,61"``, or several with semicolons between them, for a net that serves several
-    budgets: each step then learns at all of them. ``None``: those that the start was reduced for, or what the selectors have
-    learned to keep."""
+    budgets: each step then learns at all of them, each image at one. ``None``: those that the start was reduced for, or what the
+    selectors have learned to keep."""
     final_learning_rate: float = 2e-6
     weight_decay: float = 0.05
     """Applies to matrices only. Not in the paper; the recipe of the family."""

@@ -327,7 +327,7 @@ def _record(
     share = request.recipe.start_share
     gaps = [abs(a - b) for a, b in zip(measured.means, measured.sampled_means)]
     warnings = []
-    if max(gaps) > _COUNT_TOLERANCE:
+    if result.counts is None and max(gaps) > _COUNT_TOLERANCE:
         warnings.append(
             f"sampled and noise-free token counts differ by up to {max(gaps):.1f} tokens: the selectors are not decided everywhere"
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +59,29 @@ def save_state(
         "optimizer": optimizer.state_dict(),
         "average": average.state_dict() if average else {},
     }
-    write_atomically(path, lambda temporary: _save(content, temporary))
+    with _undisturbed():
+        write_atomically(path, lambda temporary: _save(content, temporary))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that ask for the end wait for that of the block: a second one would cut off what the first has begun to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not None:
+            before[number] = signal.signal(number, lambda received, _: waiting.append(received))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if waiting:
+        signal.raise_signal(waiting[0])
 
 
 def check_state(path: Path, config: TrainingConfig) -> None:

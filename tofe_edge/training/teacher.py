@@ -38,6 +38,11 @@ class TeacherView:
     """Patch tokens ``(B, N, D)`` at the input of blocks l_2 … l_S, and behind the last one if the net thaws them there; none:
     not looked at."""
 
+    def of(self, some: Tensor) -> TeacherView:
+        """The part of it that is about some images ``(b,)``."""
+        stem = None if self.stem is None else self.stem[some]
+        return TeacherView(self.logits[some], stem, tuple(stage[some] for stage in self.stages))
+
 
 class KeptLogits:
     """Logits of an image's crops, in a file of half-precision rows; rows of zeros are not known yet.

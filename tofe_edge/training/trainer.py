@@ -23,7 +23,7 @@ from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.digests import digest_of_tensors
 from tofe_edge.model.tofe import ToFe, TrainingOutput
-from tofe_edge.training.batches import TrainingSet, batches, normalized
+from tofe_edge.training.batches import Crop, TrainingSet, batches, normalized
 from tofe_edge.training.counts import measure_counts, read_images
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
 from tofe_edge.training.recipe import TrainingConfig
@@ -53,6 +53,7 @@ class TrainingBatch:
 
     step: int
     part: int
+    crops: Sequence[Crop]
     images: Tensor
     """``(B, 3, H, W)``"""
     labels: Tensor
@@ -158,7 +159,7 @@ def train(
         BaseException
     ) as error:  # Ctrl-C, a signal that asks for the end, images that are gone, another process that died
         # Stopped inside an update, weights and step do not belong together: the state saved before is the one to keep.
-        if whole and not isinstance(error, OSError):
+        if whole and not isinstance(error, OSError | _Diverged):
             save()
         if isinstance(error, OSError):
             raise InputError(f"{log_path}: cannot be written ({error.strerror or error}); free some space") from error
@@ -184,7 +185,7 @@ def _examples(
         with running.autocast():
             view = teacher.view(images, batch.crops)
         yield TrainingBatch(
-            batch.step, batch.part, images, batch.labels.to(running.device), view, len(batch.unreadable)
+            batch.step, batch.part, batch.crops, images, batch.labels.to(running.device), view, len(batch.unreadable)
         )
 
 
@@ -199,6 +200,10 @@ def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cos
     measured = measure_counts(model.to("cpu"), images, config.seed)
     model.to(device)
     return fit_to_budget(measured.sampled_means if config.noise_decay_start >= 1 else measured.means, cost).counts
+
+
+class _Diverged(InputError):
+    """There is nothing to go on from."""
 
 
 @dataclass(frozen=True)
@@ -224,18 +229,24 @@ def _gradients(
     sums: dict[str, Tensor] = {}
     kept = torch.zeros(len(model.selectors), device=running.device)
     for batch in parts:
+        losses: dict[str, Tensor] = {}
         with running.autocast():
             # Student and teacher may be one net up to the first selector.
             stem = batch.view.stem if stem_of_teacher and batch.view.stem is not None else model.stem(batch.images)
-            outputs = [model.gathered_from(stem, counts) for counts in budgets]
-            if not budgets:
-                outputs = [_masked(model, stem, batch, config, schedule, running)]
-            losses = [_losses(output, batch, config, None if budgets else cost) for output in outputs]
-        means = {name: torch.stack([each[name] for each in losses]).mean() / len(parts) for name in losses[0]}
-        torch.stack(list(means.values())).sum().backward()  # type: ignore[no-untyped-call]
-        for name, value in means.items():
+            for counts, some in _served(batch, budgets):
+                if counts is None:
+                    output = _masked(model, stem, batch, config, schedule, running)
+                else:
+                    output = model.gathered_from(stem[some], counts)
+                share = len(some) / len(stem) / len(parts)
+                for name, loss in _losses(
+                    output, batch.labels[some], batch.view.of(some), config, cost if counts is None else None
+                ).items():
+                    losses[name] = losses.get(name, 0) + share * loss
+                kept += share * torch.stack([mask.detach().sum(dim=1).mean() for mask in output.masks])
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach().float()
-        kept += torch.stack([mask.detach().sum(dim=1).mean() for mask in outputs[0].masks]) / len(parts)
     with_gradient = [parameter for parameter in model.parameters() if parameter.grad is not None]
     unreadable = torch.tensor(float(sum(batch.unreadable for batch in parts)), device=running.device)
     gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
@@ -244,7 +255,7 @@ def _gradients(
     values = {name: float(value) for name, value in sums.items()}
     loss = sum(values.values())
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise InputError(
+        raise _Diverged(
             f"training: the loss is {loss:g} with a gradient of {norm:g} at step {parts[0].step + 1}; "
             "lower learning_rate or backbone_learning_rate and use another --out"
         )
@@ -253,6 +264,22 @@ def _gradients(
         [round(value, 1) for value in kept.tolist()],
         round(float(unreadable) * running.processes.count),
     )
+
+
+def _served(batch: TrainingBatch, budgets: Sequence[TokenCounts]) -> Iterator[tuple[TokenCounts | None, Tensor]]:
+    """Token counts, and the positions ``(b,)`` of the images that are trained with them.
+
+    A net for several budgets learns at all of them in each step, each image at one: a step costs what it costs a net for one. An
+    image meets another one in each epoch, whatever processes share the batch.
+    """
+    if len(budgets) < 2:
+        yield next(iter(budgets), None), torch.arange(len(batch.images))
+        return
+    turns = torch.tensor([(crop.image + batch.step) % len(budgets) for crop in batch.crops])
+    for turn, counts in enumerate(budgets):
+        some = torch.nonzero(turns == turn).flatten()
+        if len(some):
+            yield counts, some
 
 
 def _masked(
@@ -264,18 +291,18 @@ def _masked(
 
 
 def _losses(
-    output: TrainingOutput, batch: TrainingBatch, config: TrainingConfig, cost: Cost | None
+    output: TrainingOutput, labels: Tensor, view: TeacherView, config: TrainingConfig, cost: Cost | None
 ) -> dict[str, Tensor]:
     """The losses that weigh something; that of the budget if ``cost`` is given."""
     losses = {}
     if config.cls_weight:
-        losses["classification"] = config.cls_weight * classification_loss(output.logits, batch.labels)
+        losses["classification"] = config.cls_weight * classification_loss(output.logits, labels)
     if config.approximation_weight:
-        missed = approximation_loss(output.rearranged, batch.view.stages, output.masks)
+        missed = approximation_loss(output.rearranged, view.stages, output.masks)
         losses["approximation"] = config.approximation_weight * missed
     if cost is not None:
         missed = budget_loss(output.masks, cost, config.budget == "per_sample")
         losses["budget"] = config.budget_weight * missed
     if config.distillation_weight:
-        losses["distillation"] = config.distillation_weight * distillation_loss(output.logits, batch.view.logits)
+        losses["distillation"] = config.distillation_weight * distillation_loss(output.logits, view.logits)
     return losses
