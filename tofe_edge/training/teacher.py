@@ -123,7 +123,7 @@ class Teacher:
         unknown = np.flatnonzero(~rows.any(axis=1))
         if len(unknown):
             rows[unknown] = self.net.forward_dense(images[unknown]).float().cpu().numpy()
-            self.kept.write([crops[position] for position in unknown], rows[unknown])
+            self.kept.write([crops[position] for position in unknown.tolist()], rows[unknown])
         return TeacherView(torch.from_numpy(rows).to(images.device).float())
 
 

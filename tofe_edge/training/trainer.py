@@ -107,7 +107,7 @@ def train(
     # 2. What each step learns from, and where the log and the state go
     kept = kept_logits(running.logits, dense, data.train, config) if running.logits else None
     looks = Teacher(dense, config.approximation_weight > 0, kept)
-    stream = _examples(data, looks, config, range(begin, schedule.steps), running)
+    stream = examples(data, looks, config, range(begin, schedule.steps), running)
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def save() -> None:
@@ -122,12 +122,11 @@ def train(
             for step in range(begin, schedule.steps):
                 # 3. Gradients, with what this step trains
                 batch = list(islice(stream, running.parts))
-                fixed, budgets = schedule.fixes_backbone(step), ()
-                if schedule.gathers(step):
-                    if not config.token_counts and progress.counts is None:
-                        learned = _counts_to_train(model, data, config, cost)
-                        progress = replace(progress, counts=processes.agreed(learned))
-                    budgets = config.budgets() or (progress.counts,)
+                fixed, budgets = schedule.fixes_backbone(step), config.budgets() if schedule.gathers(step) else ()
+                if schedule.gathers(step) and not budgets:
+                    learned = progress.counts or _counts_to_train(model, data, config, cost)
+                    progress = replace(progress, counts=processes.agreed(learned))
+                    budgets = (learned,)
                 set_learning_rates(optimizer, config, schedule, step)
                 model.backbone.requires_grad_(not fixed)
                 optimizer.zero_grad(set_to_none=True)
@@ -159,7 +158,7 @@ def train(
         BaseException
     ) as error:  # Ctrl-C, a signal that asks for the end, images that are gone, another process that died
         # Stopped inside an update, weights and step do not belong together: the state saved before is the one to keep.
-        if whole and not isinstance(error, OSError | _Diverged):
+        if whole and not isinstance(error, OSError | _DivergedError):
             save()
         if isinstance(error, OSError):
             raise InputError(f"{log_path}: cannot be written ({error.strerror or error}); free some space") from error
@@ -171,7 +170,7 @@ def train(
     return TrainingResult(schedule.steps, progress.unreadable, next(iter(config.budgets()), progress.counts))
 
 
-def _examples(
+def examples(
     data: TrainingSet, teacher: Teacher, config: TrainingConfig, steps: range, running: Running
 ) -> Iterator[TrainingBatch]:
     """The process's parts of each step's batch, in order, and what the teacher makes of them."""
@@ -202,7 +201,7 @@ def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cos
     return fit_to_budget(measured.sampled_means if config.noise_decay_start >= 1 else measured.means, cost).counts
 
 
-class _Diverged(InputError):
+class _DivergedError(InputError):
     """There is nothing to go on from."""
 
 
@@ -253,14 +252,14 @@ def _gradients(
     running.processes.average([*gradients, *sums.values(), kept, unreadable])
     norm = float(torch.nn.utils.clip_grad_norm_(with_gradient, config.gradient_clip))
     values = {name: float(value) for name, value in sums.items()}
-    loss = sum(values.values())
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise _Diverged(
-            f"training: the loss is {loss:g} with a gradient of {norm:g} at step {parts[0].step + 1}; "
+    total = sum(values.values())
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        raise _DivergedError(
+            f"training: the loss is {total:g} with a gradient of {norm:g} at step {parts[0].step + 1}; "
             "lower learning_rate or backbone_learning_rate and use another --out"
         )
     return _Values(
-        {name: round(value, 4) for name, value in {"loss": loss, **values}.items()},
+        {name: round(value, 4) for name, value in {"loss": total, **values}.items()},
         [round(value, 1) for value in kept.tolist()],
         round(float(unreadable) * running.processes.count),
     )
@@ -269,8 +268,8 @@ def _gradients(
 def _served(batch: TrainingBatch, budgets: Sequence[TokenCounts]) -> Iterator[tuple[TokenCounts | None, Tensor]]:
     """Token counts, and the positions ``(b,)`` of the images that are trained with them.
 
-    A net for several budgets learns at all of them in each step, each image at one: a step costs what it costs a net for one. An
-    image meets another one in each epoch, whatever processes share the batch.
+    A net for several budgets learns at all of them in each step, each image at one, in turns: a step costs what it costs a net for
+    one. Which image meets which does not depend on the processes that share the batch.
     """
     if len(budgets) < 2:
         yield next(iter(budgets), None), torch.arange(len(batch.images))
