@@ -97,7 +97,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
                     "weight_decay": config.weight_decay if is_matrix else 0.0,
                 }
             )
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, schedule: Schedule, step: int) -> None:
