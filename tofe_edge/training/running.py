@@ -135,6 +135,6 @@ class Running:
         )
         return Share(parts, range(self.processes.rank * self.parts, (self.processes.rank + 1) * self.parts))
 
-    def autocast(self) -> torch.autocast:
-        """Products in half precision, if that is asked for."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+    def autocast(self, enabled: bool = True) -> torch.autocast:
+        """Products in half precision, if the run has them."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16 and enabled)

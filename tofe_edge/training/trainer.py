@@ -181,7 +181,7 @@ def examples(
     )
     for batch in stream:
         images = normalized(batch.pixels.to(running.device), preprocessing)
-        with running.autocast():
+        with running.autocast(enabled=teacher.kept is None):  # logits that are kept serve other runs, too
             view = teacher.view(images, batch.crops)
         yield TrainingBatch(
             batch.step, batch.part, batch.crops, images, batch.labels.to(running.device), view, len(batch.unreadable)
