@@ -1,6 +1,6 @@
 """ToFe beside other methods: the same backbone, views, steps, optimizer and GMACs.
 
-    python -m research.compare_methods --weights deit_tiny.safetensors --data train --validation val --views views \\
+    python -m research.compare_methods --weights deit_tiny.safetensors --data train --validation val \\
         --methods tofe,evit,tome,random --steps 600 --out research/results/methods.yaml
     python -m research.compare_methods … --methods all --checkpoint tofe_deit_tiny_063
 
@@ -26,11 +26,12 @@ from benchmarks import host
 from research.evit import EViT
 from research.method import LowerResolution, Method
 from research.results import Results, Training, open_results, render, row_of, write_results
-from research.tofe import GivenToFe, LearnedToFe, RandomToFe
+from research.tofe import LearnedToFe, RandomToFe
 from research.tome import ToMe
-from research.training import Course, TrainingBatches, fit
-from research.validation import Validation, batches_from_crops, open_validation, predict, prepare_crops, stems_of
+from research.training import Course, fit
+from research.validation import Validation, open_validation, predict
 from tofe_edge.errors import InputError
+from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.labels import default_classes
 from tofe_edge.io.tensors import read_tensors
@@ -41,15 +42,18 @@ from tofe_edge.model.choices import imagenet
 from tofe_edge.model.macs import dense_macs, gmacs
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.model.zoo import find_checkpoint
-from tofe_edge.training.batches import Source, TrainingBatch, TrainingSet
+from tofe_edge.training.batches import Source, TrainingSet
+from tofe_edge.training.counts import read_images
 from tofe_edge.training.recipe import TrainingConfig, read_recipe
-from tofe_edge.training.views import ViewRecipe, Views, batches_from_views, prepare_views, view_recipe
+from tofe_edge.training.running import Running
+from tofe_edge.training.teacher import Teacher
+from tofe_edge.training.trainer import TrainingBatch, examples
 
 _CPU = torch.device("cpu")
+_COUNTED_IMAGES = 256
 
 METHODS: dict[str, Callable[[BackboneAdapter, float], Method]] = {
     "tofe": LearnedToFe,
-    "tofe_given": GivenToFe,
     "evit": EViT,
     "evit_untrained": EViT,
     "tome": ToMe,
@@ -83,33 +87,16 @@ class Lab:
 
     teacher: ToFe
     data: TrainingSet
-    recipe: ViewRecipe
-    views: Views
-    folder: Path
-    """The folder of the views."""
+    images: Tensor
+    """``(B, 3, H, W)``, on which learned token counts are measured."""
     validation: Validation
     course: Course
     target: float
     logs: Path
 
-    def batches(self, method: Method) -> TrainingBatches:
-        """From tokens, or from the images of the same crops."""
-        config = self.course.config
-        if not type(method).from_images:
-
-            def from_views(steps: range) -> Iterator[TrainingBatch]:
-                return batches_from_views(self.views, config, steps, _CPU)
-
-            return from_views
-        preprocessing = self.teacher.backbone.preprocessing
-        crops = prepare_crops(
-            self.folder, self.data.train, preprocessing, self.recipe, len(self.views), method.image_size
-        )
-
-        def from_crops(steps: range) -> Iterator[TrainingBatch]:
-            return batches_from_crops(crops, self.views, preprocessing, config, steps)
-
-        return from_crops
+    def batches(self, steps: range) -> Iterator[TrainingBatch]:
+        """Crops, and what the dense net makes of them."""
+        return examples(self.data, Teacher(self.teacher, True), self.course.config, steps, Running(_CPU, workers=1))
 
 
 def compare(lab: Lab, name: str, results: Results) -> None:
@@ -122,9 +109,9 @@ def compare(lab: Lab, name: str, results: Results) -> None:
     method = METHODS[name](lab.teacher.backbone, lab.target)
     training = Training("no")
     if not name.endswith("_untrained"):
-        done = fit(method, lab.batches(method), lab.views, lab.course, lab.logs / name)
+        done = fit(method, lab.batches, lab.images, lab.course, lab.logs / name)
         training = Training("yes", done.steps, done.images, done.seconds)
-    _add(lab, name, method, training, None, results)
+    _add(lab, name, method, training, results)
 
 
 def compare_checkpoint(lab: Lab, name: str, results: Results) -> None:
@@ -137,11 +124,11 @@ def compare_checkpoint(lab: Lab, name: str, results: Results) -> None:
     if checkpoint.token_counts is None:
         raise InputError(f"checkpoint {name!r} has no token counts: it is a dense backbone")
     method = LearnedToFe.of(load_model(checkpoint), checkpoint.token_counts)
-    _add(lab, checkpoint.name, method, Training("elsewhere"), stems_of(method, lab.validation), results)
+    _add(lab, checkpoint.name, method, Training("elsewhere"), results)
 
 
-def _add(lab: Lab, name: str, method: Method, training: Training, stems: Tensor | None, results: Results) -> None:
-    logits, validation = predict(method, lab.validation, stems), lab.validation
+def _add(lab: Lab, name: str, method: Method, training: Training, results: Results) -> None:
+    logits, validation = predict(method, lab.validation), lab.validation
     labels = validation.labels.numpy()
     results.put(
         row_of(name, method.paper, method.gmacs(), method.describe(), training, logits, validation.dense, labels)
@@ -151,7 +138,7 @@ def _add(lab: Lab, name: str, method: Method, training: Training, stems: Tensor 
 _PACKAGES = ("torch", "timm", "numpy")
 _SHA256_DIGITS = 16
 _RECIPE = (
-    "learning_rate=1e-3", "backbone_learning_rate=5e-5", "cls_weight=0", "distillation_weight=3", "budget_weight=67", "guidance_weight=1",
+    "learning_rate=1e-3", "backbone_learning_rate=5e-5", "cls_weight=0", "distillation_weight=3", "budget_weight=67",
 )  # fmt: skip
 
 
@@ -177,11 +164,10 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     )
     settings = _settings(arguments, config, sources, net.spec.stages, validation)
     results = open_results(arguments.out, settings, _call(command))
-    wanted = view_recipe(teacher, data.train, arguments.view_count, config.seed, config.augmentation)
-    views = _first(prepare_views(arguments.views, teacher, data.train, wanted), arguments.first_views)
     course = Course(config, arguments.steps, arguments.selecting_share)
-    logs = arguments.views / f"{arguments.out.stem}-logs"
-    lab = Lab(teacher, data, wanted, views, arguments.views, validation, course, arguments.target_gmacs, logs)
+    logs = arguments.out.with_suffix(".logs")
+    images = read_images(data.held_out or sample_evenly(data.train, _COUNTED_IMAGES), net.preprocessing)
+    lab = Lab(teacher, data, images, validation, course, arguments.target_gmacs, logs)
     dense = row_of(
         "dense",
         arguments.backbone,
@@ -210,27 +196,14 @@ def _check(arguments: argparse.Namespace, names: Sequence[str]) -> None:
         raise InputError("--methods: names no method, and there is no --checkpoint; nothing to compare")
     if not 0 <= arguments.selecting_share < 1:
         raise InputError(f"--selecting-share {arguments.selecting_share:g}: is in [0, 1)")
-    for name in ("steps", "view_count", "first_views", "limit"):
+    for name in ("steps", "limit"):
         number = getattr(arguments, name)
         if number is not None and number < 1:
             raise InputError(f"--{name.replace('_', '-')} {number}: is at least 1")
 
 
-def _first(views: Views, number: int | None) -> Views:
-    if number is None or number >= len(views):
-        return views
-    return Views(
-        views.stem[:number],
-        tuple(stage[:number] for stage in views.stages),
-        views.logits[:number],
-        views.importance[:number],
-        views.labels[:number],
-        views.unreadable,
-    )
-
-
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
-    recipe = read_recipe(None, [*_RECIPE, *arguments.settings, f"views={arguments.view_count}"])
+    recipe = read_recipe(None, [*_RECIPE, *arguments.settings])
     return TrainingConfig(**recipe.hyper_parameters(), target_gmacs=arguments.target_gmacs)
 
 
@@ -250,7 +223,6 @@ def _settings(
         "weights_sha256": sha256_of(arguments.weights)[:_SHA256_DIGITS],
         "selections": list(selections),
         "data": [f"{source.folder.resolve().name} x{source.repeats}" for source in sources],
-        "first_views": arguments.first_views,
         "validation": arguments.validation.resolve().name,
         "validation_resize": arguments.validation_resize,
         "validation_images": len(validation.labels),
@@ -278,9 +250,6 @@ def parser() -> argparse.ArgumentParser:
     add("--select-before", metavar="A,B,C", help="blocks before which tokens are selected (default: the paper's)")
     add("--weights", type=Path, required=True, metavar="FILE", help="the dense net's")
     add("--data", action="append", required=True, metavar="DATA[:N]", help="as of `tofe-edge train`; may be repeated")
-    add("--views", type=Path, required=True, metavar="DIR", help="prepared views; missing ones are made")
-    add("--view-count", type=int, default=16000, metavar="N", help="of which there are so many (%(default)s)")
-    add("--first-views", type=int, metavar="N", help="draw from the first N alone")
     add("--validation", type=Path, required=True, metavar="DATA", help="labelled images to test on")
     add("--validation-resize", choices=("short_side", "none"), default="short_side", help="as `evaluate --resize`")
     add("--limit", type=int, metavar="N", help="test on N of them, evenly over classes (default: all)")

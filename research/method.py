@@ -17,10 +17,9 @@ from tofe_edge.model.backbones.timm_vit import TimmVit, project
 from tofe_edge.model.macs import Number, dense_macs, gmacs, stem_macs
 from tofe_edge.model.macs import block_macs as whole_block_macs
 from tofe_edge.model.tofe import Gumbel
-from tofe_edge.training.batches import TrainingBatch
 from tofe_edge.training.losses import classification_loss, distillation_loss
 from tofe_edge.training.recipe import TrainingConfig
-from tofe_edge.training.views import Views
+from tofe_edge.training.trainer import TrainingBatch
 
 
 class Attended(NamedTuple):
@@ -107,8 +106,6 @@ class Method(nn.Module, ABC):
 
     paper: ClassVar[str] = ""
     """The publication it is from."""
-    from_images: ClassVar[bool] = False
-    """Whether it reaches into the blocks before the first selection, and so starts from images."""
 
     backbone: TimmVit
 
@@ -162,9 +159,9 @@ class Method(nn.Module, ABC):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Weighted parts of the loss of a step."""
-        return taught(self.infer(step.batch.view.stem), step)
+        return taught(self.infer_images(step.batch.images), step)
 
-    def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
+    def settle(self, images: Tensor, config: TrainingConfig, noise: float) -> None:
         """Fix what was learned on masked tokens, before tokens are gathered. Nothing where nothing was learned."""
 
     def gmacs(self) -> float:
@@ -205,7 +202,6 @@ class LowerResolution(Method):
     """
 
     paper = "the dense net at a lower resolution"
-    from_images = True
 
     def __init__(self, host: BackboneAdapter, target_gmacs: float) -> None:
         super().__init__(_nearest(host, target_gmacs))
@@ -215,14 +211,13 @@ class LowerResolution(Method):
         raise InputError(f"{type(self).__name__}: starts from images of {self.image_size} pixels, not from tokens")
 
     def infer_images(self, images: Tensor) -> Tensor:
+        size = (self.image_size, self.image_size)
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True)
         tokens = self.backbone.embed(images)
         for index in range(self.spec.depth):
             tokens = self.backbone.block(index, tokens)
         return self.backbone.logits(tokens)
-
-    def losses(self, step: Step) -> dict[str, Tensor]:
-        assert step.batch.images is not None
-        return taught(self.infer_images(step.batch.images), step)
 
     def macs(self) -> int:
         return dense_macs(self.spec)

@@ -1,4 +1,4 @@
-"""ToFe itself, with token counts learned or given, and with random tokens in place of selected ones."""
+"""ToFe itself, as the paper trains it, and with random tokens in place of selected ones."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ from torch import Tensor, nn
 
 from research.method import Method, Step, solve, taught
 from tofe_edge.budget.cost import GmacsCost, fit_to_budget
-from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import BackboneAdapter, Output, TokenCounts
 from tofe_edge.model.macs import dense_macs, gmacs, selector_macs, tofe_macs
 from tofe_edge.model.tofe import ToFe, TrainingOutput
-from tofe_edge.training.losses import approximation_loss, budget_loss, guidance_loss
+from tofe_edge.training.losses import approximation_loss, budget_loss
 from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import gumbel_sampler
-from tofe_edge.training.views import Views
 
-_VIEWS = 256
 _BATCH = 32
 _FAR_STEP = 1_000_000
 """No run has as many: these draws are none of its own."""
 
 
-class GivenToFe(Method):
-    """Counts given, and no masked steps: selectors learn by guidance alone, as those of the shipped checkpoints did."""
+class CountedToFe(Method):
+    """ToFe with fixed token counts, which fall by the same factor per stage."""
 
-    paper = "ToFe, Table V"
+    paper = "ToFe"
     kept: Tensor
     """Token counts, as a buffer: they are part of a saved state."""
 
@@ -43,21 +40,12 @@ class GivenToFe(Method):
         """The net around the method's backbone."""
         return ToFe(self.backbone)
 
-    def shares(self, ratio: float) -> Sequence[float]:
-        """The share of all tokens that each stage keeps, which rises with ``ratio`` in [0, 1].
-
-        In the proportions of (82, 68, 43), which did best of those tried at 0.63 GMACs.
-        """
-        stages = len(self.spec.stages)
-        if stages != 3:
-            raise InputError(f"tofe_given: its proportions are of three selections, not {stages}; leave it out")
-        return ratio, ratio * 68 / 82, ratio * 43 / 82
-
     def _solve_counts(self, target_gmacs: float) -> list[int]:
         tokens = self.spec.patch_tokens
 
         def counts(ratio: float) -> list[int]:
-            return [min(tokens, max(1, round(share * tokens))) for share in self.shares(ratio)]
+            shares = (ratio**stage for stage in range(1, len(self.spec.stages) + 1))
+            return [min(tokens, max(1, round(share * tokens))) for share in shares]
 
         return counts(solve(lambda ratio: gmacs(self.macs_of(counts(ratio))), 0.0, 1.0, target_gmacs))
 
@@ -74,16 +62,13 @@ class GivenToFe(Method):
         return self.net.gathered_from(stem, self.counts).logits
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        view, config = step.batch.view, step.config
+        view, config, stem = step.batch.view, step.config, self.stem(step.batch.images)
         if step.gumbel is None:
-            output = self.net.gathered_from(view.stem, self.counts)
+            output = self.net.gathered_from(stem, self.counts)
         else:
-            output = self.net.masked_from(view.stem, step.gumbel)
+            output = self.net.masked_from(stem, step.gumbel)
         apart = approximation_loss(output.rearranged, view.stages, output.masks)
         parts = taught(output.logits, step) | {"approximation": config.approximation_weight * apart}
-        if config.guidance_weight and output.scores[0].requires_grad:
-            guidance = guidance_loss(output.scores, view.importance.unbind(dim=1))
-            parts["guidance"] = config.guidance_weight * guidance
         if step.gumbel is not None:
             budget = budget_loss(output.masks, self.cost, config.budget == "per_sample")
             parts["budget"] = config.budget_weight * budget
@@ -100,13 +85,8 @@ class GivenToFe(Method):
         return f"keeps {', '.join(map(str, self.counts.kept))} tokens"
 
 
-class LearnedToFe(GivenToFe):
-    """Counts are learned with the selectors, on masked tokens; until then each stage keeps the same share of the last one's."""
-
-    paper = "ToFe"
-
-    def shares(self, ratio: float) -> Sequence[float]:
-        return _geometric(ratio, len(self.spec.stages))
+class LearnedToFe(CountedToFe):
+    """Counts are learned with the selectors, on masked tokens."""
 
     @classmethod
     def of(cls, net: ToFe, counts: TokenCounts) -> LearnedToFe:
@@ -121,26 +101,20 @@ class LearnedToFe(GivenToFe):
         return True
 
     @torch.no_grad()
-    def settle(self, views: Views, config: TrainingConfig, noise: float) -> None:
-        """Mean kept tokens per stage over 256 views, or all where there are fewer, brought to the budget."""
-        batch = min(_BATCH, len(views))
-        steps = max(1, min(_VIEWS, len(views)) // batch)
+    def settle(self, images: Tensor, config: TrainingConfig, noise: float) -> None:
+        """Mean kept tokens per stage, brought to the budget."""
         sums = torch.zeros(len(self.spec.stages), dtype=torch.float64)
-        for step in range(_FAR_STEP, _FAR_STEP + steps):
-            view, _ = views.draw(step, batch, config.seed)
+        for step, some in enumerate(images.split(_BATCH), start=_FAR_STEP):
             # Undecided selectors keep other numbers without the noise that they have just been trained with.
-            masks = self.net.masked_from(view.stem, gumbel_sampler(config.seed, step, noise) if noise else None).masks
+            masks = self.net.forward_masked(some, gumbel_sampler(config.seed, step, noise) if noise else None).masks
             sums += torch.stack([mask.sum() for mask in masks]).double()
-        self.keep(fit_to_budget(tuple((sums / (steps * batch)).tolist()), self.cost).counts.kept)
+        self.keep(fit_to_budget(tuple((sums / len(images)).tolist()), self.cost).counts.kept)
 
 
-class RandomToFe(GivenToFe):
-    """Random tokens, with ToFe's reuse and approximators; counts fall by the same factor per stage."""
+class RandomToFe(CountedToFe):
+    """Random tokens, with ToFe's reuse and approximators."""
 
     paper = "random selection"
-
-    def shares(self, ratio: float) -> Sequence[float]:
-        return _geometric(ratio, len(self.spec.stages))
 
     def build(self) -> ToFe:
         return RandomNet(self.backbone)
@@ -167,8 +141,3 @@ class RandomNet(ToFe):
     def score(self, stage: int, patches: Tensor) -> Tensor:
         drawn = [np.random.default_rng((stage, seed)).random(patches.shape[1]) for seed in self.seeds]
         return torch.from_numpy(np.stack(drawn)).to(patches)
-
-
-def _geometric(ratio: float, stages: int) -> list[float]:
-    """Each stage keeps the same share of what the one before kept: DynamicViT's choice."""
-    return [ratio**stage for stage in range(1, stages + 1)]

@@ -1,23 +1,22 @@
-"""One training loop for all methods: the same steps on the same views with the same optimizer."""
+"""One training loop for all methods: the same steps on the same crops with the same optimizer."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from research.method import Method, Step
 from tofe_edge.errors import InputError
 from tofe_edge.io.progress import progress_bar
-from tofe_edge.training.batches import TrainingBatch
 from tofe_edge.training.recipe import TrainingConfig
 from tofe_edge.training.schedule import Schedule, gumbel_sampler, make_optimizer, noise_scale, set_learning_rates
-from tofe_edge.training.views import Views
+from tofe_edge.training.trainer import TrainingBatch
 
 _LOG_EVERY_STEPS = 10
 
@@ -55,11 +54,11 @@ class Fit:
     seconds: float
 
 
-def fit(method: Method, batches: TrainingBatches, views: Views, course: Course, out: Path) -> Fit:
+def fit(method: Method, batches: TrainingBatches, images: Tensor, course: Course, out: Path) -> Fit:
     """Train ``method`` in place; its log is in ``OUT.log.jsonl``.
 
     Args:
-        views: on which learned token counts are measured.
+        images: ``(B, 3, H, W)``, on which learned token counts are measured.
 
     Raises:
         InputError: the training diverges, or the disk is full.
@@ -74,8 +73,8 @@ def fit(method: Method, batches: TrainingBatches, views: Views, course: Course, 
             progress_bar(out.name, total=schedule.steps, unit="step") as bar,
             log_path.open("w") as log,
         ):
-            for batch in _ahead(batches(range(schedule.steps))):
-                parts = _step(method, optimizer, batch, views, config, schedule)
+            for batch in batches(range(schedule.steps)):
+                parts = _step(method, optimizer, batch, images, config, schedule)
                 optimizer.step()
                 bar.update(1)
                 done = batch.step + 1
@@ -88,27 +87,18 @@ def fit(method: Method, batches: TrainingBatches, views: Views, course: Course, 
     return Fit(schedule.steps, schedule.steps * config.batch_size, time.monotonic() - begun)
 
 
-def _ahead(batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
-    """The same, each fetched while the one before is learned: views that are not in memory wait for the disk."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
-
-
 def _step(
     method: Method,
     optimizer: torch.optim.Optimizer,
     batch: TrainingBatch,
-    views: Views,
+    images: Tensor,
     config: TrainingConfig,
     schedule: Schedule,
 ) -> dict[str, float]:
     """Gradients of one step."""
     gathers = schedule.gathers(batch.step)
     if 0 < schedule.selecting == batch.step:  # without masked steps counts stay those that it was made with
-        method.settle(views, config, noise_scale(batch.step - 1, schedule.selecting, config.noise_decay_start))
+        method.settle(images, config, noise_scale(batch.step - 1, schedule.selecting, config.noise_decay_start))
     set_learning_rates(optimizer, config, schedule, batch.step)
     noise = noise_scale(batch.step, schedule.selecting, config.noise_decay_start)
     gumbel = None if gathers else gumbel_sampler(config.seed, batch.step, noise)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tofe_edge.evaluation.evaluate import Predicted
-from tofe_edge.evaluation.image_tokens import UNLABELLED, Extremes, trace
+from tofe_edge.evaluation.image_tokens import Extremes, trace
 from tofe_edge.evaluation.prediction import Prediction, reused_counts
 from tofe_edge.evaluation.reference import Mode, Reference, load_reference
-from tofe_edge.io.dataset import Sample, find_samples
+from tofe_edge.io.dataset import UNLABELLED, Sample, find_samples
 from tofe_edge.io.inputs import load_image
 from tofe_edge.io.preprocessing import Preprocessing, resize_and_crop
 from tofe_edge.model.checkpoint import Checkpoint

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from tofe_edge.budget.cost import Cost, GmacsCost, LatencyCost
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, masks_of
-from tofe_edge.training.batches import teacher_targets
 from tofe_edge.training.losses import approximation_loss, budget_loss, classification_loss, distillation_loss
 from tofe_edge.training.schedule import gumbel_sampler
+from tofe_edge.training.teacher import teacher_targets
 
 FAMILIES = ["deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "lvvit_s"]
 COUNTS = [(9, 5, 3), (16, 16, 16), (1, 16, 1)]
@@ -65,8 +65,8 @@ def test_training_stays_on_the_device(name: str) -> None:
     with OneDevice():
         view = teacher_targets(model, images)
         sampled = model.forward_masked(images, gumbel_sampler(0, 0))
-        given = model.masked_from(view.stem, masks=[mask.detach() for mask in sampled.masks])
-        gathered = model.gathered_from(view.stem, TokenCounts((9, 5, 3)))
+        given = model.masked_from(model.stem(images), masks=[mask.detach() for mask in sampled.masks])
+        gathered = model.gathered_from(model.stem(images), TokenCounts((9, 5, 3)))
         losses = []
         for output in (sampled, given, gathered):
             losses += [

@@ -1,12 +1,16 @@
 """What is noted of the dense net is what training notes of it, and how far nets are apart is what the formulas say."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_tofe
+from torch import Tensor
 
+from tofe_edge.model.tofe import ToFe
 from tofe_edge.reduction.evidence import BATCH, Evidence, examine
-from tofe_edge.training.batches import teacher_targets
+from tofe_edge.training.teacher import teacher_targets
 
 IMAGES = BATCH + 3
 WITH_STATES = BATCH + 1
@@ -25,13 +29,36 @@ def evidence(images: torch.Tensor) -> Evidence:
 def test_it_is_what_training_notes(evidence: Evidence, images: torch.Tensor) -> None:
     net = tiny_tofe()
     spec, teacher = net.backbone.spec, teacher_targets(net, images)
-    future = torch.stack([evidence.future_importance(block) for block in spec.stages], dim=1)
-    torch.testing.assert_close(future, teacher.importance)
     torch.testing.assert_close(evidence.outputs, teacher.logits)
     for block, stream in zip(spec.stages[1:], teacher.stages, strict=True):
         torch.testing.assert_close(evidence.states[:, block], stream[:WITH_STATES].half(), atol=2e-3, rtol=2e-3)
     assert evidence.states.shape == (WITH_STATES, spec.depth + 1, spec.patch_tokens, spec.dim)
     assert len(evidence) == IMAGES
+
+
+def attention_maps(model: ToFe, images: Tensor) -> list[Tensor]:
+    """``(B, H, T, T)`` of every block, by the definition: softmax of q k / sqrt d."""
+    maps, tokens = [], model.backbone.embed(images)
+    blocks = "blocks" if model.backbone.spec.name.startswith("lvvit") else "vit.blocks"
+    for index in range(model.backbone.spec.depth):
+        block: Any = model.backbone.get_submodule(f"{blocks}.{index}")
+        attention, (batch, count, dim) = block.attn, tokens.shape
+        query, key, _ = attention.qkv(block.norm1(tokens)).split(dim, dim=-1)
+        heads = [part.reshape(batch, count, attention.num_heads, -1).transpose(1, 2) for part in (query, key)]
+        maps.append(torch.softmax(torch.einsum("bhqd,bhkd->bhqk", *heads) / heads[0].shape[-1] ** 0.5, dim=-1))
+        tokens = model.backbone.block(index, tokens)
+    return maps
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
+def test_importance_is_the_attention_received_from_a_block_on(name: str, images: torch.Tensor) -> None:
+    net = tiny_tofe(name)
+    maps = [heads.mean(dim=1) for heads in attention_maps(net, images)]
+    received = [weights[:, 0, 1:] + weights[:, :, 1:].mean(dim=1) for weights in maps]
+    noted = examine(net.backbone, images, WITH_STATES)
+    for block in net.backbone.spec.stages:
+        torch.testing.assert_close(noted.future_importance(block), sum(received[block:]))
 
 
 def test_a_part_is_of_the_first_images(evidence: Evidence) -> None:

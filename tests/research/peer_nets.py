@@ -1,15 +1,14 @@
-"""Tiny nets and views that the tests of compared methods share."""
+"""Tiny nets and batches that the tests of compared methods share."""
 
-import numpy as np
 import torch
 from conftest import TINY, tiny_tofe
 from torch import Tensor
 
 from research.method import Method
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.batches import teacher_targets
 from tofe_edge.training.recipe import TrainingConfig
-from tofe_edge.training.views import Views
+from tofe_edge.training.teacher import teacher_targets
+from tofe_edge.training.trainer import TrainingBatch
 
 TARGET = 0.002
 """GMACs, of 0.0026 that the dense tiny net takes."""
@@ -35,12 +34,10 @@ def tiny_images(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, TINY["image_size"], TINY["image_size"], generator=torch.Generator().manual_seed(seed))
 
 
-def tiny_views(teacher: ToFe, count: int = 24) -> Views:
-    """Views of noise."""
-    view = teacher_targets(teacher, tiny_images(count))
-    halves = [tensor.half().numpy() for tensor in (view.stem, *view.stages, view.logits)]
-    stem, *stages, logits = halves
-    return Views(stem, tuple(stages), logits, view.importance.numpy(), np.arange(count) % 10, 0)
+def tiny_batch(teacher: ToFe, step: int = 0, count: int = 4) -> TrainingBatch:
+    """Noise, and what the teacher makes of it."""
+    images = tiny_images(count, seed=step)
+    return TrainingBatch(step, 0, (), images, torch.arange(count) % 10, teacher_targets(teacher, images), 0)
 
 
 def unsettled(method: Method) -> Method:

@@ -7,22 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
-from peer_nets import CONFIG, TARGET, tiny_images, tiny_teacher, tiny_views, unsettled
+from peer_nets import CONFIG, TARGET, tiny_batch, tiny_images, tiny_teacher, unsettled
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from research.compare_methods import METHODS
 from research.method import Method, Step
-from research.tofe import GivenToFe, LearnedToFe, RandomToFe
+from research.tofe import CountedToFe, LearnedToFe, RandomToFe
 from research.training import Course, Fit, fit
 from tofe_edge.errors import InputError
 from tofe_edge.model.backbones import TokenCounts, create_backbone
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.schedule import gumbel_sampler
-from tofe_edge.training.views import batches_from_views
 
-CPU = torch.device("cpu")
 NAMES = sorted(METHODS)
 
 
@@ -60,14 +58,10 @@ def test_deit_tiny_meets_the_budget_within_one_per_cent(name: str, deit_tiny: To
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("untrained")])
 def test_every_method_learns_in_all_of_its_parts_but_the_shared_ones(name: str) -> None:
-    method, views = made(name), tiny_views(tiny_teacher())
-    config = replace(CONFIG, guidance_weight=1.0)  # all that teaches the selectors of one whose counts are given
-    batch = next(iter(batches_from_views(views, CONFIG, range(1), CPU)))
-    if method.from_images:
-        batch = replace(batch, images=torch.randn(4, 3, method.image_size, method.image_size))
+    method, batch = made(name), tiny_batch(tiny_teacher())
     before = {key: value.clone() for key, value in method.state_dict().items()}
     for gumbel in (gumbel_sampler(0, 0), None) if method.selects else (None,):
-        parts = method.losses(Step(batch, config, gumbel))
+        parts = method.losses(Step(batch, CONFIG, gumbel))
         assert all(value.ndim == 0 and torch.isfinite(value) for value in parts.values())
         torch.stack(list(parts.values())).sum().backward()
     with_gradient = {key for key, value in method.named_parameters() if value.grad is not None and value.grad.any()}
@@ -105,10 +99,8 @@ def test_counts_are_chosen_for_any_number_of_selections() -> None:
     host = create_backbone("deit_tiny_patch16_224", {**TINY, "depth": 6}, stages=(1, 2, 3, 5))
     for name in ("tofe", "random"):
         method = METHODS[name](host, 0.003)
-        assert isinstance(method, GivenToFe) and len(method.counts.kept) == 4
+        assert isinstance(method, CountedToFe) and len(method.counts.kept) == 4
         assert method.gmacs() == pytest.approx(0.003, rel=0.1)
-    with pytest.raises(InputError, match="tofe_given: its proportions are of three selections, not 4"):
-        METHODS["tofe_given"](host, 0.003)
 
 
 COURSE = Course(CONFIG, steps=6, selecting_share=0.5)
@@ -117,8 +109,8 @@ COURSE = Course(CONFIG, steps=6, selecting_share=0.5)
 def trained(out: Path, course: Course = COURSE) -> tuple[LearnedToFe, Fit]:
     """A run of six steps."""
     torch.manual_seed(0)
-    method, views = LearnedToFe(tiny_teacher().backbone, TARGET), tiny_views(tiny_teacher())
-    done = fit(method, lambda steps: batches_from_views(views, CONFIG, steps, CPU), views, course, out)
+    method, teacher = LearnedToFe(tiny_teacher().backbone, TARGET), tiny_teacher()
+    done = fit(method, lambda steps: (tiny_batch(teacher, step) for step in steps), tiny_images(24), course, out)
     return method, done
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,12 +14,7 @@ from safetensors.torch import save_file
 
 from research import compare_methods
 from research.training import Fit, fit
-from research.validation import prepare_crops
-from tofe_edge.errors import InputError
-from tofe_edge.io.preprocessing import normalize
 from tofe_edge.model.backbones import create_backbone
-from tofe_edge.training.batches import Source, TrainingSet, batches
-from tofe_edge.training.views import ViewRecipe
 
 IDS = [str(number) for number in range(10)]
 CPU = torch.device("cpu")
@@ -39,9 +33,7 @@ def compare(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
     def run(*options: str) -> int:
-        words = (
-            f"--weights {weights} --data {image_folder} --views {tmp_path / 'views'} --view-count 12 --set held_out=0"
-        )
+        words = f"--weights {weights} --data {image_folder} --set held_out=0"
         words += f" --validation {image_folder} --target-gmacs {TARGET} --set batch_size=4 --steps 4"
         return compare_methods.main([*words.split(), "--out", str(tmp_path / "methods.yaml"), *options])
 
@@ -56,7 +48,7 @@ def document(folder: Path) -> dict[str, Any]:
 
 
 def test_methods_give_rows(compare: Compare, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = "tofe,tofe_given,evit,tome_untrained,random,resolution"
+    names = "tofe,evit,tome_untrained,random,resolution"
     assert compare("--methods", names, "--checkpoint", str(weights)) == 0
     rows = document(tmp_path)["methods"]
     assert list(rows) == ["dense", "tiny", *names.split(",")]
@@ -69,7 +61,7 @@ def test_methods_give_rows(compare: Compare, tmp_path: Path, weights: Path, caps
         low, high = row["top1_interval"]
         assert 0 <= low <= row["top1"] <= high <= 100 and 0 < row["gmacs"] < 0.003
         assert row["difference"] == pytest.approx(row["top1"] - dense["top1"], abs=0.011)
-    assert document(tmp_path)["to_tofe"]["method"] in ("tofe", "tofe_given")
+    assert document(tmp_path)["to_tofe"]["method"] == "tofe"
     assert "| tome_untrained" in capsys.readouterr().out
 
 
@@ -115,10 +107,10 @@ def test_weights_and_images_that_were_tested_are_settings(
     settings = document(tmp_path)["settings"]
     assert (settings["validation_images"], settings["validation_unreadable"]) == (5, 1)
     save_file(tiny_tofe(seed=1).backbone.vit.state_dict(), weights)  # type: ignore[union-attr,operator]
-    assert compare("--methods", "tome_untrained", "--views", str(tmp_path / "others")) == 2
+    assert compare("--methods", "tome_untrained") == 2
     assert "has results with another weights_sha256; use" in capsys.readouterr().err
     (tmp_path / "methods.yaml").write_text("[]")
-    assert compare("--methods", "tome_untrained", "--views", str(tmp_path / "others")) == 2
+    assert compare("--methods", "tome_untrained") == 2
     assert "is not a result of research.compare_methods" in capsys.readouterr().err
 
 
@@ -129,7 +121,6 @@ def test_weights_and_images_that_were_tested_are_settings(
         ([], "nothing to compare"),
         (["--methods", "evit", "--steps", "0"], "--steps 0: is at least 1"),
         (["--methods", "evit", "--selecting-share", "1"], "--selecting-share 1: is in [0, 1)"),
-        (["--methods", "tofe_given", "--select-before", "1,3"], "of three selections, not 2; leave it out"),
         (["--methods", "evit", "--target-gmacs", "0.5"], "out of reach"),
         (["--checkpoint", "nothing"], "nothing"),
     ],
@@ -138,15 +129,3 @@ def test_wrong_calls(compare: Compare, options: list[str], message: str, capsys:
     assert compare(*options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
-
-
-def test_crops_are_those_of_the_views(tmp_path: Path, image_folder: Path) -> None:
-    data, spec = TrainingSet.find([Source(image_folder)], IDS, 0, 0), tiny_teacher().backbone.preprocessing
-    recipe = ViewRecipe(40, 3, 0.35, 0.0, (1, 2, 3), "", "")
-    crops = prepare_crops(tmp_path, data.train, spec, recipe, 35, spec.image_size)
-    wanted = torch.cat([batch.images for batch in batches(data.train, spec, 32, range(2), 3, recipe.augmentation)])[:35]
-    assert np.array_equal(np.stack([normalize(crop, spec) for crop in crops]), wanted.numpy())
-    smaller = prepare_crops(tmp_path, data.train, spec, recipe, 35, 32)
-    assert smaller.shape == (35, 32, 32, 3)
-    with pytest.raises(InputError, match="has not the crops of 36 views"):
-        prepare_crops(tmp_path, data.train, spec, recipe, 36, 32)

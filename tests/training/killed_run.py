@@ -22,6 +22,7 @@ from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.recipe import TrainingConfig
+from tofe_edge.training.running import Running
 from tofe_edge.training.trainer import train
 
 CONFIG = TrainingConfig(
@@ -61,7 +62,7 @@ def run(data: Path, out: Path, when: str, at: int) -> None:
         patch.object(torch.optim.AdamW, "step", counted),
         patch.object(torch, "save", cut_short),
     ):
-        train(model, samples, CONFIG, GmacsCost(model.backbone.spec, 0.0017), out, torch.device("cpu"))
+        train(model, samples, CONFIG, GmacsCost(model.backbone.spec, 0.0017), out, Running(torch.device("cpu")))
 
 
 if __name__ == "__main__":

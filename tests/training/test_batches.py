@@ -21,7 +21,7 @@ IDS = [str(number) for number in range(10)]
 
 
 def run(samples: list[Sample], steps: range, size: int = 4, seed: int = 0, mixed: float = 0.0) -> list[Batch]:
-    return list(batches(samples, SPEC, size, steps, seed, Augmentation(0.35, mixed)))
+    return list(batches(samples, SPEC.image_size, size, steps, seed, Augmentation(0.35, mixed)))
 
 
 def flat_images(folder: Path, count: int) -> list[Sample]:
@@ -43,14 +43,14 @@ def test_a_resumed_run_sees_the_tail_of_the_whole_run(image_folder: Path) -> Non
     whole, tail = run(samples, range(6)), run(samples, range(3, 6))
     assert [batch.step for batch in tail] == [3, 4, 5]
     for resumed, wanted in zip(tail, whole[3:], strict=True):
-        assert torch.equal(resumed.images, wanted.images)
+        assert torch.equal(resumed.pixels, wanted.pixels)
         assert torch.equal(resumed.labels, wanted.labels)
 
 
 def test_an_image_is_cropped_anew_each_time(image_folder: Path) -> None:
     sample = find_samples(image_folder, IDS)[:1]
     first, second = run(sample, range(2), size=1)
-    assert not torch.equal(first.images, second.images)
+    assert not torch.equal(first.pixels, second.pixels)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 20])
@@ -66,7 +66,7 @@ def test_each_epoch_sees_every_image_once_whatever_the_batch_size(tmp_path: Path
 def test_labels_stay_with_their_images(tmp_path: Path) -> None:
     samples = flat_images(tmp_path, 7)
     for batch in run(samples, range(3)):
-        red = ((batch.images[:, 0].mean(dim=(1, 2)) * 0.5 + 0.5) * 255).round()
+        red = batch.pixels[:, 0].float().mean(dim=(1, 2))
         assert torch.equal(red, 10.0 * batch.labels)
 
 
@@ -76,7 +76,7 @@ def test_a_corrupt_image_is_named_and_left_out_of_its_batch(tmp_path: Path) -> N
     (batch,) = run(samples, range(1))
     assert batch.unreadable == (samples[2].path,)
     assert sorted(batch.labels.tolist()) == [0, 1, 3]
-    assert len(batch.images) == 3
+    assert len(batch.pixels) == 3
 
 
 def test_a_corrupt_image_does_not_change_what_later_batches_see(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_corrupt_image_does_not_change_what_later_batches_see(tmp_path: Path) 
     whole = run(samples, range(2))
     broken = whole[0].labels[0].item()
     samples[int(broken)].path.write_bytes(b"not an image")
-    assert torch.equal(run(samples, range(2))[1].images, whole[1].images)
+    assert torch.equal(run(samples, range(2))[1].pixels, whole[1].pixels)
 
 
 def test_a_batch_of_corrupt_images_alone_is_an_error_that_names_one(tmp_path: Path) -> None:
@@ -169,14 +169,14 @@ def test_mixed_batches_have_pieces_of_their_own_images_and_nothing_else(tmp_path
     samples = flat_images(tmp_path, 4)
     (plain,), (mixed,) = run(samples, range(1)), run(samples, range(1), mixed=1.0)
     assert torch.equal(plain.labels, mixed.labels)
-    colours = [image[0, 0, 0].item() for image in plain.images]
+    colours = [image[0, 0, 0].item() for image in plain.pixels]
     foreign = 0
-    for index, image in enumerate(mixed.images):
+    for index, image in enumerate(mixed.pixels):
         own, other = colours[index], colours[(index + 1) % 4]
         assert set(image[0].unique().tolist()) <= {own, other}
         foreign += int((image[0] == other).sum())
     assert 0 < foreign < 4 * 16 * 16
-    assert torch.equal(run(samples, range(1), mixed=1.0)[0].images, mixed.images)
+    assert torch.equal(run(samples, range(1), mixed=1.0)[0].pixels, mixed.pixels)
 
 
 SHAPES = st.tuples(st.integers(1, 6), st.just(3), st.integers(1, 9), st.integers(1, 9))

@@ -20,10 +20,11 @@ from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.errors import InputError
 from tofe_edge.training import trainer
 from tofe_edge.training.batches import Source, TrainingSet
+from tofe_edge.training.running import Running
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.trainer import train
 
-CPU = torch.device("cpu")
+CPU = Running(torch.device("cpu"))
 CONFIG = killed_run.CONFIG
 IMAGES = 24
 STEPS = Schedule.of(CONFIG, IMAGES).steps

@@ -168,24 +168,16 @@ def test_a_checkpoint_without_room_is_written_later(request_: TrainingRequest, m
 
 
 def test_gathered_epochs_train_with_the_counts_that_are_shipped_and_both_modes_keep(request_: TrainingRequest) -> None:
-    header = trained(request_, epochs=4.0, gathered_epochs=2.0, views=24)
+    header = trained(request_, epochs=4.0, gathered_epochs=2.0)
     assert header.gmacs == pytest.approx(TARGET_GMACS, rel=0.03)
-    assert record_of(header)["views"] == 24
     assert record_of(header)["mean_kept_centred"] == pytest.approx(kept_by(header), abs=0.2)
     last = json.loads(request_.out.with_suffix(".log.jsonl").read_text().splitlines()[-1])
     assert last["kept"] == list(kept_by(header)) and "budget" not in last
 
 
-def test_images_missing_among_the_views_are_counted_in_the_header(request_: TrainingRequest) -> None:
-    for number in range(13):
-        (Path(request_.data[0]) / "0" / f"{number}.png").write_bytes(b"no image")
-    assert any("not among the views" in warning for warning in record_of(trained(request_, views=24))["warnings"])
-
-
 def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tmp_path: Path) -> None:
-    larger = trained(request_, target_gmacs=0.0023, views=24)
-    views_dir = tmp_path / "out/tiny.views"
-    header = trained(request_, start=larger, out=tmp_path / "out/smaller.safetensors", views=24, views_dir=views_dir)
+    larger = trained(request_, target_gmacs=0.0023)
+    header = trained(request_, start=larger, out=tmp_path / "out/smaller.safetensors")
     record = record_of(header)
     assert (record["start"], record["teacher"]) == ("tiny", "dense.safetensors")
     assert record["start_record"] == larger.training
@@ -195,11 +187,11 @@ def test_a_run_goes_on_from_the_next_larger_budget(request_: TrainingRequest, tm
 
 
 def test_a_run_selects_as_asked_or_as_its_start_does(deeper: TrainingRequest, tmp_path: Path) -> None:
-    common: dict[str, Any] = {"target_gmacs": 0.0023, "views": 24}
+    common: dict[str, Any] = {"target_gmacs": 0.0023}
     early = trained(deeper, select_before="1,3,4", **common)
     following = replace(deeper, start=early, out=tmp_path / "out/next.safetensors")
     assert early.stages == (1, 3, 4)
-    assert trained(following, views_dir=tmp_path / "out/tiny.views", **common).stages == (1, 3, 4)
+    assert trained(following, **common).stages == (1, 3, 4)
 
 
 def test_a_start_that_selects_elsewhere_lends_its_weights(deeper: TrainingRequest, tmp_path: Path) -> None:
@@ -241,10 +233,9 @@ def test_a_backbone_may_begin_between_the_dense_one_and_the_start(request_: Trai
         ({"precision": "int8"}, "precision is that of the latency table"),
         ({"start_share": 0.5}, "start_share is a share of the way to --start"),
         *[
-            ({"guidance_weight": 1.0, **epochs}, "nothing is learned before counts are fixed; give token_counts or fewer")
+            (epochs, "in gathered epochs selectors do not learn; give --start, or fewer")
             for epochs in ({"gathered_epochs": 1.0}, {"epochs": 4.0, "gathered_epochs": 4.0}, {"gathered_epochs": 0.9})
         ],
-        ({"gathered_epochs": 1.0}, "selectors never learn; give --start or guidance_weight"),
     ],
     ids=str,
 )  # fmt: skip
@@ -261,19 +252,13 @@ def test_an_output_folder_that_is_a_file_is_refused_first(request_: TrainingRequ
     assert request_.out.parent.read_text() == "a file"
 
 
-def test_views_need_the_first_blocks_of_the_dense_weights(request_: TrainingRequest, tmp_path: Path) -> None:
-    other = trained(request_, epochs=4.0, fixed_epochs=0.0, backbone_learning_rate=0.05)
-    with pytest.raises(InputError, match="its blocks before the first selection are not those of the dense weights"):
-        trained(request_, start=other, out=tmp_path / "out" / "next.safetensors", views=24)
-
-
 def test_a_start_of_another_backbone_is_refused(request_: TrainingRequest, tiny_checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match="is a deit_tiny_patch16_224 with 64 px and 10 classes, not the backbone"):
         trained(request_, start=tiny_checkpoint, backbone="deit_small_patch16_224")
 
 
 def test_counts_can_be_set_in_place_of_learned(request_: TrainingRequest) -> None:
-    given: dict[str, Any] = {"gathered_epochs": 1.0, "guidance_weight": 1.0, "target_gmacs": 0.00177}
+    given: dict[str, Any] = {"epochs": 2.0, "gathered_epochs": 1.0, "target_gmacs": 0.00177}
     assert kept_by(trained(request_, token_counts="9,5,3", **given)) == (9, 5, 3)
     for counts, message in {
         "16,16,16": "token_counts 16,16,16: cost .* GMACs, and the target is 0.00177",
@@ -316,7 +301,7 @@ def busy_machine(processes: int) -> Iterator[None]:
 
 def test_equal_seeds_give_equal_runs(request_: TrainingRequest, tmp_path: Path) -> None:
     """Whatever ran before in the process, and however busy the machine is."""
-    longer: dict[str, Any] = {"epochs": 4.0, "gathered_epochs": 1.0, "guidance_weight": 1.0}
+    longer: dict[str, Any] = {"epochs": 4.0, "gathered_epochs": 1.0}
     quiet = trained(request_, **longer)
     torch.rand(7)  # whatever else draws from the process's generator
     with busy_machine(3):

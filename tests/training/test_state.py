@@ -19,11 +19,12 @@ from tofe_edge.model.tofe import ToFe
 from tofe_edge.training import state
 from tofe_edge.training.batches import Source, TrainingSet
 from tofe_edge.training.recipe import TrainingConfig
+from tofe_edge.training.running import Running
 from tofe_edge.training.schedule import make_optimizer
 from tofe_edge.training.state import Progress
 from tofe_edge.training.trainer import train
 
-CPU = torch.device("cpu")
+CPU = Running(torch.device("cpu"))
 COST = GmacsCost(create_backbone("deit_tiny_patch16_224", TINY).spec, 0.0017)
 SHORT = TrainingConfig(target_gmacs=0.0017, epochs=1, fixed_epochs=0.5, batch_size=2, held_out=0)
 ORIGIN = {"weights": "w", "start": "s", "images": "i", "selections": "1,2,3"}

@@ -15,14 +15,14 @@ from tofe_edge.budget.cost import GmacsCost
 from tofe_edge.model.backbones import create_backbone
 from tofe_edge.model.macs import tofe_macs
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training import batches as batches_module
 from tofe_edge.training import trainer
-from tofe_edge.training.batches import Batch, Source, TrainingSet, batches
+from tofe_edge.training.batches import Batch, Source, TrainingSet, batches, normalized
 from tofe_edge.training.recipe import TrainingConfig
+from tofe_edge.training.running import Running
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.trainer import train
 
-CPU = torch.device("cpu")
+CPU = Running(torch.device("cpu"))
 IDS = [str(number) for number in range(10)]
 TARGET_GMACS = 0.0017
 COST = GmacsCost(create_backbone("deit_tiny_patch16_224", TINY).spec, TARGET_GMACS)
@@ -70,7 +70,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch, error: BaseException
                 raise error
             yield batch
 
-    monkeypatch.setattr(batches_module, "batches", cut)
+    monkeypatch.setattr(trainer, "batches", cut)
 
 
 def test_training_lowers_the_loss_and_meets_the_budget(tmp_path: Path, data: TrainingSet) -> None:
@@ -123,9 +123,9 @@ def test_selectors_learn_on_the_first_blocks_of_their_own_net(
         train(model, data, replace(SHORT, fixed_epochs=2), COST, tmp_path / "net.safetensors", CPU, teacher)
     assert sum(runs) == (8 if other else 0), "a net that is the teacher up to there is not run twice"
     preprocessing = model.backbone.preprocessing
-    crops = batches(data.train, preprocessing, SHORT.batch_size, range(8), SHORT.seed, SHORT.augmentation)
+    crops = batches(data.train, preprocessing.image_size, SHORT.batch_size, range(8), SHORT.seed, SHORT.augmentation)
     for batch, tokens in zip(crops, stems, strict=True):
-        torch.testing.assert_close(tokens, tiny_tofe().stem(batch.images))
+        torch.testing.assert_close(tokens, tiny_tofe().stem(normalized(batch.pixels, preprocessing)))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_an_interrupt_inside_an_update_does_not_save_half_of_it(
 
 
 def test_a_gathered_run_keeps_its_counts(tmp_path: Path, data: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(SHORT, gathered_epochs=1, guidance_weight=1.0)
+    config = replace(SHORT, gathered_epochs=1)
     whole, resumed = tiny_tofe(), tiny_tofe()
     expected = train(whole, data, config, COST, tmp_path / "whole.safetensors", CPU)
     out = tmp_path / "net.safetensors"
@@ -191,10 +191,3 @@ def test_a_gathered_run_keeps_its_counts(tmp_path: Path, data: TrainingSet, monk
         found = train(resumed, data, config, COST, out, CPU)
     assert found.counts == expected.counts is not None
     assert_same_weights(weights_of(resumed), weights_of(whole))
-
-
-def test_guidance_teaches_the_selectors_of_a_run(tmp_path: Path, data: TrainingSet) -> None:
-    config = replace(SHORT, epochs=8, gathered_epochs=7, learning_rate=5e-3, guidance_weight=1.0)
-    train(tiny_tofe(), data, config, COST, tmp_path / "net.safetensors", CPU)
-    gaps = [record["guidance"] for record in records(tmp_path / "net.safetensors")]
-    assert gaps[-1] < 0.8 * gaps[0]

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
         now = " ".join(f"--set {setting}" for setting in args.renamed)
         print(f"tofe-edge: note: options of earlier versions will go; write {now}", file=sys.stderr)
     checkpoint = train(args.data, args.out, **keywords(train, args))
-    emit(args.json, _to_json(checkpoint), _describe(checkpoint))
+    if checkpoint.path != Path():  # of several processes one writes
+        emit(args.json, _to_json(checkpoint), _describe(checkpoint))
     return 0
 
 

@@ -13,12 +13,9 @@ import numpy.typing as npt
 from tofe_edge.evaluation.evaluate import Predicted, predict_samples
 from tofe_edge.evaluation.prediction import MeanUsage, RankedClass, reused_counts, top_classes
 from tofe_edge.evaluation.reference import Reference
-from tofe_edge.io.dataset import Sample
+from tofe_edge.io.dataset import UNLABELLED, Sample
 from tofe_edge.io.listing import LeftOut, Tally
 from tofe_edge.io.preprocessing import Preprocessing, denormalize
-
-UNLABELLED = -1
-"""The label of a sample whose class is not known."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from tofe_edge.io.tar import Member, list_members, read_member, read_members
 _INDEX = re.compile("[0-9]{1,9}")
 _TABLE_SUFFIX = ".csv"
 
+UNLABELLED = -1
+"""The label of an image without one."""
+
 
 class ClassMap:
     """The classes of a net: ids in the order of its logits, at least one."""
@@ -133,6 +136,34 @@ def find_samples(source: Path, class_ids: Sequence[str], allow_empty: bool = Fal
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except InputError as error:
         # Names of files may hold line breaks.
+        raise InputError(" ".join(str(error).splitlines())) from error
+
+
+def find_images(source: Path) -> Found[Sample]:
+    """Every image of a folder of any depth, of a shard, or of a folder of shards, without labels, and what is left out.
+
+    Raises:
+        InputError: it does not exist, cannot be read, or holds no image.
+    """
+    try:
+        shards = [source] if is_shard(source) else []
+        if source.is_dir():
+            shards = sorted(entry for entry in source.iterdir() if _is_visible_shard(entry))
+        if not shards:
+            paths = list_images(source)
+            return Found((Sample(path, UNLABELLED) for path in paths), paths.coverage)
+        nothing, samples, tally = ClassMap(("",)), list[Sample](), Tally()
+        if source.is_dir():
+            _refuse_mixture(source, shards, nothing)
+        for path in shards:
+            _require_file(path)
+            members, _ = _Shard(path, nothing, tally, {}).members()
+            samples += [Sample(path, UNLABELLED, member) for member in members.values()]
+        require(samples, f"{source}: holds no image{describe_left_out(tally.left_out)}; give a tar of images")
+        return Found(samples, Coverage(tally.left_out, sets_of(map(_set_of, shards))))
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror or error}); check its permissions") from error
+    except InputError as error:
         raise InputError(" ".join(str(error).splitlines())) from error
 
 
@@ -378,7 +409,7 @@ class _Shard:
                 :func:`tofe_edge.io.tar.list_members` refuses. The message names the first culprit.
             OSError: it cannot be opened or read.
         """
-        pictures, labels = self._members()
+        pictures, labels = self.members()
         shard, classes = self.path, self.classes
         if not pictures:
             left_out = describe_left_out(self.tally.left_out)
@@ -397,7 +428,7 @@ class _Shard:
             raise InputError(f"{shard}: {quoted(labels[unused[0]].name)} has no image beside it; add it")
         return [(member, label_of[_key(member)]) for member in pictures.values()]
 
-    def _members(self) -> tuple[dict[str, Member], dict[str, Member]]:
+    def members(self) -> tuple[dict[str, Member], dict[str, Member]]:
         """Images by name and labels by key."""
         pictures: dict[str, Member] = {}
         labels: dict[str, Member] = {}

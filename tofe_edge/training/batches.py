@@ -1,78 +1,27 @@
-"""What each step of a training run learns from: images and the dense teacher's view of them.
+"""The images of a training run, and the crops of them that each step sees.
 
-Everything follows from (seed, step), so that a resumed run sees the same images.
+A crop follows from the seed, the image and the epoch alone, so a resumed run sees the same ones, and so do any number of
+processes that share a batch.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from tofe_edge.errors import InputError
-from tofe_edge.io.dataset import Sample, find_samples
-from tofe_edge.io.preprocessing import Preprocessing, normalize, random_resized_crop
-from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.recipe import Augmentation, HyperParameters
-
-
-@dataclass(frozen=True)
-class TeacherView:
-    """What the student learns from the dense model on one batch."""
-
-    stem: Tensor
-    """Tokens ``(B, P + N, D)`` at the input of block l_1."""
-    stages: tuple[Tensor, ...]
-    """Patch tokens ``(B, N, D)`` at the input of blocks l_2 … l_S, and behind the last one if the net thaws them there."""
-    logits: Tensor
-    """``(B, classes)``"""
-    importance: Tensor
-    """``(B, S, N)``: the attention that each patch token receives from stage s on, to the last block."""
-
-    def to(self, device: torch.device) -> TeacherView:
-        """The same on a device."""
-        stages = tuple(stage.to(device) for stage in self.stages)
-        return TeacherView(self.stem.to(device), stages, self.logits.to(device), self.importance.to(device))
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """One step's examples on the device that trains."""
-
-    step: int
-    view: TeacherView
-    labels: Tensor
-    images: Tensor | None
-    """``(B, 3, H, W)``; ``None``: the student starts where the teacher's view does."""
-    unreadable: int
-
-
-@torch.no_grad()
-def teacher_targets(teacher: ToFe, images: Tensor) -> TeacherView:
-    """Run the dense teacher and note its residual stream at the points at which the student is compared with it."""
-    spec, backbone = teacher.backbone.spec, teacher.backbone
-    tokens = stem = teacher.stem(images)
-    stages, received = [], []
-    for stage, (first, end) in enumerate(pairwise((*spec.stages, spec.depth)), start=1):
-        paid = []
-        for index in range(first, end):
-            paid.append(backbone.attention_received(index, tokens))
-            tokens = backbone.block(index, tokens)
-        received.append(torch.stack(paid).sum(dim=0))
-        if stage < len(spec.stages) or spec.thaws_last:
-            stages.append(tokens[:, spec.prefix_tokens :])
-    # What a later stage attends to is to be kept now, too: it is computed anew from here on.
-    importance = torch.stack(received, dim=1).flip(1).cumsum(dim=1).flip(1)
-    return TeacherView(stem, tuple(stages), backbone.logits(tokens), importance)
+from tofe_edge.errors import DeviceError, InputError, first_line
+from tofe_edge.io.dataset import Sample, find_images, find_samples
+from tofe_edge.io.preprocessing import Preprocessing, random_resized_crop
+from tofe_edge.training.recipe import Augmentation
 
 
 @dataclass(frozen=True)
@@ -105,17 +54,23 @@ class TrainingSet:
     def find(
         cls,
         sources: Sequence[Source],
-        class_ids: Sequence[str],
+        class_ids: Sequence[str] | None,
         held_out: int,
         seed: int,
         allow_empty: bool = False,
     ) -> TrainingSet:
         """List the images of ``sources`` and set ``held_out`` of them aside, drawn as an epoch draws them.
 
+        Args:
+            class_ids: ``None``: labels are not looked at, and folders may be of any depth.
+
         Raises:
             InputError: a folder is unfit or holds ``train`` and ``val``, or nothing is left to train on.
         """
-        found = [find_samples(source.folder, class_ids, allow_empty) for source in sources]
+        found = [
+            find_images(source.folder) if class_ids is None else find_samples(source.folder, class_ids, allow_empty)
+            for source in sources
+        ]
         for source, samples in zip(sources, found):
             samples.coverage.refuse_sets(source.folder)
         flat = [
@@ -139,68 +94,128 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which parts of each step's batch a process takes, one after another."""
+
+    parts: int = 1
+    """Into how many equal parts a batch is cut."""
+    own: range = range(1)
+    """The process's own."""
+
+
+WHOLE = Share()
+
+
+class Crop(NamedTuple):
+    """Which image, and which crop of it: all that it follows from, beside the seed."""
+
+    image: int
+    number: int
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Images ``(B, 3, H, W)`` float32, labels ``(B,)``, and the files that could not be read."""
+    """A part of a step's batch: random crops ``(B, 3, H, W)`` uint8, labels ``(B,)``, and the files that could not be read."""
 
     step: int
-    images: Tensor
+    part: int
+    pixels: Tensor
     labels: Tensor
+    crops: tuple[Crop, ...]
+    """Which these are."""
     unreadable: tuple[Path, ...]
 
 
 def batches(
     samples: Sequence[Sample],
-    preprocessing: Preprocessing,
+    image_size: int,
     batch_size: int,
     steps: range,
     seed: int,
     augmentation: Augmentation,
+    share: Share = WHOLE,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """Yield augmented batches for ``steps``, the next ones decoded while the current one is trained on."""
-    make = partial(_batch, samples, preprocessing, batch_size, seed, augmentation)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = [pool.submit(make, step) for step in steps[:2]]
-        for step in steps:
-            batch = pending.pop(0).result()
-            if step + 2 < steps.stop:
-                pending.append(pool.submit(make, step + 2))
-            yield batch
+    """Yield parts of batches for ``steps``, in order.
 
+    Args:
+        workers: processes that decode the next ones while the current one is trained on; 0: none does.
 
-def _batch(
-    samples: Sequence[Sample],
-    preprocessing: Preprocessing,
-    batch_size: int,
-    seed: int,
-    augmentation: Augmentation,
-    step: int,
-) -> Batch:
-    generator = np.random.default_rng([seed, 2, step])
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-    unreadable: list[Path] = []
-    for index in shuffled(len(samples), batch_size, step, seed):
-        sample = samples[index]
+    Raises:
+        InputError: none of the images of a part can be read.
+        DeviceError: a worker was killed.
+    """
+    crops = _Crops(samples, image_size, batch_size, seed, augmentation, share.parts)
+    order = [(step, part) for step in steps for part in share.own]
+    loader = DataLoader(crops, sampler=order, batch_size=None, num_workers=workers)
+    stream = iter(loader)
+    for _ in order:
         try:
-            image = sample.read()
-        except InputError:
-            unreadable.append(sample.location)
-            continue
-        crop = random_resized_crop(image, preprocessing.image_size, generator, (augmentation.crop_scale, 1.0))
-        images.append(normalize(np.asarray(crop), preprocessing))
-        labels.append(sample.label)
-    if not images:
-        raise InputError(
-            f"training: none of {len(unreadable)} images of a batch could be read (first: {unreadable[0]})"
-        )
-    mixed = cutmix(np.stack(images), augmentation.cutmix, generator)
-    return Batch(step, torch.from_numpy(mixed), torch.tensor(labels), tuple(unreadable))
+            batch = next(stream)
+        except RuntimeError as error:  # what torch makes of a worker that is gone
+            raise DeviceError(f"training: a process that decodes images has ended ({first_line(error)})") from error
+        if not len(batch.labels):
+            raise InputError(
+                f"training: none of {len(batch.unreadable)} images of a batch could be read (first: {batch.unreadable[0]})"
+            )
+        yield batch
 
 
-def shuffled(length: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return which of ``length`` items a step draws: each epoch is a fresh permutation, the tail of one runs into the next."""
-    positions = [divmod(position, length) for position in range(step * batch_size, (step + 1) * batch_size)]
-    return np.array([_permutation(length, seed, epoch)[offset] for epoch, offset in positions])
+@dataclass(frozen=True)
+class _Crops(Dataset[Batch]):
+    """Parts of batches by step and number."""
+
+    samples: Sequence[Sample]
+    image_size: int
+    batch_size: int
+    seed: int
+    augmentation: Augmentation
+    parts: int
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        step, part = place
+        size = self.batch_size // self.parts
+        first = step * self.batch_size + part * size
+        pixels: list[np.ndarray] = []
+        crops: list[Crop] = []
+        unreadable: list[Path] = []
+        for crop in drawn(len(self.samples), range(first, first + size), self.seed, self.augmentation.crops):
+            sample = self.samples[crop.image]
+            try:
+                image = sample.read()
+            except InputError:
+                unreadable.append(sample.location)
+                continue
+            generator = np.random.default_rng([self.seed, 2, *crop])
+            square = random_resized_crop(image, self.image_size, generator, (self.augmentation.crop_scale, 1.0))
+            pixels.append(np.asarray(square).transpose(2, 0, 1))
+            crops.append(crop)
+        labels = torch.tensor([self.samples[crop.image].label for crop in crops])
+        if not crops:  # said by who reads this: an error would come out of a worker with its traceback
+            return Batch(step, part, torch.empty(0), labels, (), tuple(unreadable))
+        mixed = cutmix(np.stack(pixels), self.augmentation.cutmix, np.random.default_rng([self.seed, 3, step, part]))
+        return Batch(step, part, torch.from_numpy(mixed), labels, tuple(crops), tuple(unreadable))
+
+
+def normalized(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return the inputs ``(B, 3, H, W)`` of a net for pixels of this shape, as :func:`tofe_edge.io.preprocessing.normalize`."""
+    mean, std = (
+        torch.tensor(values, device=pixels.device)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
+    )
+    return (pixels.float() / 255 - mean) / std
+
+
+def drawn(length: int, positions: range, seed: int, crops: int = 0) -> list[Crop]:
+    """Return what is at these positions of a run over ``length`` images: each epoch is a fresh permutation of them.
+
+    Args:
+        crops: per image, in turns; 0: a fresh one in each epoch.
+    """
+    places = (divmod(position, length) for position in positions)
+    return [
+        Crop(int(_permutation(length, seed, epoch)[offset]), epoch % crops if crops else epoch)
+        for epoch, offset in places
+    ]
 
 
 @lru_cache(maxsize=4)
@@ -208,7 +223,7 @@ def _permutation(length: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, 0, epoch]).permutation(length)
 
 
-Images = npt.NDArray[np.float32]
+Images = npt.NDArray[Any]
 
 
 def cutmix(images: Images, share: float, generator: np.random.Generator) -> Images:
@@ -242,33 +257,3 @@ def cutmix(images: Images, share: float, generator: np.random.Generator) -> Imag
 
 def _span(center: float, half: float, length: int) -> tuple[int, int]:
     return round(max(0.0, center - half) * length), round(min(1.0, center + half) * length)
-
-
-def weights_digest(net: nn.Module) -> str:
-    """Return the SHA-256 of the names and values of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def samples_digest(samples: Sequence[Sample]) -> str:
-    """Return the SHA-256 of the names and labels of the images, in order; not of what is in them."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        name = f"{sample.location.parent.name}/{sample.location.name}\0{sample.label}\n"
-        digest.update(name.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def batches_from_images(
-    data: TrainingSet, teacher: ToFe, config: HyperParameters, steps: range, device: torch.device
-) -> Iterator[TrainingBatch]:
-    """Yield random crops, the next ones decoded while the current ones are trained on."""
-    preprocessing = teacher.backbone.preprocessing
-    for batch in batches(data.train, preprocessing, config.batch_size, steps, config.seed, config.augmentation):
-        images = batch.images.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            view = teacher_targets(teacher, images)
-        yield TrainingBatch(batch.step, view, batch.labels.to(device), images, len(batch.unreadable))

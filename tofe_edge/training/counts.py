@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tofe_edge.budget.cost import Cost, FittedCounts, fit_to_budget
 from tofe_edge.errors import InputError
-from tofe_edge.io.dataset import Sample, find_samples, is_shard, sample_evenly
+from tofe_edge.io.dataset import UNLABELLED, Sample, find_samples, is_shard, sample_evenly
 from tofe_edge.io.listing import Found, Tally, list_images
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
@@ -108,9 +108,6 @@ def _kept(masks: Sequence[Tensor]) -> npt.NDArray[np.float64]:
 _MOST_IMAGES = 1024
 """Single images differ by tens of tokens, so their mean is known to one."""
 
-_UNKNOWN = -1
-"""The label of an image without one."""
-
 
 def typical_samples(source: Path, class_ids: Sequence[str], seed: int, most: int = _MOST_IMAGES) -> Found[Sample]:
     """Return a seeded selection of at most ``most`` images to center on, or to reduce a net with.
@@ -126,7 +123,7 @@ def typical_samples(source: Path, class_ids: Sequence[str], seed: int, most: int
         return Found(sample_evenly(found, most, seed), found.coverage)
     paths = list_images(source, class_ids)
     chosen = np.random.default_rng(seed).permutation(len(paths))[:most]
-    return Found((Sample(paths[position], _UNKNOWN) for position in sorted(chosen.tolist())), paths.coverage)
+    return Found((Sample(paths[position], UNLABELLED) for position in sorted(chosen.tolist())), paths.coverage)
 
 
 @torch.no_grad()

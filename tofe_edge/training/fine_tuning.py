@@ -13,7 +13,7 @@ from tofe_edge.io.dataset import Sample
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import BackboneAdapter
 from tofe_edge.model.tofe import ToFe
-from tofe_edge.training.batches import batches
+from tofe_edge.training.batches import batches, normalized
 from tofe_edge.training.losses import classification_loss
 from tofe_edge.training.recipe import HyperParameters
 from tofe_edge.training.schedule import set_one_rate
@@ -42,13 +42,15 @@ def fine_tune(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     )
     # The seed is not that of later training: other crops of the same pictures.
-    stream = batches(samples, net.preprocessing, batch_size, range(steps), config.seed + 1, config.augmentation)
+    stream = batches(
+        samples, net.preprocessing.image_size, batch_size, range(steps), config.seed + 1, config.augmentation
+    )
     with progress_bar("fine-tuning the dense net", total=steps, unit="step") as bar:
         for batch in stream:
             set_one_rate(optimizer, config.backbone_learning_rate, batch.step, steps, warm_up)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                logits = whole.forward_dense(batch.images.to(device))
+                logits = whole.forward_dense(normalized(batch.pixels.to(device), net.preprocessing))
                 loss: Tensor = classification_loss(logits, batch.labels.to(device))
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip)

@@ -9,11 +9,6 @@ from torch import Tensor
 
 from tofe_edge.budget.cost import Cost
 
-SPREAD = 3.0
-"""Standard deviation that guidance gives the scores: nearly twice that of the noise in training, so most tokens are decided."""
-
-_LEAST = 1e-6
-
 
 def approximation_loss(rearranged: Sequence[Tensor], teacher: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
     """Return how far approximated tokens are from the teacher's (Eq. 10).
@@ -60,22 +55,3 @@ def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
         log_target=True,
         reduction="batchmean",
     )
-
-
-def guidance_loss(scores: Sequence[Tensor], importance: Sequence[Tensor]) -> Tensor:
-    """Return how far the selectors' scores are from what the dense model attends to later on. Not in the paper.
-
-    Args:
-        scores: S tensors ``(B, N)``.
-        importance: S tensors ``(B, N)``, of :class:`tofe_edge.training.batches.TeacherView`.
-
-    The logarithm of the importance, standardized over the batch, is the aim for scores less their mean over the batch:
-    how many tokens are kept is left to the budget. Squared gaps, their mean over tokens, summed over stages.
-    """
-    total = scores[0].new_zeros(())
-    for score, received in zip(scores, importance, strict=True):
-        target = received.float().clamp(min=_LEAST).log()
-        target = (target - target.mean()) / target.std().clamp(min=_LEAST)
-        gap = (score.float() - score.float().mean()) / SPREAD - target
-        total = total + gap.square().mean()
-    return total

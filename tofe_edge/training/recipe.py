@@ -17,8 +17,8 @@ from tofe_edge.model.backbones.spec import TokenCounts
 _SHIPPED = Path(__file__).with_name("recipes")
 _POSITIVE = ("epochs", "batch_size", "learning_rate", "backbone_learning_rate", "gradient_clip")
 _NOT_NEGATIVE = (
-    "cls_weight", "approximation_weight", "budget_weight", "distillation_weight", "guidance_weight", "weight_decay",
-    "fixed_epochs", "gathered_epochs", "views", "held_out", "final_learning_rate",
+    "cls_weight", "approximation_weight", "budget_weight", "distillation_weight", "weight_decay",
+    "fixed_epochs", "gathered_epochs", "crops", "held_out", "final_learning_rate",
 )  # fmt: skip
 _SHARES = ("crop_scale", "noise_decay_start")
 
@@ -31,6 +31,8 @@ class Augmentation:
     """Least share of an image's area."""
     cutmix: float = 0.0
     """Share of a batch's crops that get a rectangle of another one."""
+    crops: int = 0
+    """Different ones per image, seen in turns; 0: a fresh one in each epoch."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class HyperParameters:
     exported, frozen tokens left out, at the same learning rates along a second cosine; 0 is the paper's recipe. The budget is met
     already, and a step costs a fraction."""
     token_counts: str | None = None
-    """Counts of those epochs, such as ``"118,98,61"``; ``None``: what the selectors have learned to keep."""
+    """Counts of those epochs, such as ``"118,98,61"``, or several with semicolons between them, for a net that serves several
+    budgets: each step then learns at all of them, each image at one. ``None``: those that the start was reduced for, or what the
+    selectors have learned to keep."""
     final_learning_rate: float = 2e-6
     weight_decay: float = 0.05
     """Applies to matrices only. Not in the paper; the recipe of the family."""
@@ -60,9 +64,6 @@ class HyperParameters:
     """The weight of a gap in GMACs, squared. A gap in milliseconds weighs as much as the same share of the dense net's GMACs."""
     distillation_weight: float = 0.0
     """The weight of the KL divergence to the dense teacher's logits; 0 is the paper's recipe."""
-    guidance_weight: float = 0.0
-    """The weight of the selectors' gap to the attention that the dense model pays from each stage on; 0 is the paper's recipe. Drawn
-    samples alone teach selectors slowly: after some hundred steps they hardly tell tokens apart."""
     budget: Literal["per_sample", "per_batch"] = "per_sample"
     """Eq. 14 squares each sample's gap; ``per_batch`` squares the gap of the batch mean."""
     noise_decay_start: float = 1.0
@@ -70,8 +71,11 @@ class HyperParameters:
     zero, reached halfway through what is left of them; 1 keeps it to the end (the paper says nothing). With the noise on
     to the end, selectors of a short run stay undecided: the counts sampled in training and those without noise differ by
     20 tokens, and the net never sees the selection that it will run with."""
-    views: int = 0
-    """Crops prepared once and drawn from in every epoch; 0 draws fresh crops. See ``tofe_edge.training.views``."""
+    crops: int = 0
+    """Different crops per image, seen in turns by the epochs; the teacher's logits for them are kept on disk, see ``logits_dir``. 0 draws
+    fresh crops in each epoch."""
+    ema: float = 0.0
+    """Decay per step of a running mean of the weights, which is what is kept in the end; 0: the last weights are."""
     crop_scale: float = 0.35
     """Least share of an image's area in a random crop."""
     cutmix: float = 0.0
@@ -93,17 +97,21 @@ class HyperParameters:
                 raise InputError(f"training: {name} must lie in (0, 1], not {value}")
         if not 0 <= self.seed < 2**31:
             raise InputError(f"training: seed must lie in [0, 2^31), not {self.seed}")
-        if self.token_counts is not None and not self.gathered_epochs:
-            raise InputError("training: token_counts are for gathered epochs, and there are none")
         if not 0 <= self.cutmix <= 1:
             raise InputError(f"training: cutmix must lie in [0, 1], not {self.cutmix}")
+        if self.cutmix and self.crops:
+            raise InputError("training: crops that come again are not mixed; set cutmix or crops to 0")
+        if self.crops and not self.distillation_weight:
+            raise InputError("training: crops are for distillation; set distillation_weight, or leave them out")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"training: ema must lie in [0, 1), not {self.ema}")
         if self.cutmix and self.cls_weight:
             raise InputError("training: no label fits an image that cutmix mixed; set cls_weight to 0 and distil")
 
     @property
     def augmentation(self) -> Augmentation:
         """The way crops are drawn."""
-        return Augmentation(self.crop_scale, self.cutmix)
+        return Augmentation(self.crop_scale, self.cutmix, self.crops)
 
 
 @dataclass(frozen=True)
@@ -122,8 +130,16 @@ class Recipe(HyperParameters):
     start_share: float | None = None
     """Begin at this share of the way from the dense backbone to that of the start, in [0, 1]: undoes what a long run
     learned by heart from few images (WiSE-FT, Wortsman et al. 2022). ``None``: at the start."""
-    views_dir: Path | None = None
-    """Folder of the prepared views, for several runs; ``None``: beside the checkpoint."""
+    logits_dir: Path | None = None
+    """Folder of the teacher's logits for ``crops``, for several runs; ``None``: beside the checkpoint."""
+    workers: int | None = None
+    """Processes that decode images beside each one that trains; ``None``: as many as there are cores left, 8 at most."""
+    parts: int = 1
+    """Parts of a step's batch that a process trains on one after another, for want of memory."""
+    autocast: Literal["auto", "bf16", "off"] = "auto"
+    """What products are computed in: ``auto`` is bf16 on a GPU and fp32 on a CPU."""
+    compile: Literal["off", "blocks"] = "off"
+    """Whether blocks are compiled by torch.compile, minutes at the start."""
     center_on: Path | None = None
     """Images like those that the net will see, prepared as the validation images are, with labels or without: at the end
     selectors are moved so that instance mode keeps N^s tokens of them on average. ``None``: held-out images."""
@@ -143,8 +159,14 @@ class Recipe(HyperParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.views_dir is not None and not self.views:
-            raise InputError("training: views_dir is where views are kept; say how many with --set views=N")
+        if self.logits_dir is not None and not self.crops:
+            raise InputError(
+                "training: logits_dir is where logits of crops are kept; say how many per image with --set crops=N"
+            )
+        if self.parts < 1 or (self.workers or 0) < 0:
+            raise InputError(
+                f"training: parts must be at least 1 and workers at least 0, not {self.parts} and {self.workers}"
+            )
         if self.fine_tune is not None and not 0 <= self.fine_tune < math.inf:
             raise InputError(f"training: fine_tune must be a number of epochs, not {self.fine_tune}")
         if self.start_share is not None and not 0 <= self.start_share <= 1:
@@ -244,8 +266,12 @@ class TrainingConfig(HyperParameters):
                 raise InputError(f"training: {name} must be a finite number greater than 0, not {target}")
         if self.latency_table is not None and self.target_ms is None:
             raise InputError("training: latency_table is for a target in milliseconds, and this one is in GMACs")
-        if self.token_counts is not None:
-            TokenCounts.parse(self.token_counts)
+        if self.budgets() and not self.gathered_epochs:
+            raise InputError("training: token_counts are for gathered epochs, and there are none")
+
+    def budgets(self) -> tuple[TokenCounts, ...]:
+        """The token counts that are set, the main ones first; none: they are learned. Raises :class:`InputError` if they are not counts."""
+        return tuple(map(TokenCounts.parse, self.token_counts.split(";"))) if self.token_counts else ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields that are set, for the checkpoint's header: the target first."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tofe_edge.budget.cost import Cost, FittedCounts, GmacsCost, LatencyCost, latency_cost
 from tofe_edge.errors import InputError, require
@@ -32,17 +34,17 @@ from tofe_edge.training.counts import (
     read_images,
     typical_samples,
 )
+from tofe_edge.training.losses import distillation_loss
 from tofe_edge.training.recipe import Recipe, TrainingConfig
+from tofe_edge.training.running import ALONE, Processes, Running
 from tofe_edge.training.schedule import Schedule
 from tofe_edge.training.state import check_state
 from tofe_edge.training.trainer import TrainingResult, train
-from tofe_edge.training.views import Views, prepare_views, view_recipe
 
 _GIVEN_TOLERANCE = 0.02
 """Share of the target by which the cost of given counts may miss it."""
 
-_SAME_STEM = 0.01
-"""Relative distance up to which two stems are the same but for rounding."""
+_BATCH = 16
 
 _COUNT_TOLERANCE = 2.0
 """Tokens by which sampled and noise-free means may differ before a warning is recorded."""
@@ -74,22 +76,26 @@ class TrainingRequest:
         return self.target_gmacs is not None or self.target_ms is not None
 
 
-def train_checkpoint(request: TrainingRequest) -> Checkpoint:
+def train_checkpoint(request: TrainingRequest, processes: Processes = ALONE) -> Checkpoint:
     """Train, measure token counts and accuracy, and write the checkpoint.
 
-    An interrupted run goes on where it was when called again.
+    An interrupted run goes on where it was when called again. Of several processes the first one measures accuracy and
+    writes; the others return the header without.
 
     Raises:
         InputError: weights or images are unfit, or the output cannot be written.
+        DeviceError: another process of the run has ended.
     """
     # 1. What can be refused is refused before hours are spent
-    recipe, state = request.recipe, request.out.with_suffix(".state")
     check_request(request)
+    if request.start is not None and request.start.token_counts is not None and not request.has_budget:
+        request = replace(request, target_gmacs=request.start.gmacs)
+    recipe, state = request.recipe, request.out.with_suffix(".state")
     require(
         request.has_budget,
         "train needs a budget, --target-gmacs or --target-ms, as the images are of classes that the net has already",
     )
-    config = TrainingConfig(**recipe.hyper_parameters(), target_gmacs=request.target_gmacs, target_ms=request.target_ms)
+    config = _config(request)
     device = pick_device(recipe.device)
     # 2. Teacher, student, images
     # The seed is for weights of new modules; batches and noise have their own numbers, from (seed, step).
@@ -98,15 +104,17 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     dense_net = open_net(request, stages)
     adapter, classes = dense_net.adapter, dense_net.header.classes
     cost = budget_of(request, adapter.spec)
-    if config.token_counts is not None:
-        _check_given(TokenCounts.parse(config.token_counts).check(adapter.spec), cost)
+    for counts in config.budgets():
+        counts.check(adapter.spec)
+    for counts in config.budgets()[:1]:
+        _check_given(counts, cost)
     if isinstance(cost, LatencyCost):
         config = replace(config, latency_table=cost.fingerprint)
     teacher = ToFe(adapter)
     model = _student(request, teacher)
     data = TrainingSet.find(
         tuple(Source.parse(text) for text in request.data),
-        classes.ids,
+        classes.ids if config.cls_weight else None,
         config.held_out,
         config.seed,
         request.allow_empty,
@@ -121,10 +129,11 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
         validation = Validation.find(request.validation, classes.ids, resize, recipe.validation_name, allow_empty)
     to_center_on = typical_samples(recipe.center_on, classes.ids, config.seed) if recipe.center_on else None
     # 3. Train
-    dense = validation.examine(teacher, None, "dense") if validation else None
-    views = _views(request, config, teacher, model, data)
+    dense = validation.examine(teacher, None, "dense") if validation and processes.is_first else None
+    running = Running.of(recipe, device, request.out, processes)
+    running.share(config.batch_size)
     with gpu_failures(device, f"with batch_size {config.batch_size}"):
-        result = train(model, data, config, cost, request.out, device, teacher, views)
+        result = train(model, data, config, cost, request.out, running, teacher)
     # 4. Measure token counts and set the selectors' thresholds
     images = read_images(data.held_out or sample_evenly(data.train, 256), adapter.preprocessing)
     learned = measure_counts(model, images, config.seed)
@@ -144,10 +153,10 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     }
     record["warnings"] += [*dense_net.header.remarks, *([remark] if remark else []), *data.remarks]
     record["warnings"] += validation.remarks if validation else ()
-    if views is not None:
-        record["views"] = len(views)
-        if views.unreadable:
-            record["warnings"].append(f"{views.unreadable} times an image could not be read and is not among the views")
+    before = (request.start.training or {}).get("reduced") if request.start and request.start.budgets else None
+    if processes.is_first and (before or len(config.budgets()) > 1):
+        budgets = config.budgets() or (fitted.counts,)
+        record["reduced"] = {**(before or {}), "outcomes": _outcomes(model, teacher, budgets, cost, images)}
     if with_noise:
         record["warnings"].append(
             "without noise the selectors keep too little or too much for any scaling to meet the target: "
@@ -159,6 +168,8 @@ def train_checkpoint(request: TrainingRequest) -> Checkpoint:
     name = recipe.name or request.out.stem
     header = describe(name, adapter.spec, adapter.preprocessing, classes, fitted.counts, None, record)
     header = replace(header, sources=dense_net.header.sources)
+    if not processes.is_first:
+        return header
     if validation is not None and dense is not None:
         header = replace(header, accuracy=measure_accuracy(request.out, model, header, validation, dense))
     return save(request.out, model, header)
@@ -215,16 +226,25 @@ def measure_accuracy(
     return accuracy_record(dense, batch, instance, validation.name)
 
 
+def _config(request: TrainingRequest) -> TrainingConfig:
+    """The hyper-parameters of a run. A net that `tofe-edge reduce` made knows its counts: all of its epochs are gathered, unless
+    the recipe says how many."""
+    values = request.recipe.hyper_parameters()
+    start = request.start
+    if start is not None and start.budgets and not values["gathered_epochs"]:
+        values |= {"gathered_epochs": values["epochs"], "fixed_epochs": 0.0}
+        if values["token_counts"] is None:
+            own = [",".join(map(str, budget.counts)) for budget in start.budgets]
+            values["token_counts"] = ";".join(sorted(own, key=lambda counts: counts != str(start.token_counts)))
+    return TrainingConfig(**values, target_gmacs=request.target_gmacs, target_ms=request.target_ms)
+
+
 def _check_learned(request: TrainingRequest, config: TrainingConfig, data: TrainingSet) -> None:
-    """Raise :class:`InputError` if selections or counts would be those of selectors that have learned nothing."""
-    if request.start is not None or Schedule.of(config, len(data.train)).selecting:
-        return
-    if not config.guidance_weight:
-        raise InputError("training: with gathered epochs alone selectors never learn; give --start or guidance_weight")
-    if config.token_counts is None:
-        raise InputError(
-            "training: nothing is learned before counts are fixed; give token_counts or fewer gathered_epochs"
-        )
+    """Raise :class:`InputError` if selections would be those of selectors that have learned nothing."""
+    require(
+        request.start is not None or Schedule.of(config, len(data.train)).selecting,
+        "training: in gathered epochs selectors do not learn; give --start, or fewer gathered_epochs",
+    )
 
 
 def _check_given(counts: TokenCounts, cost: Cost) -> None:
@@ -261,33 +281,26 @@ def _student(request: TrainingRequest, teacher: ToFe) -> ToFe:
     return begun
 
 
-def _views(
-    request: TrainingRequest, config: TrainingConfig, teacher: ToFe, model: ToFe, data: TrainingSet
-) -> Views | None:
-    """Return the prepared views, if asked for.
-
-    Raises:
-        InputError: the student is not the teacher up to the first selection, or as :func:`prepare_views`.
-    """
-    if not config.views:
-        return None
-    size = teacher.backbone.spec.image_size
-    image = torch.linspace(-1, 1, 3 * size * size).reshape(1, 3, size, size)
-    # A checkpoint's weights are stored in half precision.
-    with torch.no_grad():
-        gap = (model.stem(image) - teacher.stem(image)).abs().max() / teacher.stem(image).abs().max()
-    if gap > _SAME_STEM:
-        name = request.start.name if request.start else "the start"
-        raise InputError(
-            f"--start {name}: its blocks before the first selection are not those of the dense weights, which views need; "
-            "start from a checkpoint trained with views, or leave it out"
+@torch.no_grad()
+def _outcomes(
+    model: ToFe, teacher: ToFe, budgets: Sequence[TokenCounts], cost: Cost, images: Tensor
+) -> list[dict[str, Any]]:
+    """How far the trained net is from the dense one at each budget on images it was not trained on, as `tofe-edge reduce` says it."""
+    parts = images.split(_BATCH)
+    dense = torch.cat([teacher.to("cpu").forward_dense(part) for part in parts])
+    outcomes = []
+    for counts in budgets:
+        logits = torch.cat([model.forward_batch(part, counts).logits for part in parts])
+        outcomes.append(
+            {
+                "target": cost.target if counts == budgets[0] else round(cost.of_counts(counts.kept), 6),
+                "cost": round(cost.of_counts(counts.kept), 6),
+                "counts": list(counts.kept),
+                "divergence": float(distillation_loss(logits, dense)),
+                "agreement": 100 * float((logits.argmax(dim=1) == dense.argmax(dim=1)).float().mean()),
+            }
         )
-    of_views = view_recipe(teacher, data.train, config.views, config.seed, config.augmentation)
-    device = pick_device(request.recipe.device)
-    with gpu_failures(device, "in preparing views"):
-        return prepare_views(
-            request.recipe.views_dir or request.out.with_suffix(".views"), teacher.to(device), data.train, of_views
-        )
+    return outcomes
 
 
 def budget_of(request: TrainingRequest, backbone: Backbone) -> Cost:
@@ -314,7 +327,7 @@ def _record(
     share = request.recipe.start_share
     gaps = [abs(a - b) for a, b in zip(measured.means, measured.sampled_means)]
     warnings = []
-    if max(gaps) > _COUNT_TOLERANCE:
+    if result.counts is None and max(gaps) > _COUNT_TOLERANCE:
         warnings.append(
             f"sampled and noise-free token counts differ by up to {max(gaps):.1f} tokens: the selectors are not decided everywhere"
         )

@@ -97,7 +97,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
                     "weight_decay": config.weight_decay if is_matrix else 0.0,
                 }
             )
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, schedule: Schedule, step: int) -> None:
@@ -117,17 +117,20 @@ def noise_scale(step: int, steps: int, decay_start: float) -> float:
     return min(1.0, max(0.0, 1 - (share - decay_start) / ((1 - decay_start) / 2)))
 
 
-def gumbel_sampler(seed: int, step: int, scale: float = 1.0) -> Gumbel:
+def gumbel_sampler(seed: int, step: int, scale: float = 1.0, part: int = 0, parts: int = 1) -> Gumbel:
     """Return a sampler: hard Gumbel-softmax at temperature 1 with straight-through gradients (Eq. 9).
 
     Args:
         scale: of the noise; 0 takes the likelier choice.
+        part: which of ``parts`` equal parts of the batch it is for; the noise of the parts is that of the batch, cut.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
 
     def draw(log_probabilities: Tensor) -> Tensor:
         # Drawn on the CPU, so that a GPU run sees the same noise.
-        noise = -torch.empty(log_probabilities.shape).exponential_(generator=generator).log()
+        size, *rest = log_probabilities.shape
+        drawn = torch.empty(parts * size, *rest).exponential_(generator=generator)
+        noise = -drawn[part * size : (part + 1) * size].log()
         soft = F.softmax(log_probabilities + scale * noise.to(log_probabilities.device), dim=-1)
         hard = F.one_hot(soft.argmax(dim=-1), 2).to(soft.dtype)
         return hard - soft.detach() + soft

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.files import write_atomically
@@ -34,11 +38,13 @@ def save_state(
     config: TrainingConfig,
     progress: Progress,
     origin: Mapping[str, str],
+    average: nn.Module | None = None,
 ) -> None:
     """Write the state atomically.
 
     Args:
         origin: what a run that goes on from it must have in common beside ``config``, by names.
+        average: the running mean of the weights, if there is one.
 
     Raises:
         InputError: the disk is full or read-only.
@@ -51,8 +57,31 @@ def save_state(
         "counts": list(progress.counts.kept) if progress.counts else [],
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "average": average.state_dict() if average else {},
     }
-    write_atomically(path, lambda temporary: _save(content, temporary))
+    with _undisturbed():
+        write_atomically(path, lambda temporary: _save(content, temporary))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that ask for the end wait for that of the block: a second one would cut off what the first has begun to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not None:
+            before[number] = signal.signal(number, lambda received, _: waiting.append(received))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if waiting:
+        signal.raise_signal(waiting[0])
 
 
 def check_state(path: Path, config: TrainingConfig) -> None:
@@ -61,9 +90,14 @@ def check_state(path: Path, config: TrainingConfig) -> None:
 
 
 def load_state(
-    path: Path, model: ToFe, optimizer: torch.optim.Optimizer, config: TrainingConfig, origin: Mapping[str, str]
+    path: Path,
+    model: ToFe,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    origin: Mapping[str, str],
+    average: nn.Module | None = None,
 ) -> Progress:
-    """Put a saved state back into model and optimizer.
+    """Put a saved state back into model, optimizer and running mean.
 
     Raises:
         InputError: the file is damaged, or belongs to a run with other hyper-parameters or another origin.
@@ -74,7 +108,7 @@ def load_state(
         came_from = dict(content["origin"])
         counts = TokenCounts(tuple(content["counts"])) if content["counts"] else None
         progress = Progress(int(content["step"]), int(content["unreadable"]), counts)
-        weights, moments = content["model"], content["optimizer"]
+        weights, moments, mean = content["model"], content["optimizer"], content["average"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: is of another version of this program; delete it to start anew") from error
     changed = sorted(key for key, value in origin.items() if came_from.get(key) != value)
@@ -83,6 +117,8 @@ def load_state(
     try:
         model.load_state_dict(weights)
         optimizer.load_state_dict(moments)
+        if average is not None:
+            average.load_state_dict(mean)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: belongs to another net; use another --out, or delete it") from error
     except (KeyError, TypeError, AttributeError) as error:

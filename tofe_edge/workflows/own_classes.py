@@ -32,6 +32,7 @@ from tofe_edge.training.losses import classification_loss
 from tofe_edge.training.pictures import find_pictures
 from tofe_edge.training.recipe import Recipe, TrainingConfig
 from tofe_edge.training.run import TrainingRequest, as_stored, budget_of, measure_accuracy, start_name
+from tofe_edge.training.running import Running
 from tofe_edge.training.trainer import train
 
 _BATCH = 16
@@ -195,7 +196,7 @@ def _reduce(
     training = TrainingSet(data.train.samples, data.aside.samples)
     trained, teacher = copy.deepcopy(model).requires_grad_(True), reduced_net(net, spec.stages)
     with gpu_failures(device, f"with batch_size {recipe.batch_size}"):
-        result = train(trained, training, config, cost, out, device, teacher)
+        result = train(trained, training, config, cost, out, Running.of(recipe, device, out), teacher)
     trained.eval()
     nets = [_in_batch_mode(one, counts) for one in (model, trained)]
     before, after = _losses(nets, data.aside.samples, net)
@@ -220,7 +221,7 @@ def _reduce(
 def _config(recipe: Recipe, request: TrainingRequest, counts: TokenCounts) -> TrainingConfig:
     """All epochs gathered, at the counts of the reduction."""
     values = recipe.hyper_parameters()
-    values |= {"gathered_epochs": recipe.epochs, "fixed_epochs": 0.0, "token_counts": str(counts), "views": 0}
+    values |= {"gathered_epochs": recipe.epochs, "fixed_epochs": 0.0, "token_counts": str(counts)}
     return TrainingConfig(**values, target_gmacs=request.target_gmacs, target_ms=request.target_ms)
 
 

@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.errors import InputError, require
-from tofe_edge.evaluation.image_tokens import UNLABELLED
 from tofe_edge.evaluation.parity import GateResult, Parity
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Reference, load_reference
 from tofe_edge.evaluation.statistics import Analysis, analyse
 from tofe_edge.evaluation.vectors import compare_outputs
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, words_for
-from tofe_edge.io.dataset import Sample, find_samples, refuse_lost, sample_evenly
+from tofe_edge.io.dataset import UNLABELLED, Sample, find_samples, refuse_lost, sample_evenly
 from tofe_edge.io.inputs import Inputs, load_photographs, none_usable
 from tofe_edge.io.labels import Classes
 from tofe_edge.io.listing import EVERYTHING, Coverage, Found, Tally, list_images

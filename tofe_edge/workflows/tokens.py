@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tofe_edge.errors import require
-from tofe_edge.evaluation.image_tokens import UNLABELLED, ImageTokens, Traced, trace
+from tofe_edge.evaluation.image_tokens import ImageTokens, Traced, trace
 from tofe_edge.evaluation.prediction import MeanUsage
 from tofe_edge.evaluation.reference import Mode, load_reference
-from tofe_edge.io.dataset import Sample, find_samples, refuse_lost, sample_evenly
+from tofe_edge.io.dataset import UNLABELLED, Sample, find_samples, refuse_lost, sample_evenly
 from tofe_edge.io.listing import EVERYTHING, Coverage, Found, list_images, why_left_out
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.workflows.sources import resized

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tofe_edge.evaluation.reference import pick_device
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.training.batches import Source
 from tofe_edge.training.pictures import own_classes
 from tofe_edge.training.recipe import Recipe, read_recipe
 from tofe_edge.training.run import TrainingRequest, check_request, open_net, train_checkpoint
+from tofe_edge.training.running import joined
 from tofe_edge.workflows.own_classes import train_own_classes
 from tofe_edge.workflows.sources import StrPath, choices_of, open_checkpoint, open_profile
 
@@ -73,7 +75,8 @@ def train(
         opened = recipe if isinstance(recipe, Recipe) else read_recipe(recipe or name, settings)
         return replace(opened, **keys)  # type: ignore[arg-type]
 
-    first = recipe_of(None)
+    opened = None if start is None else open_checkpoint(start)
+    first = recipe_of("reduced" if opened is not None and opened.budgets else None)
     profile = profile or first.profile
     request = TrainingRequest(
         data=tuple(map(str, sources)),
@@ -83,7 +86,7 @@ def train(
         profile=None if profile is None else open_profile(profile),
         weights=None if weights is None else Path(weights),
         pretrained=pretrained,
-        start=None if start is None else open_checkpoint(start),
+        start=opened,
         validation=None if validation is None else Path(validation),
         recipe=first,
         choices=choices_of(labels, preprocessing),
@@ -91,9 +94,10 @@ def train(
     )
     check_request(request)
     folders = [Source.parse(source).folder for source in request.data]
-    if request.start is None and all(folder.is_dir() for folder in folders):
+    if request.start is None and first.cls_weight and all(folder.is_dir() for folder in folders):
         dense = open_net(request)
         names = own_classes(folders, dense.header.classes.ids)
         if names is not None:
             return train_own_classes(replace(request, recipe=recipe_of("own_classes")), dense, names)
-    return train_checkpoint(request)
+    with joined(pick_device(first.device)) as processes:
+        return train_checkpoint(request, processes)
