@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ class ProfileRequest:
         sustained: seconds to run for, in place of ``runs``.
         rival: what to compare with, as the user says it; ``open_rival`` makes or opens it, which may take a while.
         compute_units: where Core ML may run a package.
+        provider: ONNX Runtime's execution provider.
+        engine: what is to run an ONNX file in place of ONNX Runtime: ``tensorrt``.
     """
 
     method: str = DEFAULT_METHOD
@@ -40,6 +42,8 @@ class ProfileRequest:
     rival: str | None = None
     open_rival: Callable[[], AbstractContextManager[Artifact]] | None = None
     compute_units: str | None = None
+    provider: str | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class LatencyReport:
         breakdown: time per stage and operator; ``None`` if it was not traced: on another device, or the trace is unknown.
         sustained: whether the device throttles, if that was asked for.
         comparison: with ``rival``, ``dense`` or the path of another model, if that was asked for.
+        nodes: operators by the execution provider that ran them, if the runtime has several.
     """
 
     artifact: Artifact
@@ -61,6 +66,7 @@ class LatencyReport:
     sustained: Sustained | None
     comparison: Comparison | None
     rival: str | None
+    nodes: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_checkpoint, add_method, add_model, add_on, keywords, positive_float, positive_int
+from tofe_edge.cli.options import (
+    add_checkpoint,
+    add_method,
+    add_model,
+    add_on,
+    add_provider,
+    keywords,
+    positive_float,
+    positive_int,
+)
 from tofe_edge.cli.output import check_html_place, emit, facts, table, threads
 from tofe_edge.cli.pages.profile import ProfilePage, render
 from tofe_edge.cli.pages.rendering import write_html
@@ -51,6 +60,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=COMPUTE_UNITS,
         help="where Core ML may run an .mlpackage, on a Mac (default: every choice, all first)",
     )
+    add_provider(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("tensorrt",),
+        help="build an engine from an .onnx model by the trtexec of the board that --on names, time and check it there",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the charts")
     add_method(parser)
     add_checkpoint(parser)
@@ -62,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         require(
             target_of(artifact.manifest).native_runner,
-            f"--html is for .pte models; {args.model} is measured on a Mac alone",
+            f"--html is for .pte models, not for {args.model}",
         )
         # Now, as a measurement takes a while.
         check_html_place(args.html, (artifact.path, artifact.manifest_path, golden_path_of(artifact.path)))
@@ -126,6 +141,8 @@ def _json(report: LatencyReport) -> dict[str, Any]:
         "stages": [{"name": share.name, "ms": share.ms} for share in stages],
         "operators": [{"name": share.name, "ms": share.ms, "count": share.count} for share in operators],
     }
+    if report.nodes is not None:
+        document["nodes"] = dict(report.nodes)
     if report.sustained is not None:
         document["sustained"] = asdict(report.sustained)
         document["telemetry"] = [asdict(state) for state in timing.telemetry]
@@ -176,6 +193,8 @@ def _facts(report: LatencyReport) -> list[tuple[str, str]]:
     ]
     if timing.peak_rss_bytes is not None:
         rows.append(("peak memory", f"{timing.peak_rss_bytes / 1e6:.1f} MB resident"))
+    if report.nodes is not None:
+        rows.append(("operators", ", ".join(f"{count} by {name}" for name, count in report.nodes.items())))
     return [*rows, ("rate", f"{manifest.batch * method.gmacs / times['p50'] * 1e3:.0f} GMACs/s at p50")]
 
 
