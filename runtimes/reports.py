@@ -12,6 +12,7 @@ from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml_counts import Share
 from tofe_edge.runtimes.coreml_device import OnDevice, Placement
 from tofe_edge.runtimes.etdump import Breakdown
+from tofe_edge.runtimes.tensorrt import Engine
 from tofe_edge.runtimes.timing import DEFAULT_RUNS, Timing, TimingRequest
 
 DENSE = "dense"
@@ -56,6 +57,7 @@ class LatencyReport:
         sustained: whether the device throttles, if that was asked for.
         comparison: with ``rival``, ``dense`` or the path of another model, if that was asked for.
         nodes: operators by the execution provider that ran them, if the runtime has several.
+        engine: what ran it in place of ONNX Runtime.
     """
 
     artifact: Artifact
@@ -67,6 +69,7 @@ class LatencyReport:
     comparison: Comparison | None
     rival: str | None
     nodes: Mapping[str, int] | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)
