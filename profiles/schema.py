@@ -132,6 +132,22 @@ class ProfileDefaults:
 
 
 @dataclass(frozen=True)
+class ProfileEngine:
+    """Another processor of the device that can run a model, and what is converted for it: ``convert --engine NAME``."""
+
+    __pydantic_config__ = FORBID
+
+    name: Annotated[Line, one_of(ACCELERATOR_KINDS)]
+    target: Annotated[Line, one_of(target_names())]
+    precision: Annotated[Line, one_of(PRECISIONS)]
+    runtime: Line
+    """What runs it there, for people: ``TensorRT``."""
+    provenance: Annotated[Line, one_of(PROVENANCES)]
+    source: Line
+    """Why this precision, and whether it was run."""
+
+
+@dataclass(frozen=True)
 class ProfileBudget:
     """What a model may cost on this device."""
 
@@ -155,6 +171,8 @@ class DeviceProfile:
     peaks: Peaks
     defaults: ProfileDefaults
     budget: ProfileBudget
+    engines: Annotated[tuple[ProfileEngine, ...], Field(min_length=1)] = ()
+    """Beside the one of ``defaults``."""
     latency: Annotated[tuple[LatencyTable, ...], Field(min_length=1)] = ()
     """What nets take on it, if somebody measured that: at most one table per net and precision."""
 
@@ -172,6 +190,13 @@ def build_profile(document: Document) -> DeviceProfile:
         raise document.error(("schema",), problem)
     _check_cpu(document, read)
     _check_defaults(document, read)
+    for index, engine in enumerate(read.engines):
+        if engine.name in [other.name for other in read.engines[:index]]:
+            raise document.error(("engines", index, "name"), f"{quoted(engine.name)} is there twice; keep one")
+        precisions = find_target(engine.target).precisions
+        if engine.precision not in precisions:
+            problem = f"{quoted(engine.precision)} is not one of {', '.join(precisions)}"
+            raise document.error(("engines", index, "precision"), problem)
     check_tables(document, read.latency)
     return DeviceProfile(**{field.name: getattr(read, field.name) for field in fields(DeviceProfile)})
 

@@ -308,7 +308,7 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> TinyModel:
             assert code == 0, said.getvalue()
 
         folder = made_once("-".join(["tiny", *(word.removeprefix("--") for word in words)]), make)
-        (model,) = (*folder.glob("*.pte"), *folder.glob("*.mlpackage"))
+        (model,) = (path for suffix in ("pte", "mlpackage", "onnx") for path in folder.glob(f"*.{suffix}"))
         return model
 
     return convert

@@ -17,6 +17,7 @@ from tofe_edge.cli.options import (
     add_method,
     add_model,
     add_naming,
+    add_provider,
     add_threads,
     keywords,
     positive_float,
@@ -39,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_device(parser, "where the reference runs")
     add_threads(parser)
+    add_provider(parser)
     add_method(parser)
     add_checkpoint(parser)
     add_naming(parser)

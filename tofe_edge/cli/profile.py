@@ -8,7 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_checkpoint, add_method, add_model, add_on, keywords, positive_float, positive_int
+from tofe_edge.cli.options import (
+    add_checkpoint,
+    add_method,
+    add_model,
+    add_on,
+    add_provider,
+    keywords,
+    positive_float,
+    positive_int,
+)
 from tofe_edge.cli.output import check_html_place, emit, facts, table, threads
 from tofe_edge.cli.pages.profile import ProfilePage, render
 from tofe_edge.cli.pages.rendering import write_html
@@ -21,6 +30,7 @@ from tofe_edge.runtimes.coreml_device import OnDevice
 from tofe_edge.runtimes.etdump import Breakdown
 from tofe_edge.runtimes.latency import WARM_UP_RUNS
 from tofe_edge.runtimes.reports import DENSE, LatencyReport, PackageReport
+from tofe_edge.runtimes.tensorrt import Engine
 from tofe_edge.runtimes.timing import Timing
 from tofe_edge.workflows.profile import profile
 from tofe_edge.workflows.run import load
@@ -51,6 +61,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=COMPUTE_UNITS,
         help="where Core ML may run an .mlpackage, on a Mac (default: every choice, all first)",
     )
+    add_provider(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("tensorrt",),
+        help="build an engine from an .onnx model by the trtexec of the board that --on names, time and check it there",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the charts")
     add_method(parser)
     add_checkpoint(parser)
@@ -62,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         require(
             target_of(artifact.manifest).native_runner,
-            f"--html is for .pte models; {args.model} is measured on a Mac alone",
+            f"--html is for .pte models, not for {args.model}",
         )
         # Now, as a measurement takes a while.
         check_html_place(args.html, (artifact.path, artifact.manifest_path, golden_path_of(artifact.path)))
@@ -75,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         _write_page(args.html, report)
         text += f"\n\nWrote {args.html}"
     emit(args.json, _json(report), text)
-    return 0
+    return 0 if report.engine is None or report.engine.parity.passed else 1
 
 
 def _write_page(path: Path, report: LatencyReport) -> None:
@@ -126,12 +142,41 @@ def _json(report: LatencyReport) -> dict[str, Any]:
         "stages": [{"name": share.name, "ms": share.ms} for share in stages],
         "operators": [{"name": share.name, "ms": share.ms, "count": share.count} for share in operators],
     }
+    if report.engine is not None:
+        document["engine"] = _engine_json(report.engine)
+    if report.nodes is not None:
+        document["nodes"] = dict(report.nodes)
     if report.sustained is not None:
         document["sustained"] = asdict(report.sustained)
         document["telemetry"] = [asdict(state) for state in timing.telemetry]
     if report.comparison is not None:
         document["against"] = {"model": report.rival, **_comparison_json(report.comparison)}
     return document
+
+
+def _engine_json(engine: Engine) -> dict[str, Any]:
+    return {
+        "name": "tensorrt",
+        "version": engine.version,
+        "flags": list(engine.flags),
+        "power_mode": engine.power_mode,
+        "gpu_clocks": engine.gpu_clocks,
+        "gpu_ms": engine.gpu.to_json(),
+        "parity": {**engine.parity.to_json(), "passed": engine.parity.passed},
+    }
+
+
+def _engine_facts(engine: Engine) -> list[tuple[str, str]]:
+    parity = engine.parity
+    mode = f", power mode {engine.power_mode}" if engine.power_mode else ""
+    verdict = "passed" if parity.passed else f"FAILED: {'; '.join(parity.failures)}"
+    kept = ", ".join(f"{share:.1%}" for share in parity.kept_overlap) or "all (dense)"
+    return [
+        ("engine", f"TensorRT {engine.version}, {' '.join(engine.flags)}{mode}"),
+        *([("GPU clocks", engine.gpu_clocks)] if engine.gpu_clocks else []),
+        ("GPU time", "  ".join(f"{name} {value:.2f} ms" for name, value in engine.gpu.to_json().items())),
+        ("parity", f"SNR {parity.snr_db:.1f} dB, kept tokens {kept}, on {parity.images} golden inputs: {verdict}"),
+    ]
 
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -171,11 +216,15 @@ def _facts(report: LatencyReport) -> list[tuple[str, str]]:
         ("latency", "  ".join(f"{name} {value:.2f} ms" for name, value in times.items())),
         ("CPU time", f"{timing.latency.cpu_ms:.2f} ms per run ({threads(request.threads)})"),
         *([("beware", _BUSY)] if request.threads == 1 and times["p50"] > 1.5 * timing.latency.cpu_ms else []),
-        ("load", f"{timing.load_ms:.0f} ms"),
+        ("load", "not known" if timing.load_ms is None else f"{timing.load_ms:.0f} ms"),
         ("planned memory", "not known" if planned is None else f"{planned / 1e6:.2f} MB"),
     ]
     if timing.peak_rss_bytes is not None:
         rows.append(("peak memory", f"{timing.peak_rss_bytes / 1e6:.1f} MB resident"))
+    if report.engine is not None:
+        rows += _engine_facts(report.engine)
+    if report.nodes is not None:
+        rows.append(("operators", ", ".join(f"{count} by {name}" for name, count in report.nodes.items())))
     return [*rows, ("rate", f"{manifest.batch * method.gmacs / times['p50'] * 1e3:.0f} GMACs/s at p50")]
 
 
@@ -237,9 +286,10 @@ def _comparison_text(result: Comparison, rival: str) -> str:
 def _tables(breakdown: Breakdown) -> list[str]:
     traced = sum(share.ms for share in breakdown.stages)
     stages = [[share.name, f"{share.ms:.2f}", f"{share.ms / traced:.0%}"] for share in breakdown.stages]
+    by_stage = [table(stages, ["stage", "ms", "share"])] if stages else []
     operators = [(share.name, share.ms, share.count) for share in breakdown.operators]
     rows = [[name, f"{ms:.2f}", str(count)] for name, ms, count in _largest(operators)]
-    return [table(stages, ["stage", "ms", "share"]), table(rows, ["operator", "ms", "number"])]
+    return [*by_stage, table(rows, ["operator", "ms", "number"])]
 
 
 def _largest(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -158,6 +158,7 @@ def check(
     device: str = "auto",
     threads: int = 1,
     method: str = DEFAULT_METHOD,
+    provider: str | None = None,
     adjust: Callable[[Gates], Gates] = lambda gates: gates,
 ) -> Checked:
     """Run artifact and reference on the same images and compare them with the gates of the artifact's precision.
@@ -170,7 +171,7 @@ def check(
         DeviceError: a runtime fails.
     """
     manifest = artifact.manifest
-    model = open_model(artifact, threads, method)
+    model = open_model(artifact, threads, method, provider)
     kept = model.method.token_counts
     reference = load_reference(
         checkpoint,
@@ -254,6 +255,7 @@ def parity(
     method: str = DEFAULT_METHOD,
     device: str = "auto",
     threads: int = 1,
+    provider: str | None = None,
     limit: int | None = None,
     resize: str | None = None,
     min_agreement: float | None = None,
@@ -271,6 +273,7 @@ def parity(
         method: which budget of an elastic model.
         device: where the reference runs: ``auto``, ``cpu`` or ``cuda``.
         threads: of the model's runtime.
+        provider: ONNX Runtime's execution provider, of those that are installed; its CPU if not given.
         limit: use so many images, spread evenly over the classes.
         resize: ``none`` if images are stored at crop size already.
         min_agreement: the least share of images with the same top-1 class (the same nearest neighbour, of an embedding),
@@ -317,7 +320,9 @@ def parity(
         # Labels by the checkpoint's classes: those of the manifest are among the things that are checked.
         found = _find(Path(data), source, opened.manifest, allow_empty)
         pictures = Streamed(str(data), sample_evenly(found, limit), resize, found.coverage)
-    checked = check(opened, source, pictures, device=device, threads=threads, method=method, adjust=adjusted)
+    checked = check(
+        opened, source, pictures, device=device, threads=threads, method=method, provider=provider, adjust=adjusted
+    )
     if isinstance(pictures, Streamed) and opened.manifest.classifies and limit is None and not allow_empty:
         refuse_lost(Path(pictures.source), pictures.lost, source.classes.ids, pictures.coverage.left_out)
     analysis = None
