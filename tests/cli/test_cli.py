@@ -28,7 +28,7 @@ CONVERT_KEYS = (
     "sources target token_counts warnings"
 )
 PROFILE_KEYS = (
-    "batch cpu_ms gmacs latency_ms load_ms machine method model on operators peak_rss_bytes planned_memory_bytes runs stages "
+    "batch busy cpu_ms gmacs latency_ms load_ms machine method model on operators peak_rss_bytes planned_memory_bytes runs stages "
     "threads warm_up_runs"
 )
 PARITY_KEYS = (

@@ -284,6 +284,8 @@ def describe(converted: Converted) -> str:
             *(("warning", remark) for remark in converted.remarks),
             ("wrote", artifact.path),
             ("", artifact.manifest_path),
+            ("next", ["tofe-edge", "run", artifact.path, "IMAGE"]),
+            ("", ["tofe-edge", "profile", artifact.path]),
         ]
     )
 

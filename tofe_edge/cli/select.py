@@ -8,7 +8,7 @@ from typing import Any
 from tofe_edge.budget.gmacs import Choice
 from tofe_edge.budget.latency import Forecast, LatencyChoice
 from tofe_edge.cli.options import add_budget, keywords
-from tofe_edge.cli.output import emit, table, threads
+from tofe_edge.cli.output import emit, paragraph, table, threads
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.workflows.select import LATENCY_PRECISIONS, select
 
@@ -61,7 +61,7 @@ def _text(choice: Choice, forecast: Forecast | None) -> str:
     if forecast is not None:
         used = forecast.table
         budget += f"\nPredicted: {forecast.ms:.2f} ms in {used.precision}, {threads(used.threads)}"
-    return f"{budget}\n{table(rows, ['checkpoint', 'GMACs', 'tokens kept', 'why'])}"
+    return f"{paragraph(budget)}\n\n{table(rows, ['checkpoint', 'GMACs', 'tokens kept', 'why'])}"
 
 
 def _latency_json(choice: LatencyChoice) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _latency_text(choice: LatencyChoice) -> str:
         f"Limit: {limit.ms:g} ms on {limit.profile}, {threads(picked.table.threads)}; predictions may come to "
         f"{limit.target_ms:.3g} ms\nTable: {picked.table.source}"
     )
-    return f"{heading}\n{table(rows, ['checkpoint', 'precision', 'ms', 'GMACs', 'tokens kept', 'why'])}"
+    return f"{paragraph(heading)}\n\n{table(rows, ['checkpoint', 'precision', 'ms', 'GMACs', 'tokens kept', 'why'])}"
 
 
 def _gmacs(one: Forecast) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from tofe_edge.errors import visible
+from tofe_edge.errors import coloured, visible
 
 _TICK_S = 1.0
 _FIRST_LINE_S, _NEXT_LINE_S = 20.0, 60.0
@@ -119,14 +119,9 @@ def covering_bar(what: str, total: float, unit: str = "it") -> Iterator[Any]:
             _covered.reset(token)
 
 
-def say(text: str) -> None:
-    """One line on stderr for the user, apart from results."""
-    print(f"tofe-edge: {visible(text)}", file=sys.stderr)
-
-
 def warn(text: str) -> None:
-    """The same for what may be wrong."""
-    say(f"warning: {text}")
+    """One line on stderr for the user, apart from results."""
+    print(coloured(f"tofe-edge: warning: {visible(text)}", sys.stderr), file=sys.stderr)
 
 
 @cache

@@ -14,7 +14,7 @@ import torch
 from tofe_edge.budget.cost import Cost, fit_to_budget
 from tofe_edge.errors import InputError
 from tofe_edge.io.dataset import sample_evenly
-from tofe_edge.io.progress import progress_bar, say
+from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ToFe, TrainingOutput
 from tofe_edge.training.batches import TrainingBatch, TrainingSet, batches_from_images, samples_digest, weights_digest
@@ -95,10 +95,11 @@ def train(
         else batches_from_views(views, config, steps, device)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    say(f"the losses of every {_LOG_EVERY_STEPS} steps go to {log_path}")
     try:
         with (
-            progress_bar("training", total=schedule.steps, initial=begin.step, unit="step") as bar,
+            progress_bar(
+                f"training (log: {log_path.name})", total=schedule.steps, initial=begin.step, unit="step"
+            ) as bar,
             log_path.open("a") as log,
         ):
             for batch in stream:

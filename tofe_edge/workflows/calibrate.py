@@ -28,8 +28,9 @@ from tofe_edge.profiles import (
     with_tables,
 )
 from tofe_edge.runtimes.bench import Bench
-from tofe_edge.runtimes.calibration import UNDISTURBED_PERCENT, Calibrated, Plan, time_parts, turns
+from tofe_edge.runtimes.calibration import Calibrated, Plan, time_parts, turns
 from tofe_edge.runtimes.devices.opening import open_bench
+from tofe_edge.runtimes.latency import UNDISTURBED_PERCENT
 from tofe_edge.workflows.sources import StrPath, open_checkpoint
 
 _ROUNDS, _QUICK_ROUNDS, _RUNS = 20, 8, 5

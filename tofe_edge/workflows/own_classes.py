@@ -229,7 +229,9 @@ def _in_batch_mode(model: ToFe, counts: TokenCounts) -> Callable[[Tensor], Tenso
 
 
 @torch.no_grad()
-def _losses(nets: Sequence[Callable[[Tensor], Tensor]], samples: tuple[Sample, ...], like: BackboneAdapter) -> list[float]:
+def _losses(
+    nets: Sequence[Callable[[Tensor], Tensor]], samples: tuple[Sample, ...], like: BackboneAdapter
+) -> list[float]:
     """Mean cross entropies on the same pictures."""
     some = sample_evenly(samples, _COMPARED_ON)
     labels = torch.tensor([sample.label for sample in some])
