@@ -28,7 +28,7 @@ BUSY = 1.25
 """If the median is this many times an undisturbed run, somebody should know."""
 
 
-def percentile(samples: npt.ArrayLike, percent: float) -> float:
+def percentile(samples: Sequence[float] | npt.NDArray[np.float64], percent: float) -> float:
     """Return the nearest-rank percentile: a value that was measured, not one between two."""
     return float(np.percentile(samples, percent, method="inverted_cdf"))
 

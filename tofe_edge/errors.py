@@ -66,7 +66,7 @@ def coloured(text: str, stream: TextIO) -> str:
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     for colour, words in _COLOURS.items():
-        text = words.sub(lambda found: f"\x1b[{colour}m{found[0]}\x1b[0m", text)
+        text = words.sub(f"\x1b[{colour}m\\g<0>\x1b[0m", text)
     return text
 
 

@@ -240,6 +240,11 @@ def _add_command(commands: Any, name: str) -> Parser:
     return command
 
 
+def parser_of(name: str) -> Parser:
+    """The parser of a command."""
+    return _add_command(_program()[1], name)
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments of the command that the first word names; ``run`` is its function.
 

@@ -81,7 +81,7 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     """The lines of a table's row."""
-    folded = [textwrap.wrap(cell, width, break_on_hyphens=False) for cell, width in zip(cells, widths)]
+    folded = [textwrap.wrap(cell, max(width, 1), break_on_hyphens=False) for cell, width in zip(cells, widths)]
     for parts in zip_longest(*folded, fillvalue="") if any(folded) else [()]:
         yield "  ".join(f"{part:<{width}}" for part, width in zip(parts, widths)).rstrip()
 

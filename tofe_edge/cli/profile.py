@@ -15,6 +15,7 @@ from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.errors import require
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.targets import target_of
+from tofe_edge.profiles import profile_names
 from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml import COMPUTE_UNITS
 from tofe_edge.runtimes.coreml_device import OnDevice
@@ -61,6 +62,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    name = str(args.model)
+    require(
+        args.model.exists() or name not in profile_names(),
+        f"{name} is a device's profile, and a model is measured here; did you mean `tofe-edge devices {name}`?",
+    )
     artifact = load(args.model).artifact
     if args.html is not None:
         require(
@@ -92,6 +98,7 @@ def _write_page(path: Path, report: LatencyReport) -> None:
         machine=_machine(timing),
         threads=report.request.threads,
         samples_ms=timing.latency.samples_ms,
+        busy=timing.busy,
         started_s=timing.latency.started_s,
         cpu_ms=timing.latency.cpu_ms,
         load_ms=timing.load_ms,
@@ -236,7 +243,8 @@ def _comparison_text(report: LatencyReport) -> str:
     digits = 2 if busy else 3
     text = (
         f"{verdict}: {milliseconds(result.ms, busy)} against {milliseconds(result.against_ms, busy)} ({rival}), "
-        f"{ratio.value:.{digits}f} of its time ({ratio.low:.{digits}f} to {ratio.high:.{digits}f}), at {result.gmacs_ratio:.3f} of its GMACs."
+        f"{ratio.value:.{digits}f} of its time ({ratio.low:.{digits}f} to {ratio.high:.{digits}f}), "
+        f"at {result.gmacs_ratio:.3f} of its GMACs."
     )
     even = result.break_even
     if even is None:

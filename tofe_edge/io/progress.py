@@ -48,7 +48,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     def __init__(self, what: str, total: float, initial: int, unit: str) -> None:
         estimate = "<{remaining}" if total >= _FEW else ""
         layout = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}" + estimate + "{postfix}]"
-        options = {"file": sys.stderr, "dynamic_ncols": True, "smoothing": 0, "bar_format": layout}
+        options: dict[str, Any] = {"file": sys.stderr, "dynamic_ncols": True, "smoothing": 0, "bar_format": layout}
         super().__init__(desc=f"{what}: ", total=total, initial=initial, unit=unit, **options)
         self._clock = _Clock(self.refresh)
 
