@@ -176,6 +176,17 @@ class DeviceProfile:
     latency: Annotated[tuple[LatencyTable, ...], Field(min_length=1)] = ()
     """What nets take on it, if somebody measured that: at most one table per net and precision."""
 
+    @property
+    def architecture(self) -> str | None:
+        """``aarch64`` or ``x86_64``, by its instructions; ``None`` if it states none of either."""
+        isa = set(self.cpu.isa)
+        return "aarch64" if "neon" in isa else "x86_64" if isa & {"fma", "f16c", "avx2", "avx512", "vnni"} else None
+
+    def is_of(self, machine: str) -> bool:
+        """Whether a machine, as ``uname -m`` names it, can be this device."""
+        named = {"arm64": "aarch64", "amd64": "x86_64"}.get(machine.lower(), machine)
+        return self.architecture in (None, named)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _File(DeviceProfile):

@@ -8,7 +8,7 @@ from statistics import median
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD
-from tofe_edge.runtimes.latency import WARM_UP_RUNS, Latency
+from tofe_edge.runtimes.latency import BUSY, WARM_UP_RUNS, Latency
 
 DEFAULT_RUNS = 50
 
@@ -77,6 +77,12 @@ class Timing:
     """Resident memory of the process at its peak; not known if it is not a process of its own."""
     telemetry: tuple[Telemetry, ...] = ()
     machine: Machine | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether something else took the machine's time, or its clock changed: such times are worth few digits."""
+        idle = self.threads == 1 and self.latency.percentile(50) > BUSY * self.latency.cpu_ms > 0
+        return idle or self.latency.disturbed > BUSY
 
 
 def joined(timings: Sequence[Timing]) -> Timing:

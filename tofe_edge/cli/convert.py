@@ -301,6 +301,8 @@ def describe(converted: Converted) -> str:
             ("wrote", artifact.path),
             ("", artifact.manifest_path),
             *_describe_engines(converted),
+            ("next", ["tofe-edge", "run", artifact.path, "IMAGE"]),
+            ("", ["tofe-edge", "profile", artifact.path]),
         ]
     )
 
@@ -327,7 +329,7 @@ def _describe_output(manifest: Manifest) -> list[tuple[str, str]]:
 def _describe_parity(parity: Parity) -> str:
     if isinstance(parity, ClassParity):
         decided = on_decided(parity.decided_images, parity.decided_agreement)
-        return f"agreement: {decided}, SNR {parity.snr_db:.1f} dB"
+        return f"SNR {parity.snr_db:.1f} dB, agreement {decided}"
     return ", ".join(f"{name} {figure}" for name, figure in parity.figures if name != "PSNR")
 
 

@@ -110,7 +110,9 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
     """Add ``--data``, ``--limit``, ``--resize`` and ``--allow-empty``."""
     parser.add_argument("--data", type=Path, metavar="DATA", help=help_text)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="use N images, spread evenly over the classes")
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="use N images, spread evenly over the classes (default: all)"
+    )
     parser.add_argument(
         "--resize",
         choices=("short_side", "none"),

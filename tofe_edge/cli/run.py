@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.cli.options import add_method, add_model, add_provider, add_threads, positive_float
-from tofe_edge.cli.output import emit, json_list, table
+from tofe_edge.cli.output import emit, json_list, paragraph, table
 from tofe_edge.errors import InputError, require, visible
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.files import check_place, write_atomically
@@ -180,7 +180,7 @@ def _vectors(model: Model, one: ImageOutput) -> str:
         words = f"embedding of {len(one.values)} numbers, length {one.length:.4f}"
     else:
         words = f"features of {one.values.shape[0]} patches, {one.values.shape[1]} numbers each, mean length {one.length:.4f}"
-    return f"{one.image}{_budget(model, one)}\n{words}\n{numbers} ..."
+    return f"{one.image}{_budget(model, one)}\n{words}\n{paragraph(numbers)} ..."
 
 
 def _budget(model: Model, one: ImageOutput) -> str:
@@ -203,4 +203,4 @@ def _self_test_text(model: Path, output: str, result: SelfTest) -> str:
         if result.passed
         else f"self-test FAILED: {model} computes something else here; convert it again or do not use it"
     )
-    return f"{table(rows, ['method', 'inputs', output, 'kept tokens in common', ''])}\n\n{conclusion}"
+    return f"{table(rows, ['method', 'inputs', output, 'kept tokens in common', ''])}\n\n{paragraph(conclusion)}"
