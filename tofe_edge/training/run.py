@@ -130,7 +130,7 @@ def train_checkpoint(request: TrainingRequest, processes: Processes = ALONE) -> 
     to_center_on = typical_samples(recipe.center_on, classes.ids, config.seed) if recipe.center_on else None
     # 3. Train
     dense = validation.examine(teacher, None, "dense") if validation and processes.is_first else None
-    running = Running.of(recipe, device, request.out, processes)
+    running = Running.of(recipe, model, device, request.out, processes)
     running.share(config.batch_size)
     with gpu_failures(device, f"with batch_size {config.batch_size}"):
         result = train(model, data, config, cost, request.out, running, teacher)

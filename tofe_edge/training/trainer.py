@@ -118,6 +118,7 @@ def train(
         with (
             progress_bar("training", total=schedule.steps, initial=begin, unit="step") as bar,
             log_path.open("a") if processes.is_first else nullcontext() as log,
+            running.compiled(model, dense),
         ):
             for step in range(begin, schedule.steps):
                 # 3. Gradients, with what this step trains
