@@ -6,7 +6,7 @@ OUT := out
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 MODEL := $(OUT)/tofe_deit_tiny_090-jetson_orin-int8.pte
 
-.PHONY: demo test test-toolchains gpu-check lint clean
+.PHONY: demo test test-toolchains gpu-check runtime-wheels lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ test-toolchains: $(VENV)/ready
 # A GPU: parity with the CPU, throughput and, with GPU="--weights FILE --start CKPT --data DATA", a training run; under 8 minutes.
 gpu-check: $(VENV)/ready
 	$(BIN)/python -m benchmarks.gpu_check --out $(OUT)/gpu $(GPU)
+
+# dist/tofe_runtime-*.whl: Python on boards without PyTorch, docs/board.md.
+runtime-wheels: $(VENV)/ready
+	$(BIN)/python -m tofe_edge.packaging.runtime_wheel
 
 clean:
 	rm -rf $(OUT) .mypy_cache .ruff_cache .pytest_cache

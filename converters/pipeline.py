@@ -117,7 +117,12 @@ def _quantized(graph: StaticToFe, build: Build) -> tuple[StaticToFe, dict[str, A
     if not storage.quantizes:
         return graph, None
     mode = request.int8_mode if storage.palette_bits is None else "weights"
-    plan = replace(plan_int8(graph, mode, storage.quantizes_outputs), palette_bits=storage.palette_bits)
+    plan = replace(
+        plan_int8(graph, mode, storage.quantizes_outputs),
+        symmetric=storage.symmetric,
+        by_token=storage.by_token,
+        palette_bits=storage.palette_bits,
+    )
     if request.calibration is None:
         return quantize(graph, plan), None
     # Labels say what a class costs: vectors have none.

@@ -53,6 +53,10 @@ class Int8Plan:
     """Module paths."""
     quantizes_outputs: bool = True
     """Static mode: XNNPACK computes in int8 between two quantizers, Core ML behind one, and rounds once less."""
+    symmetric: bool = False
+    """Static mode: zero points are 0, as TensorRT wants them."""
+    by_token: bool = True
+    """Dynamic mode: each token has a range of its own; ONNX knows one of all of them alone."""
     palette_bits: int | None = None
     """Weights mode: palettes of this many bits in place of int8."""
 
@@ -134,10 +138,10 @@ def int8_layer(
     if plan.mode == "weights":
         return nn.Sequential(weights)
     if plan.mode == "dynamic":
-        return nn.Sequential(DynamicInput(), weights)
+        return nn.Sequential(DynamicInput(plan.by_token), weights)
     assert statistics is not None, "checked by quantize()"
-    outputs = [StaticRange(*statistics.outputs[name])] if plan.quantizes_outputs else []
-    return nn.Sequential(StaticRange(*statistics.inputs[name]), weights, *outputs)
+    outputs = [StaticRange(*statistics.outputs[name], plan.symmetric)] if plan.quantizes_outputs else []
+    return nn.Sequential(StaticRange(*statistics.inputs[name], plan.symmetric), weights, *outputs)
 
 
 def _palette_layer(layer: nn.Linear | nn.Conv2d, bits: int, gram: Tensor | None) -> PaletteWeights:
@@ -155,9 +159,15 @@ _OPS = torch.ops.quantized_decomposed
 
 
 class DynamicInput(nn.Module):
-    """Quantize and dequantize each token ``(..., D)`` by its own range."""
+    """Quantize and dequantize each token ``(..., D)`` by its own range, or all by one."""
+
+    def __init__(self, by_token: bool = True) -> None:
+        super().__init__()
+        self.by_token = by_token
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.by_token:
+            return StaticRange(float(x.min()), float(x.max())).forward(x)
         scale, zero = _OPS.choose_qparams_per_token_asymmetric(x, torch.int8)
         quantized = _OPS.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
         out: Tensor = _OPS.dequantize_per_token(quantized, scale, zero, -128, 127, torch.int8, torch.float32)
@@ -167,8 +177,11 @@ class DynamicInput(nn.Module):
 class StaticRange(nn.Module):
     """Quantize and dequantize by one fixed scale and zero point."""
 
-    def __init__(self, low: float, high: float) -> None:
+    def __init__(self, low: float, high: float, symmetric: bool = False) -> None:
         super().__init__()
+        if symmetric:
+            self.scale, self.zero = max(-low, high, 1e-7) / 127, 0
+            return
         low, high = min(low, 0.0), max(high, 0.0)
         self.scale = max((high - low) / 255, 1e-9)
         self.zero = max(-128, min(127, round(-128 - low / self.scale)))

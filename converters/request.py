@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
+from tofe_edge import __version__
 from tofe_edge.converters.quantize import Int8Mode
 from tofe_edge.errors import InputError, require
 from tofe_edge.io.artifact import MOST_IMAGES, OUTPUTS
@@ -130,3 +132,17 @@ class Build:
     def input_shape(self) -> tuple[int, int, int, int]:
         """``(B, 3, H, W)``."""
         return (self.request.batch, 3, self.backbone.image_size, self.backbone.image_size)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a model file says of itself; the manifest beside it, which holds the file's checksum, says more."""
+        request = self.request
+        return {
+            "tofe_edge.checkpoint": request.checkpoint.name,
+            "tofe_edge.checkpoint_sha256": request.checkpoint.sha256(),
+            "tofe_edge.backbone": self.backbone.name,
+            "tofe_edge.precision": request.precision,
+            "tofe_edge.profile": request.profile or "",
+            "tofe_edge.preprocessing": json.dumps(self.preprocessing.to_json(), sort_keys=True),
+            "tofe_edge.version": __version__,
+        }

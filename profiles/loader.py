@@ -40,7 +40,9 @@ def read_profile(name_or_path: str) -> tuple[bytes, str]:
         return _read(Path(name_or_path), name_or_path), name_or_path
     names = profile_names()
     if name_or_path not in names:
-        hint = did_you_mean(name_or_path, names) or ";"
+        # A name of ours with something behind it (jetson_orin_agx) is nearer than another one of the same length.
+        within = max((name for name in names if name_or_path.startswith(name)), key=len, default=name_or_path)
+        hint = did_you_mean(within, names) or ";"
         raise ProfileError(
             f"unknown profile {quoted(name_or_path)}{hint} {_LIST_HINT}, or give the path of a YAML file"
         )

@@ -132,6 +132,22 @@ class ProfileDefaults:
 
 
 @dataclass(frozen=True)
+class ProfileEngine:
+    """Another processor of the device that can run a model, and what is converted for it: ``convert --engine NAME``."""
+
+    __pydantic_config__ = FORBID
+
+    name: Annotated[Line, one_of(ACCELERATOR_KINDS)]
+    target: Annotated[Line, one_of(target_names())]
+    precision: Annotated[Line, one_of(PRECISIONS)]
+    runtime: Line
+    """What runs it there, for people: ``TensorRT``."""
+    provenance: Annotated[Line, one_of(PROVENANCES)]
+    source: Line
+    """Why this precision, and whether it was run."""
+
+
+@dataclass(frozen=True)
 class ProfileBudget:
     """What a model may cost on this device."""
 
@@ -155,8 +171,21 @@ class DeviceProfile:
     peaks: Peaks
     defaults: ProfileDefaults
     budget: ProfileBudget
+    engines: Annotated[tuple[ProfileEngine, ...], Field(min_length=1)] = ()
+    """Beside the one of ``defaults``."""
     latency: Annotated[tuple[LatencyTable, ...], Field(min_length=1)] = ()
     """What nets take on it, if somebody measured that: at most one table per net and precision."""
+
+    @property
+    def architecture(self) -> str | None:
+        """``aarch64`` or ``x86_64``, by its instructions; ``None`` if it states none of either."""
+        isa = set(self.cpu.isa)
+        return "aarch64" if "neon" in isa else "x86_64" if isa & {"fma", "f16c", "avx2", "avx512", "vnni"} else None
+
+    def is_of(self, machine: str) -> bool:
+        """Whether a machine, as ``uname -m`` names it, can be this device."""
+        named = {"arm64": "aarch64", "amd64": "x86_64"}.get(machine.lower(), machine)
+        return self.architecture in (None, named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +201,13 @@ def build_profile(document: Document) -> DeviceProfile:
         raise document.error(("schema",), problem)
     _check_cpu(document, read)
     _check_defaults(document, read)
+    for index, engine in enumerate(read.engines):
+        if engine.name in [other.name for other in read.engines[:index]]:
+            raise document.error(("engines", index, "name"), f"{quoted(engine.name)} is there twice; keep one")
+        precisions = find_target(engine.target).precisions
+        if engine.precision not in precisions:
+            problem = f"{quoted(engine.precision)} is not one of {', '.join(precisions)}"
+            raise document.error(("engines", index, "precision"), problem)
     check_tables(document, read.latency)
     return DeviceProfile(**{field.name: getattr(read, field.name) for field in fields(DeviceProfile)})
 

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -165,32 +165,40 @@ class HostBench:
 
     def time(self, model: Path, request: TimingRequest) -> Timing:
         """Time a program in this process; see :meth:`Bench.time`. The input is random, always the same."""
-        with bound_to(request.cpus):
+
+        def load() -> tuple[Callable[[], object], float]:
             set_threads(request.threads)
             method, load_ms = _load(model, request.method)
-            shape = method.metadata.input_tensor_meta(0).sizes()
-            values = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
-            watch = Watch()
-            try:
-                latency = measure(
-                    lambda: method.execute([values]),
-                    request.runs,
-                    request.warm_up,
-                    duration_s=request.duration_s,
-                    between=watch.look,
-                )
-            except RuntimeError as error:
-                raise DeviceError(f"{model}: ExecuTorch failed to run it ({first_line(error)})") from error
-        return Timing(
-            latency=latency,
-            load_ms=load_ms,
-            threads=request.threads,
-            warm_up=request.warm_up,
-            planned_bytes=None,
-            peak_rss_bytes=None,
-            telemetry=watch.seen,
-            machine=Machine(platform.machine(), os.cpu_count() or 1, cpu_model()),
-        )
+            values = constant_noise(method.metadata.input_tensor_meta(0).sizes())
+            return lambda: method.execute([values]), load_ms
+
+        try:
+            return time_here(load, request)
+        except RuntimeError as error:
+            raise DeviceError(f"{model}: ExecuTorch failed to run it ({first_line(error)})") from error
+
+
+def constant_noise(shape: Sequence[int]) -> torch.Tensor:
+    """Random numbers of this shape, always the same."""
+    return torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
+
+
+def time_here(load: Callable[[], tuple[Callable[[], object], float]], request: TimingRequest) -> Timing:
+    """Time in this process what ``load`` gives: a run, and the milliseconds that loading took."""
+    with bound_to(request.cpus):
+        run, load_ms = load()
+        watch = Watch()
+        latency = measure(run, request.runs, request.warm_up, duration_s=request.duration_s, between=watch.look)
+    return Timing(
+        latency=latency,
+        load_ms=load_ms,
+        threads=request.threads,
+        warm_up=request.warm_up,
+        planned_bytes=None,
+        peak_rss_bytes=None,
+        telemetry=watch.seen,
+        machine=Machine(platform.machine(), os.cpu_count() or 1, cpu_model()),
+    )
 
 
 def _load(model: Path, name: str) -> tuple[Any, float]:

@@ -11,16 +11,12 @@ from typing import Any
 
 from tofe_edge.budget.latency_model import Part
 from tofe_edge.runtimes.bench import Bench
-from tofe_edge.runtimes.latency import percentile
+from tofe_edge.runtimes.latency import UNDISTURBED_PERCENT, percentile
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 _WARM_UP_RUNS = 2
 _WHOLE_NET_TURNS = 4
 """Per round. A whole net takes longer than a part, so that fewer of its runs are undisturbed, and the rest hangs on it."""
-
-UNDISTURBED_PERCENT = 2.0
-"""Other work of a machine only ever adds to a time. On a busy one medians of the same program differ by half from
-minute to minute, this percentile by a few per cent (docs/calibration.md); on a quiet one it is next to the median."""
 
 
 @dataclass(frozen=True)

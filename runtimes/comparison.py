@@ -6,15 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
-from tofe_edge.errors import InputError
+import numpy as np
+
+from tofe_edge.errors import InputError, require
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
+from tofe_edge.io.targets import find_target
 from tofe_edge.runtimes.bench import Bench
-from tofe_edge.runtimes.latency import Estimate, Latency, median_of
+from tofe_edge.runtimes.latency import Estimate, Latency, median_of, percentile
 from tofe_edge.runtimes.timing import Telemetry, Timing, TimingRequest, joined
 
 ROUNDS = 10
 """Turns that each model gets: enough for the interval of a median."""
+
+_DRAWS = 1000
 
 _WARM_UP_RUNS = 3
 """Per turn: the caches and the clock are another model's."""
@@ -35,12 +40,13 @@ class Comparison:
     """A model against another one of the same task, usually ToFe against the dense net."""
 
     ms: float
-    """Median over all turns."""
+    """Median of the runs of all turns."""
     against_ms: float
+    """The same of the other model."""
     gmacs: float
     against_gmacs: float
     ratio: Estimate
-    """``ms / against_ms``: the median of the turns' ratios."""
+    """``ms / against_ms``, with the interval that drawing the turns again, each with both models, gives it."""
 
     @property
     def pays(self) -> bool | None:
@@ -57,7 +63,7 @@ class Comparison:
     @property
     def overhead_ms(self) -> float:
         """Time beyond the model's share of multiply-accumulates: selectors, reordering, shorter matrices."""
-        return self.against_ms * (self.ratio.value - self.gmacs_ratio)
+        return self.ms - self.against_ms * self.gmacs_ratio
 
     @property
     def break_even(self) -> Estimate | None:
@@ -93,15 +99,50 @@ def compare(
         order = (0, 1) if turn % 2 == 0 else (1, 0)
         timed = {one: bench.time(rivals[one].model, replace(share, method=rivals[one].method)) for one in order}
         turns.append([timed[0], timed[1]])
-    times = [[median(timing.latency.samples_ms) for timing in turn] for turn in turns]
-    comparison = Comparison(
-        ms=joined([turn[0] for turn in turns]).latency.percentile(50),
-        against_ms=joined([turn[1] for turn in turns]).latency.percentile(50),
-        gmacs=model.gmacs,
-        against_gmacs=against.gmacs,
-        ratio=median_of([ms / other_ms for ms, other_ms in times]),
-    )
+    times = [(ours.latency.samples_ms, theirs.latency.samples_ms) for ours, theirs in turns]
+    ms, against_ms = _medians(times)
+    comparison = Comparison(ms, against_ms, model.gmacs, against.gmacs, _ratio(times))
     return comparison, tuple(turn[0] for turn in turns)
+
+
+_Turn = tuple[Sequence[float], Sequence[float]]
+"""Samples of both models in milliseconds."""
+
+
+def _medians(turns: Sequence[_Turn]) -> tuple[float, float]:
+    """Of both models over all turns."""
+    ours, theirs = (np.concatenate(samples) for samples in zip(*turns, strict=True))
+    return percentile(ours, 50), percentile(theirs, 50)
+
+
+def _ratio(turns: Sequence[_Turn]) -> Estimate:
+    """The ratio of both medians, and what 95 % of bootstrap samples of whole turns lie between."""
+    generator = np.random.default_rng(0)
+    drawn = [_medians([turns[one] for one in generator.integers(len(turns), size=len(turns))]) for _ in range(_DRAWS)]
+    ms, against_ms = _medians(turns)
+    low, high = np.percentile([one / other for one, other in drawn], [2.5, 97.5])
+    return Estimate(ms / against_ms, min(float(low), ms / against_ms), max(float(high), ms / against_ms))
+
+
+def check_rival(artifact: Artifact, other: Artifact) -> None:
+    """Raise :class:`InputError` if another model is of another target, or takes other inputs."""
+    ours, theirs = artifact.manifest, other.manifest
+    suffix = find_target(ours.target).suffix
+    require(theirs.target == ours.target, f"{other.path}: is not a {suffix} model, which --against needs")
+    require(
+        (ours.batch, ours.preprocessing.image_size) == (theirs.batch, theirs.preprocessing.image_size),
+        f"{other.path}: takes batches of {theirs.batch} at {theirs.preprocessing.image_size} px where {artifact.path} takes "
+        f"{ours.batch} at {ours.preprocessing.image_size} px; compare models with the same input",
+    )
+
+
+def compare_artifacts(
+    bench: Bench, artifact: Artifact, other: Artifact, request: TimingRequest
+) -> tuple[Comparison, Timing]:
+    """Time a model in turn with the default method of another one; errors are those of :meth:`Bench.time`."""
+    model = Rival(artifact.path, request.method, artifact.manifest.method(request.method).gmacs)
+    comparison, timings = compare(bench, model, Rival(other.path, DEFAULT_METHOD, other.manifest.gmacs), request)
+    return comparison, joined(timings)
 
 
 NOTICEABLE = 1.05

@@ -32,6 +32,9 @@ def profile_package(artifact: Artifact, asked: ProfileRequest) -> PackageReport:
     }
     for name, value in not_there.items():
         require(not value, f"--{name} is for .pte models; {artifact.path} is measured on a Mac alone")
+    require(
+        not (asked.provider or asked.engine), f"--provider and --engine are for .onnx models, not for {artifact.path}"
+    )
     require(asked.threads is None, "--threads is for .pte models; Core ML has its own threads, see --compute-units")
     method = artifact.manifest.method(asked.method)
     program = load_program(open_package(artifact.path), function_name(method.name))

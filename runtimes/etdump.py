@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tofe_edge.errors import DeviceError, first_line
@@ -31,7 +30,7 @@ _NUMBERING = re.compile(r"\s*#\d+$")
 
 @dataclass(frozen=True)
 class Event:
-    """Median time of one step of the program; ``inside`` a delegate or a step of the program itself."""
+    """Undisturbed time of one step of the program, the least of all runs; ``inside`` a delegate or a step of the program itself."""
 
     name: str
     inside: bool
@@ -41,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True)
 class TimeShare:
-    """A named part of a run and its median time in milliseconds; ``count`` operators make it up."""
+    """A named part of a run and its undisturbed time in milliseconds; ``count`` operators make it up."""
 
     name: str
     ms: float
@@ -50,7 +49,10 @@ class TimeShare:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One run taken apart, measured with tracing on (a few per cent slower than without)."""
+    """One run taken apart: of each step the fastest of some runs with tracing on, so that other work is not in it.
+
+    Operators add up to a little less than the stages: calling a delegate takes time, too.
+    """
 
     stages: tuple[TimeShare, ...]
     operators: tuple[TimeShare, ...]
@@ -170,7 +172,7 @@ def _read_events(dump: Path) -> list[Event]:
             block for block in Inspector(etdump_path=str(dump)).event_blocks if block.name == "Execute"
         ]
     return [
-        Event(event.name, bool(event.is_delegated_op), event._instruction_id, float(np.median(event.perf_data.raw)))
+        Event(event.name, bool(event.is_delegated_op), event._instruction_id, min(event.perf_data.raw))
         for block in blocks
         for event in block.events
         if event.perf_data is not None

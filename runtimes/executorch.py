@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 
 from tofe_edge.errors import DeviceError, InputError, first_line
-from tofe_edge.evaluation.prediction import Prediction, compose_selections
-from tofe_edge.io.artifact import ADVICE, DEFAULT_METHOD, Artifact, Method
+from tofe_edge.evaluation.prediction import Prediction
+from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.io.targets import target_of
+from tofe_edge.runtimes import interface
 
 _MAGIC = slice(4, 8)
 _MAGIC_BYTES = b"ET12"
@@ -43,20 +44,9 @@ class ExecuTorchModel:
             InputError: there are none, or more than a batch, or an input has the wrong shape.
             DeviceError: ExecuTorch reports an error.
         """
-        batch = self.artifact.manifest.batch
-        if not 1 <= len(images) <= batch:
-            raise InputError(f"{self.artifact.path}: takes 1 to {batch} images at once, not {len(images)}")
-        checked = [_checked(pixels, self.artifact) for pixels in images]
-        filled = np.concatenate([*checked, *[checked[-1]] * (batch - len(checked))])
-        output, *selections = self.execute(torch.from_numpy(filled))
-        kept = self.method.token_counts or []
-        return [
-            Prediction(
-                output.numpy()[number].copy(),
-                tuple(compose_selections([_of_image(order.numpy(), number) for order in selections], kept)),
-            )
-            for number in range(len(images))
-        ]
+        filled = interface.batch_of(self.artifact, images)
+        output, *selections = [one.numpy() for one in self.execute(torch.from_numpy(filled))]
+        return interface.predictions_of(self.method, output, selections, len(images))
 
     def execute(self, pixels: torch.Tensor) -> Any:
         """Run once on a whole batch ``(B, 3, H, W)`` and return the raw output tensors.
@@ -109,12 +99,6 @@ def load_methods(artifact: Artifact, threads: int, names: Sequence[str]) -> dict
     return loaded
 
 
-def _of_image(order: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
-    """One image's selection: a batch has one row per image; selection by ranks gives whole numbers as floats."""
-    row: npt.NDArray[np.int64] = (order if order.ndim == 1 else order[number]).astype(np.int64)
-    return row
-
-
 def check_program(artifact: Artifact) -> None:
     """Refuse a file that is not an ExecuTorch program before the runtime sees it.
 
@@ -130,33 +114,14 @@ def check_program(artifact: Artifact) -> None:
 
 
 def check_interface(artifact: Artifact, method: Method, metadata: Any) -> None:
-    """Compare what a loaded method takes and gives with the manifest, before anything is believed of either.
-
-    Raises:
-        InputError: they differ.
-    """
-    manifest, kept = artifact.manifest, method.token_counts or []
-    size, patches = manifest.preprocessing.image_size, manifest.patch_tokens
-    inputs = [metadata.input_tensor_meta(number) for number in range(metadata.num_inputs())]
-    _compare(artifact, method, "takes", inputs, (manifest.batch, 3, size, size))
-    outputs = [metadata.output_tensor_meta(number) for number in range(metadata.num_outputs())]
-    _compare(artifact, method, "gives", outputs[:1], (manifest.batch, *manifest.shape))
-    orders = [(list(one.sizes()) or [None])[-1] for one in outputs[1:]]
-    # A selection lists all patches; the last one may list the kept ones alone.
-    full = [patches] * len(kept)
-    if orders not in (full, full[:-1] + kept[-1:]):
-        raise InputError(
-            f"{artifact.path}: method {method.name} gives selections of {orders} tokens, which are not those "
-            f"of its manifest, {kept} of {patches}; {ADVICE}"
-        )
+    """As :func:`tofe_edge.runtimes.interface.check_interface`, from ExecuTorch's description of a method."""
+    inputs = [_meta(metadata.input_tensor_meta(number)) for number in range(metadata.num_inputs())]
+    outputs = [_meta(metadata.output_tensor_meta(number)) for number in range(metadata.num_outputs())]
+    interface.check_interface(artifact, method, inputs, outputs)
 
 
-def _compare(artifact: Artifact, method: Method, verb: str, tensors: Sequence[Any], shape: tuple[int, ...]) -> None:
-    if [(one.dtype(), tuple(one.sizes())) for one in tensors] != [(_FLOAT32, shape)]:
-        actual = ", ".join(str(list(one.sizes())) for one in tensors) or "nothing"
-        raise InputError(
-            f"{artifact.path}: method {method.name} {verb} {actual}, where its manifest says float32 {list(shape)}; {ADVICE}"
-        )
+def _meta(tensor: Any) -> interface.TensorMeta:
+    return interface.TensorMeta(tensor.dtype() == _FLOAT32, tuple(tensor.sizes()))
 
 
 def set_threads(threads: int) -> None:
@@ -171,11 +136,3 @@ def set_threads(threads: int) -> None:
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
         _unsafe_reset_threadpool(threads)
-
-
-def _checked(pixels: npt.NDArray[np.float32], artifact: Artifact) -> npt.NDArray[np.float32]:
-    size = artifact.manifest.preprocessing.image_size
-    if pixels.shape != (1, 3, size, size) or pixels.dtype != np.float32:
-        raise InputError(f"{artifact.path}: takes float32 (1, 3, {size}, {size}), not {pixels.dtype} {pixels.shape}")
-    # Strided inputs are read as if they were dense: silently wrong results (pytorch/executorch#18562).
-    return np.ascontiguousarray(pixels)

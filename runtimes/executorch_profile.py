@@ -5,14 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from tofe_edge.errors import require
-from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
-from tofe_edge.runtimes.bench import Bench
-from tofe_edge.runtimes.comparison import Comparison, Rival, compare, judge
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes.comparison import check_rival, compare_artifacts, judge
 from tofe_edge.runtimes.devices.opening import open_bench
 from tofe_edge.runtimes.etdump import trace
 from tofe_edge.runtimes.executorch import check_program
 from tofe_edge.runtimes.reports import LatencyReport, ProfileRequest
-from tofe_edge.runtimes.timing import Timing, TimingRequest, joined
+from tofe_edge.runtimes.timing import TimingRequest
 
 
 def profile_program(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
@@ -23,6 +22,8 @@ def profile_program(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
         DeviceError: the device or the runtime fails.
     """
     require(asked.compute_units is None, "--compute-units is for .mlpackage models; use --threads")
+    require(asked.provider is None, "--provider is for .onnx models; use --threads")
+    require(asked.engine is None, "--engine is for .onnx models; `tofe-edge convert --target onnx` makes one")
     check_program(artifact)
     request = TimingRequest(
         asked.method, asked.runs, duration_s=asked.sustained, threads=asked.threads or 1, cpus=asked.cpus
@@ -34,7 +35,10 @@ def profile_program(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
         if asked.open_rival is None:
             timing = bench.time(artifact.path, request)
         else:
-            comparison, timing = _compare(bench, artifact, stack.enter_context(asked.open_rival()), request)
+            other = stack.enter_context(asked.open_rival())
+            check_rival(artifact, other)
+            check_program(other)
+            comparison, timing = compare_artifacts(bench, artifact, other, request)
         return LatencyReport(
             artifact=artifact,
             request=request,
@@ -45,20 +49,3 @@ def profile_program(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
             comparison=comparison,
             rival=asked.rival,
         )
-
-
-def _compare(bench: Bench, artifact: Artifact, other: Artifact, request: TimingRequest) -> tuple[Comparison, Timing]:
-    """Time the model in turn with another one that takes the same input."""
-    require(
-        other.manifest.target == artifact.manifest.target, f"{other.path}: is not a .pte model, which --against needs"
-    )
-    check_program(other)
-    ours, theirs = artifact.manifest, other.manifest
-    require(
-        (ours.batch, ours.preprocessing.image_size) == (theirs.batch, theirs.preprocessing.image_size),
-        f"{other.path}: takes batches of {theirs.batch} at {theirs.preprocessing.image_size} px where {artifact.path} takes "
-        f"{ours.batch} at {ours.preprocessing.image_size} px; compare models with the same input",
-    )
-    model = Rival(artifact.path, request.method, ours.method(request.method).gmacs)
-    comparison, timings = compare(bench, model, Rival(other.path, DEFAULT_METHOD, theirs.gmacs), request)
-    return comparison, joined(timings)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.progress import progress_bar
@@ -19,8 +20,15 @@ from tofe_edge.io.progress import progress_bar
 WARM_UP_RUNS = 10
 CONFIDENCE = 0.95
 
+UNDISTURBED_PERCENT = 2.0
+"""Other work of a machine only ever adds to a time. On a busy one medians of the same program differ by half from
+minute to minute, this percentile by a few per cent (docs/calibration.md); on a quiet one it is next to the median."""
 
-def percentile(samples: Sequence[float], percent: float) -> float:
+BUSY = 1.25
+"""If the median is this many times an undisturbed run, somebody should know."""
+
+
+def percentile(samples: Sequence[float] | npt.NDArray[np.float64], percent: float) -> float:
     """Return the nearest-rank percentile: a value that was measured, not one between two."""
     return float(np.percentile(samples, percent, method="inverted_cdf"))
 
@@ -37,6 +45,11 @@ class Latency:
     def percentile(self, percent: float) -> float:
         """The nearest-rank percentile of the samples."""
         return percentile(self.samples_ms, percent)
+
+    @property
+    def disturbed(self) -> float:
+        """The median over an undisturbed run."""
+        return self.percentile(50) / self.percentile(UNDISTURBED_PERCENT)
 
     def to_json(self) -> dict[str, float]:
         """``p50``, ``p90``, ``p99`` and ``min``."""

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tofe_edge.errors import require
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.targets import target_of
@@ -35,12 +36,17 @@ class Model(Protocol):
         ...
 
 
-def open_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD) -> Model:
+def open_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, provider: str | None = None) -> Model:
     """Load one method of a checked artifact; a runtime that has threads of its own does not read ``threads``.
 
+    Args:
+        provider: what computes, for a runtime that has several; ``None``: its default.
+
     Raises:
-        InputError: the artifact is damaged, or has no such method.
+        InputError: the artifact is damaged, or has no such method; the runtime has no such provider.
         DeviceError: the runtime cannot load it.
     """
-    model: Model = target_of(artifact.manifest).open(artifact, threads, method)
+    target = target_of(artifact.manifest)
+    require(provider is None or target.has_providers, f"--provider is for .onnx models, not for {artifact.path}")
+    model: Model = target.open(artifact, threads, method, provider)
     return model

@@ -108,7 +108,7 @@ def _check_figures(result: Timing) -> None:
     if not samples or not all(0 < one < math.inf for one in samples) or (begun and len(begun) != len(samples)):
         raise ValueError("its samples are not times")
     states = result.telemetry
-    figures = {
+    figures: dict[str, Sequence[float | None]] = {
         "cpu_ms": [result.latency.cpu_ms],
         "load_ms": [result.load_ms],
         "samples_at_s": begun,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml_counts import Share
 from tofe_edge.runtimes.coreml_device import OnDevice, Placement
 from tofe_edge.runtimes.etdump import Breakdown
+from tofe_edge.runtimes.tensorrt import Engine
 from tofe_edge.runtimes.timing import DEFAULT_RUNS, Timing, TimingRequest
 
 DENSE = "dense"
@@ -28,6 +29,8 @@ class ProfileRequest:
         sustained: seconds to run for, in place of ``runs``.
         rival: what to compare with, as the user says it; ``open_rival`` makes or opens it, which may take a while.
         compute_units: where Core ML may run a package.
+        provider: ONNX Runtime's execution provider.
+        engine: what is to run an ONNX file in place of ONNX Runtime: ``tensorrt``.
     """
 
     method: str = DEFAULT_METHOD
@@ -40,6 +43,8 @@ class ProfileRequest:
     rival: str | None = None
     open_rival: Callable[[], AbstractContextManager[Artifact]] | None = None
     compute_units: str | None = None
+    provider: str | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class LatencyReport:
         breakdown: time per stage and operator; ``None`` if it was not traced: on another device, or the trace is unknown.
         sustained: whether the device throttles, if that was asked for.
         comparison: with ``rival``, ``dense`` or the path of another model, if that was asked for.
+        nodes: operators by the execution provider that ran them, if the runtime has several.
+        engine: what ran it in place of ONNX Runtime.
     """
 
     artifact: Artifact
@@ -61,6 +68,8 @@ class LatencyReport:
     sustained: Sustained | None
     comparison: Comparison | None
     rival: str | None
+    nodes: Mapping[str, int] | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from statistics import median
 
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import DEFAULT_METHOD
-from tofe_edge.runtimes.latency import WARM_UP_RUNS, Latency
+from tofe_edge.runtimes.latency import BUSY, WARM_UP_RUNS, Latency
 
 DEFAULT_RUNS = 50
 
@@ -66,7 +66,8 @@ class Timing:
     """The time of every counted run, and what it took around them."""
 
     latency: Latency
-    load_ms: float
+    load_ms: float | None
+    """``None`` if the runtime does not tell."""
     threads: int
     warm_up: int = WARM_UP_RUNS
     """Runs before those that count."""
@@ -76,6 +77,12 @@ class Timing:
     """Resident memory of the process at its peak; not known if it is not a process of its own."""
     telemetry: tuple[Telemetry, ...] = ()
     machine: Machine | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether something else took the machine's time, or its clock changed: such times are worth few digits."""
+        idle = self.threads == 1 and self.latency.percentile(50) > BUSY * self.latency.cpu_ms > 0
+        return idle or self.latency.disturbed > BUSY
 
 
 def joined(timings: Sequence[Timing]) -> Timing:
@@ -88,11 +95,12 @@ def joined(timings: Sequence[Timing]) -> Timing:
         raise ValueError("there are no timings to join")
     samples = tuple(sample for timing in timings for sample in timing.latency.samples_ms)
     cpu_ms = sum(timing.latency.cpu_ms * len(timing.latency.samples_ms) for timing in timings) / len(samples)
+    loads = [timing.load_ms for timing in timings if timing.load_ms is not None]
     peaks = [timing.peak_rss_bytes for timing in timings if timing.peak_rss_bytes is not None]
     first = timings[0]
     return Timing(
         latency=Latency(samples, cpu_ms),
-        load_ms=median(timing.load_ms for timing in timings),
+        load_ms=median(loads) if loads else None,
         threads=first.threads,
         warm_up=first.warm_up,
         planned_bytes=first.planned_bytes,

@@ -130,18 +130,32 @@ def manifest_for(checkpoint: Checkpoint, name: str, content: bytes, **changes: A
     return plain_manifest(name, content, **{**own, "backbone": checkpoint.backbone_name, **changes})
 
 
+def without_progress(err: str) -> str:
+    """What a command said, without how far it was on a slow machine; nor what the native library says of itself, which goes
+    another way in a process of its own."""
+    beside = re.compile(r"\[\w+\.cpp:\d+\] |tofe-edge: .*: \d+ of \d+ [\w ]+, \d\d:\d\d")
+    return "".join(line for line in err.splitlines(keepends=True) if not beside.match(line))
+
+
+def is_too_wide(line: str) -> bool:
+    """Whether a line of a table or of facts could be folded and is not: a path, a hash or a command to copy may be long."""
+    return len(line) > 80 and not re.fullmatch(r"(.{,22}  )?(tofe-edge .*|/\S+ .*|\S+)", line)
+
+
 @pytest.fixture
-def program(capsys: pytest.CaptureFixture[str]) -> Program:
-    """The command line, in this process."""
+def program(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Program:
+    """The command line, in this process, with a terminal of 80 columns."""
     from tofe_edge.cli import main
+
+    monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()  # what an earlier conversion said
         code = main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
-        # What the native library says of itself goes another way in a process of its own.
-        own = [line for line in captured.err.splitlines(keepends=True) if not re.match(r"\[\w+\.cpp:\d+\] ", line)]
-        return code, captured.out, "".join(own)
+        if "--json" not in arguments:
+            assert not [line for line in captured.out.splitlines() if is_too_wide(line)]
+        return code, captured.out, without_progress(captured.err)
 
     return run
 
@@ -308,7 +322,7 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> TinyModel:
             assert code == 0, said.getvalue()
 
         folder = made_once("-".join(["tiny", *(word.removeprefix("--") for word in words)]), make)
-        (model,) = (*folder.glob("*.pte"), *folder.glob("*.mlpackage"))
+        (model,) = (path for suffix in ("pte", "mlpackage", "onnx") for path in folder.glob(f"*.{suffix}"))
         return model
 
     return convert

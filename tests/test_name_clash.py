@@ -56,10 +56,7 @@ def _check(package: Path, place: str, model: Path, tmp_path: Path) -> None:
         return done.stdout
 
     assert Path(run("-c", "import tofe_edge; print(tofe_edge.__file__)").strip()).is_relative_to(package)
-    assert "convert" in run("-m", "tofe_edge", "--help")
     assert "tofe_deit_tiny" in run("-m", "tofe_edge", "select", "--profile", "jetson_orin")
-    assert "jetson_orin" in run("-m", "tofe_edge", "devices")
-    assert "tofe_deit_tiny" in run("-m", "tofe_edge", "checkpoints")
     assert "photo.jpg" in run("-m", "tofe_edge", "run", str(model), "photo.jpg")
 
 
@@ -70,11 +67,10 @@ def test_a_checkout_ignores_packages_of_the_same_names(place: str, tiny_model: o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
-def test_a_wheel_ignores_packages_of_its_names(place: str, wheel: Path, tiny_model: object, tmp_path: Path) -> None:
+def test_a_wheel_ignores_packages_of_its_names(wheel: Path, tiny_model: object, tmp_path: Path) -> None:
     assert callable(tiny_model)
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     assert {path.name.split("-")[0] for path in site.iterdir()} == {"tofe_edge"}
-    _check(site, place, tiny_model(), tmp_path)
+    _check(site, "site-packages", tiny_model(), tmp_path)

@@ -7,9 +7,11 @@ Each class carries the process exit code of the command line. Anything that is n
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 _MAX_QUOTED = 60
 _MAX_COMPARED = 64
@@ -49,6 +51,23 @@ def visible(text: str) -> str:
     These are C0 (but for line breaks), DEL, C1, Unicode's line separators and its marks of direction: ESC becomes ``\\x1b``.
     """
     return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+_COLOURS = {
+    31: re.compile(r"\bFAILED\b|(?<=^tofe-edge: )error(?=:)", re.MULTILINE),
+    32: re.compile(r"\bpassed\b"),
+    33: re.compile(r"^(?:warning|beware|wrong|waived|left out)(?=  )|(?<=^tofe-edge: )warning(?=:)", re.MULTILINE),
+}
+"""By ANSI's number of a colour: red, green, yellow."""
+
+
+def coloured(text: str, stream: TextIO) -> str:
+    """Return visible text with verdicts in colour if ``stream`` is a terminal that wants them (https://no-color.org)."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    for colour, words in _COLOURS.items():
+        text = words.sub(f"\x1b[{colour}m\\g<0>\x1b[0m", text)
+    return text
 
 
 def quoted(text: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -159,13 +158,7 @@ def _lowering_options(build: Build) -> CoreMlOptions:
     check_text(options.license, "--option license")
     kept = {function_name(name): counts.kept for name, counts in build.budgets.items() if counts is not None}
     notes = {
-        "tofe_edge.checkpoint": checkpoint.name,
-        "tofe_edge.checkpoint_sha256": checkpoint.sha256(),
-        "tofe_edge.backbone": backbone.name,
-        "tofe_edge.precision": request.precision,
-        "tofe_edge.profile": request.profile or "",
-        "tofe_edge.preprocessing": json.dumps(build.preprocessing.to_json(), sort_keys=True),
-        "tofe_edge.version": __version__,
+        **build.notes,
         **{f"tofe_edge.kept_tokens.{name}": ",".join(map(str, tokens)) for name, tokens in kept.items()},
     }
     tokens = "" if default is None else f", {', '.join(map(str, default.kept))} of {backbone.patch_tokens} patches kept"
@@ -193,7 +186,7 @@ def _lowering_options(build: Build) -> CoreMlOptions:
     )
 
 
-def _open(artifact: Artifact, _threads: int, method: str) -> CoreMlModel:
+def _open(artifact: Artifact, _threads: int, method: str, _provider: str | None) -> CoreMlModel:
     """Core ML has threads of its own."""
     from tofe_edge.runtimes.coreml import load
 

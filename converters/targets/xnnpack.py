@@ -49,7 +49,7 @@ def _lower(methods: Mapping[str, nn.Module], build: Build) -> Lowered:
     return lower(methods, build.input_shape)
 
 
-def _open(artifact: Artifact, threads: int, method: str) -> ExecuTorchModel:
+def _open(artifact: Artifact, threads: int, method: str, _provider: str | None) -> ExecuTorchModel:
     from tofe_edge.runtimes.executorch import load
 
     return load(artifact, threads, method)

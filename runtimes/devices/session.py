@@ -75,12 +75,15 @@ class Session:
         cpu_s: float,
         timeout_s: float,
         expected_s: float | None = None,
+        doing: str = "measuring",
+        program: str = "the native runner",
     ) -> Answer:
         """Run the runner with all parcels there; again from its beginning if the link breaks.
 
         Args:
             cpu_s: seconds of CPU time after which the device's kernel ends it.
             expected_s: expected duration, if it is known; for the progress bar.
+            doing, program: what runs, for people.
 
         Raises:
             InputError: a file of this machine cannot be read.
@@ -90,12 +93,12 @@ class Session:
         def attempt() -> Answer:
             folder = self._bring(parcels)
             words = script(scripts.RUN, folder, str(round(cpu_s) + _CPU_SLACK_S), *arguments)
-            with waiting(f"measuring on {self.name}", expected_s) as look:
+            with waiting(f"{doing} on {self.name}", expected_s) as look:
                 try:
                     answer = self._shell.run(words, timeout_s=timeout_s, on_wait=look)
                 except TimedOut:
                     raise DeviceError(
-                        f"{self.name}: the native runner took more than {timeout_s:g} s; ask for fewer runs"
+                        f"{self.name}: {program} took more than {timeout_s:g} s; ask for fewer runs"
                     ) from None
             if answer.code == scripts.GONE:
                 raise LinkDropped(f"{self.name}: {folder} is gone there")
@@ -114,6 +117,14 @@ class Session:
             DeviceError: no folder can be made there, it has no space, or the link is gone for good.
         """
         return self._persist(lambda: self._bring(parcels))
+
+    def read(self, name: str) -> bytes:
+        """The content of a file that a run left in the folder.
+
+        Raises:
+            DeviceError: it is not there, or the link is gone for good.
+        """
+        return self._persist(lambda: self._shell.read(f"{self._folder}/{name}", timeout_s=10 * SHORT_S))
 
     def leave(self) -> None:
         """End what still runs there and remove the folder; if that fails, say so in one line."""

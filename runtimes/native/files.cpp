@@ -1,7 +1,5 @@
 #include "files.h"
 
-#include <sys/stat.h>
-
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -37,11 +35,6 @@ std::string read_file(const std::string& path, size_t limit, ExitCode code) {
   }
   if (std::ferror(file.get()) != 0) refuse_unreadable(path, code);
   return content;
-}
-
-bool is_file(const std::string& path) {
-  struct stat status {};
-  return stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
 }
 
 void write_file(const std::string& path, const std::string& content, const char* option) {

@@ -19,8 +19,6 @@ File open_file(const std::string& path, ExitCode code);
 // The whole content of a file of at most `limit` bytes. Throws Failure(code).
 std::string read_file(const std::string& path, size_t limit, ExitCode code);
 
-bool is_file(const std::string& path);
-
 // Writes or replaces. Throws Failure(kWrongCall) that names `option`.
 void write_file(const std::string& path, const std::string& content, const char* option);
 

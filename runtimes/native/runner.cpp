@@ -204,7 +204,7 @@ std::optional<Manifest> find_manifest(const Options& options) {
   const bool needed = !options.image.empty() || options.top > 0 || options.values > 0 || !options.self_test.empty();
   const std::string beside = manifest_path_of(options.model);
   if (!options.manifest.empty()) return read_manifest(options.manifest);
-  if (needed || is_file(beside)) return read_manifest(beside);
+  if (needed || access(beside.c_str(), F_OK) == 0) return read_manifest(beside);
   return std::nullopt;
 }
 

@@ -10,6 +10,7 @@ from latency_tables import NET, OWN, ms_by_hand, table_for
 
 from tofe_edge.budget.latency_model import (
     block_ms,
+    check_sum,
     curve,
     find_alignment,
     find_step,
@@ -18,7 +19,7 @@ from tofe_edge.budget.latency_model import (
     predict_ms,
     rest_ms,
 )
-from tofe_edge.errors import InputError
+from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.profiles import Alignment, Anchor, Step
 
@@ -40,6 +41,17 @@ def test_predictions_of_measured_nets_are_the_measurements() -> None:
     for table in (table_for(), STEPPED):
         assert predict_ms(table, NET, TokenCounts(OWN)) == pytest.approx(table.tofe[0].ms)
         assert predict_ms(table, NET, None) == table.dense
+
+
+@pytest.mark.parametrize(("rest_ms", "fine"), [(0.3, True), (-1.0, True), (9.0, False), (-5.0, False)])
+def test_parts_that_do_not_add_up_to_the_whole_are_refused(rest_ms: float, fine: bool) -> None:
+    table = table_for(block_us=6.0)
+    moved = replace(table, tofe=(replace(table.tofe[0], ms=table.tofe[0].ms - 0.3 + rest_ms),))
+    if fine:
+        check_sum(moved, NET)
+    else:
+        with pytest.raises(DeviceError, match="the device was busy or changed its clock"):
+            check_sum(moved, NET)
 
 
 def test_a_table_serves_nets_with_a_smaller_head() -> None:

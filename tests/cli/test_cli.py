@@ -1,7 +1,11 @@
 """The command line: what each command prints, its JSON keys, wrong calls, Ctrl-C."""
 
+import argparse
+import importlib
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,10 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Program, TinyModel, document_of, refusal
+from conftest import Program, TinyModel, document_of, need, refusal, without_progress
 from tiny_run import stand_in, write_dense
 
-from tofe_edge.cli import COMMANDS, main
+from tofe_edge.cli import COMMANDS, main, parse, parser_of
+from tofe_edge.errors import coloured
 from tofe_edge.evaluation.golden import golden_path_of
 from tofe_edge.io.artifact import open_artifact
 from tofe_edge.model import zoo
@@ -28,7 +33,7 @@ CONVERT_KEYS = (
     "sources target token_counts warnings"
 )
 PROFILE_KEYS = (
-    "batch cpu_ms gmacs latency_ms load_ms machine method model on operators peak_rss_bytes planned_memory_bytes runs stages "
+    "batch busy cpu_ms gmacs latency_ms load_ms machine method model on operators peak_rss_bytes planned_memory_bytes runs stages "
     "threads warm_up_runs"
 )
 PARITY_KEYS = (
@@ -89,7 +94,7 @@ def test_convert_writes_model_manifest_and_golden_vectors(tmp_path: Path, tiny_c
     out = tmp_path / "new" / "out"
     call = ["convert", "--checkpoint", str(tiny_checkpoint.path), "--precision", "fp32", "--out", str(out), "--json"]
     done = subprocess.run([*PROGRAM, *call], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, without_progress(done.stderr)) == (0, "")
     document = json.loads(done.stdout)
     assert set(document) == set(CONVERT_KEYS.split())
     assert document["checkpoint"] == tiny_checkpoint.name
@@ -176,7 +181,7 @@ def test_what_is_shipped_is_listed_and_chosen(program: Program, tiny_checkpoint:
     assert listed["name"] == "tiny" and listed["token_counts"] == [9, 5, 3]
     assert listed["sha256"] == tiny_checkpoint.sha256()
     _, table, _ = program("checkpoints")
-    assert "tiny" in table and "9,5,3" in table and "70.5 % on noise" in table
+    assert "tiny" in table and "9,5,3" in table and "70.5 %" in table and "Top-1 on noise" in table
 
 
 def test_devices_has_had_another_name(program: Program) -> None:
@@ -200,17 +205,77 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert said in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_the_json_switch(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def said_before_the_end(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What help and its like print."""
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main(words)
     assert ended.value.code == 0
-    assert "--json" in capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_begins_with_a_sentence_and_ends_with_an_example_that_is_taken(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = said_before_the_end(capsys, command, "--help")
+    assert "--json" in text and re.match(r"[A-Z][^.]+\.\s", text)
+    assert not [line for line in text.splitlines() if len(line) > 80]
+    example = text.splitlines()[-1].removeprefix("  tofe-edge ")
+    assert parse(example.split()).run
+    for action in parser_of(command)._actions:
+        told = action.help == argparse.SUPPRESS or action.default in (None, False, [], ()) or action.nargs == 0
+        assert told or "default:" in str(action.help), action.option_strings
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said_before_the_end(capsys) == said_before_the_end(capsys, "--help")
+
+
+def test_a_shell_completes_commands_options_and_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "completion"
+    script.write_text(said_before_the_end(capsys, "--print-completion", "bash"))
+    ask = "\n".join(
+        f"COMP_WORDS=(tofe-edge {words}); COMP_CWORD={len(words.split())}; _shtab_tofe_edge; echo ${{COMPREPLY[@]}}"
+        for words in ("sel", "select --profile jet", "parity --max")
+    )
+    done = subprocess.run(
+        [need("bash", "the shell"), "-c", f". {script}\n{ask}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["select", "jetson_orin jetson_orin_nano jetson_orin_nx", "--max-drop"]
+
+
+@pytest.mark.parametrize("package", ["coremltools", "shtab"])
+def test_a_missing_library_is_one_line(package: str, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: object) -> int:
+        importlib.import_module(package)
+        return 0
+
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("tofe_edge.cli.devices.run", run)
+    said = refusal(program, "devices", code=3)
+    assert said.startswith(f"this needs the Python package {package}, which is not installed; ")
+
+
+def test_verdicts_have_colours_in_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    text = "warning  old\ngates    FAILED: top-1\nself-test passed"
+    assert coloured(text, Terminal()) == (
+        "\x1b[33mwarning\x1b[0m  old\ngates    \x1b[31mFAILED\x1b[0m: top-1\nself-test \x1b[32mpassed\x1b[0m"
+    )
+    assert coloured(text, io.StringIO()) == text
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert coloured(text, Terminal()) == text
 
 
 @pytest.mark.parametrize(
     "call",
-    ["", "fly", "run", "run x.pte --what", "profile x.pte --runs 0", "convert --what", "--json select", "-- select"],
+    ["fly", "run", "run x.pte --what", "profile x.pte --runs 0", "convert --what", "--json select", "-- select"],
 )
 def test_a_wrong_call_is_exit_code_2_and_one_line(call: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -252,5 +317,5 @@ def test_ctrl_c_ends_convert_with_one_line_and_an_empty_folder(tmp_path: Path, w
     # as imports run some, even if it was handled.
     assert process.returncode in (130, -signal.SIGINT)
     assert stdout == ""
-    assert stderr == "tofe-edge: interrupted\n"
+    assert without_progress(stderr) == "tofe-edge: interrupted\n"
     assert list(out.iterdir()) == []

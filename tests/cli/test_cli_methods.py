@@ -226,9 +226,9 @@ def test_a_dense_model_has_one_budget(tiny_dense_checkpoint: Checkpoint, tmp_pat
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--elastic", "abc", "'abc' is not a list of GMACs such as 0.5,0.4"),
-        ("--elastic", "0.5,", "'0.5,' is not a list of GMACs such as 0.5,0.4"),
-        ("--elastic", "", "'' is not a list of GMACs such as 0.5,0.4"),
+        ("--elastic", "abc", "'abc' is not a list of numbers such as 0.5,0.4"),
+        ("--elastic", "0.5,", "'0.5,' is not a list of numbers such as 0.5,0.4"),
+        ("--elastic", "", "'' is not a list of numbers such as 0.5,0.4"),
         ("--elastic", "-1", "-1 is not a number greater than 0"),
         ("--elastic", "0", "0 is not a number greater than 0"),
         ("--elastic", "0.5,nan", "nan is not a number greater than 0"),

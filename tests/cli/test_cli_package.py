@@ -50,6 +50,15 @@ def test_a_bundle_is_written_and_its_check_runs_every_method(model: Path, progra
     assert lines[-1] == f"check of {bundle} passed"
 
 
+def test_a_bundle_for_another_device_than_the_model_is_told(model: Path, program: Program, tmp_path: Path) -> None:
+    edit_json(manifest_path_of(model), lambda manifest: manifest.update(profile="intel_n100"))
+    code, _, err = program("package", model, "--platform", "android", "--source", "--out", tmp_path / "out")
+    assert (
+        code == 0
+        and "was made for intel_n100 (Mini PC with Intel Processor N100), and the bundle is for android" in err
+    )
+
+
 def test_a_check_of_a_damaged_bundle_is_exit_code_1(model: Path, program: Program, tmp_path: Path) -> None:
     bundle = Path(package(program, model, tmp_path / "out")["bundle"])
     (asset,) = bundle.rglob("*.pte")

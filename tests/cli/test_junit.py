@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofe_edge.cli.junit import Case, junit_xml
+from tofe_edge.cli.junit import Case, Suite, junit_xml
 from tofe_edge.errors import InputError
 
 HOSTILE = [
@@ -21,7 +21,7 @@ HOSTILE = [
 
 
 def parsed(suite_name: str, cases: list[Case]) -> ElementTree.Element:
-    text = junit_xml(suite_name, cases)
+    text = junit_xml([Suite(suite_name, cases)])
     root = ElementTree.fromstring(text.encode("utf-8"))
     assert ElementTree.tostring(root) == ElementTree.tostring(ElementTree.fromstring(text))
     return root
@@ -32,11 +32,15 @@ def test_the_document_of_a_small_suite() -> None:
         Case("size", True, "5.1 MB", 0.5),
         Case("top-1", False, "91.0 % is under 95 %\non 200 images", 1.25),
         Case("ok", True),
+        Case("parity", False, "no such file", error=True),
     ]
-    assert junit_xml("deit & co", cases) == (
+    assert junit_xml([Suite("deit & co", cases, {"sha256": "<0>"})]) == (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        '<testsuites name="deit &amp; co" tests="3" failures="1" errors="0" time="1.750000">\n'
-        '  <testsuite name="deit &amp; co" tests="3" failures="1" errors="0" skipped="0" time="1.750000">\n'
+        '<testsuites name="deit &amp; co" tests="4" failures="1" errors="1" time="1.750000">\n'
+        '  <testsuite name="deit &amp; co" tests="4" failures="1" errors="1" time="1.750000" skipped="0">\n'
+        "    <properties>\n"
+        '      <property name="sha256" value="&lt;0&gt;" />\n'
+        "    </properties>\n"
         '    <testcase classname="deit &amp; co" name="size" time="0.500000">\n'
         "      <system-out>5.1 MB</system-out>\n"
         "    </testcase>\n"
@@ -44,6 +48,9 @@ def test_the_document_of_a_small_suite() -> None:
         '      <failure message="91.0 % is under 95 %" type="failure">91.0 % is under 95 %\non 200 images</failure>\n'
         "    </testcase>\n"
         '    <testcase classname="deit &amp; co" name="ok" time="0.000000" />\n'
+        '    <testcase classname="deit &amp; co" name="parity" time="0.000000">\n'
+        '      <error message="no such file" type="error">no such file</error>\n'
+        "    </testcase>\n"
         "  </testsuite>\n"
         "</testsuites>\n"
     )
@@ -99,4 +106,4 @@ def test_counts_and_times_are_those_of_the_cases(entries: list[tuple[bool, float
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
 def test_an_impossible_time_is_refused(seconds: float) -> None:
     with pytest.raises(InputError, match="time of case 'slow'"):
-        junit_xml("suite", [Case("slow", True, "", seconds)])
+        junit_xml([Suite("suite", [Case("slow", True, "", seconds)])])

@@ -24,9 +24,9 @@ SINGLE = (CALL, STEM, SELECTION, BLOCK, TAIL, APPROXIMATOR)
 
 
 @cache
-def programs(precision: str, family: str = "deit") -> tuple[ProbeProgram, ...]:
+def programs(precision: str) -> tuple[ProbeProgram, ...]:
     """Programs of the tiny net."""
-    return tuple(build_probes(tiny_net(family), (*SINGLE, DENSE, TOFE), precision))
+    return tuple(build_probes(tiny_net(), (*SINGLE, DENSE, TOFE), precision))
 
 
 def run(program: ProbeProgram, part: Part, inputs: torch.Tensor) -> list[torch.Tensor]:
@@ -87,7 +87,7 @@ def test_int8_parts_are_quantized_and_the_selector_is_not() -> None:
 
 
 def test_a_net_with_a_convolution_stem_and_an_auxiliary_head_has_the_same_parts() -> None:
-    single, whole = programs("fp32", "lvvit")
+    single, whole = build_probes(tiny_net("lvvit"), (TAIL, DENSE), "fp32")
     assert run(single, TAIL, torch.randn(1, 4, 48))[0].shape == (1, 10)
     assert run(whole, DENSE, torch.randn(1, 3, 64, 64))[0].shape == (1, 10)
 

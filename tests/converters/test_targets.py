@@ -135,7 +135,7 @@ def test_every_listed_target_is_whole() -> None:
         assert len({option.name for option in target.options}) == len(target.options)
         assert target.manifest_fields(target.options_from({})).keys() <= {"io", "deployment_target"}
     assert targets_for("linux") == tuple(target.name for target in targets if target.native_runner)
-    with pytest.raises(InputError, match=r"^target 'tflite' is not one of executorch, coreml$"):
+    with pytest.raises(InputError, match=r"^target 'tflite' is not one of executorch, coreml, onnx$"):
         find_target("tflite")
 
 
@@ -152,7 +152,7 @@ def test_listing_targets_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom tofe_edge.io.targets import find_target, target_names\n"
         "[find_target(name).options_from({}) for name in target_names()]\n"
-        "sys.exit(str({'torch', 'numpy', 'executorch', 'coremltools'} & sys.modules.keys() or ''))"
+        "sys.exit(str({'torch', 'numpy', 'executorch', 'coremltools', 'onnx', 'onnxruntime'} & sys.modules.keys() or ''))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.stderr.strip() == ""

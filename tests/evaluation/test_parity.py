@@ -264,6 +264,6 @@ def test_a_drop_of_accuracy_is_held_to_the_point(max_drop: float, passed: bool) 
     assert gate.passed
 
 
-@pytest.mark.parametrize(("images", "text"), [(0, "no image is decided"), (55, "98.2% on 55 decided images")])
+@pytest.mark.parametrize(("images", "text"), [(0, "no image is decided: "), (55, "98.2% on 55 decided images: ")])
 def test_agreement_on_no_image_is_not_called_perfect(images: int, text: str) -> None:
-    assert on_decided(images, 54 / 55) == text
+    assert on_decided(images, 54 / 55).startswith(text)

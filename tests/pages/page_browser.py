@@ -41,7 +41,8 @@ _LAYOUT = """(() => {
     background: getComputedStyle(document.body).backgroundColor,
     wide: [...document.body.querySelectorAll("*")].filter(one => one.getBoundingClientRect().right > root.clientWidth + 1)
       .map(one => one.outerHTML.slice(0, 120)),
-    drawings: drawings.length, flat: drawings.filter(one => !area(one)).length,
+    drawings: drawings.length,
+    flat: drawings.filter(one => !area(one) && !one.closest("details:not([open])")).length,
     clipped: [...document.querySelectorAll("svg text")].filter(outside).map(one => one.textContent),
     active: document.querySelectorAll("script,iframe,object,embed,link,form,base").length,
   };

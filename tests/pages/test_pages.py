@@ -24,7 +24,7 @@ from page_contents import (
 )
 
 from tofe_edge.cli.pages import convert, profile, tokens
-from tofe_edge.cli.pages.rendering import write_html
+from tofe_edge.cli.pages.rendering import _short, write_html
 from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Manifest
 from tofe_edge.model.checkpoint import Checkpoint
@@ -170,9 +170,15 @@ def test_free_parts_of_a_manifest_are_read_with_care(record: Any, layers: Any, m
         assert page(strange, "a").endswith("</html>")
 
 
-def test_layers_are_in_the_order_of_their_blocks(manifest: Manifest) -> None:
-    text = Tags(PAGES["profile"](manifest, "a")).text
-    assert text.index("blocks.2.fc1") < text.index("blocks.10.fc1")
+def test_the_noisiest_layers_come_first_and_quiet_ones_are_folded(manifest: Manifest) -> None:
+    noise = {f"blocks.{block}.fc1": {"own_snr_db": 30.0 if block < 11 else 20.0} for block in range(12)}
+    text = Tags(PAGES["profile"](replace(manifest, quantization={"layers": noise}), "a")).text
+    places = [text.index(layer) for layer in ("blocks.11.fc1", "blocks.2.fc1", "2 quieter layers", "blocks.10.fc1")]
+    assert places == sorted(places)
+
+
+def test_paths_of_the_machine_stay_there() -> None:
+    assert _short("images of /home/me/data/val --out=/a/b/c a/b/c/d /x") == "images of data/val --out=b/c a/b/c/d /x"
 
 
 def test_wrong_contents_are_input_errors(manifest: Manifest) -> None:

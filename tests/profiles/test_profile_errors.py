@@ -121,7 +121,7 @@ BAD_VALUES = [
     # wrong words
     ("provenance: derived\n    source", "provenance: guess\n    source", "guess", "budget.gmacs.provenance",
      "'guess' is not one of vendor, measured, derived"),
-    ("target: executorch", "target: tflite", "tflite", "defaults.target", "'tflite' is not one of executorch, coreml"),
+    ("target: executorch", "target: tflite", "tflite", "defaults.target", "'tflite' is not one of executorch, coreml, onnx"),
     ("backend: xnnpack", "backend: coreml", "backend", "defaults.backend", "'coreml' is not one of xnnpack"),
     ("precision: int8", "precision: int9", "int9", "defaults.precision", "did you mean 'int8'?"),
     ("[neon, dotprod]", "[neon, dotprd]", "isa", "cpu.isa[1]", "did you mean 'dotprod'?"),

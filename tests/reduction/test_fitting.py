@@ -2,16 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from conftest import tiny_tofe
 
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import ComparingSelector, UpdateApproximator
-from tofe_edge.reduction import fitting
 from tofe_edge.reduction.evidence import examine
-from tofe_edge.reduction.fitting import Fitter, Plan, advance, fit_selector, principal_directions, ridge
+from tofe_edge.reduction.fitting import Fitter, Plan, advance, fit_selector, principal_directions
 from tofe_edge.reduction.reduce import run
 
 PLAN = Plan((1, 2), TokenCounts((9, 4)), 5.0)
@@ -26,26 +24,6 @@ def fitter() -> Fitter:
     backbone = tiny_tofe().backbone
     images = noise(40, 3, 64, 64)
     return Fitter(backbone, examine(backbone, images[:24], 20), examine(backbone, images[24:], 1), passes=4, seed=0)
-
-
-def test_ridge_is_weighted_least_squares_with_a_penalty() -> None:
-    x, weights = noise(50, 6).numpy(), noise(50, seed=1).abs().numpy()
-    y = x @ noise(6, 3, seed=2).numpy() + 3 + 0.1 * noise(50, 3, seed=3).numpy()
-    weights[:10], y[:10] = 0, 1e3  # what weighs nothing does not matter
-    share = weights / weights.sum()
-    centred_x, centred_y = x - share @ x, y - share @ y
-    root = np.sqrt(share)[:, None]
-    penalty = np.sqrt(fitting._RIDGE * np.mean(share @ centred_x**2)) * np.eye(6)
-    rows, aims = np.vstack((root * centred_x, penalty)), np.vstack((root * centred_y, np.zeros((6, 3))))
-    expected = np.linalg.lstsq(rows, aims, rcond=None)[0].T
-    weight, bias = ridge(*(torch.from_numpy(one) for one in (x, y, weights)))
-    np.testing.assert_allclose(weight, expected, atol=1e-5)
-    np.testing.assert_allclose(bias, share @ y - expected @ (share @ x), atol=1e-5)
-
-
-def test_ridge_of_updates_that_are_all_zero() -> None:
-    weight, bias = ridge(torch.zeros(8, 4), torch.ones(8, 2), torch.ones(8))
-    assert torch.equal(weight, torch.zeros(2, 4)) and torch.equal(bias, torch.ones(2))
 
 
 def test_principal_directions() -> None:

@@ -18,7 +18,7 @@ def test_runs_are_counted_and_started_one_after_the_other(elastic_artifact: Arti
     timing = HostBench().time(elastic_artifact.path, TimingRequest(runs=7, warm_up=1))
     assert len(timing.latency.samples_ms) == len(timing.latency.started_s) == 7
     assert list(timing.latency.started_s) == sorted(timing.latency.started_s)
-    assert timing.load_ms > 0
+    assert timing.load_ms
     assert timing.machine is not None
     assert timing.machine.arch
 

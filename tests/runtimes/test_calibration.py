@@ -7,7 +7,7 @@ from latency_tables import made_up_timing
 
 from tofe_edge.budget.latency_model import Part
 from tofe_edge.errors import DeviceError
-from tofe_edge.io.progress import covering_bar, progress_bar
+from tofe_edge.io.progress import progress_bar
 from tofe_edge.runtimes.calibration import Plan, time_parts, turns, undisturbed_ms
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
@@ -75,11 +75,3 @@ def test_the_undisturbed_time_is_one_that_was_measured() -> None:
     assert undisturbed_ms(timing(*range(1, 101))) == 2.0
     assert undisturbed_ms(timing(*range(1, 21))) == 1.0
     assert undisturbed_ms(timing(5.0)) == 5.0
-
-
-def test_bars_of_the_pieces_stay_hidden_under_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with covering_bar("all", total=1), progress_bar("piece", total=1) as inner:
-        assert inner.disable
-    with progress_bar("piece", total=1) as after:
-        assert not after.disable

@@ -63,7 +63,7 @@ def test_samples_and_memory_reach_python(host: Built, tiny: dict[Precision, Path
     assert len(timing.latency.samples_ms) == 5
     assert timing.latency.to_json()["min"] == min(timing.latency.samples_ms) > 0
     assert (result.method, timing.threads) == ("forward", 1)
-    assert timing.planned_bytes is not None
+    assert timing.planned_bytes is not None and timing.load_ms is not None
     assert timing.peak_rss_bytes is not None
     assert min(timing.load_ms, timing.planned_bytes, timing.peak_rss_bytes, timing.latency.cpu_ms) > 0
 

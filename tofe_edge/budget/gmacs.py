@@ -71,7 +71,7 @@ def _weigh(checkpoint: Checkpoint, limit: float, best: Checkpoint) -> Candidate:
         return Candidate(checkpoint, False, f"{over:.2f} GMACs over budget ({accuracy_of(checkpoint)})")
     if not checkpoint.accuracy:
         return Candidate(checkpoint, True, f"fits, {accuracy_of(checkpoint)}")
-    return Candidate(checkpoint, True, f"fits, less accurate ({accuracy_of(checkpoint)} against {accuracy_of(best)})")
+    return Candidate(checkpoint, True, f"fits, less accurate ({accuracy_of(checkpoint)})")
 
 
 def rank_of(best: Checkpoint) -> str:

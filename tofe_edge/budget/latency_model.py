@@ -19,11 +19,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.model.backbones.spec import Backbone, TokenCounts, check_stages, default_stages
 from tofe_edge.profiles.latency import Alignment, Anchor, LatencyTable, NetShape, Points, Step
 
 WIDEST_STEP = 32
+_ADDS_UP = 1.5
+"""How far the sum of the parts and the whole net may be apart; docs/calibration.md has how far they were."""
+
 _ALIGNMENTS = (4, 8, 16, 32)
 _SIGNIFICANT = 0.6
 """A step is significant if it leaves at most this share of the squares that a parabola leaves. Of noise alone, the
@@ -64,6 +67,22 @@ def rest_ms(table: LatencyTable, backbone: Backbone) -> float:
     """What the whole net took beyond its parts, at the table's anchors. Below zero if the parts take longer alone."""
     rest = [anchor.ms - _parts_ms(table, _as_measured(backbone, anchor), anchor.kept) for anchor in table.tofe]
     return sum(rest) / len(rest)
+
+
+def check_sum(table: LatencyTable, backbone: Backbone) -> None:
+    """Refuse a table whose parts come to another time than the whole net: the device was not the same for both.
+
+    Raises:
+        DeviceError: they differ by more than half, and by more than a millisecond.
+    """
+    for anchor in table.tofe:
+        parts = _parts_ms(table, _as_measured(backbone, anchor), anchor.kept)
+        low, high = sorted((parts, anchor.ms))
+        if high > _ADDS_UP * low + 1.0:
+            raise DeviceError(
+                f"the parts of {table.backbone} ({table.precision}) come to {parts:.2f} ms and the whole net takes {anchor.ms:.2f} ms: "
+                "the device was busy or changed its clock meanwhile; nothing is written. Stop other work and calibrate again"
+            )
 
 
 def check_subject(table: LatencyTable, backbone: Backbone) -> None:

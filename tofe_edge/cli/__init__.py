@@ -14,28 +14,57 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tofe_edge import __version__
 from tofe_edge.cli.streams import discard_output, flush, open_standard_streams, write_out, written
-from tofe_edge.errors import TofeEdgeError, visible
+from tofe_edge.errors import TofeEdgeError, coloured, visible
 
 COMMANDS = {
-    "convert": ("convert", "make a checked model file for a device"),
-    "profile": ("profile", "measure latency, memory, and time per stage and operator, here or on a device"),
-    "parity": ("parity", "compare a converted model with the PyTorch reference"),
-    "run": ("run", "run a converted model on images: classes, embeddings or features"),
-    "package": ("package", "make a model into what an app's build takes, or check such a bundle"),
-    "select": ("select", "show which checkpoint fits a device, and why"),
-    "calibrate": ("calibrate", "measure the parts of a net on a device, so that latencies can be predicted and held"),
-    "reduce": ("reduce", "make a dense net smaller in minutes, without labels: a ToFe checkpoint for a budget"),
-    "train": ("train", "train ToFe on a dense backbone"),
-    "evaluate": ("evaluate", "measure the accuracy of a checkpoint on labelled images"),
-    "tokens": ("tokens", "draw which tokens of images each stage keeps, freezes and reuses"),
-    "devices": ("devices", "list the device profiles, or show one"),
-    "checkpoints": ("checkpoints", "list the shipped checkpoints, or show one"),
+    "convert": ("convert", "make a checked model file for a device", "--profile jetson_orin"),
+    "profile": (
+        "profile",
+        "measure latency, memory, and time per stage and operator, here or on a device",
+        "out/NAME.pte --runs 100",
+    ),
+    "parity": (
+        "parity",
+        "compare a converted model with the PyTorch reference",
+        "out/NAME.pte --data val --max-drop 0.5 --junit parity.xml",
+    ),
+    "run": ("run", "run a converted model on images: classes, embeddings or features", "out/NAME.pte photo.jpg"),
+    "package": (
+        "package",
+        "make a model into what an app's build takes, or check such a bundle",
+        "out/NAME.pte --platform android",
+    ),
+    "select": ("select", "show which checkpoint fits a device, and why", "--profile raspberry_pi_5"),
+    "calibrate": (
+        "calibrate",
+        "measure the parts of a net on a device, so that latencies can be predicted and held",
+        "--profile raspberry_pi_5 --on ssh://pi@kitchen",
+    ),
+    "reduce": (
+        "reduce",
+        "make a dense net smaller in minutes, without labels: a ToFe checkpoint for a budget",
+        "--weights vit.pth --images val --share 0.5 --out net.safetensors",
+    ),
+    "train": ("train", "train ToFe on a dense backbone", "--pretrained --data photos --out photos.safetensors"),
+    "evaluate": (
+        "evaluate",
+        "measure the accuracy of a checkpoint on labelled images",
+        "tofe_deit_tiny_063 --data val",
+    ),
+    "tokens": (
+        "tokens",
+        "draw which tokens of images each stage keeps, freezes and reuses",
+        "tofe_deit_tiny_063 --image photo.jpg --html tokens.html",
+    ),
+    "devices": ("devices", "list the device profiles, or show one", "jetson_orin"),
+    "checkpoints": ("checkpoints", "list the shipped checkpoints, or show one", "tofe_deit_tiny_063"),
 }
-"""Name: module in this folder, and what the command does. The module has ``add_options(parser)`` and ``run(args)``."""
+"""Name: module in this folder, what the command does, and an example. The module has ``add_options(parser)`` and ``run(args)``."""
 
 _RENAMED = {"profiles": "devices"}
 _INTERRUPTED = 130
@@ -70,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             raise
         code, message = _failure(error)
-        print(f"tofe-edge: error: {visible(message)}", file=sys.stderr)
+        print(coloured(f"tofe-edge: error: {visible(message)}", sys.stderr), file=sys.stderr)
         flush()
         return code
 
@@ -87,8 +116,25 @@ def _failure(error: Exception) -> tuple[int, str]:
     if (needed := _memory_needed(error)) is not None:
         advice = "close other programs, or take a smaller --batch, smaller images or a machine with more"
         return 3, f"there is not enough memory{needed}; {advice}"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("tofe_edge"):
+        return 3, _missing(error.name.partition(".")[0])
     # A defect of this program or of a library. Exit code 1 is kept for gates.
     return 3, f"internal error ({type(error).__name__}: {line[:200]}); run again with --debug and report it"
+
+
+def _missing(package: str) -> str:
+    """What to install: the extra that has the package, or what it is a dependency of."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        needs = requires("tofe-edge") or []
+    except PackageNotFoundError:  # run from a checkout
+        needs = []
+    extras = [found[1] for one in needs if (found := re.match(rf"{package}\b.*extra == ['\"](\w+)", one))]
+    advice = f"pip install 'tofe-edge{f'[{extras[0]}]' if extras else ''}'"
+    if package == "coremltools":
+        advice = "it has wheels for macOS and for Linux on x86-64; convert and check Core ML packages there"
+    return f"this needs the Python package {package}, which is not installed; {advice}"
 
 
 def _memory_needed(error: Exception) -> str | None:
@@ -116,6 +162,21 @@ def _clean_up_on_signals() -> None:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like all others."""
 
+    example = ""
+
+    def format_help(self) -> str:
+        """What it does first, then how it is called, and an example."""
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help() + (f"\nexample:\n  {self.example}\n" if self.example else "")
+
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""
         self.exit(2, f"{self.prog}: error: {visible(' '.join(message.split()))}; see `{self.prog} --help`\n")
@@ -125,37 +186,80 @@ class Parser(argparse.ArgumentParser):
         write_out(message, file or sys.stderr)
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the command that the first word names; ``run`` is its function.
+class _Completion(argparse.Action):
+    """``--print-completion``: imports every command, once, so that what a shell reads at each TAB imports none."""
 
-    Raises:
-        SystemExit: help or the version was asked for (0), or the call is wrong (2, with the usage on stderr).
-    """
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        import shtab
+
+        from tofe_edge.profiles import profile_names
+
+        if values not in shtab.SUPPORTED_SHELLS:
+            parser.error(f"{option_string}: {values!r} is not one of {', '.join(shtab.SUPPORTED_SHELLS)}")
+        complete, commands = _program()
+        for name in COMMANDS:
+            command = _add_command(commands, name)
+            for action in command._actions:
+                if action.dest == "profile" or (name, action.dest) == ("devices", "name"):
+                    action.choices = profile_names()
+                elif action.type is Path or action.dest in ("checkpoint", "data", "start"):
+                    action.complete = shtab.FILE  # type: ignore[attr-defined]
+        write_out(f"{shtab.complete(complete, values)}\n", sys.stdout)
+        parser.exit()
+
+
+def _program() -> tuple[Parser, Any]:
+    """A parser without commands, and where those go."""
     parser = Parser(
         prog="tofe-edge",
         description="Edge inference for ToFe vision transformers: a device profile in, a measured and checked model out.",
         epilog="Exit codes: 0 done; 1 a gate failed; 2 the input or the call is wrong; 3 a device or runtime failed.",
     )
+    parser.example = "tofe-edge convert --profile jetson_orin"
     parser.add_argument("--version", action="version", version=f"tofe-edge {__version__}")
-    commands: argparse._SubParsersAction[Parser] = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        metavar="SHELL",
+        help="print what a shell needs to complete commands and options: bash, zsh, fish or tcsh",
     )
-    called = words[0] if words else ""
-    name = _RENAMED.get(called, called)
-    if name not in COMMANDS:
-        for listed, (_, sentence) in COMMANDS.items():
-            commands.add_parser(listed, help=sentence)
-        parser.parse_args(words)
-        parser.error("the command comes first")
-    if name != called:
-        print(f"tofe-edge: hint: `{called}` is now called `{name}`", file=sys.stderr)
-    module = importlib.import_module(f"{__name__}.{COMMANDS[name][0]}")
-    command: Parser = commands.add_parser(name, add_help=not hasattr(module, "OWN_HELP"))
-    sentence = COMMANDS[name][1]
+    return parser, parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def _add_command(commands: Any, name: str) -> Parser:
+    """Import a command and declare its options."""
+    file, sentence, example = COMMANDS[name]
+    module = importlib.import_module(f"{__name__}.{file}")
+    command: Parser = commands.add_parser(name, help=sentence, add_help=not hasattr(module, "OWN_HELP"))
     command.description = f"{sentence[0].upper()}{sentence[1:]}."
+    command.example = f"tofe-edge {name} {example}"
     module.add_options(command)
     command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.set_defaults(run=module.run)
+    return command
+
+
+def parser_of(name: str) -> Parser:
+    """The parser of a command."""
+    return _add_command(_program()[1], name)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command that the first word names; ``run`` is its function.
+
+    Raises:
+        SystemExit: help or the version was asked for (0), or the call is wrong (2, with one line on stderr).
+    """
+    parser, commands = _program()
+    called = words[0] if words else "--help"
+    name = _RENAMED.get(called, called)
+    if name not in COMMANDS:
+        for listed, (_, sentence, _) in COMMANDS.items():
+            commands.add_parser(listed, help=sentence)
+        parser.parse_args(words or ["--help"])
+        parser.error("the command comes first")
+    if name != called:
+        print(f"tofe-edge: hint: `{called}` is now called `{name}`", file=sys.stderr)
     # Intermixed: options may stand between MODEL and its IMAGEs.
-    return command.parse_intermixed_args(list(words[1:]))
+    return _add_command(commands, name).parse_intermixed_args(list(words[1:]))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tofe_edge.cli.options import add_checkpoint, add_on, keywords, positive_int
 from tofe_edge.cli.output import emit, facts, latency_facts, threads
+from tofe_edge.runtimes.latency import BUSY
 from tofe_edge.workflows.calibrate import CalibrationReport, calibrate
-
-_BUSY = 1.25
-"""If the median is this many times an undisturbed run, somebody should know."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(report: CalibrationReport) -> str:
-    rows: list[tuple[str, str]] = [("profile", f"{report.profile}, measured on {report.where}")]
+    rows: list[tuple[str, Any]] = [("profile", f"{report.profile}, measured on {report.where}")]
     for table, measured in report.tables:
         net = f"{table.backbone}, {table.precision}, {threads(table.threads)}"
         spread = f"the median of all runs is {measured.disturbed - 1:.0%} above undisturbed ones, which count"
-        if measured.disturbed > _BUSY:
+        if measured.disturbed > BUSY:
             spread += "; the device was busy: stop other work and calibrate again if it need not be"
         rows += [("", ""), ("net", net), *latency_facts(table), ("spread", spread)]
-    return facts([*rows, ("", ""), ("wrote", str(report.out))])
+    return facts([*rows, ("", ""), ("wrote", report.out)])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from tofe_edge.budget.gmacs import accuracy_of
-from tofe_edge.cli.output import emit, facts, table
+from tofe_edge.cli.output import emit, facts, table, tree
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.choices import source_facts
 from tofe_edge.model.zoo import shipped_checkpoints
@@ -27,11 +26,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     shipped = shipped_checkpoints()
     rows = [[c.name, c.backbone_name, f"{c.gmacs:.3f}", str(c.token_counts or "dense"), _accuracy(c)] for c in shipped]
-    emit(
-        args.json,
-        [_to_json(c) for c in shipped],
-        table(rows, ["checkpoint", "backbone", "GMACs", "tokens kept", "top-1"]),
-    )
+    listed = table(rows, ["checkpoint", "backbone", "GMACs", "tokens kept", "top-1"])
+    data = ", ".join(dict.fromkeys(c.accuracy.get("dataset", "unnamed data") for c in shipped if c.accuracy))
+    emit(args.json, [_to_json(c) for c in shipped], f"{listed}\n\nTop-1 on {data}" if data else listed)
     return 0
 
 
@@ -39,8 +36,7 @@ def _accuracy(checkpoint: Checkpoint) -> str:
     accuracy = checkpoint.accuracy
     if not accuracy:
         return accuracy_of(checkpoint)
-    dense = f", dense {accuracy['dense_top1']:.1f}" if "dense_top1" in accuracy else ""
-    return f"{accuracy['top1']:.1f} % on {accuracy.get('dataset', 'unnamed data')} ({accuracy.get('images', '?')} images{dense})"
+    return f"{accuracy['top1']:.1f} %"
 
 
 def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -62,14 +58,12 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _describe(checkpoint: Checkpoint) -> str:
-    document = _to_json(checkpoint)
-    rows = [(key, json.dumps(value) if isinstance(value, (dict, list)) else value) for key, value in document.items()]
     measure = (checkpoint.training or {}).get("reduced", {}).get("measure", "nats") if checkpoint.budgets else None
-    rows += source_facts(checkpoint) if checkpoint.plain else []
+    rows = source_facts(checkpoint) if checkpoint.plain else []
     for budget in checkpoint.budgets:
         counts = ", ".join(map(str, budget.counts))
         rows.append(("divergence", f"{budget.divergence:.3f} {measure} from the dense net if {counts} tokens are kept"))
         rows.append(
             ("agreement", f"{budget.agreement:.1f} % of images with the dense net's best class or nearest neighbour")
         )
-    return facts(rows)
+    return "\n".join([tree(_to_json(checkpoint)), *([facts(rows)] if rows else [])])

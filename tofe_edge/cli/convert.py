@@ -31,7 +31,9 @@ OWN_HELP = True
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes: the options of every day are in its help, the others with ``--target T --help``."""
     parser.usage = "tofe-edge convert (--profile P | --checkpoint C | --max-gmacs G) [options]"
-    parser.epilog = "Every option, and what --option knows: tofe-edge convert --target executorch --help, or coreml."
+    parser.epilog = (
+        "Every option, and what --option knows: tofe-edge convert --target executorch --help, or coreml, onnx."
+    )
     add_budget(parser)
     parser.add_argument(
         "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"
@@ -46,11 +48,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=target_names(),
         help=f"kind of model file (default: the profile's, else {target_names()[0]})",
     )
+    engine = parser.add_mutually_exclusive_group()
+    engine.add_argument(
+        "--engine", metavar="NAME", help="make it for another engine of the profile's device, such as gpu"
+    )
+    engine.add_argument(
+        "--all", action="store_true", help="make one model for each engine of the profile's device, the usual one first"
+    )
     precisions = dict.fromkeys(name for target in target_names() for name in find_target(target).precisions)
     parser.add_argument(
         "--precision",
         choices=tuple(precisions),
-        help="for Core ML alone fp16, and pal6 and pal4: weights from palettes of 64 or 16 values "
+        help="for Core ML and ONNX alone fp16, for Core ML alone pal6 and pal4: weights from palettes of 64 or 16 values "
         "(default: the profile's, else int8)",
     )
     parser.add_argument(
@@ -125,7 +134,7 @@ def _add_rare_options(parser: argparse.ArgumentParser) -> list[tuple[argparse.Ac
         "--int8-mode",
         choices=("dynamic", "static", "weights"),
         help="ranges of activations: per token as it runs, or fixed on calibration images; or weights alone "
-        "(default: dynamic for executorch, static with --reproducible, weights for coreml)",
+        "(default: dynamic for executorch and onnx, static with --reproducible, weights for coreml)",
     )
     group.add_argument(
         "--reproducible",
@@ -207,11 +216,18 @@ def run(args: argparse.Namespace) -> int:
     """Convert and print what was made."""
     # Here, so that help and a wrong call need no PyTorch.
     from tofe_edge.cli.pages.convert import write_convert_page
-    from tofe_edge.workflows.convert import ConvertOptions, carry_out, resolve_options
+    from tofe_edge.workflows.convert import ConvertOptions, carry_out, resolve_options, variants_of
 
     require(args.removed is None, f"{args.removed} was removed, see CHANGELOG.md; leave it out")
     values = {field.name: getattr(args, field.name) for field in fields(ConvertOptions) if field.name != "options"}
-    plan = resolve_options(ConvertOptions(**values, options=dict(args.option)))
+    options = ConvertOptions(**values, options=dict(args.option))
+    if args.all:
+        require(args.html is None, "--all: writes several models, and --html is the page of one; leave one out")
+        plans = [resolve_options(one) for one in variants_of(options)]
+        made = [carry_out(one) for one in plans]
+        emit(args.json, [to_json(one) for one in made], "\n\n".join(map(describe, made)))
+        return 0
+    plan = resolve_options(options)
     if args.html is not None:
         # Now, as a conversion takes a while.
         check_html_place(args.html, plan.places)
@@ -284,8 +300,22 @@ def describe(converted: Converted) -> str:
             *(("warning", remark) for remark in converted.remarks),
             ("wrote", artifact.path),
             ("", artifact.manifest_path),
+            *_describe_engines(converted),
+            ("next", ["tofe-edge", "run", artifact.path, "IMAGE"]),
+            ("", ["tofe-edge", "profile", artifact.path]),
         ]
     )
+
+
+def _describe_engines(converted: Converted) -> list[tuple[str, str]]:
+    """What the profile's device could run it on besides, and how to make that."""
+    options, profile = converted.plan.options, converted.plan.profile
+    if options.engine or options.target or profile is None:
+        return []
+    return [
+        (f"not the {one.name}", f"for {one.runtime} convert with --engine {one.name}: {one.target}, {one.precision}")
+        for one in profile.engines
+    ]
 
 
 def _describe_output(manifest: Manifest) -> list[tuple[str, str]]:
@@ -299,7 +329,7 @@ def _describe_output(manifest: Manifest) -> list[tuple[str, str]]:
 def _describe_parity(parity: Parity) -> str:
     if isinstance(parity, ClassParity):
         decided = on_decided(parity.decided_images, parity.decided_agreement)
-        return f"agreement: {decided}, SNR {parity.snr_db:.1f} dB"
+        return f"SNR {parity.snr_db:.1f} dB, agreement {decided}"
     return ", ".join(f"{name} {figure}" for name, figure in parity.figures if name != "PSNR")
 
 

@@ -56,6 +56,10 @@ def _describe(profile: DeviceProfile) -> str:
     rows.append(
         ("defaults", f"{defaults.target}/{defaults.backend}, {defaults.precision}, {defaults.threads} threads{system}")
     )
+    rows += [
+        (f"--engine {one.name}", f"{one.target}, {one.precision}, {one.runtime}  [{one.provenance}: {one.source}]")
+        for one in profile.engines
+    ]
     rows.append(("budget", _quantity(profile.budget.gmacs, "GMACs")))
     for measured in profile.latency:
         rows += [

@@ -43,7 +43,9 @@ def positive_floats(text: str) -> tuple[float, ...]:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``MODEL``."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .pte or .mlpackage with its manifest beside it")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a .pte, .mlpackage or .onnx with its manifest beside it"
+    )
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +110,9 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser, help_text: str) -> None:
     """Add ``--data``, ``--limit``, ``--resize`` and ``--allow-empty``."""
     parser.add_argument("--data", type=Path, metavar="DATA", help=help_text)
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="use N images, spread evenly over the classes")
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="use N images, spread evenly over the classes (default: all)"
+    )
     parser.add_argument(
         "--resize",
         choices=("short_side", "none"),
@@ -140,7 +144,18 @@ def add_method(parser: argparse.ArgumentParser) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add ``--threads``."""
-    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="threads of XNNPACK (default: 1)")
+    parser.add_argument(
+        "--threads", type=positive_int, default=1, metavar="N", help="threads of the runtime (default: 1)"
+    )
+
+
+def add_provider(parser: argparse.ArgumentParser) -> None:
+    """Add ``--provider``."""
+    parser.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="what computes an .onnx model: cuda, tensorrt, openvino, qnn, … if ONNX Runtime was built with it (default: cpu)",
+    )
 
 
 def add_on(parser: argparse.ArgumentParser) -> None:

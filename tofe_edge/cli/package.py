@@ -101,7 +101,7 @@ def _describe(packaged: Packaged) -> str:
     ]
     if packaged.weights_licence is None:
         rows.append(("weights", "licence not known; state it with --weights-licence before you distribute the bundle"))
-    return facts([*rows, ("wrote", packaged.path)])
+    return facts([*rows, ("wrote", packaged.path), ("next", ["tofe-edge", "package", "--check", packaged.path])])
 
 
 def _describe_check(path: Path, result: BundleCheck) -> str:

@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.junit import Case, junit_xml
+from tofe_edge import __version__
+from tofe_edge.cli.junit import Case, Suite, junit_xml
 from tofe_edge.cli.options import (
     add_checkpoint,
     add_data,
     add_device,
     add_method,
-    add_model,
     add_naming,
+    add_provider,
     add_threads,
     keywords,
     positive_float,
@@ -24,6 +25,7 @@ from tofe_edge.cli.options import (
 from tofe_edge.cli.output import emit, facts
 from tofe_edge.cli.pages.parity import render
 from tofe_edge.cli.pages.rendering import write_html
+from tofe_edge.errors import TofeEdgeError, require
 from tofe_edge.evaluation.parity import ClassParity, Parity, on_decided
 from tofe_edge.evaluation.statistics import Accuracy, Analysis, Interval
 from tofe_edge.io.artifact import Manifest
@@ -36,9 +38,12 @@ _LAYERS_SHOWN = 3
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    add_model(parser)
+    parser.add_argument(
+        "models", type=Path, nargs="+", metavar="MODEL", help="a .pte or .mlpackage with its manifest beside it"
+    )
     add_device(parser, "where the reference runs")
     add_threads(parser)
+    add_provider(parser)
     add_method(parser)
     add_checkpoint(parser)
     add_naming(parser)
@@ -49,13 +54,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-drop", type=_points, metavar="POINTS", help="fail if top-1 falls by more; needs --data")
     parser.add_argument(
+        "--confidence",
+        type=_per_cent,
+        metavar="PERCENT",
+        help="with --max-drop: fail unless the drop is within it with this confidence, which takes enough images "
+        "(default: the measured drop alone is gated)",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="--json of an earlier model on the same images: fail if top-1 (0.5 points), agreement (1 point) or SNR (1 dB) is "
+        "worse by more",
+    )
+    parser.add_argument(
         "--min-agreement",
         type=_per_cent,
         metavar="PERCENT",
         help="fail if fewer top-1 classes, or nearest neighbours by an embedding, agree, on however few images "
         "(default: by precision, from 100 images on)",
     )
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the gates as JUnit-XML")
+    parser.add_argument(
+        "--junit", type=Path, metavar="FILE", help="write the gates as JUnit XML, also if the comparison itself fails"
+    )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page with the statistics and the worst images"
     )
@@ -79,20 +100,54 @@ def _per_cent(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print; exit code 1 if a gate fails."""
-    begun = time.perf_counter()
-    report = parity(args.model, args.data, **keywords(parity, args))
-    if args.junit is not None:
-        cases = [Case(gate.name, gate.passed, gate.message, 0.0) for gate in report.parity.gates]
-        if cases:
-            cases[0] = replace(cases[0], seconds=time.perf_counter() - begun)
-        write_bytes(args.junit, junit_xml(f"parity of {args.model}", cases).encode())
+    several = len(args.models) > 1
+    require(not several or (args.html is None and args.baseline is None), "--html and --baseline are of one model")
+    reports: list[ParityReport] = []
+    suites: list[Suite] = []
+    try:
+        for model in args.models:
+            begun = time.perf_counter()
+            suites.append(Suite(f"parity of {model.name}", [Case("parity", False, error=True)]))
+            reports.append(parity(model, args.data, **keywords(parity, args)))
+            suites[-1] = _suite(reports[-1], time.perf_counter() - begun)
+    except TofeEdgeError as error:
+        # A name of a test that holds a path of the machine would be another test on the next one.
+        reason = str(error).replace(str(args.models[len(reports)]), args.models[len(reports)].name)
+        suites[-1] = replace(suites[-1], cases=[Case("parity", False, reason, error=True)])
+        raise
+    finally:
+        if args.junit is not None:
+            write_bytes(args.junit, junit_xml(suites).encode())
     if args.html is not None:
+        (report,) = reports
         pictures = report.pictures
-        manifest = report.artifact.manifest
-        page = render(manifest, report.parity, report.analysis, pictures.source, pictures.thumbnail)
+        page = render(report.artifact.manifest, report.parity, report.analysis, pictures.source, pictures.thumbnail)
         write_html(args.html, page)
-    emit(args.json, _json(args.model, report), _text(report))
-    return 0 if report.passed else 1
+    documents = [_json(model, report) for model, report in zip(args.models, reports)]
+    texts = [f"{model}\n{_text(report)}" if several else _text(report) for model, report in zip(args.models, reports)]
+    emit(args.json, documents if several else documents[0], "\n\n".join(texts))
+    return 0 if all(report.passed for report in reports) else 1
+
+
+def _suite(report: ParityReport, seconds: float) -> Suite:
+    """The gates, and what a reader of the test report wants to know of the model."""
+    manifest, result = report.artifact.manifest, report.parity
+    cases = [Case(gate.name, gate.passed, gate.message) for gate in result.gates]
+    properties = {
+        "tofe-edge": __version__,
+        "model sha256": manifest.sha256,
+        "checkpoint": manifest.checkpoint,
+        "checkpoint sha256": manifest.checkpoint_sha256,
+        "precision": manifest.precision,
+        **{f"{name} at conversion": str(version) for name, version in manifest.versions.items()},
+        "images": str(result.images),
+        **dict(result.figures),
+    }
+    return Suite(
+        f"parity of {report.artifact.path.name}",
+        [replace(cases[0], seconds=seconds), *cases[1:]] if cases else [],
+        properties,
+    )
 
 
 def _json(model: Path, report: ParityReport) -> dict[str, Any]:
@@ -106,8 +161,16 @@ def _json(model: Path, report: ParityReport) -> dict[str, Any]:
         "warnings": list(report.pictures.coverage.remarks),
         "gates": [{"name": gate.name, "message": gate.message, "passed": gate.passed} for gate in report.parity.gates],
         "waiver": (report.artifact.manifest.parity or {}).get("waiver"),
-        "analysis": None if report.analysis is None else report.analysis.to_json(),
+        "analysis": None if report.analysis is None else _named(report.analysis, report.artifact.manifest.class_names),
     }
+
+
+def _named(analysis: Analysis, names: Sequence[str]) -> dict[str, Any]:
+    """Statistics, with the names of classes beside their numbers."""
+    document = analysis.to_json()
+    for entry in document["worst"]:
+        entry |= {f"{side}_name": names[entry[f"{side}_class"]] for side in ("reference", "artifact")}
+    return document
 
 
 def _text(report: ParityReport) -> str:
@@ -151,7 +214,8 @@ def _describe_accuracy(accuracy: Accuracy | None) -> list[tuple[str, str]]:
         ("top-5", f"{_share(accuracy.top5_artifact)}, reference {_share(accuracy.top5_reference)}"),
         (
             "difference",
-            f"{difference.estimate:+.2f} points ({difference.low:+.2f} to {difference.high:+.2f}); {test.lost} lost, "
+            f"{difference.estimate:+.2f} points ({difference.low:+.2f} to {difference.high:+.2f} with "
+            f"{difference.confidence:.0%}); {test.lost} lost, "
             f"{test.gained} gained, McNemar p {test.p_value:.2g}{power}",
         ),
         (
@@ -175,7 +239,8 @@ def _describe_worst(analysis: Analysis, names: Sequence[str]) -> list[tuple[str,
                 (
                     "" if rows else "worst images",
                     f"{image}: {names[change.reference_class]} {change.reference_probability:.0%} -> "
-                    f"{change.remaining_probability:.0%}, now {names[change.artifact_class]}",
+                    f"{change.remaining_probability:.0%}, "
+                    + ("still the best" if change.same else f"now {names[change.artifact_class]}"),
                 )
             )
     return rows

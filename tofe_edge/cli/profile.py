@@ -8,25 +8,39 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_checkpoint, add_method, add_model, add_on, keywords, positive_float, positive_int
-from tofe_edge.cli.output import check_html_place, emit, facts, table, threads
+from tofe_edge.cli.options import (
+    add_checkpoint,
+    add_method,
+    add_model,
+    add_on,
+    add_provider,
+    keywords,
+    positive_float,
+    positive_int,
+)
+from tofe_edge.cli.output import check_html_place, emit, facts, milliseconds, paragraph, table, threads
 from tofe_edge.cli.pages.profile import ProfilePage, render
 from tofe_edge.cli.pages.rendering import write_html
 from tofe_edge.errors import require
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.targets import target_of
+from tofe_edge.profiles import profile_names
 from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml import COMPUTE_UNITS
 from tofe_edge.runtimes.coreml_device import OnDevice
 from tofe_edge.runtimes.etdump import Breakdown
 from tofe_edge.runtimes.latency import WARM_UP_RUNS
 from tofe_edge.runtimes.reports import DENSE, LatencyReport, PackageReport
+from tofe_edge.runtimes.tensorrt import Engine
 from tofe_edge.runtimes.timing import Timing
 from tofe_edge.workflows.profile import profile
 from tofe_edge.workflows.run import load
 
 _OPERATORS_SHOWN = 8
-_BUSY = "runs took much longer than they computed: the machine was busy with something else"
+_BUSY = (
+    "runs took much longer than they computed, or than the fastest ones: the machine was busy with something else, or its "
+    "clock changed; figures are rounded for it"
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +65,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=COMPUTE_UNITS,
         help="where Core ML may run an .mlpackage, on a Mac (default: every choice, all first)",
     )
+    add_provider(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("tensorrt",),
+        help="build an engine from an .onnx model by the trtexec of the board that --on names, time and check it there",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the charts")
     add_method(parser)
     add_checkpoint(parser)
@@ -58,11 +78,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    name = str(args.model)
+    require(
+        args.model.exists() or name not in profile_names(),
+        f"{name} is a device's profile, and a model is measured here; did you mean `tofe-edge devices {name}`?",
+    )
     artifact = load(args.model).artifact
     if args.html is not None:
         require(
             target_of(artifact.manifest).native_runner,
-            f"--html is for .pte models; {args.model} is measured on a Mac alone",
+            f"--html is for .pte models, not for {args.model}",
         )
         # Now, as a measurement takes a while.
         check_html_place(args.html, (artifact.path, artifact.manifest_path, golden_path_of(artifact.path)))
@@ -73,9 +98,9 @@ def run(args: argparse.Namespace) -> int:
     text = _text(report)
     if args.html is not None:
         _write_page(args.html, report)
-        text += f"\n\nWrote {args.html}"
+        text += f"\n\n{facts([('wrote', args.html)])}"
     emit(args.json, _json(report), text)
-    return 0
+    return 0 if report.engine is None or report.engine.parity.passed else 1
 
 
 def _write_page(path: Path, report: LatencyReport) -> None:
@@ -89,6 +114,7 @@ def _write_page(path: Path, report: LatencyReport) -> None:
         machine=_machine(timing),
         threads=report.request.threads,
         samples_ms=timing.latency.samples_ms,
+        busy=timing.busy,
         started_s=timing.latency.started_s,
         cpu_ms=timing.latency.cpu_ms,
         load_ms=timing.load_ms,
@@ -98,7 +124,7 @@ def _write_page(path: Path, report: LatencyReport) -> None:
         stages=breakdown.stages if breakdown else (),
         operators=breakdown.operators if breakdown else (),
         sustained=_sustained_text(report.sustained) if report.sustained else "",
-        against=_comparison_text(report.comparison, report.rival or "") if report.comparison else "",
+        against=_comparison_text(report) if report.comparison else "",
     )
     write_html(path, render(page))
 
@@ -114,6 +140,7 @@ def _json(report: LatencyReport) -> dict[str, Any]:
         "machine": None if timing.machine is None else asdict(timing.machine),
         "latency_ms": timing.latency.to_json(),
         "cpu_ms": timing.latency.cpu_ms,
+        "busy": timing.busy,
         "load_ms": timing.load_ms,
         "threads": request.threads,
         "runs": len(timing.latency.samples_ms),
@@ -126,12 +153,41 @@ def _json(report: LatencyReport) -> dict[str, Any]:
         "stages": [{"name": share.name, "ms": share.ms} for share in stages],
         "operators": [{"name": share.name, "ms": share.ms, "count": share.count} for share in operators],
     }
+    if report.engine is not None:
+        document["engine"] = _engine_json(report.engine)
+    if report.nodes is not None:
+        document["nodes"] = dict(report.nodes)
     if report.sustained is not None:
         document["sustained"] = asdict(report.sustained)
         document["telemetry"] = [asdict(state) for state in timing.telemetry]
     if report.comparison is not None:
         document["against"] = {"model": report.rival, **_comparison_json(report.comparison)}
     return document
+
+
+def _engine_json(engine: Engine) -> dict[str, Any]:
+    return {
+        "name": "tensorrt",
+        "version": engine.version,
+        "flags": list(engine.flags),
+        "power_mode": engine.power_mode,
+        "gpu_clocks": engine.gpu_clocks,
+        "gpu_ms": engine.gpu.to_json(),
+        "parity": {**engine.parity.to_json(), "passed": engine.parity.passed},
+    }
+
+
+def _engine_facts(engine: Engine) -> list[tuple[str, str]]:
+    parity = engine.parity
+    mode = f", power mode {engine.power_mode}" if engine.power_mode else ""
+    verdict = "passed" if parity.passed else f"FAILED: {'; '.join(parity.failures)}"
+    kept = ", ".join(f"{share:.1%}" for share in parity.kept_overlap) or "all (dense)"
+    return [
+        ("engine", f"TensorRT {engine.version}, {' '.join(engine.flags)}{mode}"),
+        *([("GPU clocks", engine.gpu_clocks)] if engine.gpu_clocks else []),
+        ("GPU time", "  ".join(f"{name} {value:.2f} ms" for name, value in engine.gpu.to_json().items())),
+        ("parity", f"SNR {parity.snr_db:.1f} dB, kept tokens {kept}, on {parity.images} golden inputs: {verdict}"),
+    ]
 
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -152,13 +208,17 @@ def _text(report: LatencyReport) -> str:
     """Facts, what was judged, and a table of stages and one of operators if it was traced."""
     parts = [facts(_facts(report))]
     if report.sustained is not None:
-        parts.append(_sustained_text(report.sustained))
+        parts.append(paragraph(_sustained_text(report.sustained)))
     if report.comparison is not None:
-        parts.append(_comparison_text(report.comparison, report.rival or ""))
+        parts.append(paragraph(_comparison_text(report)))
     if report.breakdown is not None:
         parts += _tables(report.breakdown)
     elif report.where != "host":
-        parts.append("Time per stage and operator: run `tofe-edge profile` without --on, which traces on this machine.")
+        parts.append(
+            paragraph(
+                "Time per stage and operator: run `tofe-edge profile` without --on, which traces on this machine."
+            )
+        )
     return "\n\n".join(parts)
 
 
@@ -168,14 +228,18 @@ def _facts(report: LatencyReport) -> list[tuple[str, str]]:
     planned = method.planned_memory_bytes
     rows = [
         ("where", ": ".join(filter(None, (report.where, _machine(timing))))),
-        ("latency", "  ".join(f"{name} {value:.2f} ms" for name, value in times.items())),
+        ("latency", "  ".join(f"{name} {milliseconds(value, timing.busy)}" for name, value in times.items())),
         ("CPU time", f"{timing.latency.cpu_ms:.2f} ms per run ({threads(request.threads)})"),
-        *([("beware", _BUSY)] if request.threads == 1 and times["p50"] > 1.5 * timing.latency.cpu_ms else []),
-        ("load", f"{timing.load_ms:.0f} ms"),
+        *([("beware", _BUSY)] if timing.busy else []),
+        ("load", "not known" if timing.load_ms is None else f"{timing.load_ms:.0f} ms"),
         ("planned memory", "not known" if planned is None else f"{planned / 1e6:.2f} MB"),
     ]
     if timing.peak_rss_bytes is not None:
         rows.append(("peak memory", f"{timing.peak_rss_bytes / 1e6:.1f} MB resident"))
+    if report.engine is not None:
+        rows += _engine_facts(report.engine)
+    if report.nodes is not None:
+        rows.append(("operators", ", ".join(f"{count} by {name}" for name, count in report.nodes.items())))
     return [*rows, ("rate", f"{manifest.batch * method.gmacs / times['p50'] * 1e3:.0f} GMACs/s at p50")]
 
 
@@ -215,31 +279,51 @@ def _sustained_text(result: Sustained) -> str:
     return "\n".join(lines)
 
 
-def _comparison_text(result: Comparison, rival: str) -> str:
+def _comparison_text(report: LatencyReport) -> str:
     """Say which is faster here; against the dense net whether token reduction pays, and from where on."""
+    result, rival, busy = report.comparison, report.rival or "", report.timing.busy
+    assert result is not None
     ratio, dense = result.ratio, rival == DENSE
     verdict = {
         True: "Token reduction pays on this device" if dense else "The model is faster on this device",
         False: "Token reduction does not pay on this device" if dense else "The model is slower on this device",
         None: "The difference is within the noise; measure with more --runs on a quiet machine",
     }[result.pays]
+    digits = 2 if busy else 3
     text = (
-        f"{verdict}: {result.ms:.2f} ms against {result.against_ms:.2f} ms ({rival}), {ratio.value:.3f} of its time "
-        f"({ratio.low:.3f} to {ratio.high:.3f}), at {result.gmacs_ratio:.3f} of its GMACs."
+        f"{verdict}: {milliseconds(result.ms, busy)} against {milliseconds(result.against_ms, busy)} ({rival}), "
+        f"{ratio.value:.{digits}f} of its time ({ratio.low:.{digits}f} to {ratio.high:.{digits}f}), "
+        f"at {result.gmacs_ratio:.3f} of its GMACs."
     )
     even = result.break_even
     if even is None:
         return text
-    where = "any share" if even.value >= 1 else f"{even.value:.0%} ({even.low:.0%} to {even.high:.0%})"
-    return f"{text}\nOverhead beyond the GMACs {result.overhead_ms:+.2f} ms: break-even at {where} of its GMACs."
+    if result.overhead_ms <= 0:
+        return f"{text}\nIt saves at least as much time as GMACs: there is no overhead that a smaller reduction would not pay for."
+    return (
+        f"{text}\nOverhead beyond the GMACs {milliseconds(result.overhead_ms, busy)}: break-even at {even.value:.0%} "
+        f"({even.low:.0%} to {even.high:.0%}) of its GMACs."
+    )
 
 
 def _tables(breakdown: Breakdown) -> list[str]:
-    traced = sum(share.ms for share in breakdown.stages)
+    traced, computed = (sum(share.ms for share in one) for one in (breakdown.stages, breakdown.operators))
     stages = [[share.name, f"{share.ms:.2f}", f"{share.ms / traced:.0%}"] for share in breakdown.stages]
     operators = [(share.name, share.ms, share.count) for share in breakdown.operators]
-    rows = [[name, f"{ms:.2f}", str(count)] for name, ms, count in _largest(operators)]
-    return [table(stages, ["stage", "ms", "share"]), table(rows, ["operator", "ms", "number"])]
+    if not stages:
+        return [
+            table(
+                [[name, f"{ms:.2f}", str(count)] for name, ms, count in _largest(operators)],
+                ["operator", "ms", "number"],
+            )
+        ]
+    rows = [[name, f"{ms:.2f}", str(count), f"{ms / traced:.0%}"] for name, ms, count in _largest(operators)]
+    rows += [["calls of stages and operators", f"{traced - computed:.2f}", "", f"{1 - computed / traced:.0%}"]]
+    return [
+        table([*stages, ["sum", f"{traced:.2f}", ""]], ["stage", "ms", "share"]),
+        table(rows, ["operator", "ms", "number", "share"]),
+        paragraph("Both tables: the fastest of the traced runs, step by step, which other work has not held up."),
+    ]
 
 
 def _largest(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

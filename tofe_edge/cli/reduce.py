@@ -80,8 +80,8 @@ def _describe(reduced: Reduced) -> str:
         ("fitted to", f"{report.fitted_to} images, judged on {report.judged_on} others"),
         ("divergence", f"{report.outcomes[0].divergence:.3f} {report.measure}; {without}"),
         *(("warning", warning) for warning in (checkpoint.training or {})["warnings"]),
-        ("wrote", str(checkpoint.path)),
     ]
+    written = [("wrote", checkpoint.path), ("next", ["tofe-edge", "convert", "--checkpoint", checkpoint.path])]
     budgets = [
         [
             f"{one.target:.3g} {one.unit}",
@@ -93,4 +93,4 @@ def _describe(reduced: Reduced) -> str:
         for one in report.outcomes
     ]
     headers = ["budget", "cost", "tokens kept", "divergence", "agrees with dense"]
-    return f"{facts(rows)}\n\n{table(budgets, headers)}"
+    return f"{facts(rows)}\n\n{table(budgets, headers)}\n\n{facts(written)}"

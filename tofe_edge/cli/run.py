@@ -16,8 +16,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.cli.options import add_method, add_model, add_threads, positive_float
-from tofe_edge.cli.output import emit, json_list, table
+from tofe_edge.cli.options import add_method, add_model, add_provider, add_threads, positive_float
+from tofe_edge.cli.output import emit, json_list, paragraph, table
 from tofe_edge.errors import InputError, require, visible
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.files import check_place, write_atomically
@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "images", type=Path, nargs="*", default=[], metavar="IMAGE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
     )
     add_threads(parser)
+    add_provider(parser)
     add_method(parser)
     # A self-test takes every method unless one is named.
     parser.set_defaults(method=None)
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     require(args.save is None or not args.self_test, "--self-test gives a verdict; leave --save out")
     model = load(args.model)
     if args.self_test:
-        result = model.self_test(threads=args.threads, methods=args.method and [args.method])
+        result = model.self_test(threads=args.threads, methods=args.method and [args.method], provider=args.provider)
         document = {
             "passed": result.passed,
             "methods": {name: parity.to_json() for name, parity in result.methods.items()},
@@ -77,7 +78,13 @@ def run(args: argparse.Namespace) -> int:
         return 0 if result.passed else 1
     if args.save is not None:
         check_place(args.save, folder=False)
-    stream = model.stream(args.images, threads=args.threads, method=args.method, deadline_ms=args.deadline_ms)
+    stream = model.stream(
+        args.images,
+        threads=args.threads,
+        method=args.method,
+        deadline_ms=args.deadline_ms,
+        provider=args.provider,
+    )
     with nullcontext() if args.save is None else _Rows(args.save) as rows:
         unreadable = _print_all(args, model, stream, rows)
         if rows is not None and rows.count:
@@ -173,7 +180,7 @@ def _vectors(model: Model, one: ImageOutput) -> str:
         words = f"embedding of {len(one.values)} numbers, length {one.length:.4f}"
     else:
         words = f"features of {one.values.shape[0]} patches, {one.values.shape[1]} numbers each, mean length {one.length:.4f}"
-    return f"{one.image}{_budget(model, one)}\n{words}\n{numbers} ..."
+    return f"{one.image}{_budget(model, one)}\n{words}\n{paragraph(numbers)} ..."
 
 
 def _budget(model: Model, one: ImageOutput) -> str:
@@ -196,4 +203,4 @@ def _self_test_text(model: Path, output: str, result: SelfTest) -> str:
         if result.passed
         else f"self-test FAILED: {model} computes something else here; convert it again or do not use it"
     )
-    return f"{table(rows, ['method', 'inputs', output, 'kept tokens in common', ''])}\n\n{conclusion}"
+    return f"{table(rows, ['method', 'inputs', output, 'kept tokens in common', ''])}\n\n{paragraph(conclusion)}"

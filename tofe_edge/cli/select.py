@@ -8,7 +8,7 @@ from typing import Any
 from tofe_edge.budget.gmacs import Choice
 from tofe_edge.budget.latency import Forecast, LatencyChoice
 from tofe_edge.cli.options import add_budget, keywords
-from tofe_edge.cli.output import emit, table, threads
+from tofe_edge.cli.output import emit, paragraph, table, threads
 from tofe_edge.model.macs import dense_macs, gmacs, tofe_macs
 from tofe_edge.workflows.select import LATENCY_PRECISIONS, select
 
@@ -53,15 +53,13 @@ def _json(choice: Choice, forecast: Forecast | None) -> dict[str, Any]:
 def _text(choice: Choice, forecast: Forecast | None) -> str:
     """The choice first, then the runners-up."""
     ranked = [(">", choice.checkpoint, choice.reason)]
-    ranked += [(" ", other.checkpoint, other.verdict) for other in choice.runners_up]
-    rows = [
-        [f"{mark} {one.name}", f"{one.gmacs:.3f}", str(one.token_counts or "dense"), why] for mark, one, why in ranked
-    ]
+    ranked += [("", other.checkpoint, other.verdict) for other in choice.runners_up]
+    rows = [[mark, one.name, f"{one.gmacs:.3f}", str(one.token_counts or "dense"), why] for mark, one, why in ranked]
     budget = f"Budget: {choice.budget.gmacs:.2f} GMACs ({choice.budget.source})"
     if forecast is not None:
         used = forecast.table
         budget += f"\nPredicted: {forecast.ms:.2f} ms in {used.precision}, {threads(used.threads)}"
-    return f"{budget}\n{table(rows, ['checkpoint', 'GMACs', 'tokens kept', 'why'])}"
+    return f"{paragraph(budget)}\n\n{table(rows, ['', 'checkpoint', 'GMACs', 'tokens kept', 'why'])}"
 
 
 def _latency_json(choice: LatencyChoice) -> dict[str, Any]:
@@ -93,20 +91,27 @@ def _forecast_json(one: Forecast) -> dict[str, Any]:
 def _latency_text(choice: LatencyChoice) -> str:
     """The choice first, then all others at their own counts."""
     picked, limit = choice.forecast, choice.limit
-    ranked = [(f"> {picked.net.checkpoint.name}", picked, choice.reason)]
-    ranked += [
-        (f"  {one.net.checkpoint.name}", one, "fits" if one.ms <= limit.target_ms else "too slow")
-        for one in choice.others
-    ]
+    ranked = [(">", picked, choice.reason)]
+    ranked += [("", one, "fits" if one.ms <= limit.target_ms else "too slow") for one in choice.others]
     rows = [
-        [name, one.table.precision, f"{one.ms:.2f}", f"{_gmacs(one):.3f}", str(one.counts or "dense"), why]
-        for name, one, why in ranked
+        [
+            mark,
+            one.net.checkpoint.name,
+            one.table.precision,
+            f"{one.ms:.2f}",
+            f"{_gmacs(one):.3f}",
+            str(one.counts or "dense"),
+            why,
+        ]
+        for mark, one, why in ranked
     ]
     heading = (
         f"Limit: {limit.ms:g} ms on {limit.profile}, {threads(picked.table.threads)}; predictions may come to "
         f"{limit.target_ms:.3g} ms\nTable: {picked.table.source}"
     )
-    return f"{heading}\n{table(rows, ['checkpoint', 'precision', 'ms', 'GMACs', 'tokens kept', 'why'])}"
+    return (
+        f"{paragraph(heading)}\n\n{table(rows, ['', 'checkpoint', 'precision', 'ms', 'GMACs', 'tokens kept', 'why'])}"
+    )
 
 
 def _gmacs(one: Forecast) -> float:

@@ -112,7 +112,7 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
 def _describe(checkpoint: Checkpoint) -> str:
     record = checkpoint.training or {}
     counts = checkpoint.token_counts
-    rows = [
+    rows: list[tuple[str, Any]] = [
         *source_facts(checkpoint),
         *_describe_own(checkpoint),
         ("tokens kept", f"{counts} per stage" if counts else "all (dense)"),
@@ -131,9 +131,10 @@ def _describe(checkpoint: Checkpoint) -> str:
         rows.append(("top-1", f"{_percent(accuracy['top1'], accuracy['top1_interval'])}{dense}"))
         rows.append(("measured on", f"{accuracy['images']} images, {accuracy['dataset']}; 95 % intervals"))
     rows += [("warning", warning) for warning in record.get("warnings", [])]
-    rows.append(("wrote", str(checkpoint.path)))
+    rows.append(("wrote", checkpoint.path))
     if "dense" in record:
         rows.append(("", f"{checkpoint.path.with_name(record['dense'])}, the dense net"))
+    rows.append(("next", ["tofe-edge", "convert", "--checkpoint", checkpoint.path]))
     return facts(rows)
 
 

@@ -232,8 +232,9 @@ def psnr_db(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) 
 
 
 def on_decided(images: int, agreement: float) -> str:
-    """Agreement on decided images in words: ``"98.2% on 55 decided images"``."""
-    return f"{agreement:.1%} on {images} decided images" if images else "no image is decided"
+    """Agreement on decided images in words, and what those are."""
+    found = f"{agreement:.1%} on {images} decided images" if images else "no image is decided"
+    return f"{found}: best two classes at least {100 * DECIDED_MARGIN:g} points apart"
 
 
 def kept_overlap(expected: npt.NDArray[np.int64], actual: npt.NDArray[np.int64]) -> float:
@@ -279,6 +280,38 @@ def _drop_gate(drop: float | None, gates: Gates) -> list[GateResult]:
     passed = drop <= gates.max_drop + 1e-9
     word = "within" if passed else "over"
     return [GateResult("top-1 drop", f"top-1 drop {drop:.2f} points is {word} {gates.max_drop:g}", passed)]
+
+
+_LESS_THAN_BEFORE = (
+    ("top1_artifact", "top-1", 100, "points", 0.5),
+    ("top1_agreement", "top-1 agreement", 100, "points", 1.0),
+    ("neighbour_agreement", "same nearest neighbour", 100, "points", 1.0),
+    ("snr_db", "SNR", 1, "dB", 1.0),
+)
+"""Key of ``parity --json``, name, factor to the unit, unit, and how much less is still called the same."""
+
+
+def gates_against(baseline: Any, parity: Parity) -> list[GateResult]:
+    """Whether a model is as good as one was, by the document of ``parity --json`` of then, on the same images.
+
+    Raises:
+        InputError: it is not such a document, or of other images.
+    """
+    now = parity.to_json()
+    if not isinstance(baseline, dict) or baseline.get("images") != now["images"]:
+        images = baseline.get("images") if isinstance(baseline, dict) else None
+        raise InputError(f"is not `parity --json` of the same {now['images']} images (it has {images}); make it again")
+    gates = []
+    for key, name, factor, unit, allowed in _LESS_THAN_BEFORE:
+        before, after = baseline.get(key), now.get(key)
+        if not isinstance(before, (int, float)) or after is None:  # an infinite SNR is null
+            continue
+        less = factor * (before - after)
+        passed = less <= allowed + 1e-9
+        figures = f"{name} {factor * after:.2f} against {factor * before:.2f} {unit} in the baseline"
+        message = f"{figures}, {'within' if passed else 'over'} the {allowed:g} that may be lost"
+        gates.append(GateResult(f"{name} against the baseline", message, passed))
+    return gates
 
 
 def side(passed: bool) -> str:

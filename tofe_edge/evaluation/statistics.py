@@ -23,6 +23,9 @@ from tofe_edge.evaluation.prediction import Prediction, probabilities
 Array = npt.NDArray[Any]
 
 
+CONFIDENCE = 0.95
+
+
 @dataclass(frozen=True)
 class _Result:
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +103,11 @@ class Change(_Result):
     remaining_probability: float
     artifact_class: int
     artifact_probability: float
+
+    @property
+    def same(self) -> bool:
+        """Whether both sides name the same class."""
+        return self.artifact_class == self.reference_class
 
 
 def proportion_interval(hits: int, total: int, confidence: float = 0.95) -> Interval:
@@ -306,6 +314,15 @@ class Accuracy:
     images_to_see_half_a_point: int | None
     """That a paired test needs, at this rate of changes, to see a drop of half a point; ``None`` if nothing changed."""
 
+    @property
+    def largest_drop(self) -> float:
+        """The most points that top-1 may have fallen by: the end of the interval of the difference.
+
+        The bootstrap knows nothing of what was not seen: no image lost of n leaves at least z² / (n + z²) (Wilson).
+        """
+        unseen = proportion_interval(0, self.mcnemar.images, self.difference.confidence).high
+        return max(-self.difference.low, 100 * unseen)
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -335,11 +352,13 @@ def analyse(
     labels: Sequence[int] | None,
     names: Sequence[str],
     worst_count: int = 10,
+    confidence: float = CONFIDENCE,
 ) -> Analysis:
     """Statistics of predictions of the same images.
 
     Args:
         names: of the images, for the list of the worst.
+        confidence: of the interval of the difference in accuracy.
 
     Raises:
         InputError: logits are not finite, or a label is no class.
@@ -351,7 +370,7 @@ def analyse(
     stages = min(len(prediction.margins) for prediction in reference)
     return Analysis(
         agreement=agreement(expected, actual),
-        accuracy=None if known is None else _accuracy(expected, actual, known),
+        accuracy=None if known is None else _accuracy(expected, actual, known, confidence),
         margins=tuple(
             margin_at_cut(margins)
             for stage in range(stages)
@@ -362,7 +381,7 @@ def analyse(
     )
 
 
-def _accuracy(expected: np.ndarray, actual: np.ndarray, labels: np.ndarray) -> Accuracy:
+def _accuracy(expected: np.ndarray, actual: np.ndarray, labels: np.ndarray, confidence: float) -> Accuracy:
     right = top_k_hits(expected, labels), top_k_hits(actual, labels)
     test = mcnemar(*right)
     changed = test.discordant_rate
@@ -371,7 +390,7 @@ def _accuracy(expected: np.ndarray, actual: np.ndarray, labels: np.ndarray) -> A
         top1_artifact=top_k_accuracy(actual, labels),
         top5_reference=top_k_accuracy(expected, labels, 5),
         top5_artifact=top_k_accuracy(actual, labels, 5),
-        difference=bootstrap_difference(*right),
+        difference=bootstrap_difference(*right, confidence=confidence),
         mcnemar=test,
         calibration_reference=calibration_error(expected, labels),
         calibration_artifact=calibration_error(actual, labels),

@@ -20,6 +20,7 @@ from tofe_edge.io.files import Content
 _MODULES = {
     "executorch": "tofe_edge.converters.targets.xnnpack",
     "coreml": "tofe_edge.converters.targets.coreml",
+    "onnx": "tofe_edge.converters.targets.onnx",
 }
 
 
@@ -127,12 +128,16 @@ class Precision:
         gates: what an artifact has to reach against its reference.
         int8_modes: ranges of activations that int8 may have, the default first; empty: it is not int8.
         quantizes_outputs: static int8 computes between two quantizers, not behind one.
+        symmetric: static int8 has no zero points.
+        by_token: dynamic int8 has a range per token, not one of all.
         palette_bits: weights are numbers of this many bits into a palette per layer.
     """
 
     gates: Gates
     int8_modes: tuple[str, ...] = ()
     quantizes_outputs: bool = True
+    symmetric: bool = False
+    by_token: bool = True
     palette_bits: int | None = None
 
     @property
@@ -176,6 +181,7 @@ class Target:
         deployment_targets: oldest systems to choose from, the oldest first; empty: it does not depend on the system.
         platforms: what ``tofe-edge package`` makes bundles for.
         native_runner: ``tofe_runner`` and the benches (this machine, ssh, adb) run it, so latency tables are of it.
+        has_providers: its runtime computes by one of several providers, as in ``--provider``; else ``open`` is given ``None``.
         check: raise :class:`InputError` if a request asks for what the target does not have.
         read_options: the frozen options, from ``--option`` and a device profile (or ``None``).
         name_suffix: what the options add to a file's name if they differ from the profile's.
@@ -184,7 +190,7 @@ class Target:
         prepare_images: calibration inputs, from normalised ones, as the rewritten graph takes them.
         rewrite: the fp32 graph as it is to be quantized.
         lower: one model with all methods, from graphs by method name.
-        open: load one method of an artifact: ``(artifact, threads, method) -> Model``.
+        open: load one method of an artifact: ``(artifact, threads, method, provider) -> Model``.
         time: measure an artifact as ``tofe-edge profile`` is asked to: ``(artifact, request) -> report``, with a
             :class:`tofe_edge.runtimes.reports.ProfileRequest`. It refuses options that its runtime does not have.
     """
@@ -197,7 +203,7 @@ class Target:
     libraries: tuple[str, ...]
     precisions: Mapping[str, Precision]
     lower: Callable[[Mapping[str, Any], Any], Lowered]
-    open: Callable[[Any, int, str], Any]
+    open: Callable[[Any, int, str, str | None], Any]
     time: Callable[[Any, Any], Any]
     check: Callable[[Any], None]
     rewrite: Callable[[Any, Any], Any] = _same
@@ -211,6 +217,7 @@ class Target:
     deployment_targets: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     native_runner: bool = False
+    has_providers: bool = False
     precision_hint: str = ""
     """Why other precisions are not there; the beginning of an error."""
 

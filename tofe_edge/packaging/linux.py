@@ -163,7 +163,7 @@ _SYSTEMS_BY_GLIBC = {(2, 34): " (JetPack 6, Raspberry Pi OS 12, Ubuntu 22.04)"}
 _THREADS = 4
 """The number of cores of a Raspberry Pi; no Jetson has fewer."""
 
-_THIRD_PARTY = Licence(
+THIRD_PARTY = Licence(
     part="libraries compiled into ExecuTorch's, the runner and libtofe",
     licence="Apache-2.0 AND BSD-2-Clause AND BSD-3-Clause AND MIT AND MPL-2.0",
     note="XNNPACK, Eigen, JSON for Modern C++, stb and others; names, copyrights and texts in LICENSE-third-party",
@@ -246,7 +246,7 @@ def build(model: PackagedModel, options: Options) -> Bundle:
     if wrong:
         raise InputError(f"the native runner does not fit: {wrong[0]}; see docs/linux.md")
     weights = weights_licence(model.manifest.checkpoint, model.manifest.checkpoint_sha256, model.weights)
-    licences = [GLUE, weights, PHOTOGRAPHS, PILLOW, EXECUTORCH, _THIRD_PARTY]
+    licences = [GLUE, weights, PHOTOGRAPHS, PILLOW, EXECUTORCH, THIRD_PARTY]
     name = bundle_name(model, options)
     files |= {f"{_MODEL}{path}": file for path, file in model.files().items()}
     files |= _documents(_values(model, arch, name.removesuffix(".tar.gz"), programs))

@@ -15,13 +15,12 @@ from tofe_edge.model.backbones import Backbone, BackboneAdapter, TokenCounts
 from tofe_edge.model.masking import take
 from tofe_edge.model.tofe import ComparingSelector, Selection, ToFe, UpdateApproximator, score_of
 from tofe_edge.reduction.evidence import BATCH, Evidence
+from tofe_edge.reduction.regression import towards_identity
 from tofe_edge.training.schedule import set_one_rate
 
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 0.01
 _WARM_UP = 50
-_RIDGE = 1e-3
-"""Share of the mean variance that is added to each direction."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,10 @@ class Fitter:
             assert selection.merged is not None, "a plan freezes some tokens in every stage"
             update = processed[:, prefix:] - selection.merged.tokens
             update = selection.merged.shares @ (update - update.mean(dim=-1, keepdim=True))
-            updates.append(update.flatten(0, 1))
-            missing = take(target[some].float(), selection.frozen_index) - selection.frozen
-            wanted.append(missing.flatten(0, 1))
-            weights.append(importance[some].gather(1, selection.frozen_index).flatten())
-        weight, bias = ridge(torch.cat(updates), torch.cat(wanted), torch.cat(weights))
+            updates.append(update)
+            wanted.append(take(target[some].float(), selection.frozen_index) - selection.frozen)
+            weights.append(importance[some].gather(1, selection.frozen_index))
+        weight, bias = towards_identity(torch.cat(updates), torch.cat(wanted), torch.cat(weights))
         approximator = UpdateApproximator(self.backbone.spec.dim)
         approximator.fc.weight.copy_(weight)
         approximator.fc.bias.copy_(bias)
@@ -173,18 +171,6 @@ def principal_directions(patches: Tensor, number: int) -> Tensor:
     # The sign of an eigenvector is anybody's: the largest component is positive.
     sign = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
     return F.pad(directions * sign, (0, 0, 0, max(0, number - dim))).float()
-
-
-def ridge(inputs: Tensor, outputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted ridge regression of outputs ``(M, E)`` from inputs ``(M, D)``: weight ``(E, D)`` and bias ``(E,)``."""
-    share = (weights / weights.sum()).double()[:, None]
-    x, y = inputs.double(), outputs.double()
-    x_mean, y_mean = (share * x).sum(dim=0), (share * y).sum(dim=0)
-    x, y = x - x_mean, y - y_mean
-    gram = x.T @ (share * x)
-    gram.diagonal().add_((_RIDGE * gram.diagonal().mean()).clamp(min=1e-30))
-    weight = torch.linalg.solve(gram, x.T @ (share * y)).T
-    return weight.float(), (y_mean - weight @ x_mean).float()
 
 
 def advance(model: ToFe, stage: int, number: int, tokens: Tensor) -> Tensor:

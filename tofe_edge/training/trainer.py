@@ -116,7 +116,7 @@ def train(
 
     try:
         with (
-            progress_bar("training", total=schedule.steps, initial=begin, unit="step") as bar,
+            progress_bar(f"training (log: {log_path.name})", total=schedule.steps, initial=begin, unit="step") as bar,
             log_path.open("a") if processes.is_first else nullcontext() as log,
             running.compiled(model, dense),
         ):

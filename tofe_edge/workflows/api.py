@@ -36,8 +36,8 @@ def convert(
         profile: a shipped device profile's name or a YAML file: budget, target, precision and threads.
         max_gmacs: budget in 1e9 multiply-accumulates per image, in place of the profile's.
         max_latency_ms: what one image may take on the profile's device, by its latency tables.
-        target: ``executorch`` or ``coreml``; the profile's if not given.
-        precision: ``int8`` or ``fp32``; for Core ML also ``fp16``, ``pal6`` and ``pal4``; the profile's if not given.
+        target: ``executorch``, ``coreml`` or ``onnx``; the profile's if not given.
+        precision: ``int8`` or ``fp32``; for ONNX ``fp16``, for Core ML ``fp16``, ``pal6``, ``pal4`` too; the profile's if not given.
         options: the target's own, by name.
         calibration: a folder of images for int8 and palettes; crops of two photographs if not given.
         elastic: further budgets in GMACs, as methods of the same model.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 from tofe_edge import __version__
-from tofe_edge.budget.latency_model import Part, parts_of, to_table
+from tofe_edge.budget.latency_model import Part, check_sum, parts_of, to_table
 from tofe_edge.converters.probes import build_probes, count_programs
 from tofe_edge.errors import require
 from tofe_edge.io.files import check_place, staging_dir, write_bytes
@@ -27,9 +28,10 @@ from tofe_edge.profiles import (
     read_profile,
     with_tables,
 )
-from tofe_edge.runtimes.bench import Bench
-from tofe_edge.runtimes.calibration import UNDISTURBED_PERCENT, Calibrated, Plan, time_parts, turns
+from tofe_edge.runtimes.bench import Bench, HostBench
+from tofe_edge.runtimes.calibration import Calibrated, Plan, time_parts, turns
 from tofe_edge.runtimes.devices.opening import open_bench
+from tofe_edge.runtimes.latency import UNDISTURBED_PERCENT
 from tofe_edge.workflows.sources import StrPath, open_checkpoint
 
 _ROUNDS, _QUICK_ROUNDS, _RUNS = 20, 8, 5
@@ -83,6 +85,7 @@ def calibrate(
     # 1. What to measure, and where it goes: known before minutes are spent.
     device = load_profile(profile)
     out = out or (Path(profile) if is_path(profile) else Path(f"{device.name}.yaml"))
+    _check_machine(device, platform.machine() if on == HostBench.name else None)
     content, name = _base(profile, device, out, force)
     check_layout(content, name)
     models = [(one, load_model(one)) for one in _checkpoints(checkpoint, backbone)]
@@ -99,9 +102,21 @@ def calibrate(
         for opened, model in models:
             for precision in dict.fromkeys(precisions):
                 programs = _programs(folder, opened, model, precision, quick)
-                tables.append(_measure(bench, programs, plan, model, precision))
+                table, measured = _measure(bench, programs, plan, model, precision)
+                _check_machine(device, measured.machine.arch if measured.machine else None)
+                check_sum(table, model.backbone.spec)
+                tables.append((table, measured))
         write_bytes(out, with_tables(content, [table for table, _ in tables], name))
         return CalibrationReport(device.name, out, bench.name, tuple(tables))
+
+
+def _check_machine(device: DeviceProfile, machine: str | None) -> None:
+    """Refuse to write the times of one kind of processor into the profile of another."""
+    require(
+        machine is None or device.is_of(machine),
+        f"profile {device.name} is of a device with {', '.join(device.cpu.isa)}, and what would be measured is {machine}; "
+        "say where the device is with --on ssh://USER@HOST or adb, or give this machine's own profile",
+    )
 
 
 def _base(profile: str, device: DeviceProfile, out: Path, force: bool) -> tuple[bytes, str]:

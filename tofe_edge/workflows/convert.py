@@ -62,8 +62,9 @@ class ConvertOptions:
         labels: class names in place of the checkpoint's: a file, a folder of class folders, or ``imagenet``.
         preprocessing: in place of the checkpoint's: ``imagenet``, ``inception``, ``clip`` or a file.
         dense: without token reduction: the checkpoint's dense form, or chosen among dense nets alone.
-        target: ``executorch`` or ``coreml``.
-        precision: ``fp32``, ``int8``; for Core ML also ``fp16``, ``pal6``, ``pal4``.
+        target: ``executorch``, ``coreml`` or ``onnx``.
+        engine: the profile's engine of this name (``gpu``) in place of its default: target and precision are that one's.
+        precision: ``fp32``, ``int8``; for ONNX also ``fp16``, for Core ML ``fp16``, ``pal6``, ``pal4``.
         options: the target's own, by name (``tofe-edge convert --target coreml --help`` lists them).
         int8_mode: ``dynamic``, ``static`` or ``weights``.
         selection: ``topk`` or ``rank``.
@@ -91,6 +92,7 @@ class ConvertOptions:
     preprocessing: StrPath | None = None
     dense: bool = False
     target: str | None = None
+    engine: str | None = None
     precision: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     int8_mode: str | None = None
@@ -196,6 +198,7 @@ def resolve_options(options: ConvertOptions) -> Plan:
     """
     # 1. The device, the target and the checkpoint.
     profile = None if options.profile is None else open_profile(options.profile)
+    options = _for_engine(options, profile)
     own_target = profile.defaults.target if profile else target_names()[0]
     target = find_target(options.target or own_target)
     target_options = target.options_from(options.options, profile)
@@ -268,6 +271,29 @@ def resolve_options(options: ConvertOptions) -> Plan:
         normalize=options.normalize,
     )
     return Plan(options, profile, request.check(), reason, forecast, threads)
+
+
+def _for_engine(options: ConvertOptions, profile: DeviceProfile | None) -> ConvertOptions:
+    """The options with target and precision of the engine that they name, if they name one."""
+    if options.engine is None:
+        return options
+    engines = {one.name: one for one in profile.engines} if profile else {}
+    if options.engine not in engines:
+        known = f"{profile.name} knows {', '.join(engines) or 'none'}" if profile else "name one with --profile"
+        raise InputError(f"--engine {options.engine}: is one of a device profile's engines; {known}")
+    require(options.target is None, "--engine chooses the target itself; leave --target out")
+    chosen = engines[options.engine]
+    return replace(options, target=chosen.target, precision=options.precision or chosen.precision)
+
+
+def variants_of(options: ConvertOptions) -> list[ConvertOptions]:
+    """The options for each engine of the profile's device, the usual one first. Raises :class:`InputError` without one."""
+    require(
+        options.profile is not None and options.target is None, "--all: is of a device; give --profile, not --target"
+    )
+    profile = open_profile(cast(StrPath, options.profile))
+    require(profile.engines, f"--all: {profile.name} knows one engine alone; leave it out")
+    return [replace(options, profile=profile, engine=name) for name in (None, *(one.name for one in profile.engines))]
 
 
 def carry_out(plan: Plan) -> Converted:

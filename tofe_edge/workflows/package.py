@@ -12,6 +12,7 @@ from tofe_edge.evaluation.golden import GoldenSet, replay
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Artifact, Manifest
 from tofe_edge.io.files import fingerprint_of
+from tofe_edge.io.progress import warn
 from tofe_edge.model.checkpoint import Checkpoint, dense_form
 from tofe_edge.model.zoo import find_by_checksum, find_checkpoint
 from tofe_edge.packaging import check
@@ -21,6 +22,7 @@ from tofe_edge.packaging.licences import SHIPPED_LICENCE, UNKNOWN, Weights
 from tofe_edge.packaging.linux import runner_test
 from tofe_edge.packaging.place import check_free, place
 from tofe_edge.packaging.platform import Options, find_platform
+from tofe_edge.profiles import load_profile, profile_names
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.workflows.run import Model, artifact_of
 from tofe_edge.workflows.sources import StrPath
@@ -88,6 +90,7 @@ def package(
     """
     artifact, kind, choices, folder = artifact_of(model), find_platform(platform), Options(**options), Path(out)
     kind.check(choices)
+    _warn_of_profile(artifact.manifest, platform, choices.arch or "aarch64")
     packaged = load_packaged_model(artifact, weights_of(artifact.manifest, checkpoint, weights_licence), name)
     # Building can take a compiler's time: a place that is taken is found before.
     check_free(folder / kind.bundle_name(packaged, choices), force)
@@ -103,6 +106,18 @@ def package(
         tuple(sorted(bundle.files)),
         None if licence == UNKNOWN else licence,
     )
+
+
+def _warn_of_profile(manifest: Manifest, platform: str, arch: str) -> None:
+    """Say that a bundle is for another kind of device than its model, as far as profiles tell that."""
+    if manifest.profile not in profile_names():
+        return
+    profile = load_profile(manifest.profile)
+    if not profile.is_of(arch) or (platform == "apple") != (profile.defaults.target == "coreml"):
+        warn(
+            f"{manifest.artifact} was made for {manifest.profile} ({profile.title}), and the bundle is for {platform} on {arch}: "
+            "budget and precision are those of the other device; convert with that of this one"
+        )
 
 
 def weights_of(manifest: Manifest, checkpoint: str | None, licence: str | None) -> Weights:

@@ -13,14 +13,15 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import InputError, require
-from tofe_edge.evaluation.parity import GateResult, Parity
+from tofe_edge.errors import InputError, naming, quoted, require
+from tofe_edge.evaluation.parity import GateResult, Parity, gates_against
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.evaluation.reference import Reference, load_reference
-from tofe_edge.evaluation.statistics import Analysis, analyse
+from tofe_edge.evaluation.statistics import CONFIDENCE, Accuracy, Analysis, analyse
 from tofe_edge.evaluation.vectors import compare_outputs
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest, words_for
 from tofe_edge.io.dataset import UNLABELLED, Sample, find_samples, refuse_lost, sample_evenly
+from tofe_edge.io.documents import read_json
 from tofe_edge.io.inputs import Inputs, load_photographs, none_usable
 from tofe_edge.io.labels import Classes
 from tofe_edge.io.listing import EVERYTHING, Coverage, Found, Tally, list_images
@@ -158,6 +159,7 @@ def check(
     device: str = "auto",
     threads: int = 1,
     method: str = DEFAULT_METHOD,
+    provider: str | None = None,
     adjust: Callable[[Gates], Gates] = lambda gates: gates,
 ) -> Checked:
     """Run artifact and reference on the same images and compare them with the gates of the artifact's precision.
@@ -170,7 +172,7 @@ def check(
         DeviceError: a runtime fails.
     """
     manifest = artifact.manifest
-    model = open_model(artifact, threads, method)
+    model = open_model(artifact, threads, method, provider)
     kept = model.method.token_counts
     reference = load_reference(
         checkpoint,
@@ -215,7 +217,8 @@ def _class_gate(artifact: Artifact, checkpoint: Checkpoint) -> list[GateResult]:
     wrong = next(
         (index for index, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), min(len(ours), len(theirs))
     )
-    return [GateResult("classes", f"class {wrong} has another name or identifier than in the checkpoint", False)]
+    named, other = (quoted(" ".join(pairs[wrong])) if wrong < len(pairs) else "missing" for pairs in (ours, theirs))
+    return [GateResult("classes", f"class {wrong} is {named} here and {other} in the checkpoint", False)]
 
 
 @dataclass(frozen=True)
@@ -254,10 +257,13 @@ def parity(
     method: str = DEFAULT_METHOD,
     device: str = "auto",
     threads: int = 1,
+    provider: str | None = None,
     limit: int | None = None,
     resize: str | None = None,
     min_agreement: float | None = None,
     max_drop: float | None = None,
+    confidence: float | None = None,
+    baseline: StrPath | None = None,
     allow_empty: bool = False,
 ) -> ParityReport:
     """Compare a converted model with the PyTorch reference, image by image.
@@ -271,11 +277,14 @@ def parity(
         method: which budget of an elastic model.
         device: where the reference runs: ``auto``, ``cpu`` or ``cuda``.
         threads: of the model's runtime.
+        provider: ONNX Runtime's execution provider, of those that are installed; its CPU if not given.
         limit: use so many images, spread evenly over the classes.
         resize: ``none`` if images are stored at crop size already.
         min_agreement: the least share of images with the same top-1 class (the same nearest neighbour, of an embedding),
             however few the images.
         max_drop: the most points of top-1 that may be lost; needs ``data``.
+        confidence: in (0, 1): with ``max_drop``, the end of the interval of the drop must be within it, too.
+        baseline: the document of ``parity --json`` of an earlier model, which this one must equal.
         allow_empty: go on without classes of which there is a folder, but no image that can be read.
 
     Raises:
@@ -299,6 +308,9 @@ def parity(
         f"--min-agreement: {opened.path} gives features, which have neither class nor neighbour; leave it out",
     )
 
+    require(confidence is None or max_drop is not None, "--confidence is that of --max-drop; give both")
+    earlier = None if baseline is None else read_json(Path(baseline), "give a document of `tofe-edge parity --json`")
+
     def adjusted(gates: Gates) -> Gates:
         if min_agreement is not None:
             # Whoever names a rate wants it gated, however few the images.
@@ -317,13 +329,37 @@ def parity(
         # Labels by the checkpoint's classes: those of the manifest are among the things that are checked.
         found = _find(Path(data), source, opened.manifest, allow_empty)
         pictures = Streamed(str(data), sample_evenly(found, limit), resize, found.coverage)
-    checked = check(opened, source, pictures, device=device, threads=threads, method=method, adjust=adjusted)
+    checked = check(
+        opened, source, pictures, device=device, threads=threads, method=method, provider=provider, adjust=adjusted
+    )
     if isinstance(pictures, Streamed) and opened.manifest.classifies and limit is None and not allow_empty:
         refuse_lost(Path(pictures.source), pictures.lost, source.classes.ids, pictures.coverage.left_out)
     analysis = None
     if checked.parity.finite and opened.manifest.classifies:
-        analysis = analyse(checked.reference, checked.artifact, checked.labels, checked.names)
+        analysis = analyse(
+            checked.reference, checked.artifact, checked.labels, checked.names, confidence=confidence or CONFIDENCE
+        )
+    further: list[GateResult] = []
+    if confidence is not None and max_drop is not None and analysis and analysis.accuracy:
+        further.append(_interval_gate(analysis.accuracy, max_drop))
+    if earlier is not None:
+        with naming(baseline):
+            further += gates_against(earlier, checked.parity)
+    checked = replace(checked, parity=replace(checked.parity, gates=(*checked.parity.gates, *further)))
     return ParityReport(opened, pictures, checked, analysis)
+
+
+def _interval_gate(accuracy: Accuracy, max_drop: float) -> GateResult:
+    """Whether the end of the interval of the drop is within what is allowed: with few images it is not."""
+    end, interval = accuracy.largest_drop, accuracy.difference
+    message = f"top-1 drop {0 - interval.estimate:.2f} points, with {interval.confidence:.0%} at most {end:.2f}, "
+    passed = end <= max_drop
+    advice = (
+        "" if passed or -interval.estimate > max_drop else f": {accuracy.mcnemar.images} images are too few to say less"
+    )
+    return GateResult(
+        "end of the top-1 drop", f"{message}is {'within' if passed else 'over'} {max_drop:g}{advice}", passed
+    )
 
 
 def _find(data: Path, checkpoint: Checkpoint, manifest: Manifest, allow_empty: bool) -> Found[Sample]:

@@ -39,6 +39,8 @@ def profile(
     sustained: float | None = None,
     against: StrPath | None = None,
     compute_units: str | None = None,
+    provider: str | None = None,
+    engine: str | None = None,
     method: str = DEFAULT_METHOD,
     checkpoint: StrPath | Checkpoint | None = None,
     backbone: str | None = None,
@@ -54,6 +56,8 @@ def profile(
         sustained: run for so many seconds and compare the last quarter with the first.
         against: another model to time in turn with this one; ``dense`` for the same net without token reduction.
         compute_units: where Core ML may run a package, on a Mac; every choice if not given.
+        provider: ONNX Runtime's execution provider, of those that are installed (its CPU if not given).
+        engine: ``tensorrt``: build and time an engine from an ONNX file on the board that ``on`` names.
         method: which budget of an elastic model.
         checkpoint: what the model was made from, for ``against="dense"``; found by checksum if it is a shipped one.
         backbone: the net, if the checkpoint has plain dense weights.
@@ -88,6 +92,8 @@ def profile(
         rival=None if against is None else str(against),
         open_rival=None if against is None else partial(_rival, artifact, against, checkpoint, backbone),
         compute_units=compute_units,
+        provider=provider,
+        engine=engine,
     )
     report: LatencyReport | PackageReport = target_of(artifact.manifest).time(artifact, request)
     return report

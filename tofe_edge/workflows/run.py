@@ -99,7 +99,12 @@ class Model:
         return self.artifact.manifest
 
     def run(
-        self, *images: StrPath, threads: int = 1, method: str | None = None, deadline_ms: float | None = None
+        self,
+        *images: StrPath,
+        threads: int = 1,
+        method: str | None = None,
+        deadline_ms: float | None = None,
+        provider: str | None = None,
     ) -> list[Classification]:
         """Classify image files, none unless all can be read; :meth:`stream` gives one after the other, whatever the others are.
 
@@ -107,12 +112,13 @@ class Model:
             threads: of the runtime; Core ML has its own.
             method: which budget of an elastic model; the default one if not given.
             deadline_ms: let the measured latency choose the budget, image by image.
+            provider: ONNX Runtime's execution provider, of those that are installed; its CPU if not given.
 
         Raises:
             InputError: an image cannot be read, the model has no such method, or it gives no classes.
             DeviceError: the runtime fails.
         """
-        outputs = self.outputs(*images, threads=threads, method=method, deadline_ms=deadline_ms)
+        outputs = self.outputs(*images, threads=threads, method=method, deadline_ms=deadline_ms, provider=provider)
         return [self.classify(one) for one in outputs]
 
     def classify(self, output: ImageOutput) -> Classification:
@@ -125,11 +131,16 @@ class Model:
         return Classification(output.image, best, output.kept, output.method, output.latency_ms)
 
     def outputs(
-        self, *images: StrPath, threads: int = 1, method: str | None = None, deadline_ms: float | None = None
+        self,
+        *images: StrPath,
+        threads: int = 1,
+        method: str | None = None,
+        deadline_ms: float | None = None,
+        provider: str | None = None,
     ) -> list[ImageOutput]:
         """Run on image files, none unless all can be read; arguments and errors are those of :meth:`run`."""
         outputs = []
-        for one in self.stream(images, threads=threads, method=method, deadline_ms=deadline_ms):
+        for one in self.stream(images, threads=threads, method=method, deadline_ms=deadline_ms, provider=provider):
             if isinstance(one, Unreadable):
                 raise InputError(one.reason)
             outputs.append(one)
@@ -142,6 +153,7 @@ class Model:
         threads: int = 1,
         method: str | None = None,
         deadline_ms: float | None = None,
+        provider: str | None = None,
     ) -> Iterator[ImageOutput | Unreadable]:
         """Run on image files as they come, with one at a time in memory; those that cannot be read come with the reason.
 
@@ -155,7 +167,7 @@ class Model:
                 yield Unreadable(Path(image), str(error))
                 continue
             # Not before there is something to run on: loading takes longer than naming a file that is not there.
-            predict = predict or self._predictor(threads, method, deadline_ms)
+            predict = predict or self._predictor(threads, method, deadline_ms, provider)
             current = predict.policy.method if isinstance(predict, ElasticModel) else method or DEFAULT_METHOD
             begun = time.perf_counter()
             prediction = predict(pixels)
@@ -164,10 +176,10 @@ class Model:
             yield ImageOutput(Path(image), prediction.output, kept, current, round(latency_ms, 3))
 
     def _predictor(
-        self, threads: int, method: str | None, deadline_ms: float | None
+        self, threads: int, method: str | None, deadline_ms: float | None, provider: str | None
     ) -> Callable[[npt.NDArray[np.float32]], Prediction]:
         if deadline_ms is None:
-            return open_model(self.artifact, threads, method or DEFAULT_METHOD)
+            return open_model(self.artifact, threads, method or DEFAULT_METHOD, provider)
         require(method in (None, DEFAULT_METHOD), "--deadline-ms chooses the method itself; leave --method out")
         require(
             target_of(self.manifest).native_runner,
@@ -175,11 +187,14 @@ class Model:
         )
         return load_elastic(self.artifact, threads, deadline_ms)
 
-    def self_test(self, *, threads: int = 1, methods: Sequence[str] | None = None) -> SelfTest:
+    def self_test(
+        self, *, threads: int = 1, methods: Sequence[str] | None = None, provider: str | None = None
+    ) -> SelfTest:
         """Replay the golden vectors beside the model.
 
         Args:
             methods: every method if not given.
+            provider: as for :meth:`run`.
 
         Raises:
             InputError: there are no golden vectors, they are damaged, or the model has no such method.
@@ -187,7 +202,9 @@ class Model:
         """
         names = [self.manifest.method(name).name for name in methods or self.manifest.methods]
         golden = read_golden(golden_path_of(self.path), self.artifact)
-        return SelfTest({name: replay(golden, open_model(self.artifact, threads, name), name) for name in names})
+        return SelfTest(
+            {name: replay(golden, open_model(self.artifact, threads, name, provider), name) for name in names}
+        )
 
 
 def load(path: StrPath) -> Model:

@@ -131,13 +131,14 @@ def shortened(name: str, points: Points, stretches: int = _STRETCHES) -> Line:
     return Line(name, [(median(x), median(y)) for x, y in columns], [(min(y), max(y)) for _, y in columns])
 
 
-def gauge(share: float) -> Markup:
-    """Return a bar for a table row, filled from 0 to 1; the figure stands beside it."""
+def gauge(share: float, gate: float | None = None) -> Markup:
+    """Return a bar for a table row, filled from 0 to 1; the figure stands beside it. ``gate``: where a line stands."""
     filled = 100 * min(max(share, 0.0), 1.0)
+    line = "" if gate is None else Markup('<rect class="gate" x="{:.2f}" width="1" height="10"/>').format(100 * gate)
     return Markup(
         '<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="10"/>'
-        '<rect class="fill" width="{:.2f}" height="10"/></svg>'
-    ).format(filled)
+        '<rect class="fill" width="{:.2f}" height="10"/>{}</svg>'
+    ).format(filled, line)
 
 
 def figure(picture: Markup, caption: str = "") -> Markup:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tofe_edge.budget.latency_model import block_ms, fits
 from tofe_edge.cli.pages.charts import percentiles
 from tofe_edge.cli.pages.rendering import render_template, write_html
-from tofe_edge.cli.pages.sections import BlockLatency, block_latency, latency_histogram, layer_noise
+from tofe_edge.cli.pages.sections import BlockLatency, block_latency, latency_histogram, layer_noise, overlap_gate
 from tofe_edge.cli.pages.token_map import heat_legend, method_maps
 from tofe_edge.evaluation.golden import GoldenSet, golden_path_of, read_golden
 from tofe_edge.evaluation.parity import Parity
@@ -73,6 +73,7 @@ def render(content: ConvertPage) -> str:
         maps=method_maps(manifest, content.golden, list(manifest.methods)),
         heat_legend=heat_legend(len(manifest.stage_blocks)),
         layer_noise=layer_noise(manifest),
+        overlap_gate=overlap_gate(manifest),
     )
 
 

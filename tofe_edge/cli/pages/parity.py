@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable
 
 from tofe_edge.cli.pages.rendering import render_template
-from tofe_edge.cli.pages.sections import layer_noise
+from tofe_edge.cli.pages.sections import layer_noise, overlap_gate
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.evaluation.statistics import Analysis
 from tofe_edge.io.artifact import Manifest
@@ -27,4 +27,5 @@ def render(manifest: Manifest, parity: Parity, analysis: Analysis | None, source
         names=manifest.class_names,
         worst=[(name, change, base64.b64encode(thumbnail(name) or b"").decode()) for name, change in changed],
         layer_noise=layer_noise(manifest),
+        overlap_gate=overlap_gate(manifest),
     )

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tofe_edge.cli.pages.charts import Words, figure, line_chart, percentiles, shortened
+from tofe_edge.cli.pages.charts import Words, figure, line_chart, percentiles, shortened, split_outliers
 from tofe_edge.cli.pages.rendering import number, render_template
 from tofe_edge.cli.pages.sections import (
     latency_histogram,
     layer_noise,
     machine_charts,
+    overlap_gate,
 )
 from tofe_edge.cli.pages.token_map import heat_legend, method_maps
 from tofe_edge.evaluation.golden import GoldenSet
@@ -46,6 +47,7 @@ class ProfilePage:
     operators: Sequence[TimeShare] = ()
     sustained: str = ""
     """The verdict on throttling, in lines."""
+    busy: bool = False
     against: str = ""
     """The verdict against the dense model, in lines."""
 
@@ -73,6 +75,7 @@ def render(content: ProfilePage) -> str:
         heat_legend=heat_legend(len(manifest.stage_blocks)),
         kept_overlap=[share for share in map(number, shares if isinstance(shares, list) else []) if share is not None],
         layer_noise=layer_noise(manifest),
+        overlap_gate=overlap_gate(manifest),
     )
 
 
@@ -85,7 +88,11 @@ def _over_time(content: ProfilePage) -> Markup:
     samples, timed = content.samples_ms, len(content.started_s) == len(content.samples_ms)
     if len(samples) < 2:
         return Markup("")
-    line = shortened("latency", list(zip(content.started_s if timed else range(1, len(samples) + 1), samples)))
+    outliers = split_outliers(samples)[1]
+    # A single run of ten times the others would leave those a flat line.
+    most = max(one for one in samples if one not in outliers)
+    drawn = [min(one, most) for one in samples]
+    line = shortened("latency", list(zip(content.started_s if timed else range(1, len(samples) + 1), drawn)))
     words = Words(
         "Latency over time" if timed else "Latency of run after run",
         f"From {samples[0]:.2f} ms in the first run to {samples[-1]:.2f} ms in the last",
@@ -93,4 +100,7 @@ def _over_time(content: ProfilePage) -> Markup:
         "ms",
     )
     about = "median of each stretch; shaded from the fastest to the slowest run" if line.band else "every run"
-    return figure(line_chart([line], words, over=(0.0, _end_s(content)) if timed else ()), f"{words.title}: {about}.")
+    slow = f" {len(outliers)} slower, up to {outliers[-1]:.2f} ms, at the upper edge." if outliers else ""
+    return figure(
+        line_chart([line], words, over=(0.0, _end_s(content)) if timed else ()), f"{words.title}: {about}.{slow}"
+    )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import platform
 import re
+import shlex
+import sys
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tofe_edge import __version__
 from tofe_edge.cli.pages import charts
 from tofe_edge.io.files import write_bytes
 
@@ -18,12 +23,29 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 """Characters that turn the writing direction of the text after them."""
 
+_PATH = re.compile(r"(?<![^\s=])/(?:[^\s/]+/)*([^\s/]+/[^\s/]+)")
+
 _LARGEST_COUNT = 10**15
 
 
 def render_template(template: str, **values: Any) -> str:
     """Return a page. All text in it is escaped; control characters and half surrogate pairs are replaced."""
-    return _CONTROLS.sub("\ufffd", _environment().get_template(template).render(values))
+    return _CONTROLS.sub("\ufffd", _environment().get_template(template).render(values, made=_made()))
+
+
+def _made() -> dict[str, str]:
+    """When, where and by which call a page was made."""
+    return {
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "host": f"{platform.node()} ({platform.machine()})",
+        "version": __version__,
+        "command": shlex.join(["tofe-edge", *map(_short, sys.argv[1:])]),
+    }
+
+
+def _short(text: str) -> str:
+    """Paths of this machine in a text by their last two parts: the others are nobody else's business."""
+    return _PATH.sub(r"\1", text)
 
 
 def write_html(path: Path, page: str) -> None:
@@ -67,6 +89,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(name=_name, plain=_plain, decimal=_decimal, plural=_plural)
+    environment.filters.update(name=_name, short=_short, plain=_plain, decimal=_decimal, plural=_plural)
     environment.globals.update(gauge=charts.gauge)
     return environment

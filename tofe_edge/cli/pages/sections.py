@@ -22,6 +22,7 @@ from tofe_edge.cli.pages.charts import (
 )
 from tofe_edge.cli.pages.rendering import number
 from tofe_edge.io.artifact import Manifest
+from tofe_edge.io.targets import gates_of
 from tofe_edge.runtimes.timing import Telemetry
 
 BlockLatency = Sequence[tuple[int, float]]
@@ -73,7 +74,7 @@ def machine_charts(readings: Sequence[Telemetry], end_s: float) -> tuple[Markup,
 
 
 def layer_noise(manifest: Manifest) -> list[tuple[str, float, Any, Any]]:
-    """Return name, share of the noisiest layer's amplitude, own and reached SNR of each quantized layer, block by block."""
+    """Return name, share of the noisiest layer's amplitude, own and reached SNR of each quantized layer, the noisiest first."""
     layers = (manifest.quantization or {}).get("layers")
     known = {
         name: noise if isinstance(noise, dict) else {}
@@ -82,7 +83,15 @@ def layer_noise(manifest: Manifest) -> list[tuple[str, float, Any, Any]]:
     own = {name: number(noise.get("own_snr_db")) for name, noise in known.items()}
     noisiest = min((snr for snr in own.values() if snr is not None), default=0.0)
     shares = {name: 0.0 if snr is None else 10 ** ((noisiest - snr) / 20) for name, snr in own.items()}
-    return [(name, shares[name], own[name], known[name].get("reached_snr_db")) for name in sorted(known, key=_by_block)]
+    return [
+        (name, shares[name], own[name], known[name].get("reached_snr_db"))
+        for name in sorted(known, key=lambda name: (-shares[name], _by_block(name)))
+    ]
+
+
+def overlap_gate(manifest: Manifest) -> float:
+    """Return the least share of kept tokens that the model has to keep, too."""
+    return gates_of(manifest).min_kept_overlap
 
 
 def _by_source(states: Iterable[tuple[float, Mapping[str, float]]]) -> list[Line]:

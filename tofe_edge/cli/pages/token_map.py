@@ -123,6 +123,8 @@ def token_maps(token_map: TokenMap) -> Markup:
     for stage, kept in enumerate(token_map.kept):
         again, frozen = token_map.reused(stage), frozenset(range(token_map.patch_tokens)) - frozenset(kept)
         overlay = _path('class="frozen"', _squares(frozen, token_map.side))
+        # A dark patch of a dark picture is told by its hatching.
+        overlay += _path('class="hatch"', _diagonals(frozen, token_map.side))
         overlay += _path('class="again" stroke-width=".12"', _frames(again, token_map.side))
         words = (
             f"stage {stage + 1}: {len(kept)} computed, {len(frozen)} frozen{f'; {len(again)} reused' if again else ''}"
@@ -177,6 +179,11 @@ def _squares(patches: Collection[int], side: int) -> str:
         else:
             runs.append((row, column, 1))
     return "".join(f"M{column} {row}h{length}v1h-{length}z" for row, column, length in runs)
+
+
+def _diagonals(patches: Collection[int], side: int) -> str:
+    places = [divmod(patch, side) for patch in sorted(patches)]
+    return "".join(f"M{column} {row + 1}l1-1" for row, column in places)
 
 
 def _frames(patches: Collection[int], side: int) -> str:

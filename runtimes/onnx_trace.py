@@ -1,0 +1,88 @@
+"""Time spent inside an ONNX file: per operator, stage and execution provider, from ONNX Runtime's trace."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes.bench import bound_to, constant_noise
+from tofe_edge.runtimes.etdump import Breakdown, TimeShare, stage_names
+from tofe_edge.runtimes.onnx import load
+
+_RUNS = 20
+_KERNEL = "_kernel_time"
+_STAGE = re.compile(r"stage([0-9]+)/")
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One operator as it ran, after the runtime's fusions."""
+
+    name: str
+    operator: str
+    provider: str
+    ms: float
+
+
+def trace(artifact: Artifact, threads: int, provider: str | None, cpus: str) -> tuple[Breakdown, dict[str, int]]:
+    """Where the time of a run goes, and how many operators each execution provider ran.
+
+    Raises:
+        InputError, DeviceError: as :func:`tofe_edge.runtimes.onnx.load`.
+    """
+    manifest = artifact.manifest
+    size = manifest.preprocessing.image_size
+    pixels = constant_noise((manifest.batch, 3, size, size)).numpy()
+    with tempfile.TemporaryDirectory(prefix="tofe-edge-") as folder, bound_to(cpus):
+        model = load(artifact, threads, provider=provider, trace_prefix=str(Path(folder) / "trace"))
+        for _ in range(_RUNS):
+            model.execute(pixels)
+        nodes = node_times(json.loads(Path(model.end_profiling()).read_text(encoding="utf-8")))
+    shares = stage_times(nodes, stage_names(manifest)), _summed((node.operator, node.ms) for node in nodes)
+    operators = sorted(shares[1], key=lambda share: -share.ms)
+    return Breakdown(tuple(shares[0]), tuple(operators)), dict(Counter(node.provider for node in nodes))
+
+
+def node_times(events: Sequence[Any]) -> list[NodeTime]:
+    """Median times of a trace's operators, in the order in which they ran."""
+    samples: dict[str, list[float]] = defaultdict(list)
+    about: dict[str, Any] = {}
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(_KERNEL):
+            samples[name].append(event["dur"] / 1e3)
+            about.setdefault(name, event["args"])
+    return [
+        NodeTime(
+            name.removesuffix(_KERNEL),
+            args["op_name"],
+            args["provider"].removesuffix("ExecutionProvider").lower(),
+            median(samples[name]),
+        )
+        for name, args in about.items()
+    ]
+
+
+def stage_times(nodes: Sequence[NodeTime], names: Sequence[str]) -> list[TimeShare]:
+    """Sums by stage, of which the names of nodes tell; one that was made by a fusion is of the stage before it."""
+    stage, rows = 1, []
+    for node in nodes:
+        found = _STAGE.search(node.name)
+        stage = min(int(found[1]), len(names)) if found else stage
+        rows.append((names[stage - 1], node.ms))
+    return _summed(rows)
+
+
+def _summed(rows: Any) -> list[TimeShare]:
+    sums: dict[str, list[float]] = defaultdict(list)
+    for name, ms in rows:
+        sums[name].append(ms)
+    return [TimeShare(name, sum(times), len(times)) for name, times in sums.items()]
