@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,8 +22,6 @@ from tofe_edge.errors import DeviceError, first_line, require
 from tofe_edge.model.tofe import ToFe
 from tofe_edge.training.batches import Share
 from tofe_edge.training.recipe import Recipe
-
-Value = TypeVar("Value")
 
 _MOST_WORKERS = 8
 _PATIENCE = timedelta(hours=1)
@@ -57,14 +54,14 @@ class Processes:
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(mean.view_as(tensor))
 
-    def agreed(self, value: Value) -> Value:
-        """The value of the first process. Raises :class:`DeviceError` as :meth:`average`."""
+    def agreed(self, numbers: Sequence[int], device: torch.device) -> tuple[int, ...]:
+        """The numbers of the first process, as many as here. Raises :class:`DeviceError` as :meth:`average`."""
         if self.count == 1:
-            return value
-        values = [value]
+            return tuple(numbers)
+        sent = torch.tensor(numbers, device=device)
         with _losses():
-            dist.broadcast_object_list(values)
-        return values[0]
+            dist.broadcast(sent, 0)
+        return tuple(sent.tolist())
 
 
 ALONE = Processes()
