@@ -6,7 +6,7 @@ OUT := out
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 MODEL := $(OUT)/tofe_deit_tiny_090-jetson_orin-int8.pte
 
-.PHONY: demo test test-toolchains runtime-wheels lint clean
+.PHONY: demo test test-toolchains gpu-check runtime-wheels lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,10 @@ test: lint
 # What compiles and emulates for other platforms: Android, Apple, Linux on 64-bit ARM. Skips what is not installed.
 test-toolchains: $(VENV)/ready
 	$(PYTEST) -m toolchain
+
+# A GPU: parity with the CPU, throughput and, with GPU="--weights FILE --start CKPT --data DATA", a training run; under 8 minutes.
+gpu-check: $(VENV)/ready
+	$(BIN)/python -m benchmarks.gpu_check --out $(OUT)/gpu $(GPU)
 
 # dist/tofe_runtime-*.whl: Python on boards without PyTorch, docs/board.md.
 runtime-wheels: $(VENV)/ready

@@ -138,6 +138,20 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line_and_one_goes_on_where
     assert_close(out, run(data, out), alone)
 
 
+def test_a_state_that_not_all_processes_see_is_refused(tmp_path: Path, data: TrainingSet) -> None:
+    run(data, tmp_path / "0.safetensors")
+
+    def work(processes: Processes) -> None:
+        try:
+            run(data, tmp_path / f"{processes.rank}.safetensors", processes)
+        except InputError as error:
+            (tmp_path / "error").write_text(str(error))
+            os._exit(error.exit_code)
+
+    assert together(work) == [0, 2]
+    assert "1.state: is not there for all processes; give an --out on a disk" in (tmp_path / "error").read_text()
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(data: TrainingSet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch_size 8 cannot be cut into 3 equal parts, 3 for each process"):
         run(data, tmp_path / "net.safetensors", parts=3)

@@ -191,3 +191,20 @@ def test_a_gathered_run_keeps_its_counts(tmp_path: Path, data: TrainingSet, monk
         found = train(resumed, data, config, COST, out, CPU)
     assert found.counts == expected.counts is not None
     assert_same_weights(weights_of(resumed), weights_of(whole))
+
+
+def test_a_run_may_be_compiled(
+    tmp_path: Path, data: TrainingSet, short_run: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the compiler makes of the blocks is its own affair; that they are compiled, and for how long, is ours."""
+    compiled = []
+
+    def compiler(function: Any, dynamic: bool) -> Any:
+        compiled.append(function.__name__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    model = tiny_tofe()
+    train(model, data, SHORT, COST, tmp_path / "net.safetensors", replace(CPU, compiles=True))
+    assert compiled == ["run_blocks"] * 2 and "run_blocks" not in vars(model)
+    assert_same_weights(weights_of(model), short_run)

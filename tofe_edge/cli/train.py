@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="DATA[:REPEATS]",
-        help="training images: as evaluate --data; may be repeated",
+        help="training images: as evaluate --data, or without labels if the recipe has cls_weight 0; may be repeated",
     )
     add(
         "--validation",
@@ -42,7 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="labelled images on which accuracy is measured at the end (default: of own classes a fifth of --data)",
     )
     add_allow_empty(parser)
-    add("--start", metavar="CKPT", help="go on from a ToFe checkpoint, such as that of the next larger budget")
+    add(
+        "--start",
+        metavar="CKPT",
+        help="go on from a ToFe checkpoint, best one of `reduce`; its budgets are those of the run if none is given",
+    )
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "--target-gmacs",
@@ -59,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--recipe",
         metavar="NAME",
-        help=f"how to train: {shipped}, or a YAML file (default: paper; own_classes for other classes)",
+        help=f"how to train: {shipped}, or a YAML file (default: paper; reduced for a --start of reduce; own_classes for other classes)",
     )
     add(
         "--set",

@@ -137,9 +137,9 @@ class Recipe(HyperParameters):
     parts: int = 1
     """Parts of a step's batch that a process trains on one after another, for want of memory."""
     autocast: Literal["auto", "bf16", "off"] = "auto"
-    """What products are computed in: ``auto`` is bf16 on a GPU and fp32 on a CPU."""
+    """What products are computed in: ``auto`` is bf16 on a GPU for nets that do not merge tokens, else fp32."""
     compile: Literal["off", "blocks"] = "off"
-    """Whether blocks are compiled by torch.compile, minutes at the start."""
+    """Whether blocks are compiled by torch.compile, which takes a while at the start."""
     center_on: Path | None = None
     """Images like those that the net will see, prepared as the validation images are, with labels or without: at the end
     selectors are moved so that instance mode keeps N^s tokens of them on average. ``None``: held-out images."""
@@ -195,7 +195,7 @@ def read_recipe(name: str | None = None, settings: Sequence[str] = ()) -> Recipe
     Raises:
         InputError: there is no such recipe, or a key or value is not one of a recipe's.
 
-    >>> read_recipe("quick", ["epochs=2", "seed=7"]).epochs
+    >>> read_recipe("reduced", ["epochs=2", "seed=7"]).epochs
     2.0
     """
     values: dict[str, Any] = {}

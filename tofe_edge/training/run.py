@@ -103,6 +103,7 @@ def train_checkpoint(request: TrainingRequest, processes: Processes = ALONE) -> 
     stages = parse_stages(recipe.select_before) if recipe.select_before else None
     dense_net = open_net(request, stages)
     adapter, classes = dense_net.adapter, dense_net.header.classes
+    require(classes.ids, f"{dense_net.header.name}: has no head, and training learns from one")
     cost = budget_of(request, adapter.spec)
     for counts in config.budgets():
         counts.check(adapter.spec)
@@ -130,10 +131,13 @@ def train_checkpoint(request: TrainingRequest, processes: Processes = ALONE) -> 
     to_center_on = typical_samples(recipe.center_on, classes.ids, config.seed) if recipe.center_on else None
     # 3. Train
     dense = validation.examine(teacher, None, "dense") if validation and processes.is_first else None
-    running = Running.of(recipe, device, request.out, processes)
+    running = Running.of(recipe, model, device, request.out, processes)
     running.share(config.batch_size)
     with gpu_failures(device, f"with batch_size {config.batch_size}"):
         result = train(model, data, config, cost, request.out, running, teacher)
+    name = recipe.name or request.out.stem
+    if not processes.is_first:
+        return describe(name, adapter.spec, adapter.preprocessing, classes, result.counts)
     # 4. Measure token counts and set the selectors' thresholds
     images = read_images(data.held_out or sample_evenly(data.train, 256), adapter.preprocessing)
     learned = measure_counts(model, images, config.seed)
@@ -154,7 +158,7 @@ def train_checkpoint(request: TrainingRequest, processes: Processes = ALONE) -> 
     record["warnings"] += [*dense_net.header.remarks, *([remark] if remark else []), *data.remarks]
     record["warnings"] += validation.remarks if validation else ()
     before = (request.start.training or {}).get("reduced") if request.start and request.start.budgets else None
-    if processes.is_first and (before or len(config.budgets()) > 1):
+    if before or len(config.budgets()) > 1:
         budgets = config.budgets() or (fitted.counts,)
         record["reduced"] = {**(before or {}), "outcomes": _outcomes(model, teacher, budgets, cost, images)}
     if with_noise:
@@ -165,11 +169,8 @@ def train_checkpoint(request: TrainingRequest, processes: Processes = ALONE) -> 
     unreadable = len(dense.evaluation.unreadable) if dense else 0
     if unreadable:
         record["warnings"].append(f"{unreadable} validation images could not be read and are not counted")
-    name = recipe.name or request.out.stem
     header = describe(name, adapter.spec, adapter.preprocessing, classes, fitted.counts, None, record)
     header = replace(header, sources=dense_net.header.sources)
-    if not processes.is_first:
-        return header
     if validation is not None and dense is not None:
         header = replace(header, accuracy=measure_accuracy(request.out, model, header, validation, dense))
     return save(request.out, model, header)

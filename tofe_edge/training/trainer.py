@@ -102,7 +102,8 @@ def train(
     progress = Progress(0, 0)
     if state_path.exists():
         progress = load_state(state_path, model, optimizer, config, origin, average)
-    progress = processes.agreed(progress)
+    if processes.agreed([progress.step], running.device) != (progress.step,):
+        raise InputError(f"{state_path}: is not there for all processes; give an --out on a disk that they share")
     begin, begun, saved_at, whole = progress.step, time.monotonic(), time.monotonic(), True
     # 2. What each step learns from, and where the log and the state go
     kept = kept_logits(running.logits, dense, data.train, config) if running.logits else None
@@ -118,6 +119,7 @@ def train(
         with (
             progress_bar(f"training (log: {log_path.name})", total=schedule.steps, initial=begin, unit="step") as bar,
             log_path.open("a") if processes.is_first else nullcontext() as log,
+            running.compiled(model, dense),
         ):
             for step in range(begin, schedule.steps):
                 # 3. Gradients, with what this step trains
@@ -125,7 +127,8 @@ def train(
                 fixed, budgets = schedule.fixes_backbone(step), config.budgets() if schedule.gathers(step) else ()
                 if schedule.gathers(step) and not budgets:
                     learned = progress.counts or _counts_to_train(model, data, config, cost)
-                    progress = replace(progress, counts=processes.agreed(learned))
+                    learned = TokenCounts(processes.agreed(learned.kept, running.device))
+                    progress = replace(progress, counts=learned)
                     budgets = (learned,)
                 set_learning_rates(optimizer, config, schedule, step)
                 model.backbone.requires_grad_(not fixed)

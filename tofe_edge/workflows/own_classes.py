@@ -196,7 +196,7 @@ def _reduce(
     training = TrainingSet(data.train.samples, data.aside.samples)
     trained, teacher = copy.deepcopy(model).requires_grad_(True), reduced_net(net, spec.stages)
     with gpu_failures(device, f"with batch_size {recipe.batch_size}"):
-        result = train(trained, training, config, cost, out, Running.of(recipe, device, out), teacher)
+        result = train(trained, training, config, cost, out, Running.of(recipe, trained, device, out), teacher)
     trained.eval()
     nets = [_in_batch_mode(one, counts) for one in (model, trained)]
     before, after = _losses(nets, data.aside.samples, net)

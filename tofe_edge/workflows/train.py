@@ -53,7 +53,7 @@ def train(
         preprocessing: ``imagenet``, ``inception``, ``clip`` or a file.
         start: a ToFe checkpoint to go on from, by name or path.
         validation: labelled images on which accuracy is measured at the end; of own classes a fifth of ``data`` if not given.
-        recipe: ``paper``, ``quick``, ``own_classes``, or the path of a YAML file; ``paper`` or, for own classes, ``own_classes``
+        recipe: ``paper``, ``reduced``, ``own_classes``, or the path of a YAML file; the one that fits ``start`` and ``data``
             if not given.
         settings: keys of the recipe with other values, such as ``{"epochs": 2}``.
         device: ``auto``, ``cuda`` or ``cpu``; ``None``: the recipe's.
@@ -64,7 +64,7 @@ def train(
 
     Example::
 
-        te.train("train/", "mine.safetensors", target_gmacs=0.63, weights="deit.safetensors", recipe="quick")
+        te.train("train/", "mine.safetensors", target_gmacs=0.63, weights="deit.safetensors", recipe="paper")
     """
     sources = [data] if isinstance(data, str | Path) else list(data)  # type: ignore[arg-type]
     if isinstance(settings, Mapping):
