@@ -22,7 +22,12 @@ _ASSIGNMENT = re.compile(r'(\w+)="([^"]*)"$')
 _INLINE = re.compile(r"`(?:tofe-edge|python3? -m tofe_edge) ([^`]+)`")
 _OMITTED = {"…", "..."}
 
-NOT_RUN = {"coremltools.models.compute_plan": "needs macOS"}
+NOT_RUN = {
+    "coremltools.models.compute_plan": "needs macOS",
+    "import tofe\n": "of the package for boards, which test_runtime_wheel.py runs",
+    "from picamera2": "needs a Raspberry Pi and its camera",
+    "import cv2": "needs OpenCV and a camera",
+}
 """Text in a Python example -> why no test runs it."""
 
 _INCOMPLETE = ("arguments are required", "expected one argument", "expected at least one argument")
