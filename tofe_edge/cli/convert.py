@@ -30,7 +30,7 @@ OWN_HELP = True
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes: the options of every day are in its help, the others with ``--target T --help``."""
-    parser.usage = "tofe-edge convert (--profile P | --checkpoint C | --max-gmacs G) [options]"
+    parser.usage = "tofe-edge convert (--profile P | --checkpoint C | --max-gmacs G) [...]"
     parser.epilog = "Every option, and what --option knows: tofe-edge convert --target executorch --help, or coreml."
     add_budget(parser)
     parser.add_argument(
