@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program
+from conftest import Program, flat
 from latency_tables import made_up_timing, table_for
 
 from tofe_edge.budget.latency_model import predict_ms
@@ -114,7 +114,7 @@ def test_a_shipped_profile_is_copied_and_the_copy_can_be_extended(
     assert program(*words, "--precision", "fp32")[0] == 0
     assert [one.precision for one in load_profile("./raspberry_pi_5.yaml").latency] == ["int8", "fp32"]
     code, out, _ = program("devices", "./raspberry_pi_5.yaml")
-    assert code == 0 and out.count("measured: host; ") == 2 and "17 tokens" in out
+    assert code == 0 and out.count("measured: host; ") == 2 and "17 tokens" in flat(out)
     Path("raspberry_pi_5.yaml").write_text(BOARD)
     assert "holds something other than profile raspberry_pi_5" in error_of(program, *words)
     assert Path("raspberry_pi_5.yaml").read_text() == BOARD
@@ -225,7 +225,7 @@ def test_select_by_latency(board: Path, program: Program) -> None:
     runners_up = [(other["checkpoint"], other["precision"]) for other in roomy["runners_up"]]
     assert runners_up == [(one.name, precision) for one in shipped for precision in ("int8", "fp32")][1:]
     _, out, _ = program("select", "--profile", board, "--max-latency-ms", 100, "--precision", "fp32")
-    assert f">  {best.name}  fp32" in out and "dense: it fits" in out
+    assert f">  {best.name}  fp32" in out and "dense:" in out
     just_too_slow = select("--max-latency-ms", tables[0].dense / 0.95 - 1e-3)
     assert just_too_slow["checkpoint"] == shipped[1].name
     limit = 0.95 * predict_ms(tables[0], spec_of(smallest), smallest.token_counts)

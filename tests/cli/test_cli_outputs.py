@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_COUNTS, Program, TinyModel, document_of, edit_json, refusal, tiny_tofe
+from conftest import TINY_COUNTS, Program, TinyModel, document_of, edit_json, flat, refusal, tiny_tofe
 
 from tofe_edge.errors import InputError
 from tofe_edge.evaluation.golden import DOCUMENT, golden_path_of
@@ -52,7 +52,7 @@ def test_run_gives_what_the_reference_gives(
     assert first["length"] == pytest.approx(1.0 if normalizes else np.linalg.norm(saved[0], axis=-1).mean(), abs=1e-4)
     code, out, _ = program("run", model, pictures[0])
     words = "embedding of 48 numbers, length 1.0000" if normalizes else "features of 16 patches, 48 numbers each"
-    assert code == 0 and words in out
+    assert code == 0 and words in flat(out)
 
 
 def test_a_classifier_saves_its_logits(

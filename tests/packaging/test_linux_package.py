@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Program, document_of, edit_json, refusal, refused, signed_again
+from conftest import Program, document_of, edit_json, flat, refusal, refused, signed_again
 from elf_files import elf
 from golden_files import runs
 from linux_runners import package, package_call, pretend_runner
@@ -166,7 +166,7 @@ def test_a_runner_that_does_not_start_fails(model: Path, tmp_path: Path, program
     arch = platform.machine()
     assert package(model, pretend_runner(tmp_path / "runner", arch), tmp_path, "--arch", arch) == 0
     code, out, _ = program("package", "--check", tmp_path / f"net-linux-{arch}.tar.gz", "--run-program")
-    assert code == 1 and "self-test: tofe_runner" in out
+    assert code == 1 and "self-test: tofe_runner" in flat(out)
 
 
 @pytest.fixture
@@ -196,7 +196,9 @@ def test_no_program_of_a_bundle_is_run_unasked(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr("tofe_edge.workflows.package.runner_test", never)
     monkeypatch.setattr("tofe_edge.workflows.package._self_test", runs)
     _, out, _ = program("package", "--check", bundle)
-    assert "tofe_runner of the bundle was not run; --run-program runs it" in out and "forward: the same" in out
+    assert "tofe_runner of the bundle was not run; --run-program runs it" in flat(out) and "forward: the same" in flat(
+        out
+    )
     found = document_of(program, "package", "--check", bundle)
     assert (found["program"], found["program_was_run"], found["self_test"]["ran"]) == ("tofe_runner", False, True)
 

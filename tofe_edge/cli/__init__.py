@@ -48,7 +48,7 @@ COMMANDS = {
     "reduce": (
         "reduce",
         "make a dense net smaller in minutes, without labels: a ToFe checkpoint for a budget",
-        "--weights vit.pth --images val --share 0.5 --out a.safetensors",
+        "--weights v.pth --images val --share 0.5 --out my.safetensors",
     ),
     "train": ("train", "train ToFe on a dense backbone", "--pretrained --data photos --out photos.safetensors"),
     "evaluate": (

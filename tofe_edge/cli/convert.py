@@ -31,9 +31,7 @@ OWN_HELP = True
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes: the options of every day are in its help, the others with ``--target T --help``."""
     parser.usage = "tofe-edge convert (--profile P | --checkpoint C | --max-gmacs G) [...]"
-    parser.epilog = (
-        "Every option, and what --option knows: tofe-edge convert --target executorch --help, or coreml, onnx."
-    )
+    parser.epilog = "Every option, and what --option knows: tofe-edge convert --target executorch|coreml|onnx --help."
     add_budget(parser)
     parser.add_argument(
         "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"

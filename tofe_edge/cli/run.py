@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_edge.cli.options import add_method, add_model, add_provider, add_threads, positive_float
-from tofe_edge.cli.output import emit, json_list, paragraph, table
+from tofe_edge.cli.output import emit, facts, json_list, paragraph, table
 from tofe_edge.errors import InputError, require, visible
 from tofe_edge.io.artifact import DEFAULT_METHOD
 from tofe_edge.io.files import check_place, write_atomically
@@ -192,15 +192,16 @@ def _budget(model: Model, one: ImageOutput) -> str:
 
 def _self_test_text(model: Path, output: str, result: SelfTest) -> str:
     """One line per method, the verdict last."""
-    rows = []
+    rows, reasons = [], []
     for name, parity in result.methods.items():
         given = "the same to the bit" if parity.snr_db == math.inf else f"SNR {parity.snr_db:.1f} dB"
         kept = ", ".join(f"{share:.1%}" for share in parity.kept_overlap) or "all (dense)"
-        verdict = "passed" if parity.passed else f"FAILED: {'; '.join(parity.failures)}"
-        rows.append([name, str(parity.images), given, kept, verdict])
+        rows.append([name, str(parity.images), given, kept, "passed" if parity.passed else "FAILED"])
+        reasons += [(name, failure) for failure in parity.failures]
     conclusion = (
         f"self-test passed: {model} computes here what it computed where it was converted"
         if result.passed
         else f"self-test FAILED: {model} computes something else here; convert it again or do not use it"
     )
-    return f"{table(rows, ['method', 'inputs', output, 'kept tokens in common', ''])}\n\n{paragraph(conclusion)}"
+    why = f"\n\n{facts(reasons)}" if reasons else ""
+    return f"{table(rows, ['method', 'inputs', output, 'kept tokens in common', ''])}{why}\n\n{paragraph(conclusion)}"

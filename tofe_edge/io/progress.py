@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from threading import Event, Thread
@@ -35,7 +35,8 @@ class _Clock:
 
     def _run(self) -> None:
         while not self._stopped.wait(_TICK_S):
-            self._call()
+            with suppress(OSError, ValueError):  # nobody reads stderr any more: the work goes on
+                self._call()
 
     def stop(self) -> None:
         self._stopped.set()

@@ -297,6 +297,8 @@ def parity(
         >>> report.passed, report.parity.top1_agreement
         (True, 1.0)
     """
+    require(confidence is None or max_drop is not None, "--confidence is that of --max-drop; give both")
+    earlier = None if baseline is None else read_json(Path(baseline), "give a document of `tofe-edge parity --json`")
     opened = artifact_of(model)
     source, output = find_reference(opened, checkpoint, backbone, labels, preprocessing), opened.manifest.output
     require(
@@ -307,9 +309,6 @@ def parity(
         min_agreement is None or output != "features",
         f"--min-agreement: {opened.path} gives features, which have neither class nor neighbour; leave it out",
     )
-
-    require(confidence is None or max_drop is not None, "--confidence is that of --max-drop; give both")
-    earlier = None if baseline is None else read_json(Path(baseline), "give a document of `tofe-edge parity --json`")
 
     def adjusted(gates: Gates) -> Gates:
         if min_agreement is not None:
