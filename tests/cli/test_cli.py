@@ -44,7 +44,7 @@ CHECKPOINT_KEYS = (
     "accuracy backbone dense_gmacs gmacs name overrides path preprocessing reduction selects_before sha256 token_counts "
     "training"
 )
-DEVICE_KEYS = "budget cpu defaults latency memory name peaks soc title"
+DEVICE_KEYS = "budget cpu defaults engines latency memory name peaks soc title"
 JSON_KEYS = {
     "run MODEL IMAGE": "image kept latency_ms method top5",
     "run MODEL --self-test": "methods passed",
