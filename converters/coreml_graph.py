@@ -1,4 +1,4 @@
-"""The static graph in the operators that Core ML takes whole: the same weights, other modules around them.
+"""The static graph in the operators that Core ML (and ONNX, see ``onnx_graph.py``) takes whole: the same weights, other modules.
 
 Core ML has layer_norm, softmax and batched matrix products of its own, and its compiler places whole operators: the
 fewer there are, the less can fall off the Neural Engine. What XNNPACK needs instead (a root mean square by products, a

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -15,13 +16,14 @@ from conftest import Program, manifest_for, nearly_full_disk, refusal
 from safetensors.torch import load_file, save_file
 
 from tofe_edge import profiles
+from tofe_edge.cli.convert import _describe_engines
 from tofe_edge.converters import pipeline
 from tofe_edge.converters.request import ConvertRequest
 from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.io.targets import target_names
 from tofe_edge.model import zoo
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.workflows.convert import ConvertOptions, resolve_options
+from tofe_edge.workflows.convert import ConvertOptions, resolve_options, variants_of
 
 PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(300_000)
 """Has ExecuTorch's magic and is no program."""
@@ -164,6 +166,11 @@ def test_dense_weights_of_another_backbone_are_refused(bench: Bench) -> None:
         ),
         ("--precision fp32 --calibration .", "--calibration serves int8 and palettes; leave it out for fp32"),
         ("--calibration no/such/folder", "no/such/folder: does not exist; give a folder of images"),
+        ("--engine gpu", "--engine gpu: is one of a device profile's engines; name one with --profile"),
+        ("--profile raspberry_pi_5 --engine gpu", "raspberry_pi_5 knows none"),
+        ("--profile jetson_orin --engine gpu --target onnx", "--engine chooses the target itself; leave --target out"),
+        ("--all", "--all: is of a device; give --profile, not --target"),
+        ("--profile raspberry_pi_5 --all", "--all: raspberry_pi_5 knows one engine alone; leave it out"),
     ],
 )
 def test_what_convert_cannot_do_is_refused(bench: Bench, arguments: str, message: str) -> None:
@@ -280,6 +287,19 @@ def test_artifacts_that_differ_share_neither_name_nor_manifest(tiny_checkpoint: 
 @pytest.mark.parametrize("profile", ["iphone_15", "jetson_orin"])
 def test_what_the_profile_asks_for_has_the_plain_name(tiny_checkpoint: Checkpoint, profile: str) -> None:
     assert Path(planned(tiny_checkpoint, profile=profile)).stem == f"tiny-{profile}-int8"
+
+
+def test_an_engine_of_the_device_decides_target_and_precision(tiny_checkpoint: Checkpoint) -> None:
+    plans = [
+        resolve_options(one) for one in variants_of(ConvertOptions(checkpoint=tiny_checkpoint, profile="jetson_orin"))
+    ]
+    assert [(plan.request.target.name, plan.request.precision) for plan in plans] == [
+        ("executorch", "int8"),
+        ("onnx", "fp16"),
+    ]
+    assert [plan.path.name for plan in plans] == ["tiny-jetson_orin-int8.pte", "tiny-jetson_orin-fp16-onnx.onnx"]
+    said = [_describe_engines(cast(Any, SimpleNamespace(plan=plan))) for plan in plans]
+    assert said == [[("GPU", "idle; for TensorRT add --engine gpu (onnx, fp16), or --all for both")], []]
 
 
 def test_nothing_in_a_checkpoints_name_can_leave_the_output_folder(tiny_checkpoint: Checkpoint) -> None:

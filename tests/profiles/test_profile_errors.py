@@ -116,6 +116,8 @@ def test_broken_yaml(content: str, where: str, what: str, tmp_path: Path) -> Non
     assert what in message
 
 
+ENGINE = "{name: gpu, target: onnx, precision: fp16, runtime: TensorRT, provenance: derived, source: nobody}"
+
 # Each case: what to replace in VALID, by what, then the fragment on whose line the fault is, its key, and the words.
 BAD_VALUES = [
     # wrong words
@@ -128,6 +130,9 @@ BAD_VALUES = [
     ("kind: big", "kind: large", "large", "cpu.clusters[0].kind", "'large' is not one of big, little"),
     ("kind: big", "kind: little", "- name", "cpu.clusters", "no cluster has kind 'big'"),
     ("name: my_board", "name: My Board", "My Board", "name", "'My Board' is not a profile name"),
+    ("defaults:", f"engines: [{ENGINE}, {ENGINE}]\ndefaults:", "engines:", "engines[1].name", "'gpu' is there twice; keep one"),
+    ("defaults:", f"engines: [{ENGINE.replace('onnx', 'executorch')}]\ndefaults:", "engines:", "engines[0].precision",
+     "'fp16' is not one of fp32, int8"),
     # unknown, missing and duplicate keys
     ("threads: 4", "threds: 4", "threds", "defaults", "unknown key 'threds'; did you mean 'threads'?"),
     ("threads: 4", "qqq: 4", "qqq", "defaults", "unknown key 'qqq'; allowed here: target, backend"),

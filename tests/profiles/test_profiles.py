@@ -146,3 +146,11 @@ def test_needs_no_torch_and_no_numpy() -> None:
     code = "import sys, tofe_edge.profiles as p; p.load_all(); print(*sorted({m.split('.')[0] for m in sys.modules}))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "numpy", "PIL"} & set(output.split())
+
+
+def test_a_board_has_a_gpu_beside_its_cpu() -> None:
+    engines = {profile.name: profile.engines for profile in load_all() if profile.engines}
+    assert set(engines) == {"jetson_orin", "jetson_orin_nano", "jetson_orin_nx"}
+    assert {(one.name, one.target, one.precision) for found in engines.values() for one in found} == {
+        ("gpu", "onnx", "fp16")
+    }

@@ -311,7 +311,10 @@ def _describe_engines(converted: Converted) -> list[tuple[str, str]]:
     if options.engine or options.target or profile is None:
         return []
     return [
-        (f"not the {one.name}", f"for {one.runtime} convert with --engine {one.name}: {one.target}, {one.precision}")
+        (
+            one.name.upper(),
+            f"idle; for {one.runtime} add --engine {one.name} ({one.target}, {one.precision}), or --all for both",
+        )
         for one in profile.engines
     ]
 
