@@ -6,7 +6,7 @@ OUT := out
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 MODEL := $(OUT)/tofe_deit_tiny_090-jetson_orin-int8.pte
 
-.PHONY: demo test test-toolchains gpu-check runtime-wheels lint clean
+.PHONY: demo test test-toolchains gpu-check runtime-wheels fuzz kills lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,14 @@ gpu-check: $(VENV)/ready
 # dist/tofe_runtime-*.whl: Python on boards without PyTorch, docs/board.md.
 runtime-wheels: $(VENV)/ready
 	$(BIN)/python -m tofe_edge.packaging.runtime_wheel
+
+# Ten minutes of corrupted inputs for every reader, and the table of what became of them; kills at random moments.
+FUZZ := PYTHONPATH=tests:tests/packaging:tests/runtimes OMP_NUM_THREADS=1 $(BIN)/python
+fuzz: $(VENV)/ready
+	$(FUZZ) tests/fuzz/fuzz.py --seconds 600 --seed 0
+
+kills: $(VENV)/ready
+	$(FUZZ) tests/fuzz/kills.py
 
 clean:
 	rm -rf $(OUT) .mypy_cache .ruff_cache .pytest_cache

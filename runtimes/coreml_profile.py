@@ -14,6 +14,7 @@ from tofe_edge.runtimes.coreml_device import OnDevice, Placement, time_on_device
 from tofe_edge.runtimes.etdump import stage_names
 from tofe_edge.runtimes.mil import load_program, open_package
 from tofe_edge.runtimes.reports import PackageReport, ProfileRequest
+from tofe_edge.runtimes.trial import try_first
 
 
 def profile_package(artifact: Artifact, asked: ProfileRequest) -> PackageReport:
@@ -45,6 +46,7 @@ def profile_package(artifact: Artifact, asked: ProfileRequest) -> PackageReport:
     timed: Sequence[OnDevice] = ()
     placement: tuple[Placement, ...] = ()
     if coreml.has_core_ml():
+        try_first(artifact)
         choices = [units for units in coreml.COMPUTE_UNITS if asked.compute_units in (None, units)]
         timed = [time_on_device(artifact, method.name, units, asked.runs) for units in choices]
         try:

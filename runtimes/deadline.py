@@ -27,6 +27,7 @@ from tofe_edge.errors import InputError
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.runtimes.executorch import ExecuTorchModel, load_methods
+from tofe_edge.runtimes.trial import try_first
 
 # Counts are in runs. p90 is a nearest rank: one run in ten may be late, scheduling makes some late anyway.
 WINDOW = 32  # samples of the present method: 4 slow ones are a slowdown, 3 are outliers
@@ -181,8 +182,9 @@ def load_elastic(artifact: Artifact, threads: int, deadline_ms: float) -> Elasti
     """Load every method of an artifact under a deadline in milliseconds; with one method there is nothing to choose.
 
     Raises:
-        As :func:`tofe_edge.runtimes.executorch.load`, and :class:`InputError` for a deadline that is not positive.
+        As :func:`tofe_edge.runtimes.loading.open_model`, and :class:`InputError` for a deadline that is not positive.
     """
     methods = artifact.manifest.methods
     policy = DeadlinePolicy({name: method.gmacs for name, method in methods.items()}, deadline_ms)
+    try_first(artifact)
     return ElasticModel(load_methods(artifact, threads, list(methods)), policy)

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tofe_edge.errors import DeviceError, InputError, first_line
+from tofe_edge.errors import DeviceError, InputError, first_line, require
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.quiet import swallow_native_stderr
 from tofe_edge.io.targets import target_of
 from tofe_edge.runtimes import interface
+from tofe_edge.runtimes.timing import MOST_THREADS
 
 _MAGIC = slice(4, 8)
 _MAGIC_BYTES = b"ET12"
@@ -128,10 +129,9 @@ def set_threads(threads: int) -> None:
     """Set the size of ExecuTorch's thread pool; it counts for programs loaded afterwards.
 
     Raises:
-        InputError: not a positive number.
+        InputError: there are none, or more than any machine has.
     """
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, not {threads}")
+    require(1 <= threads <= MOST_THREADS, f"threads must be 1 to {MOST_THREADS}, not {threads}")
     with swallow_native_stderr():
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 

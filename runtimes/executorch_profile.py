@@ -12,6 +12,7 @@ from tofe_edge.runtimes.etdump import trace
 from tofe_edge.runtimes.executorch import check_program
 from tofe_edge.runtimes.reports import LatencyReport, ProfileRequest
 from tofe_edge.runtimes.timing import TimingRequest
+from tofe_edge.runtimes.trial import try_first
 
 
 def profile_program(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
@@ -31,6 +32,8 @@ def profile_program(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
     with ExitStack() as stack:
         # The device first: that it cannot be reached should not be said after half a minute of converting.
         bench = stack.enter_context(open_bench(asked.on, asked.runner))
+        if bench.name == "host":
+            try_first(artifact)
         comparison = None
         if asked.open_rival is None:
             timing = bench.time(artifact.path, request)
@@ -38,6 +41,8 @@ def profile_program(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
             other = stack.enter_context(asked.open_rival())
             check_rival(artifact, other)
             check_program(other)
+            if bench.name == "host":
+                try_first(other)
             comparison, timing = compare_artifacts(bench, artifact, other, request)
         return LatencyReport(
             artifact=artifact,

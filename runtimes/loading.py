@@ -12,6 +12,7 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.targets import target_of
+from tofe_edge.runtimes.trial import try_first
 
 
 class Model(Protocol):
@@ -37,16 +38,20 @@ class Model(Protocol):
 
 
 def open_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, provider: str | None = None) -> Model:
-    """Load one method of a checked artifact; a runtime that has threads of its own does not read ``threads``.
+    """Load one method of a checked artifact, after a trial if it is not known.
+
+    A runtime that has threads of its own does not read ``threads``.
 
     Args:
         provider: what computes, for a runtime that has several; ``None``: its default.
 
     Raises:
         InputError: the artifact is damaged, or has no such method; the runtime has no such provider.
-        DeviceError: the runtime cannot load it.
+        DeviceError: the runtime cannot load it, or it failed its trial.
     """
     target = target_of(artifact.manifest)
     require(provider is None or target.has_providers, f"--provider is for .onnx models, not for {artifact.path}")
+    artifact.manifest.method(method)
+    try_first(artifact)
     model: Model = target.open(artifact, threads, method, provider)
     return model

@@ -12,6 +12,9 @@ from tofe_edge.runtimes.latency import BUSY, WARM_UP_RUNS, Latency
 
 DEFAULT_RUNS = 50
 
+MOST_THREADS = 1024
+"""As many as the native runner takes."""
+
 
 @dataclass(frozen=True)
 class TimingRequest:
@@ -28,9 +31,10 @@ class TimingRequest:
     """Cores to run on as ``0,2-3``; empty: wherever the system puts it."""
 
     def __post_init__(self) -> None:
-        if self.runs < 1 or self.threads < 1 or self.warm_up < 0:
+        if self.runs < 1 or self.warm_up < 0 or not 1 <= self.threads <= MOST_THREADS:
             raise InputError(
-                f"runs ({self.runs}) and threads ({self.threads}) must be at least 1, warm-up ({self.warm_up}) at least 0"
+                f"runs ({self.runs}) must be at least 1, threads ({self.threads}) 1 to {MOST_THREADS}, warm-up ({self.warm_up}) "
+                "at least 0"
             )
         if self.duration_s is not None and not 0 < self.duration_s < float("inf"):
             raise InputError(f"a duration must be a positive number of seconds, not {self.duration_s}")

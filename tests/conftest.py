@@ -268,7 +268,10 @@ def _shared_with_the_other_workers(tmp_path_factory: pytest.TempPathFactory) -> 
     place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
     place.mkdir(exist_ok=True)
     former = share_in(place)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        # What any process of the run has converted needs no trial.
+        patch.setenv("XDG_STATE_HOME", str(place / "state"))
+        yield
     share_in(former)
 
 

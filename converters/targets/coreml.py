@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tofe_edge.errors import InputError
@@ -90,8 +92,19 @@ def _manifest_fields(options: PackageOptions) -> Mapping[str, Any]:
     return {"io": options.io, "deployment_target": options.deployment_target}
 
 
+def _has_native_library() -> bool:
+    """Whether coremltools can write packages here; it notices only at the end of a conversion."""
+    spec = importlib.util.find_spec("coremltools")
+    return spec is None or spec.origin is None or any(Path(spec.origin).parent.glob("libmilstoragepython*"))
+
+
 def _check(request: ConvertRequest) -> None:
     options: PackageOptions = request.options
+    if not _has_native_library():
+        raise InputError(
+            "--target coreml: this coremltools has no native library to write weights with, as its wheels for Linux and macOS have; "
+            "install one of them, with a Python that it has wheels for"
+        )
     if request.reproducible:
         raise InputError(
             "--reproducible: Core ML chooses processor and rounding itself; use XNNPACK (--target executorch)"

@@ -116,7 +116,7 @@ def connect(address: AdbAddress) -> AdbShell:
             raise DeviceError(
                 f"adb: its server cannot be started ({_reason(ended)}); `adb kill-server`, then try again"
             )
-    states = listed(printable(ended.stdout))
+    states = listed(ended.stdout.decode("utf-8", "replace"))
     wanted = address.serial or os.environ.get("ANDROID_SERIAL") or None
     if wanted is None:
         if not states:
@@ -144,7 +144,8 @@ def listed(text: str) -> dict[str, str]:
     """
     _, _, lines = text.partition("List of devices attached")
     pairs = (line.partition("\t" if "\t" in line else " ") for line in lines.splitlines())
-    return {serial.strip(): state.strip() for serial, _, state in pairs if serial.strip() and state.strip()}
+    named = ((printable(serial.encode()).strip(), printable(state.encode()).strip()) for serial, _, state in pairs)
+    return {serial: state for serial, state in named if serial and state}
 
 
 def _reason(ended: Ended) -> str:

@@ -133,7 +133,7 @@ def cached_runner(target: Target, arch: str) -> Path:
     version = metadata.version("executorch").split("+")[0]
     folder = cache_folder() / f"executorch-{version}-{arch}-{_sources_sum()}"
     if not (folder / BINARY).is_file():
-        with staging_dir(folder.parent) as draft:
+        with staging_dir(folder.parent, "set XDG_CACHE_HOME to another folder") as draft:
             with progress_bar(f"compiling the native runner for {arch}", total=1, unit="program") as bar:
                 native_build.build(target, draft / "runner")
                 bar.update(1)

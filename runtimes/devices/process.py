@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 import threading
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import DeviceError, InputError
 
 _PACKAGES = {"ssh": "openssh-client", "adb": "adb"}
 _PIECE = 1 << 16
 _LOOK_EVERY_S = 0.2
 _GRACE_S = 3.0
-_MOST_OUTPUT = 256 << 20
+_MOST_OUTPUT, _MOST_ERRORS = 64 << 20, 1 << 20
+"""Bytes of stdout, far above the times of a long measurement, and of stderr, of which the end is read."""
 
 
 class OverdueError(Exception):
@@ -53,7 +55,15 @@ def run_program(
     Raises:
         OverdueError: it took more than ``timeout_s`` seconds.
         InputError: it is not installed, or ``given`` cannot be read.
+        DeviceError: it writes more than any answer has; it was ended.
     """
+
+    def look() -> None:
+        if max(os.fstat(one.fileno()).st_size for one in (out, err)) > _MOST_OUTPUT:
+            raise DeviceError(
+                f"{command[0]}: more than {_MOST_OUTPUT >> 20} MB came as an answer; what runs on the device?"
+            )
+
     # Files, not pipes: adb leaves a server behind that would hold a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, contextlib.ExitStack() as stack:
         source = stack.enter_context(_opened(given)) if given is not None else None
@@ -71,12 +81,13 @@ def run_program(
             if source is not None:
                 feeder = threading.Thread(target=_feed, args=(process, source, on_bytes), daemon=True)
                 feeder.start()
-            _wait(process, timeout_s, on_wait)
+            _wait(process, timeout_s, look, on_wait)
         finally:
             _end(process, feeder)
+        look()
         out.seek(0)
-        err.seek(0)
-        return Ended(process.returncode, out.read(_MOST_OUTPUT), err.read(_MOST_OUTPUT))
+        err.seek(max(0, os.fstat(err.fileno()).st_size - _MOST_ERRORS))
+        return Ended(process.returncode, out.read(), err.read())
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -98,7 +109,9 @@ def _feed(process: subprocess.Popen[bytes], source: IO[bytes], on_bytes: Callabl
                 on_bytes(len(piece))
 
 
-def _wait(process: subprocess.Popen[bytes], timeout_s: float, on_wait: Callable[[], object] | None) -> None:
+def _wait(
+    process: subprocess.Popen[bytes], timeout_s: float, look: Callable[[], object], on_wait: Callable[[], object] | None
+) -> None:
     end = time.monotonic() + timeout_s
     while True:
         try:
@@ -107,6 +120,7 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float, on_wait: Callable[
         except subprocess.TimeoutExpired:
             if time.monotonic() >= end:
                 raise OverdueError from None
+            look()
             if on_wait is not None:
                 on_wait()
 

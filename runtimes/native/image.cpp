@@ -85,6 +85,7 @@ constexpr uint8_t kJpegScan = 0xda;
 constexpr uint8_t kJpegHuffmanTables = 0xc4;
 constexpr uint8_t kJpegExif = 0xe1;
 constexpr uint16_t kOrientationTag = 0x0112;
+constexpr size_t kMostScans = 50;  // of a JPEG; usual ones have up to 12, and each is a pass over the whole picture
 
 uint8_t byte_at(const std::string& content, size_t offset) { return static_cast<uint8_t>(content[offset]); }
 
@@ -195,14 +196,15 @@ Container container_of(const std::string& content) {
 // its end, and no Huffman table is larger than stb_image takes; else what is wrong.
 std::string damage(const std::string& content, Container container) {
   if (container == Container::kPng) return walk_png(content, [](const std::string&, size_t, size_t) {});
-  bool has_scan = false;
+  size_t scans = 0;
   bool has_tables = true;
   const std::string wrong = walk_jpeg(content, [&](uint8_t marker, size_t begin, size_t size) {
-    if (marker == kJpegScan) has_scan = true;
+    if (marker == kJpegScan) ++scans;
     if (marker == kJpegHuffmanTables && !holds_huffman_tables(content, begin, size)) has_tables = false;
   });
   if (!has_tables) return "one of its Huffman tables is wrong";
-  return wrong.empty() && !has_scan ? "it is cut short" : wrong;
+  if (scans > kMostScans) return "it has more than " + std::to_string(kMostScans) + " scans";
+  return wrong.empty() && scans == 0 ? "it is cut short" : wrong;
 }
 
 // The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read.

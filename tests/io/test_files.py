@@ -4,20 +4,24 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from conftest import refused
 
 from tofe_edge.errors import InputError
+from tofe_edge.io import files
 from tofe_edge.io.files import (
     Content,
     fingerprint,
     fingerprint_of,
+    finish_replacement,
     put_in_place,
+    replace_together,
     sha256_of,
     size_of,
     staging_dir,
@@ -252,7 +256,99 @@ def test_the_old_folder_comes_back_if_the_new_one_fails(tmp_path: Path, monkeypa
             raise KeyboardInterrupt
         return replace(self, target)
 
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         put_in_place(draft, path)
     assert names(path) == ["old"]
+
+
+def parts(model: Path) -> dict[str, Content]:
+    """A model in three parts, by suffix, as they stand."""
+    found = {path.suffix: path for path in model.parent.iterdir() if path.stem == model.stem}
+    return {
+        suffix: path.read_bytes() if path.is_file() else path.joinpath("a").read_bytes()
+        for suffix, path in found.items()
+    }
+
+
+def drafts_of(folder: Path, text: bytes) -> list[Path]:
+    content: dict[str, Content] = {"m.pte": text, "m.json": text, "m.golden": {"a": text}}
+    for name, part in content.items():
+        write_content(folder / name, part)
+    return [folder / name for name in content]
+
+
+class KilledError(BaseException):
+    """The process is gone here: nothing that follows happens."""
+
+
+def test_a_set_of_files_is_replaced_as_a_whole_wherever_the_process_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (dict.fromkeys((".pte", ".json", ".golden"), text) for text in (b"old", b"new"))
+    seen, steps = set(), 0
+    while True:
+        folder = tmp_path / str(steps)
+        replace_together(drafts_of(folder / "draft", b"old"), folder / "m.pte")
+        assert parts(folder / "m.pte") == old and not list(folder.glob(".*"))
+        drafts = drafts_of(folder / "draft2", b"new")
+        left = steps
+
+        def killed_at_this_one(call: Callable[..., object]) -> Callable[..., object]:
+            def replaced(*arguments: object, **options: object) -> object:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise KilledError
+                return call(*arguments, **options)
+
+            return replaced
+
+        with monkeypatch.context() as patch, suppress(KilledError):
+            for name in ("replace", "mkdir"):
+                patch.setattr(Path, name, killed_at_this_one(getattr(Path, name)))
+            patch.setattr("shutil.rmtree", killed_at_this_one(shutil.rmtree))
+            replace_together(drafts, folder / "m.pte")
+        finish_replacement(folder / "m.pte")
+        assert parts(folder / "m.pte") in (old, new)
+        assert not list(folder.glob(".m*"))
+        seen.add(parts(folder / "m.pte") == new)
+        if left >= 0:
+            break
+        steps += 1
+    assert seen == {True, False} and steps > 8
+
+
+def test_a_replacement_puts_nothing_else_in_place(tmp_path: Path) -> None:
+    write_content(tmp_path / ".m.pte.new", {"m.pte": b"1", ".bashrc": b"x", "other.pte": b"x", "m": b"x"})
+    finish_replacement(tmp_path / "m.pte")
+    assert names(tmp_path) == ["m.pte"]
+
+
+def test_what_killed_processes_left_is_removed_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    def leave(name: str) -> Path:
+        path = tmp_path / name
+        write_content(path, {"big": b"x"}) if "part" not in name else path.write_bytes(b"x")
+        os.utime(path, (1e9, 1e9))
+        return path
+
+    with staging_dir(tmp_path) as used:
+        os.utime(used, (1e9, 1e9))
+        dead = [leave(".tofe-edge-0123"), leave(".m.json.abc.part")]
+        other = leave(".other.abc.part")
+        with staging_dir(tmp_path):
+            write_json(tmp_path / "m.json", {})
+        assert used.exists() and other.exists() and not any(path.exists() for path in dead)
+
+
+def test_a_folder_is_exchanged_also_where_the_system_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for possible in (True, False):
+        folder = tmp_path / str(possible)
+        write_content(folder / "draft", {"new": b"1"})
+        write_content(folder / "model", {"old": b"1"})
+        with monkeypatch.context() as patch:
+            if not possible:
+                patch.setattr(files, "exchange", lambda *_: False)
+            put_in_place(folder / "draft", folder / "model")
+        assert names(folder) == ["model"] and names(folder / "model") == ["new"]

@@ -121,3 +121,17 @@ def test_a_gray_picture_is_whole(tmp_path: Path, progressive: bool) -> None:
             Image.new("RGB", size, (128, 128, 128)).save(path, progressive=progressive)
             path.write_bytes(path.read_bytes() + tail)
             assert read_image(path).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """Each of 141 bytes is a pass over the whole picture: a megabyte of them took a minute."""
+    target, path = io.BytesIO(), tmp_path / "scans.jpg"
+    photo().save(target, "JPEG", progressive=True)
+    content = target.getvalue()
+    last = content.rindex(b"\xff\xda")
+    for scans, fine in ((1, True), (300, False)):
+        path.write_bytes(content[:last] + content[last:-2] * scans + content[-2:])
+        if fine:
+            read_image(path)
+        else:
+            assert "scans, more than 50" in refused(path, lambda: read_image(path))

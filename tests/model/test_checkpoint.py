@@ -153,10 +153,10 @@ def test_describe_dense_needs_the_file_and_a_fit_backbone(tmp_path: Path, weight
         describe_dense(weights, "resnet18")
 
 
-def test_a_file_without_our_header_points_to_backbone(tmp_path: Path) -> None:
+def test_a_file_without_our_header_says_what_has_one(tmp_path: Path) -> None:
     path = tmp_path / "plain.safetensors"
     save_file({"x": torch.zeros(1)}, str(path))
-    assert "--backbone" in refused(path, lambda: read_header(path))
+    assert "as train and reduce write them" in refused(path, lambda: read_header(path))
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

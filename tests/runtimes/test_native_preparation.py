@@ -232,6 +232,12 @@ def test_a_huffman_table_of_more_codes_than_bytes_is_refused_wherever_it_is(nati
         assert native.decoded(path).shape == (32, 24, 3)
 
 
+def test_a_jpeg_of_hundreds_of_scans_is_refused(native: Probe, tmp_path: Path) -> None:
+    path, whole = tmp_path / "scans.jpg", jpeg_bytes(progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    assert "more than 50 scans" in said_of(native, path, whole[:last] + whole[last:-2] * 300 + whole[-2:])
+
+
 @given(
     places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     cut=st.floats(0, 1),

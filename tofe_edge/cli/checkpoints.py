@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from tofe_edge.budget.gmacs import accuracy_of
+from tofe_edge.cli.options import add_backbone
 from tofe_edge.cli.output import emit, facts, table, tree
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.model.choices import source_facts
@@ -16,12 +17,13 @@ from tofe_edge.workflows.sources import open_checkpoint
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="a shipped checkpoint or a file: show its header")
+    add_backbone(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or one header."""
     if args.name:
-        checkpoint = open_checkpoint(args.name)
+        checkpoint = open_checkpoint(args.name, args.backbone)
         emit(args.json, _to_json(checkpoint), _describe(checkpoint))
         return 0
     shipped = shipped_checkpoints()

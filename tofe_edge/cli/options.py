@@ -18,10 +18,12 @@ def keywords(function: Callable[..., Any], args: argparse.Namespace) -> dict[str
 
 
 def positive_int(text: str) -> int:
-    """Convert an argument to a whole number of at least 1."""
+    """Convert an argument to a whole number of at least 1, which every runtime can hold."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    if value >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is more than {2**31 - 1}")
     return value
 
 
@@ -53,10 +55,15 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", metavar="C", help="a shipped checkpoint's name or a file (default: chosen by budget)"
     )
+    add_backbone(parser)
+
+
+def add_backbone(parser: argparse._ActionsContainer) -> None:
+    """Add ``--backbone``."""
     parser.add_argument(
         "--backbone",
         metavar="NAME",
-        help="the net of plain dense weights given with --checkpoint, such as deit_tiny_patch16_224 "
+        help="the net of plain dense weights, such as deit_tiny_patch16_224 "
         "(default: by the config beside them, or by their shapes)",
     )
 

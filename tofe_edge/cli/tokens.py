@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tofe_edge.cli.options import add_data, add_device, add_naming, keywords, positive_int
+from tofe_edge.cli.options import add_backbone, add_data, add_device, add_naming, keywords, positive_int
 from tofe_edge.cli.output import emit, facts, table
 from tofe_edge.cli.pages.contact_sheet import contact_sheet
 from tofe_edge.cli.pages.rendering import write_html
@@ -26,6 +26,7 @@ _DRAWN = 16
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("checkpoint", metavar="CKPT", help="a shipped checkpoint's name or a file")
+    add_backbone(parser)
     add_naming(parser)
     parser.add_argument("--image", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM")
     add_data(parser, "images: as for evaluate, or a folder of images without classes")
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     require((args.image is None) != (args.data is None), "tokens needs images: either --image FILE or --data DATA")
     require(args.image is None or args.limit is None, "--limit is for --data; leave images out of --image instead")
     _check_places(args)
-    checkpoint = open_checkpoint(args.checkpoint, None, args.labels, args.preprocessing)
+    checkpoint = open_checkpoint(args.checkpoint, args.backbone, args.labels, args.preprocessing)
     report = trace_tokens(checkpoint, images=args.image, **keywords(trace_tokens, args))
     written = _write(args, report)
     emit(args.json, _json(report, written), _text(report, written, each=args.image is not None))

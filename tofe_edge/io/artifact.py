@@ -23,7 +23,7 @@ from tofe_edge.io.documents import (
     verified,
     warn_without_digest,
 )
-from tofe_edge.io.files import fingerprint_of, size_of, write_json
+from tofe_edge.io.files import fingerprint_of, finish_replacement, size_of, write_json
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.io.targets import find_target
 
@@ -266,6 +266,7 @@ def open_artifact(path: Path) -> Artifact:
     Raises:
         InputError: the file or its manifest is missing, damaged, or they do not belong together.
     """
+    finish_replacement(path)
     if not path.exists():
         raise InputError(f"{path}: no such model file; `tofe-edge convert` makes one")
     if path.is_dir() != (path.suffix == PACKAGE_SUFFIX):

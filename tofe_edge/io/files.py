@@ -9,18 +9,22 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tofe_edge.errors import InputError
+from tofe_edge.io.locks import exchange, is_abandoned, locked, sync_folder
 
 Content = bytes | Mapping[str, bytes]
 """What a model is stored as: one file, or a folder of files by their path in it, with ``/``."""
 
 _PIECE = 1 << 20
+_STAGING = ".tofe-edge-"
+_JUST_MADE_S = 5
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _NO_SECOND_NAMES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _FULL_OR_IN_THE_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY)
@@ -116,25 +120,30 @@ def _of_folder(files: Mapping[str, Fingerprint]) -> Fingerprint:
 def write_atomically(path: Path, produce: Callable[[Path], None]) -> None:
     """Let ``produce`` write a temporary file beside ``path``, then rename it into place.
 
-    An interruption at any point leaves the old file or none, never a part of the new one.
+    An interruption at any point leaves the old file or none, never a part of the new one. What a killed process left of
+    the same file is removed.
 
     Raises:
         InputError: the folder cannot be written, or the disk is full.
     """
     temporary: Path | None = None
+    start = f".{path.name[:80]}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+        _remove_abandoned(path.parent, start, ".part")
+        descriptor, name = tempfile.mkstemp(prefix=start, suffix=".part", dir=path.parent)
         temporary = Path(name)
         os.close(descriptor)
-        produce(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        # mkstemp makes private files; what a user asked for follows the umask like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        with locked(temporary):
+            produce(temporary)
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            # mkstemp makes private files; what a user asked for follows the umask like any other file.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); choose another output folder or free some space"
@@ -145,27 +154,31 @@ def write_atomically(path: Path, produce: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def staging_dir(folder: Path) -> Iterator[Path]:
+def staging_dir(folder: Path, elsewhere: str = "choose another folder with --out") -> Iterator[Path]:
     """A hidden folder inside ``folder`` to build in; gone afterwards, and so is ``folder`` if made here and left empty.
 
     Made before any long work, so that a folder that cannot be written to is found at once. A full disk
-    inside the block is reported like everywhere else, and so is a folder where a file should go.
+    inside the block is reported like everywhere else, and so is a folder where a file should go. What killed processes
+    left there is removed.
+
+    Args:
+        elsewhere: what to do about a folder that cannot be written to.
 
     Raises:
         InputError: ``folder`` cannot be made or written to.
     """
     existed = os.path.exists(folder)  # unlike that of Path, False for a name that is too long
     # It has its name before it is there: whenever an interrupt comes, it is removed. Of TemporaryDirectory that does not hold.
-    draft = folder / f".tofe-edge-{secrets.token_hex(8)}"
+    draft = folder / f"{_STAGING}{secrets.token_hex(8)}"
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(folder, _STAGING)
             draft.mkdir(0o700)
         except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be written to ({error.strerror or error}); choose another folder with --out"
-            ) from error
-        yield draft
+            raise InputError(f"{folder}: cannot be written to ({error.strerror or error}); {elsewhere}") from error
+        with locked(draft):
+            yield draft
     except OSError as error:
         if error.errno not in _FULL_OR_IN_THE_WAY:
             raise
@@ -178,6 +191,17 @@ def staging_dir(folder: Path) -> Iterator[Path]:
             # Whatever else is in it by now stays, and so does the folder.
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _remove_abandoned(folder: Path, start: str, end: str = "") -> None:
+    """Remove what processes that are no more were writing: a staging folder, or a file beside its place."""
+    with os.scandir(folder) as entries:
+        names = [one.name for one in entries if one.name.startswith(start) and one.name.endswith(end)]
+    for path in (folder / name for name in names):
+        # A folder that was made a moment ago is not held yet.
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _JUST_MADE_S and is_abandoned(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -197,8 +221,8 @@ def write_content(path: Path, content: Content) -> None:
 def put_in_place(draft: Path, path: Path) -> None:
     """Rename a finished file or folder to ``path``, in the same file system, in place of what is there.
 
-    A folder cannot replace another in one step: the old one is moved beside the draft first, and back should the
-    second step fail, so that there is the old one or the new one, never a mixture.
+    A folder that is there is exchanged in one step. A system that cannot do that moves the old one beside the draft first, and
+    back should the second step fail.
 
     Raises:
         InputError: a file is where a folder should go, or the other way round.
@@ -206,15 +230,80 @@ def put_in_place(draft: Path, path: Path) -> None:
     check_place(path, draft.is_dir())
     if not path.is_dir():
         draft.replace(path)
+    elif exchange(draft, path):
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        retired = draft.with_name(f"{draft.name}.replaced")
+        path.replace(retired)
+        try:
+            draft.replace(path)
+        except BaseException:
+            retired.replace(path)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+def replace_together(drafts: Sequence[Path], path: Path) -> None:
+    """Put a finished model and what belongs to it beside ``path``, in place of earlier ones: all of it or nothing.
+
+    One rename decides: that of a folder with everything in it to ``.NAME.new``. What comes then is finished by whoever opens the
+    model next, should this process be killed (:func:`finish_replacement`).
+
+    Args:
+        drafts: files and folders with the stem of ``path``, in one folder of the same file system.
+
+    Raises:
+        InputError: a file is where a folder should go, or the other way round.
+    """
+    pending = _pending(path)
+    gathered = drafts[0].with_name(pending.name)
+    gathered.mkdir()
+    for draft in drafts:
+        draft.replace(gathered / draft.name)
+    sync_folder(gathered)
+    with locked(path.parent):
+        _finish(path)
+        gathered.replace(pending)
+        sync_folder(path.parent)
+        _finish(path)
+
+
+def finish_replacement(path: Path) -> None:
+    """Finish what a killed process had begun with :func:`replace_together`; nearly always there is nothing to do.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    if not os.path.lexists(_pending(path)):
         return
-    retired = draft.with_name(f"{draft.name}.replaced")
-    path.replace(retired)
     try:
-        draft.replace(path)
-    except BaseException:
-        retired.replace(path)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
+        with locked(path.parent):
+            _finish(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: its replacement was cut short and cannot be finished ({error.strerror or error}); make {path.parent} "
+            "writable, or convert the model again"
+        ) from error
+
+
+def _pending(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def _finish(path: Path) -> None:
+    pending = _pending(path)
+    if pending.is_symlink() or not pending.is_dir():
+        return
+    # Whoever made the folder: nothing else than a part of this model is put into place.
+    for draft in sorted(one for one in pending.iterdir() if one.stem == path.stem and one.suffix):
+        place = path.with_name(draft.name)
+        check_place(place, draft.is_dir())
+        if place.is_dir():
+            place.replace(pending / f".replaced-{secrets.token_hex(4)}")
+        draft.replace(place)
+    sync_folder(path.parent)
+    shutil.rmtree(pending)
 
 
 def put_where_nothing_is(draft: Path, path: Path) -> None:

@@ -72,6 +72,12 @@ def _png_bytes(header: bytes) -> int:
     return total
 
 
+def scans_in_jpeg(handle: BinaryIO) -> int:
+    """The number of its scans. Each is a pass over the whole picture, however short it is: 1 MB can be a minute of work."""
+    handle.seek(0)
+    return sum(marker == _SOS for marker, _, _ in _jpeg_segments(handle.read()))
+
+
 def missing_in_jpeg(handle: BinaryIO, image: Image.Image) -> str | None:
     """What a JPEG lacks, or ``None``.
 
@@ -95,22 +101,29 @@ def missing_in_jpeg(handle: BinaryIO, image: Image.Image) -> str | None:
 
 def _with_filler(content: bytes) -> tuple[bytes, int]:
     """The file without metadata and with more bytes at the end of every scan, and the number of its scans."""
-    parts, scans, place = [content[:2]], 0, 2
+    parts, scans = [content[:2]], 0
+    for marker, segment, data in _jpeg_segments(content):
+        if marker in (_APP0, _APP14) or not _APP0 <= marker <= 0xEF:
+            parts.append(segment)
+        if marker == _SOS:
+            scans += 1
+            parts += [data, _FILLER]
+    return b"".join((*parts, b"\xff\xd9")), scans
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Marker, segment, and of a scan its data, up to the end of a JPEG or to what is none."""
+    place = 2
     while place + 4 <= len(content):
         marker = content[place + 1]
         if content[place] != 0xFF or marker == _EOI:
-            break
+            return
         if marker == 0xFF:  # padding
             place += 1
             continue
         end = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-        if marker in (_APP0, _APP14) or not _APP0 <= marker <= 0xEF:
-            parts.append(content[place:end])
+        segment, place = content[place:end], end
         if marker == _SOS:
-            scans += 1
             found = _SCAN_END.search(content, end)
-            place = end
-            end = found.start() if found else len(content)
-            parts += [content[place:end], _FILLER]
-        place = end
-    return b"".join((*parts, b"\xff\xd9")), scans
+            place = found.start() if found else len(content)
+        yield marker, segment, content[end:place]

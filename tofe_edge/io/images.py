@@ -12,7 +12,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,13 +20,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from tofe_edge.errors import InputError
-from tofe_edge.io.image_completeness import missing_in_jpeg, missing_in_png
+from tofe_edge.io.image_completeness import missing_in_jpeg, missing_in_png, scans_in_jpeg
 from tofe_edge.io.image_formats import HEAD, NAMES, other_format
+from tofe_edge.io.quiet import swallow_native_stderr
 
 #: Images with more pixels than this are refused from their header, before any pixel is decoded.
 MAX_PIXELS = 100_000_000
+#: JPEGs with more scans are refused, too: usual ones have up to 12, and 50 of the largest picture take half a minute.
+MAX_SCANS = 50
 
 # An explicit list: Pillow's default also tries formats that start external programs (EPS) and many never tested here.
+_JPEGS = ("JPEG", "MPO")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 _EXIF_ORIENTATION = 274
@@ -147,7 +151,11 @@ def _decode(handle: BinaryIO, path: Path) -> Image.Image:
             raise _refusal(
                 path, f"is too large ({width} x {height} pixels); scale it down to {MAX_PIXELS} pixels or less"
             )
-        image.load()
+        if image.format in _JPEGS and (scans := scans_in_jpeg(handle)) > MAX_SCANS:
+            raise _refusal(path, f"is damaged (it has {scans} scans, more than {MAX_SCANS}); export it again")
+        # libtiff writes to stderr what it cannot read, and we say it, too.
+        with swallow_native_stderr() if image.format == "TIFF" else nullcontext():
+            image.load()
         missing = _missing(handle, image)
         if missing is not None:
             raise _refusal(path, f"is damaged or truncated ({missing}); copy or export it again")
@@ -162,7 +170,7 @@ def _missing(handle: BinaryIO, image: Image.Image) -> str | None:
     """What of the picture the file lacks."""
     if image.format == "PNG":
         return missing_in_png(handle)
-    return missing_in_jpeg(handle, image) if image.format in ("JPEG", "MPO") else None
+    return missing_in_jpeg(handle, image) if image.format in _JPEGS else None
 
 
 def _orientation(image: Image.Image) -> int:

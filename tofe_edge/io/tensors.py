@@ -17,9 +17,7 @@ from torch import Tensor
 from tofe_edge.errors import InputError
 from tofe_edge.io.quiet import quiet
 
-_PICKLE_HINT = (
-    "it is a PyTorch pickle, not a tofe-edge checkpoint; name its net with --backbone to use it as a dense model"
-)
+_PICKLE_HINT = "it is a PyTorch pickle, not a checkpoint of tofe-edge, as train and reduce write them"
 
 _AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "teacher")
 """Keys of weights that were averaged in training. They are the ones that were evaluated, so they come first."""

@@ -237,7 +237,7 @@ def read_header(path: Path) -> Checkpoint:
     metadata = read_metadata(path)
     if HEADER_KEY not in metadata:
         raise InputError(
-            f"{path}: has no tofe-edge header, so it holds plain weights; name their net with --backbone to use them as a dense model"
+            f"{path}: has no tofe-edge header, it holds plain weights, not a checkpoint of tofe-edge, as train and reduce write them"
         )
     try:
         document = parse_json(metadata[HEADER_KEY])

@@ -35,6 +35,9 @@ _PAGE = 16384
 _MAPPED_SUFFIXES = (".so", ".pte")
 """Files that are mapped into memory straight from the archive."""
 
+_MOST_GROWTH, _SMALL_BYTES = 20, 32 << 20
+"""Weights hardly shrink, programs to a third; headers of tar, the rest, are small."""
+
 GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff"
 """Deflate at its best, no flags, time 0, unknown system."""
 _ZIP, _GZIP, _ZIP_ENTRY = b"PK\x03\x04", b"\x1f\x8b", b"PK\x01\x02"
@@ -201,12 +204,16 @@ def read_tar_gz(content: bytes, where: str) -> dict[str, BundleFile]:
 
 def _inflate(content: bytes, where: str) -> bytes:
     require(content.startswith(GZIP_HEAD), f"{where}: its gzip header is not this program's; {_FOREIGN}")
+    most = min(MAX_BYTES, max(_SMALL_BYTES, _MOST_GROWTH * len(content)))
     inflater = zlib.decompressobj(wbits=31)
     try:
-        tar = inflater.decompress(content, MAX_BYTES)
+        tar = inflater.decompress(content, most)
     except zlib.error as error:
         raise InputError(f"{where}: cannot be read as gzip ({error}); {_FOREIGN}") from error
-    require(not inflater.unconsumed_tail, f"{where}: unpacks to more than {MAX_BYTES >> 20} MiB")
+    require(
+        not inflater.unconsumed_tail,
+        f"{where}: unpacks to more than {most >> 20} MiB, which no bundle of its size does; {_FOREIGN}",
+    )
     require(inflater.eof, f"{where}: is cut short; {_FOREIGN}")
     require(not inflater.unused_data, f"{where}: something follows its end; {_FOREIGN}")
     return tar

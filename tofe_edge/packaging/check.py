@@ -16,6 +16,7 @@ from tofe_edge.packaging.place import ScratchError, scratch
 from tofe_edge.packaging.platform import Platform, Replay, find_platform
 from tofe_edge.packaging.provenance import PROVENANCE, Provenance, differences, read_provenance
 from tofe_edge.packaging.texts import path_text
+from tofe_edge.runtimes.trial import TrialError
 
 SelfTest = Callable[[Artifact, GoldenSet], Mapping[str, Replay]]
 """Replays golden vectors on this machine's runtime, by method. Raises :class:`DeviceError` if it has none for the model."""
@@ -75,6 +76,7 @@ def check_bundle(path: Path, self_test: SelfTest, runner_test: RunnerTest | None
     Raises:
         InputError: there is nothing at ``path``, ``runner_test`` is given for a bundle without a program or that is not a
             ``tar.gz``, or no temporary folder can be written.
+        TrialError: its model ended the process that tried it.
     """
     try:
         require(path.exists(), f"{path_text(path)}: there is no such bundle; `tofe-edge package` makes one")
@@ -138,6 +140,8 @@ def _check_model(
             replays = self_test(artifact, golden)
         except ScratchError:
             raise
+        except TrialError as error:
+            raise TrialError(str(error).replace(f"{folder}/", "")) from error
         except (DeviceError, InputError) as error:
             message = str(error).replace(f"{folder}/", "")
             if isinstance(error, DeviceError):

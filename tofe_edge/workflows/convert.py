@@ -23,7 +23,7 @@ from tofe_edge.evaluation.golden import golden_path_of, make_golden
 from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import Artifact, Manifest, manifest_path_of, open_artifact, with_parity, write_manifest
 from tofe_edge.io.documents import read_json
-from tofe_edge.io.files import check_place, put_in_place, staging_dir, write_content
+from tofe_edge.io.files import check_place, finish_replacement, replace_together, staging_dir, write_content
 from tofe_edge.io.inputs import Inputs, load_photographs, load_unlabelled
 from tofe_edge.io.listing import EVERYTHING, Coverage
 from tofe_edge.io.progress import covering_bar, progress_bar, warn
@@ -36,6 +36,7 @@ from tofe_edge.runtimes.calibration import undisturbed_ms
 from tofe_edge.runtimes.devices.opening import open_bench
 from tofe_edge.runtimes.loading import open_model
 from tofe_edge.runtimes.timing import TimingRequest, joined
+from tofe_edge.runtimes.trial import trust
 from tofe_edge.workflows.parity import Checked, InMemory, check
 from tofe_edge.workflows.select import check_budget, choose_for, choose_within, predicted_for
 from tofe_edge.workflows.sources import StrPath, open_checkpoint, open_profile
@@ -299,6 +300,7 @@ def variants_of(options: ConvertOptions) -> list[ConvertOptions]:
 def carry_out(plan: Plan) -> Converted:
     """Make what was planned. Raises as :func:`convert`."""
     options, request = plan.options, plan.request
+    finish_replacement(plan.path)
     for place, is_folder in plan.places.items():
         check_place(place, is_folder)
     earlier = _earlier(plan.path)
@@ -320,11 +322,9 @@ def carry_out(plan: Plan) -> Converted:
         vectors = make_golden(draft, lambda method: open_model(draft, 1, method), request.checkpoint)
         write_content(golden, vectors.content())
         bar.update(1)
-        # 4. All are complete; renames within one file system put them in place.
+        # 4. All are complete.
+        replace_together([draft.path, draft.manifest_path, golden], plan.path)
         artifact = Artifact(plan.path, manifest)
-        put_in_place(golden, golden_path_of(artifact.path))
-        put_in_place(draft.path, artifact.path)
-        put_in_place(draft.manifest_path, artifact.manifest_path)
     parities = {name: one.parity for name, one in checked.items()}
     replaced = _replaced(earlier, manifest)
     return Converted(artifact, plan, parities, samples.source, samples.coverage, replaced)
@@ -358,6 +358,7 @@ def write_conversion(request: ConvertRequest, path: Path) -> Artifact:
     conversion = pipeline.convert(request)
     write_content(path, conversion.content)
     write_manifest(path, conversion.manifest)
+    trust(conversion.manifest.sha256)
     return open_artifact(path)
 
 

@@ -156,3 +156,13 @@ def test_a_list_of_devices_is_read() -> None:
         "0123": "no permissions (user in plugdev group); see [http://x]",
     }
     assert listed("") == {}
+
+
+def test_a_device_over_wifi_is_found_by_its_whole_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its serial has blanks; adb puts a tab behind it."""
+    serial = "adb-X (2)._adb-tls-connect._tcp"
+    shell_script(
+        folder / "adb", f"[ $1 = devices ] && printf 'List of devices attached\\n{serial}\\tdevice\\n'; exit 0"
+    )
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert connect(AdbAddress(None)).serial == connect(AdbAddress(serial)).serial == serial

@@ -7,7 +7,7 @@ from pathlib import Path
 import processes
 import pytest
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.runtimes.devices import process
 from tofe_edge.runtimes.devices.process import OverdueError, run_program
 
@@ -67,3 +67,18 @@ def test_what_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="ssh: is not installed; `apt-get install openssh-client`"):
         run_program(["ssh"], timeout_s=1)
+
+
+@pytest.mark.parametrize("to", ["1", "2"])
+def test_a_program_that_floods_is_ended(to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_MOST_OUTPUT", 1 << 20)
+    with pytest.raises(DeviceError, match="sh: more than 1 MB came as an answer"):
+        run_program(["sh", "-c", f"exec yes >&{to}"], timeout_s=60)
+    with pytest.raises(DeviceError, match="more than 1 MB"):
+        run_program(["sh", "-c", f"head -c 2000000 /dev/zero >&{to}"], timeout_s=60)
+
+
+def test_the_end_of_a_long_message_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_MOST_ERRORS", 100)
+    ended = run_program(["sh", "-c", "head -c 5000 /dev/zero >&2; echo the reason >&2"], timeout_s=60)
+    assert len(ended.stderr) == 100 and ended.stderr.endswith(b"the reason\n")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tofe_edge.errors import InputError
+from tofe_edge.errors import InputError, require
 from tofe_edge.io.preprocessing import Preprocessing
 from tofe_edge.model.backbones.adapter import BackboneAdapter
 from tofe_edge.model.backbones.spec import Backbone, Conv, activation_of, default_stages
@@ -188,6 +188,9 @@ def create(name: str, overrides: Mapping[str, int], pretrained: bool = False) ->
     keywords = {"image_size": "img_size", "dim": "embed_dim", "heads": "num_heads", "classes": "num_classes"}
     arguments = {keywords.get(key, key): value for key, value in overrides.items()}
     try:
+        if pretrained:  # a net that does not fit is not worth a download
+            with torch.device("meta"):
+                _refuse_unfit(name, timm.create_model(name, **arguments))
         vit = timm.create_model(name, pretrained=pretrained, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise InputError(f"backbone {name!r}: {error}") from error
@@ -198,10 +201,13 @@ def create(name: str, overrides: Mapping[str, int], pretrained: bool = False) ->
             f"backbone {name!r}: its published weights could not be fetched ({type(error).__name__}); "
             "give a local file with --weights"
         ) from error
-    reason = _unfit(vit)
-    if reason:
-        raise InputError(f"backbone {name!r} cannot carry ToFe: {reason}")
+    _refuse_unfit(name, vit)
     return TimmVit(vit.eval(), _describe(name, vit, overrides), _preprocessing(vit))
+
+
+def _refuse_unfit(name: str, vit: Any) -> None:
+    reason = _unfit(vit)
+    require(reason is None, f"backbone {name!r} cannot carry ToFe: {reason}")
 
 
 def _unfit(vit: Any) -> str | None:
@@ -237,6 +243,8 @@ def _other_kind(vit: Any) -> str:
     name = type(vit).__name__
     if getattr(vit, "rope", None) is not None:
         return f"{name} rotates queries and keys by their places (RoPE), which is not supported"
+    if any("relative_position" in key or "rel_pos" in key for key, _ in vit.named_parameters()):
+        return f"{name} adds a bias for relative places to its attention, which is not supported"
     return f"{name} is not a plain vision transformer (windows, pyramids and convolutions between blocks are not supported)"
 
 
