@@ -15,7 +15,9 @@ from tofe_edge.cli import _RENAMED, COMMANDS
 SOURCES = Path(tofe_edge.__file__).parent
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]")
 COMMAND = re.compile(r"`tofe-edge (\w+)((?: [^`]*)?)`")
-OTHER_PROGRAMS = re.compile(r"\b(pip|adb|ssh|cmake|apt-get|npm|git|xcrun|swift|tar|tofe_runner) |^--(top|values) ")
+OTHER_PROGRAMS = re.compile(
+    r"\b(jetson_clocks|pip|adb|ssh|cmake|apt-get|npm|git|xcrun|swift|tar|tofe_runner) |^--(top|values) "
+)
 """With options of their own; the last ones are those of the native runner."""
 
 

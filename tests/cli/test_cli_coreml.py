@@ -100,7 +100,7 @@ def test_the_help_of_a_target_shows_every_option_and_its_own(capsys: pytest.Capt
         assert ended.value.code == 0
         shown.append(capsys.readouterr().out)
     plain, executorch, coreml = shown
-    assert plain.count("\n  --") <= 18 and "--batch" not in plain and "--io" not in "".join(shown)
+    assert plain.count("\n  --") <= 20 and "--batch" not in plain and "--io" not in "".join(shown)
     assert "--batch" in executorch and "deployment_target" not in executorch
     assert all(
         f"--option {name}=" in coreml for name in ("io", "deployment_target", "float32_selectors", "author", "license")

@@ -31,7 +31,7 @@ def on_meta(name: str, overrides: dict[str, int] | None = None) -> BackboneAdapt
         ("resnet18", "ResNet is not a plain vision transformer"),
         ("vit_small_patch16_18x2_224", r"its blocks \(ParallelThingsBlock"),
         ("vit_pwee_patch16_reg1_gap_256", r"its blocks \(ParallelScalingBlock"),
-        ("beit_base_patch16_224", "Beit is not a plain vision transformer"),
+        ("beit_base_patch16_224", "Beit adds a bias for relative places to its attention"),
         ("cait_xxs24_224", "Cait is not a plain vision transformer"),
         ("vit_small_patch16_dinov3", r"Eva rotates queries and keys by their places \(RoPE\), which is not supported"),
         ("eva02_tiny_patch14_224", r"Eva rotates queries and keys by their places \(RoPE\)"),

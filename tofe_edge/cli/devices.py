@@ -57,7 +57,7 @@ def _describe(profile: DeviceProfile) -> str:
         ("defaults", f"{defaults.target}/{defaults.backend}, {defaults.precision}, {defaults.threads} threads{system}")
     )
     rows += [
-        (f"--engine {one.name}", f"{one.target}, {one.precision}, {one.runtime}  [{one.provenance}: {one.source}]")
+        (f"engine {one.name}", f"{one.target}, {one.precision}, {one.runtime}  [{one.provenance}: {one.source}]")
         for one in profile.engines
     ]
     rows.append(("budget", _quantity(profile.budget.gmacs, "GMACs")))

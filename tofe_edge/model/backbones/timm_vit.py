@@ -243,7 +243,7 @@ def _other_kind(vit: Any) -> str:
     name = type(vit).__name__
     if getattr(vit, "rope", None) is not None:
         return f"{name} rotates queries and keys by their places (RoPE), which is not supported"
-    if any("relative_position" in key or "rel_pos" in key for key, _ in vit.named_parameters()):
+    if hasattr(vit, "blocks") and any("rel_pos" in key or "relative_pos" in key for key, _ in vit.named_parameters()):
         return f"{name} adds a bias for relative places to its attention, which is not supported"
     return f"{name} is not a plain vision transformer (windows, pyramids and convolutions between blocks are not supported)"
 
