@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True)
 class TimeShare:
-    """A named part of a run and its undisturbed time in milliseconds; ``count`` operators make it up."""
+    """A named part of a run and its time in milliseconds; ``count`` operators make it up."""
 
     name: str
     ms: float
@@ -49,9 +49,10 @@ class TimeShare:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One run taken apart: of each step the fastest of some runs with tracing on, so that other work is not in it.
+    """One run taken apart, with tracing on.
 
-    Operators add up to a little less than the stages: calling a delegate takes time, too.
+    ETDump gives the fastest of some runs of each step, so that other work is not in it, ONNX Runtime the median, TensorRT the
+    mean. Operators add up to a little less than the stages: calling a delegate takes time, too.
     """
 
     stages: tuple[TimeShare, ...]

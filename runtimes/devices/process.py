@@ -65,9 +65,7 @@ def run_program(
 
     def look() -> None:
         if max(os.fstat(one.fileno()).st_size for one in (out, err)) > most:
-            raise DeviceError(
-                f"{command[0]}: more than {most >> 20} MB came as an answer; what runs on the device?"
-            )
+            raise DeviceError(f"{command[0]}: more than {most >> 20} MB came as an answer; what runs on the device?")
 
     # Files, not pipes: adb leaves a server behind that would hold a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, contextlib.ExitStack() as stack:
