@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tofe_edge.errors import require
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.runtimes.devices.opening import open_bench
 from tofe_edge.runtimes.etdump import trace
@@ -18,12 +17,9 @@ def profile_program(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
     """Measure one method of a program.
 
     Raises:
-        InputError: the options do not go together, or a model is not a program.
+        InputError: a model is not a program, or another one takes other inputs.
         DeviceError: the device or the runtime fails.
     """
-    require(asked.compute_units is None, "--compute-units is for .mlpackage models; use --threads")
-    require(asked.provider is None, "--provider is for .onnx models; use --threads")
-    require(asked.engine is None, "--engine is for .onnx models; `tofe-edge convert --target onnx` makes one")
     check_program(artifact)
     # The device first: that it cannot be reached should not be said after half a minute of converting.
     with open_bench(asked.on, asked.runner) as bench:

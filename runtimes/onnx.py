@@ -14,7 +14,6 @@ import numpy.typing as npt
 from tofe_edge.errors import DeviceError, InputError, did_you_mean, first_line, require
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
-from tofe_edge.io.targets import target_of
 from tofe_edge.runtimes.bench import constant_noise
 from tofe_edge.runtimes.interface import TensorMeta, batch_of, check_interface, predictions_of
 
@@ -115,7 +114,6 @@ def load(
         DeviceError: ONNX Runtime cannot load it, or not with the provider.
     """
     chosen = artifact.manifest.method(method)
-    require(target_of(artifact.manifest).name == "onnx", f"{artifact.path}: is not an .onnx model")
     require(threads >= 1, f"threads must be at least 1, not {threads}")
     need("onnxruntime")
     import onnxruntime

@@ -44,8 +44,6 @@ def profile_file(artifact: Artifact, asked: ProfileRequest) -> LatencyReport:
         InputError: the options do not go together, or another model is not an ONNX file.
         DeviceError: the runtime or the board fails.
     """
-    require(asked.compute_units is None, "--compute-units is for .mlpackage models; use --provider")
-    require(asked.runner is None, "--runner is for .pte models; leave it out")
     return _here(artifact, asked) if asked.engine is None else _on_board(artifact, asked)
 
 

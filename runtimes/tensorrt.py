@@ -122,36 +122,31 @@ def open_remote(
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as folder, stay(shell, pauses_s) as session:
         script = Path(folder) / "trtexec.sh"
         script.write_text(_SCRIPT)
-        bench = TensorRtBench(session, facts, script, build_timeout_s)
-        bench.ask()
-        yield bench
+        yield TensorRtBench(session, facts, script, build_timeout_s)
 
 
 class TensorRtBench:
     """Engines are built and timed on a board, one after the other; see :class:`tofe_edge.runtimes.bench.Bench`."""
 
     def __init__(self, session: Session, facts: DeviceFacts, script: Path, build_timeout_s: float) -> None:
+        """See :func:`open_remote`. Raises :class:`DeviceError` if there is no ``trtexec``."""
         self._session, self._facts = session, facts
         self._script, self._build_timeout_s = script, build_timeout_s
-        self._board = _Board("", "", "")
+        self._board = self._ask()
 
     @property
     def name(self) -> str:
         """The board's address."""
         return self._session.name
 
-    def ask(self) -> None:
-        """Find ``trtexec`` and what it runs on.
-
-        Raises:
-            DeviceError: there is none.
-        """
+    def _ask(self) -> _Board:
+        """Find ``trtexec`` and what it runs on."""
         said = printable(self._run("asking", [], ["facts"], TIMEOUT_S).stdout)
         told = dict(line.partition("=")[::2] for line in said.splitlines())
         digits = told.get("version", "")
         if not digits:
             raise DeviceError(f"{self.name}: its trtexec does not say its version; update TensorRT there")
-        self._board = _Board(version_of(digits), told.get("power", "").strip(), told.get("clocks", "").strip())
+        return _Board(version_of(digits), told.get("power", "").strip(), told.get("clocks", "").strip())
 
     def time(self, model: Path, request: TimingRequest) -> Timing:
         """Time a file's engine on the board, built if need be. The input is trtexec's own, random.

@@ -43,7 +43,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalShell:
     """This machine as the board that every address names."""
     (tmp_path / "device").mkdir()
     shell = LocalShell({"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "device")}, name=ADDRESS)
-    monkeypatch.setattr(tensorrt.ssh, "connected", lambda place: nullcontext(shell))
+    monkeypatch.setattr("tofe_edge.runtimes.devices.ssh.connected", lambda place: nullcontext(shell))
     return shell
 
 
