@@ -51,13 +51,14 @@ class TimeShare:
 class Breakdown:
     """One run taken apart, with tracing on.
 
-    ETDump gives the fastest of some runs of each step, so that other work is not in it, ONNX Runtime the median, TensorRT the
-    mean. Operators add up to a little less than the stages: calling a delegate takes time, too.
+    Operators may add up to a little less than the stages: calling a delegate takes time, too.
     """
 
     stages: tuple[TimeShare, ...]
     operators: tuple[TimeShare, ...]
     """Largest first."""
+    statistic: str = "fastest"
+    """What is given of the runs of each step; other work is not in the fastest."""
 
 
 def break_down(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, runs: int = _RUNS) -> Breakdown:

@@ -46,7 +46,7 @@ def trace(artifact: Artifact, threads: int, provider: str | None, cpus: str) -> 
         nodes = node_times(json.loads(Path(model.end_profiling()).read_text(encoding="utf-8")))
     stages = stage_times(nodes, stage_names(artifact.manifest))
     operators = sorted(_summed((node.operator, node.ms) for node in nodes), key=lambda share: -share.ms)
-    return Breakdown(tuple(stages), tuple(operators)), dict(Counter(node.provider for node in nodes))
+    return Breakdown(tuple(stages), tuple(operators), "median"), dict(Counter(node.provider for node in nodes))
 
 
 def node_times(events: Sequence[Any]) -> list[NodeTime]:

@@ -327,7 +327,7 @@ def read_profile(document: Any, source: str, stages: Sequence[str]) -> Breakdown
         layers = [TimeShare(str(one["name"]), float(one["averageMs"]), 1) for one in document if "name" in one]
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError(f"{source}: its profile is not complete ({error}); try again") from error
-    return Breakdown(tuple(stage_times(layers, stages)), tuple(sorted(layers, key=lambda layer: -layer.ms)))
+    return Breakdown(tuple(stage_times(layers, stages)), tuple(sorted(layers, key=lambda layer: -layer.ms)), "mean")
 
 
 def read_outputs(document: Any, source: str) -> dict[str, npt.NDArray[np.float32]]:
