@@ -22,8 +22,7 @@ from tofe_edge.converters.selection import select_by_topk
 from tofe_edge.converters.static_graph import StaticToFe
 from tofe_edge.errors import InputError
 from tofe_edge.io.quiet import quiet
-
-INPUT = "image"
+from tofe_edge.runtimes.onnx import INPUT, output_names
 
 OPSET = 17
 """The newest that TensorRT 8.6 reads, and the oldest with LayerNormalization as one operator."""
@@ -187,7 +186,6 @@ def lower(graph: StaticToFe, input_shape: tuple[int, ...], output: str, half: bo
         raise InputError(
             f"{graph.places.shape[1]} tokens cannot be put in order: float16 counts to {_EXACT_IN_FLOAT16}; use --precision fp32"
         )
-    names = [output, *(f"selection_{stage}" for stage in range(1, len(graph.kept) + 1))]
     _as_operators(graph)
     net = _HalfNet(graph) if half else graph
     with quiet(), torch.no_grad():
@@ -197,7 +195,7 @@ def lower(graph: StaticToFe, input_shape: tuple[int, ...], output: str, half: bo
             dynamo=True,
             opset_version=_EXPORTED_OPSET,
             input_names=[INPUT],
-            output_names=names,
+            output_names=output_names(output, len(graph.kept)),
             custom_translation_table={torch.ops.aten.gelu.default: _gelu},
             verbose=False,
         )

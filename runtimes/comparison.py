@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tofe_edge.errors import InputError, require
-from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact
-from tofe_edge.io.targets import find_target
+from tofe_edge.errors import InputError
 from tofe_edge.runtimes.bench import Bench
 from tofe_edge.runtimes.latency import Estimate, Latency, median_of, percentile
-from tofe_edge.runtimes.timing import Telemetry, Timing, TimingRequest, joined
+from tofe_edge.runtimes.timing import Telemetry, Timing, TimingRequest
 
 ROUNDS = 10
 """Turns that each model gets: enough for the interval of a median."""
@@ -122,27 +120,6 @@ def _ratio(turns: Sequence[_Turn]) -> Estimate:
     ms, against_ms = _medians(turns)
     low, high = np.percentile([one / other for one, other in drawn], [2.5, 97.5])
     return Estimate(ms / against_ms, min(float(low), ms / against_ms), max(float(high), ms / against_ms))
-
-
-def check_rival(artifact: Artifact, other: Artifact) -> None:
-    """Raise :class:`InputError` if another model is of another target, or takes other inputs."""
-    ours, theirs = artifact.manifest, other.manifest
-    suffix = find_target(ours.target).suffix
-    require(theirs.target == ours.target, f"{other.path}: is not a {suffix} model, which --against needs")
-    require(
-        (ours.batch, ours.preprocessing.image_size) == (theirs.batch, theirs.preprocessing.image_size),
-        f"{other.path}: takes batches of {theirs.batch} at {theirs.preprocessing.image_size} px where {artifact.path} takes "
-        f"{ours.batch} at {ours.preprocessing.image_size} px; compare models with the same input",
-    )
-
-
-def compare_artifacts(
-    bench: Bench, artifact: Artifact, other: Artifact, request: TimingRequest
-) -> tuple[Comparison, Timing]:
-    """Time a model in turn with the default method of another one; errors are those of :meth:`Bench.time`."""
-    model = Rival(artifact.path, request.method, artifact.manifest.method(request.method).gmacs)
-    comparison, timings = compare(bench, model, Rival(other.path, DEFAULT_METHOD, other.manifest.gmacs), request)
-    return comparison, joined(timings)
 
 
 NOTICEABLE = 1.05

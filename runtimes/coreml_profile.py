@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tofe_edge.errors import DeviceError, InputError, require
+from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.progress import warn
 from tofe_edge.runtimes import coreml
@@ -21,22 +21,9 @@ def profile_package(artifact: Artifact, asked: ProfileRequest) -> PackageReport:
     """Count, and measure if there is Core ML: the compute units asked for, or each choice with ``all`` first.
 
     Raises:
-        InputError: an option is not for packages, or the package is not what its manifest says.
+        InputError: the package is not what its manifest says.
         DeviceError: Core ML cannot load or run it.
     """
-    not_there = {
-        "on": asked.on != "host",
-        "runner": asked.runner,
-        "cpus": asked.cpus,
-        "sustained": asked.sustained,
-        "against": asked.rival,
-    }
-    for name, value in not_there.items():
-        require(not value, f"--{name} is for .pte models; {artifact.path} is measured on a Mac alone")
-    require(
-        not (asked.provider or asked.engine), f"--provider and --engine are for .onnx models, not for {artifact.path}"
-    )
-    require(asked.threads is None, "--threads is for .pte models; Core ML has its own threads, see --compute-units")
     method = artifact.manifest.method(asked.method)
     program = load_program(open_package(artifact.path), function_name(method.name))
     try:

@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True)
 class TimeShare:
-    """A named part of a run and its undisturbed time in milliseconds; ``count`` operators make it up."""
+    """A named part of a run and its time in milliseconds; ``count`` operators make it up."""
 
     name: str
     ms: float
@@ -49,14 +49,16 @@ class TimeShare:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One run taken apart: of each step the fastest of some runs with tracing on, so that other work is not in it.
+    """One run taken apart, with tracing on.
 
-    Operators add up to a little less than the stages: calling a delegate takes time, too.
+    Operators may add up to a little less than the stages: calling a delegate takes time, too.
     """
 
     stages: tuple[TimeShare, ...]
     operators: tuple[TimeShare, ...]
     """Largest first."""
+    statistic: str = "fastest"
+    """What is given of the runs of each step; other work is not in the fastest."""
 
 
 def break_down(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, runs: int = _RUNS) -> Breakdown:

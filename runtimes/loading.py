@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tofe_edge.errors import require
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.io.targets import target_of
@@ -50,7 +49,8 @@ def open_model(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, p
         DeviceError: the runtime cannot load it, or it failed its trial.
     """
     target = target_of(artifact.manifest)
-    require(provider is None or target.has_providers, f"--provider is for .onnx models, not for {artifact.path}")
+    if provider is not None:
+        target.check_runtime_option("provider", artifact.path)
     artifact.manifest.method(method)
     try_first(artifact)
     model: Model = target.open(artifact, threads, method, provider)

@@ -14,11 +14,13 @@ import numpy.typing as npt
 from tofe_edge.errors import DeviceError, InputError, did_you_mean, first_line, require
 from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
-from tofe_edge.io.targets import target_of
+from tofe_edge.runtimes.bench import constant_noise
 from tofe_edge.runtimes.interface import TensorMeta, batch_of, check_interface, predictions_of
 
 CPU = "cpu"
-_SUFFIX = "ExecutionProvider"
+
+INPUT = "image"
+"""The name of the input in our files. Their operators are ``stageN/LAYER/OPERATOR_NUMBER``."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class OnnxModel:
         return path
 
 
+def output_names(output: str, selections: int) -> list[str]:
+    """Names of the outputs in our files: what the net gives, then the selection of each stage."""
+    return [output, *(f"selection_{stage}" for stage in range(1, selections + 1))]
+
+
 def need(*modules: str) -> None:
     """Raise :class:`InputError` if one of the packages of the extra ``onnx`` is missing."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
@@ -74,7 +81,19 @@ def providers() -> dict[str, str]:
     """ONNX Runtime's names of the installed execution providers by ours: ``cpu``, ``cuda``, ``tensorrt``."""
     import onnxruntime
 
-    return {name.removesuffix(_SUFFIX).lower(): name for name in onnxruntime.get_available_providers()}
+    return {provider_name(name): name for name in onnxruntime.get_available_providers()}
+
+
+def provider_name(theirs: str) -> str:
+    """Our name of an execution provider by ONNX Runtime's."""
+    return theirs.removesuffix("ExecutionProvider").lower()
+
+
+def noise_for(artifact: Artifact) -> npt.NDArray[np.float32]:
+    """A random input ``(B, 3, H, W)``, always the same."""
+    size = artifact.manifest.preprocessing.image_size
+    noise: npt.NDArray[np.float32] = constant_noise((artifact.manifest.batch, 3, size, size)).numpy()
+    return noise
 
 
 def load(
@@ -95,7 +114,6 @@ def load(
         DeviceError: ONNX Runtime cannot load it, or not with the provider.
     """
     chosen = artifact.manifest.method(method)
-    require(target_of(artifact.manifest).name == "onnx", f"{artifact.path}: is not an .onnx model")
     require(threads >= 1, f"threads must be at least 1, not {threads}")
     need("onnxruntime")
     import onnxruntime

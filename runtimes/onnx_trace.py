@@ -13,9 +13,9 @@ from statistics import median
 from typing import Any
 
 from tofe_edge.io.artifact import Artifact
-from tofe_edge.runtimes.bench import bound_to, constant_noise
+from tofe_edge.runtimes.bench import bound_to
 from tofe_edge.runtimes.etdump import Breakdown, TimeShare, stage_names
-from tofe_edge.runtimes.onnx import load
+from tofe_edge.runtimes.onnx import load, noise_for, provider_name
 
 _RUNS = 20
 _KERNEL = "_kernel_time"
@@ -38,17 +38,15 @@ def trace(artifact: Artifact, threads: int, provider: str | None, cpus: str) -> 
     Raises:
         InputError, DeviceError: as :func:`tofe_edge.runtimes.onnx.load`.
     """
-    manifest = artifact.manifest
-    size = manifest.preprocessing.image_size
-    pixels = constant_noise((manifest.batch, 3, size, size)).numpy()
+    pixels = noise_for(artifact)
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as folder, bound_to(cpus):
         model = load(artifact, threads, provider=provider, trace_prefix=str(Path(folder) / "trace"))
         for _ in range(_RUNS):
             model.execute(pixels)
         nodes = node_times(json.loads(Path(model.end_profiling()).read_text(encoding="utf-8")))
-    shares = stage_times(nodes, stage_names(manifest)), _summed((node.operator, node.ms) for node in nodes)
-    operators = sorted(shares[1], key=lambda share: -share.ms)
-    return Breakdown(tuple(shares[0]), tuple(operators)), dict(Counter(node.provider for node in nodes))
+    stages = stage_times(nodes, stage_names(artifact.manifest))
+    operators = sorted(_summed((node.operator, node.ms) for node in nodes), key=lambda share: -share.ms)
+    return Breakdown(tuple(stages), tuple(operators), "median"), dict(Counter(node.provider for node in nodes))
 
 
 def node_times(events: Sequence[Any]) -> list[NodeTime]:
@@ -64,20 +62,26 @@ def node_times(events: Sequence[Any]) -> list[NodeTime]:
         NodeTime(
             name.removesuffix(_KERNEL),
             args["op_name"],
-            args["provider"].removesuffix("ExecutionProvider").lower(),
+            provider_name(args["provider"]),
             median(samples[name]),
         )
         for name, args in about.items()
     ]
 
 
-def stage_times(nodes: Sequence[NodeTime], names: Sequence[str]) -> list[TimeShare]:
-    """Sums by stage, of which the names of nodes tell; one that was made by a fusion is of the stage before it."""
+def stage_times(layers: Sequence[NodeTime | TimeShare], names: Sequence[str]) -> list[TimeShare]:
+    """Sums by stage, of which the names of layers tell; one whose name does not tell is of the stage before it.
+
+    Empty if a runtime fused operators of several stages.
+    """
     stage, rows = 1, []
-    for node in nodes:
-        found = _STAGE.search(node.name)
-        stage = min(int(found[1]), len(names)) if found else stage
-        rows.append((names[stage - 1], node.ms))
+    for layer in layers:
+        # What puts the patches of features in order counts as one more stage in names.
+        found = {min(int(number), len(names)) for number in _STAGE.findall(layer.name)}
+        if len(found) > 1:
+            return []
+        stage = found.pop() if found else stage
+        rows.append((names[stage - 1], layer.ms))
     return _summed(rows)
 
 

@@ -21,7 +21,8 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What is asked of a target's ``time``; it refuses what its runtime does not have. ``None`` or empty: not asked for.
+    """What is asked of a target's ``time``: of the options that not every runtime has, those of its own. ``None`` or empty: not
+    asked for.
 
     Attributes:
         on: the bench: ``host``, ``ssh://[user@]host[:port]``, ``adb`` or ``adb://SERIAL``.

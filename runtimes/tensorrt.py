@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +36,8 @@ from tofe_edge.runtimes.devices.shell import Answer, Shell, printable
 from tofe_edge.runtimes.etdump import Breakdown, TimeShare
 from tofe_edge.runtimes.interface import batch_of, predictions_of
 from tofe_edge.runtimes.latency import Latency
+from tofe_edge.runtimes.onnx import INPUT, output_names
+from tofe_edge.runtimes.onnx_trace import stage_times
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 BUILD_TIMEOUT_S = 1800.0
@@ -63,7 +64,6 @@ _EPILOGUE = re.compile(
     r"(Engine|Failed to create engine|Building engine) (could not|set up|failed|from)|Failed to (parse|create)"
 )
 _LOADED = re.compile(r"Engine (?:loaded|deserialized) in ([0-9.]+) sec")
-_STAGE = re.compile(r"stage([0-9]+)/")
 
 
 @dataclass(frozen=True)
@@ -122,38 +122,31 @@ def open_remote(
     with tempfile.TemporaryDirectory(prefix="tofe-edge-") as folder, stay(shell, pauses_s) as session:
         script = Path(folder) / "trtexec.sh"
         script.write_text(_SCRIPT)
-        bench = TensorRtBench(session, facts, script, build_timeout_s)
-        bench.ask()
-        yield bench
+        yield TensorRtBench(session, facts, script, build_timeout_s)
 
 
 class TensorRtBench:
     """Engines are built and timed on a board, one after the other; see :class:`tofe_edge.runtimes.bench.Bench`."""
 
     def __init__(self, session: Session, facts: DeviceFacts, script: Path, build_timeout_s: float) -> None:
-        self.gpu: Latency | None = None
-        """Time on the GPU alone in the latest measurement."""
+        """See :func:`open_remote`. Raises :class:`DeviceError` if there is no ``trtexec``."""
         self._session, self._facts = session, facts
         self._script, self._build_timeout_s = script, build_timeout_s
-        self._board = _Board("", "", "")
+        self._board = self._ask()
 
     @property
     def name(self) -> str:
         """The board's address."""
         return self._session.name
 
-    def ask(self) -> None:
-        """Find ``trtexec`` and what it runs on.
-
-        Raises:
-            DeviceError: there is none.
-        """
+    def _ask(self) -> _Board:
+        """Find ``trtexec`` and what it runs on."""
         said = printable(self._run("asking", [], ["facts"], TIMEOUT_S).stdout)
         told = dict(line.partition("=")[::2] for line in said.splitlines())
         digits = told.get("version", "")
         if not digits:
             raise DeviceError(f"{self.name}: its trtexec does not say its version; update TensorRT there")
-        self._board = _Board(version_of(digits), told.get("power", "").strip(), told.get("clocks", "").strip())
+        return _Board(version_of(digits), told.get("power", "").strip(), told.get("clocks", "").strip())
 
     def time(self, model: Path, request: TimingRequest) -> Timing:
         """Time a file's engine on the board, built if need be. The input is trtexec's own, random.
@@ -167,7 +160,7 @@ class TensorRtBench:
         answer = self._run(
             "measuring", [engine], [*_load(engine), *lasts, "--exportTimes=times.json"], TIMEOUT_S, request.duration_s
         )
-        host, self.gpu = read_times(self._json("times.json"), f"{self.name}: trtexec", _WARM_UP_MS)
+        host, gpu = read_times(self._json("times.json"), f"{self.name}: trtexec", _WARM_UP_MS)
         loaded = _LOADED.findall(_said(answer))
         return Timing(
             latency=host,
@@ -177,6 +170,7 @@ class TensorRtBench:
             planned_bytes=None,
             peak_rss_bytes=None,
             machine=Machine(self._facts.arch, self._facts.cores, self._facts.cpu_model, self._facts.board),
+            gpu=gpu,
         )
 
     def trace(self, artifact: Artifact, stages: Sequence[str]) -> Breakdown:
@@ -187,27 +181,28 @@ class TensorRtBench:
         self._run("tracing", [engine], words, TIMEOUT_S)
         return read_profile(self._json("profile.json"), f"{self.name}: trtexec", stages)
 
-    def check(self, artifact: Artifact, method: Method) -> Parity:
+    def describe(self, artifact: Artifact, timing: Timing, name: str) -> Engine:
+        """What ran one method of a model, how fast on the GPU, and whether it computes what the model does."""
+        assert timing.gpu is not None, "this bench timed it"
+        board, method = self._board, artifact.manifest.method(name)
+        parity = self._check(artifact, method)
+        return Engine(board.version, flags_for(artifact), board.power_mode, board.gpu_clocks, timing.gpu, parity)
+
+    def _check(self, artifact: Artifact, method: Method) -> Parity:
         """Run the golden inputs and compare with what the model gave where it was converted, by the engine's precision."""
         golden = read_golden(golden_path_of(artifact.path), artifact)
         if artifact.manifest.precision == "fp32":
             golden = replace(golden, gates=FP16_GATES)
         return replay(golden, lambda pixels: self._predict(artifact, method, pixels), method.name)
 
-    def describe(self, artifact: Artifact, parity: Parity) -> Engine:
-        """What ran a model, after it was timed."""
-        assert self.gpu is not None, "timed before"
-        board = self._board
-        return Engine(board.version, flags_for(artifact), board.power_mode, board.gpu_clocks, self.gpu, parity)
-
     def _predict(self, artifact: Artifact, method: Method, pixels: npt.NDArray[np.float32]) -> Prediction:
         manifest, engine = artifact.manifest, self._engine_of(artifact)
         image = self._script.with_name("image.bin")
         image.write_bytes(batch_of(artifact, [pixels]).tobytes())
-        words = [*_load(engine), "--loadInputs=image:image.bin", "--iterations=1", "--duration=0", "--warmUp=0"]
+        words = [*_load(engine), f"--loadInputs={INPUT}:{image.name}", "--iterations=1", "--duration=0", "--warmUp=0"]
         self._run("checking", [engine, Parcel(image, image.name)], [*words, "--exportOutput=output.json"], TIMEOUT_S)
         tensors = read_outputs(self._json("output.json"), f"{self.name}: trtexec")
-        names = [manifest.output, *(f"selection_{stage}" for stage in range(1, len(method.token_counts or []) + 1))]
+        names = output_names(manifest.output, len(method.token_counts or []))
         if missing := [name for name in names if name not in tensors]:
             raise DeviceError(
                 f"{self.name}: trtexec gives no output {missing[0]!r} of {artifact.path}; convert it again"
@@ -332,18 +327,7 @@ def read_profile(document: Any, source: str, stages: Sequence[str]) -> Breakdown
         layers = [TimeShare(str(one["name"]), float(one["averageMs"]), 1) for one in document if "name" in one]
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError(f"{source}: its profile is not complete ({error}); try again") from error
-    sums: dict[int, list[float]] = defaultdict(list)
-    stage = 1
-    for layer in layers:
-        found = set(map(int, _STAGE.findall(layer.name)))
-        if len(found) > 1 or not found <= set(range(1, len(stages) + 1)):
-            # TensorRT compiled several stages into one kernel.
-            sums.clear()
-            break
-        stage = found.pop() if found else stage
-        sums[stage].append(layer.ms)
-    shares = tuple(TimeShare(stages[stage - 1], sum(times), len(times)) for stage, times in sorted(sums.items()))
-    return Breakdown(shares, tuple(sorted(layers, key=lambda layer: -layer.ms)))
+    return Breakdown(tuple(stage_times(layers, stages)), tuple(sorted(layers, key=lambda layer: -layer.ms)), "mean")
 
 
 def read_outputs(document: Any, source: str) -> dict[str, npt.NDArray[np.float32]]:

@@ -70,6 +70,7 @@ class Timing:
     """The time of every counted run, and what it took around them."""
 
     latency: Latency
+    """As whoever calls the runtime sees it."""
     load_ms: float | None
     """``None`` if the runtime does not tell."""
     threads: int
@@ -81,11 +82,14 @@ class Timing:
     """Resident memory of the process at its peak; not known if it is not a process of its own."""
     telemetry: tuple[Telemetry, ...] = ()
     machine: Machine | None = None
+    gpu: Latency | None = None
+    """Time on the GPU alone; ``None`` if the runtime does not use or tell it."""
 
     @property
     def busy(self) -> bool:
         """Whether something else took the machine's time, or its clock changed: such times are worth few digits."""
-        idle = self.threads == 1 and self.latency.percentile(50) > BUSY * self.latency.cpu_ms > 0
+        # A core that waits for a GPU is not kept from its work.
+        idle = self.gpu is None and self.threads == 1 and self.latency.percentile(50) > BUSY * self.latency.cpu_ms > 0
         return idle or self.latency.disturbed > BUSY
 
 
@@ -97,17 +101,22 @@ def joined(timings: Sequence[Timing]) -> Timing:
     """
     if not timings:
         raise ValueError("there are no timings to join")
-    samples = tuple(sample for timing in timings for sample in timing.latency.samples_ms)
-    cpu_ms = sum(timing.latency.cpu_ms * len(timing.latency.samples_ms) for timing in timings) / len(samples)
+    gpu = [timing.gpu for timing in timings if timing.gpu is not None]
     loads = [timing.load_ms for timing in timings if timing.load_ms is not None]
     peaks = [timing.peak_rss_bytes for timing in timings if timing.peak_rss_bytes is not None]
     first = timings[0]
     return Timing(
-        latency=Latency(samples, cpu_ms),
+        latency=_pooled([timing.latency for timing in timings]),
         load_ms=median(loads) if loads else None,
         threads=first.threads,
         warm_up=first.warm_up,
         planned_bytes=first.planned_bytes,
         peak_rss_bytes=max(peaks, default=None),
         machine=first.machine,
+        gpu=_pooled(gpu) if gpu else None,
     )
+
+
+def _pooled(latencies: Sequence[Latency]) -> Latency:
+    samples = tuple(sample for one in latencies for sample in one.samples_ms)
+    return Latency(samples, sum(one.cpu_ms * len(one.samples_ms) for one in latencies) / len(samples))

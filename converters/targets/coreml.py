@@ -229,6 +229,7 @@ TARGET = Target(
     options=OPTIONS,
     deployment_targets=_SYSTEMS,
     platforms=("apple",),
+    runtime_options=("compute_units",),
     default_selection=_default_selection,
     read_options=_read_options,
     name_suffix=_name_suffix,

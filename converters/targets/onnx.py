@@ -88,7 +88,7 @@ TARGET = Target(
         ),
     },
     selections=("topk",),
-    has_providers=True,
+    runtime_options=("on", "cpus", "threads", "sustained", "against", "provider", "engine"),
     check=_check,
     rewrite=_rewrite,
     lower=_lower,

@@ -72,6 +72,7 @@ TARGET = Target(
     precision_hint="XNNPACK computes GELU in fp32 alone; ",
     platforms=("android", "apple", "linux"),
     native_runner=True,
+    runtime_options=("on", "runner", "cpus", "threads", "sustained", "against"),
     check=_check,
     rewrite=_rewrite,
     lower=_lower,

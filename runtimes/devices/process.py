@@ -21,6 +21,8 @@ _LOOK_EVERY_S = 0.2
 _GRACE_S = 3.0
 _MOST_OUTPUT, _MOST_ERRORS = 64 << 20, 1 << 20
 """Bytes of stdout, far above the times of a long measurement, and of stderr, of which the end is read."""
+MOST_FILE = 1 << 30
+"""Bytes of a file that comes back: an engine is about as large as its model."""
 
 
 class OverdueError(Exception):
@@ -43,6 +45,7 @@ def run_program(
     given: Path | None = None,
     on_bytes: Callable[[int], object] | None = None,
     on_wait: Callable[[], object] | None = None,
+    most_bytes: int | None = None,
 ) -> Ended:
     """Run a program to its end.
 
@@ -51,18 +54,18 @@ def run_program(
             given up: for the far side of ssh and adb the end of stdin is the sign that nobody waits any more.
         on_bytes: told how many bytes more went in.
         on_wait: called several times per second.
+        most_bytes: that it may write; if not given, more than any answer has, and less than a large file.
 
     Raises:
         OverdueError: it took more than ``timeout_s`` seconds.
         InputError: it is not installed, or ``given`` cannot be read.
-        DeviceError: it writes more than any answer has; it was ended.
+        DeviceError: it writes more than it may; it was ended.
     """
+    most = most_bytes or _MOST_OUTPUT
 
     def look() -> None:
-        if max(os.fstat(one.fileno()).st_size for one in (out, err)) > _MOST_OUTPUT:
-            raise DeviceError(
-                f"{command[0]}: more than {_MOST_OUTPUT >> 20} MB came as an answer; what runs on the device?"
-            )
+        if max(os.fstat(one.fileno()).st_size for one in (out, err)) > most:
+            raise DeviceError(f"{command[0]}: more than {most >> 20} MB came as an answer; what runs on the device?")
 
     # Files, not pipes: adb leaves a server behind that would hold a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, contextlib.ExitStack() as stack:

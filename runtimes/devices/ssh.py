@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tofe_edge.errors import DeviceError
 from tofe_edge.runtimes.devices.address import SshAddress
-from tofe_edge.runtimes.devices.process import Ended, OverdueError, run_program
+from tofe_edge.runtimes.devices.process import MOST_FILE, Ended, OverdueError, run_program
 from tofe_edge.runtimes.devices.shell import (
     SHORT_S,
     Answer,
@@ -96,7 +96,7 @@ class SshShell:
 
     def read(self, remote: str, *, timeout_s: float) -> bytes:
         """See :class:`tofe_edge.runtimes.devices.shell.Shell`."""
-        answer = self._answer(script('exec cat <"$0"', remote), timeout_s)
+        answer = self._answer(script('exec cat <"$0"', remote), timeout_s, most_bytes=MOST_FILE)
         if answer.code:
             raise DeviceError(f"{self.name}: {remote} cannot be read ({answer.reason})")
         return answer.stdout
@@ -131,11 +131,17 @@ class SshShell:
         given: Path | None = None,
         on_bytes: Callable[[int], object] | None = None,
         on_wait: Callable[[], object] | None = None,
+        most_bytes: int | None = None,
     ) -> Answer:
         line, mark = framed(words)
         try:
             ended = run_program(
-                self.command(line), timeout_s=timeout_s, given=given, on_bytes=on_bytes, on_wait=on_wait
+                self.command(line),
+                timeout_s=timeout_s,
+                given=given,
+                on_bytes=on_bytes,
+                on_wait=on_wait,
+                most_bytes=most_bytes,
             )
         except OverdueError:
             raise TimedOut(f"{self.name}: no answer within {timeout_s:g} s; check the device and its network") from None

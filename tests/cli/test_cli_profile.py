@@ -84,7 +84,7 @@ def test_comparison_to_the_dense_net(elastic_artifact: Artifact, tiny_checkpoint
         ("--on telnet://pi", "telnet://pi"),
         ("--on ssh://-oProxyCommand=x", "-oProxyCommand"),
         ("--method backward", "has no method 'backward'"),
-        ("--compute-units all", "--compute-units is for .mlpackage models; use --threads"),
+        ("--compute-units all", "--compute-units is for .mlpackage models"),
         ("--html FOLDER", "is a folder"),
     ],
 )

@@ -64,11 +64,11 @@ def test_json_has_counts_and_says_that_nothing_was_measured(program: Program, pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--threads 1", "--threads is for .pte models; Core ML has its own threads, see --compute-units"),
+        ("--threads 1", "--threads is for .pte and .onnx models, not for"),
         ("--method nope", "has no method 'nope'; it has forward, forward_"),
-        ("--on adb", "--on is for .pte models"),
-        ("--sustained 1", "--sustained is for .pte models"),
-        ("--against dense", "--against is for .pte models"),
+        ("--on adb", "--on is for .pte and .onnx models"),
+        ("--sustained 1", "--sustained is for .pte and .onnx models"),
+        ("--against dense", "--against is for .pte and .onnx models"),
         ("--html page.html", "--html is for .pte models"),
     ],
 )

@@ -13,10 +13,11 @@ import torch
 from conftest import Program, TinyModel, refusal, tiny_tofe
 from tiny_exports import COUNTS, images
 
-from tofe_edge.converters.onnx_graph import INPUT, IR_VERSION, OPSET, lower, onnx_graph
+from tofe_edge.converters.onnx_graph import IR_VERSION, OPSET, lower, onnx_graph
 from tofe_edge.converters.quantize import gather_statistics, plan_int8, quantize
 from tofe_edge.converters.static_graph import build_static_graph
 from tofe_edge.evaluation.parity import snr_db
+from tofe_edge.runtimes.onnx import INPUT
 
 NOTES = {"tofe_edge.version": "0"}
 KINDS = {

@@ -145,9 +145,7 @@ def _remove(content: bytes, dice: random.Random) -> bytes:
 
 def _repeat(content: bytes, dice: random.Random) -> bytes:
     place, size = _span(content, dice, 4096)
-    return (
-        content[: place + size] * 1 + content[place : place + size] * dice.choice((1, 1, 50)) + content[place + size :]
-    )
+    return content[: place + size] + content[place : place + size] * dice.choice((1, 1, 50)) + content[place + size :]
 
 
 def _insert(content: bytes, dice: random.Random) -> bytes:

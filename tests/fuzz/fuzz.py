@@ -31,7 +31,16 @@ from tofe_edge.io.quiet import quiet
 LONGEST_S = 60
 MOST_BYTES = 2 << 30
 BAD = ("fault", "crash", "slow", "big", "silent")
-_COLUMNS = ("refused", "same", "other", *BAD)
+_COLUMNS = {
+    "refused": "refused",
+    "same": "read as before",
+    "other": "read as other",
+    "fault": "other exceptions",
+    "crash": "signals",
+    "slow": f"> {LONGEST_S} s",
+    "big": f"> {MOST_BYTES >> 30} GB",
+    "silent": "silent wrong",
+}
 
 
 @dataclass
@@ -41,7 +50,6 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     ended_in_trial: int = 0
     longest_s: float = 0.0
-    seconds: float = 0.0
     bad: list[str] = field(default_factory=list)
 
 
@@ -84,34 +92,24 @@ def main() -> int:
 
 
 def _table(tallies: dict[str, Tally]) -> str:
-    rows = []
-    for name, tally in tallies.items():
-        found = tally.outcomes
-        rows.append(
-            [name, found.total(), *(found[one] for one in _COLUMNS), tally.ended_in_trial, f"{tally.longest_s:.1f}"]
-        )
-    total = sum((tally.outcomes for tally in tallies.values()), Counter[str]())
-    rows.append(
-        [
-            "all",
-            total.total(),
-            *(total[one] for one in _COLUMNS),
-            sum(one.ended_in_trial for one in tallies.values()),
-            "",
-        ]
+    whole = Tally(
+        sum((tally.outcomes for tally in tallies.values()), Counter[str]()),
+        sum(tally.ended_in_trial for tally in tallies.values()),
+        max((tally.longest_s for tally in tallies.values()), default=0.0),
     )
-    headers = [
-        "surface",
-        "inputs",
-        "refused",
-        "read as before",
-        "read as other",
-        "other exceptions",
-        "signals",
-        "> 60 s",
-        "> 2 GB",
+    rows = [
+        [
+            name,
+            one.outcomes.total(),
+            *(one.outcomes[key] for key in _COLUMNS),
+            one.ended_in_trial,
+            f"{one.longest_s:.1f}",
+        ]
+        for name, one in {**tallies, "all": whole}.items()
     ]
-    return tabulate(rows, [*headers, "silent wrong", "ended in the trial", "longest, s of CPU"], tablefmt="github")
+    return tabulate(
+        rows, ["surface", "inputs", *_COLUMNS.values(), "ended in the trial", "longest, s of CPU"], tablefmt="github"
+    )
 
 
 def _fuzz(surface: Surface, seed: int, seconds: float, scratch: Path, keep: Path) -> Tally:

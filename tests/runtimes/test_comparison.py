@@ -82,10 +82,11 @@ def test_there_is_no_break_even_where_nothing_is_known_or_saved(gmacs: float, lo
 
 def test_joined_timings_are_weighted_by_their_runs() -> None:
     def timing(samples: tuple[float, ...], cpu_ms: float, peak: int | None) -> Timing:
-        return Timing(latency=Latency(samples, cpu_ms), load_ms=cpu_ms, threads=1, planned_bytes=5, peak_rss_bytes=peak)
+        latency = Latency(samples, cpu_ms)
+        return Timing(latency=latency, load_ms=cpu_ms, threads=1, planned_bytes=5, peak_rss_bytes=peak, gpu=latency)
 
     whole = joined([timing((1.0,), 1.0, None), timing((2.0, 3.0, 4.0), 5.0, 9)])
-    assert whole.latency == Latency((1.0, 2.0, 3.0, 4.0), 4.0)
+    assert whole.gpu == whole.latency == Latency((1.0, 2.0, 3.0, 4.0), 4.0)
     assert (whole.load_ms, whole.planned_bytes, whole.peak_rss_bytes) == (3.0, 5, 9)
     with pytest.raises(ValueError, match="no timings"):
         joined([])

@@ -11,6 +11,7 @@ from conftest import Program, TinyModel, document_of, refusal
 
 from tofe_edge.io.artifact import open_artifact, write_manifest
 from tofe_edge.io.files import fingerprint_of
+from tofe_edge.runtimes import trial
 from tofe_edge.runtimes.onnx_trace import NodeTime, node_times, stage_times
 
 
@@ -64,8 +65,17 @@ def test_a_file_that_is_not_what_its_manifest_says_is_refused(model: Path, tmp_p
     ):
         path.write_bytes(content)
         found = fingerprint_of(path)
+        trial.trust(found.sha256)
         write_manifest(path, replace(artifact.manifest, sha256=found.sha256, size_bytes=found.size_bytes))
         assert message in refusal(program, "profile", path, code=code)
+
+
+def test_a_file_of_unknown_origin_is_tried_first(
+    model: Path, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(trial, "_START", "import os; os.abort()")
+    assert "(SIGABRT)" in refusal(program, "profile", model, code=3)
 
 
 def test_a_trace_tells_providers_and_stages() -> None:

@@ -322,7 +322,7 @@ def _tables(breakdown: Breakdown) -> list[str]:
     return [
         table([*stages, ["sum", f"{traced:.2f}", ""]], ["stage", "ms", "share"]),
         table(rows, ["operator", "ms", "number", "share"]),
-        paragraph("Both tables: the fastest of the traced runs, step by step, which other work has not held up."),
+        paragraph(f"Both tables: the {breakdown.statistic} of the traced runs, step by step."),
     ]
 
 

@@ -181,7 +181,8 @@ class Target:
         deployment_targets: oldest systems to choose from, the oldest first; empty: it does not depend on the system.
         platforms: what ``tofe-edge package`` makes bundles for.
         native_runner: ``tofe_runner`` and the benches (this machine, ssh, adb) run it, so latency tables are of it.
-        has_providers: its runtime computes by one of several providers, as in ``--provider``; else ``open`` is given ``None``.
+        runtime_options: those of ``tofe-edge profile`` that ``time`` reads beside ``--method`` and ``--runs``; without
+            ``provider`` among them ``open`` is given ``None``.
         check: raise :class:`InputError` if a request asks for what the target does not have.
         read_options: the frozen options, from ``--option`` and a device profile (or ``None``).
         name_suffix: what the options add to a file's name if they differ from the profile's.
@@ -192,7 +193,7 @@ class Target:
         lower: one model with all methods, from graphs by method name.
         open: load one method of an artifact: ``(artifact, threads, method, provider) -> Model``.
         time: measure an artifact as ``tofe-edge profile`` is asked to: ``(artifact, request) -> report``, with a
-            :class:`tofe_edge.runtimes.reports.ProfileRequest`. It refuses options that its runtime does not have.
+            :class:`tofe_edge.runtimes.reports.ProfileRequest`.
     """
 
     name: str
@@ -217,9 +218,15 @@ class Target:
     deployment_targets: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     native_runner: bool = False
-    has_providers: bool = False
+    runtime_options: tuple[str, ...] = ()
     precision_hint: str = ""
     """Why other precisions are not there; the beginning of an error."""
+
+    def check_runtime_option(self, name: str, model: object) -> None:
+        """Raise :class:`InputError` if an option that was given for a model is one of other targets' runtimes."""
+        if name not in self.runtime_options:
+            owners = [one.suffix for one in map(find_target, target_names()) if name in one.runtime_options]
+            raise InputError(f"--{name.replace('_', '-')} is for {' and '.join(owners)} models, not for {model}")
 
     def options_from(self, given: Mapping[str, str], profile: Any = None) -> Any:
         """The target's frozen options.

@@ -81,6 +81,20 @@ def profile(
         require(value is None or against == DENSE, f"--{name} is for --against dense")
     artifact = artifact_of(model)
     artifact.manifest.method(method)
+    target = target_of(artifact.manifest)
+    options = {
+        "on": None if on == "host" else on,
+        "runner": runner,
+        "cpus": cpus or None,
+        "threads": threads,
+        "sustained": sustained,
+        "against": against,
+        "compute_units": compute_units,
+        "provider": provider,
+        "engine": engine,
+    }
+    for name in (name for name, value in options.items() if value is not None):
+        target.check_runtime_option(name, artifact.path)
     request = ProfileRequest(
         method=method,
         on=on,
@@ -95,7 +109,7 @@ def profile(
         provider=provider,
         engine=engine,
     )
-    report: LatencyReport | PackageReport = target_of(artifact.manifest).time(artifact, request)
+    report: LatencyReport | PackageReport = target.time(artifact, request)
     return report
 
 

@@ -17,6 +17,7 @@ from ssh_server import SshServer
 
 from tofe_edge.errors import DeviceError, InputError, TofeEdgeError
 from tofe_edge.io.artifact import Artifact
+from tofe_edge.runtimes.devices import process
 from tofe_edge.runtimes.devices.address import SshAddress, parse_address
 from tofe_edge.runtimes.devices.opening import RemoteBench, open_bench, open_remote
 from tofe_edge.runtimes.devices.shell import SHORT_S, LinkDropped
@@ -201,7 +202,11 @@ def test_a_device_that_is_off_is_said_to_be(server: SshServer) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_files_go_there_and_back(server: SshServer, tmp_path: Path, shared: bool) -> None:
+def test_files_go_there_and_back(
+    server: SshServer, tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Files may be larger than answers.
+    monkeypatch.setattr(process, "_MOST_OUTPUT", 100_000)
     if not shared:
         check_link(SshShell(address_of(server)), tmp_path, server.device)
         return
