@@ -171,24 +171,14 @@ def train(arguments: argparse.Namespace, rate: float, device: torch.device, seco
     data = TrainingSet.find([Source.parse(source) for source in arguments.data], None, 0, 0)
     epochs = max(0.01, round(0.7 * rate * max(1.0, seconds - _START_SECONDS) / len(data.train), 2))
     out = arguments.out / "trained.safetensors"
-    command = [
-        sys.executable,
-        "-m",
-        "tofe_edge",
-        "train",
-        "--start",
-        str(arguments.start),
-        "--weights",
-        str(arguments.weights),
-    ]
+    command = [sys.executable, "-m", "tofe_edge", "train", "--out", str(out)]
+    command += ["--start", str(arguments.start), "--weights", str(arguments.weights)]
     for source in arguments.data:
         command += ["--data", source]
     for setting in (f"epochs={min(epochs, arguments.most_epochs)}", f"device={device.type}", *arguments.settings):
         command += ["--set", setting]
     begun = time.monotonic()
-    process = subprocess.Popen(
-        [*command, "--out", str(out)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
         _, errors = process.communicate(timeout=max(1.0, seconds))
     except subprocess.TimeoutExpired:

@@ -1,11 +1,11 @@
-"""ToFe beside other methods: the same backbone, views, steps, optimizer and GMACs.
+"""ToFe beside other methods: the same backbone, crops, steps, optimizer and GMACs.
 
     python -m research.compare_methods --weights deit_tiny.safetensors --data train --validation val \\
         --methods tofe,evit,tome,random --steps 600 --out research/results/methods.yaml
     python -m research.compare_methods … --methods all --checkpoint tofe_deit_tiny_063
 
 Every method has the dense net's blocks up to the first selection, but for the smaller images, of which all blocks are
-trained. It learns from prepared views of the dense net: its logits, and the method's own loss. Where selectors are
+trained. It learns from the dense net: its logits, and the method's own loss. Where selectors are
 learned, that takes the first part of the steps, on masked tokens. The result file is written after every method: a call
 that was interrupted is repeated with the methods that are missing.
 """
@@ -31,7 +31,6 @@ from research.tome import ToMe
 from research.training import Course, fit
 from research.validation import Validation, open_validation, predict
 from tofe_edge.errors import InputError
-from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.files import sha256_of
 from tofe_edge.io.labels import default_classes
 from tofe_edge.io.tensors import read_tensors
@@ -50,7 +49,6 @@ from tofe_edge.training.teacher import Teacher
 from tofe_edge.training.trainer import TrainingBatch, examples
 
 _CPU = torch.device("cpu")
-_COUNTED_IMAGES = 256
 
 METHODS: dict[str, Callable[[BackboneAdapter, float], Method]] = {
     "tofe": LearnedToFe,
@@ -166,7 +164,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     results = open_results(arguments.out, settings, _call(command))
     course = Course(config, arguments.steps, arguments.selecting_share)
     logs = arguments.out.with_suffix(".logs")
-    images = read_images(data.held_out or sample_evenly(data.train, _COUNTED_IMAGES), net.preprocessing)
+    images = read_images(data.counted, net.preprocessing)
     lab = Lab(teacher, data, images, validation, course, arguments.target_gmacs, logs)
     dense = row_of(
         "dense",

@@ -38,6 +38,7 @@ def test_the_report_is_there_even_if_nothing_can_be_compared(
     assert case[0].tag == "error" and "gone.pte: " in case[0].get("message", "")
     assert str(tmp_path) not in report.read_text()
     assert "give both" in refusal(program, "parity", two_budgets, "--confidence", 95, "--junit", report)
+    assert "take 95 or 99" in refusal(program, "parity", two_budgets, "--confidence", 100, "--max-drop", 1)
 
 
 def test_a_baseline(two_budgets: Path, weights: Path, image_folder: Path, program: Program, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import surfaces as module
 from surfaces import Surface, surfaces
 from tabulate import tabulate
 
-from tofe_edge.cli import _failure
+from tofe_edge.cli.failures import failure_of
 from tofe_edge.io.quiet import quiet
 
 LONGEST_S = 60
@@ -260,7 +260,7 @@ def _one(
     except Exception as error:
         if debug:
             traceback.print_exc()
-        code, line = _failure(error)
+        code, line = failure_of(error)
         if "internal error" in line or "\n" in line:
             return "fault", line
         return _size(before) or ("refused", f"{code} {line}")

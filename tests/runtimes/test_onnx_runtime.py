@@ -39,6 +39,7 @@ def test_every_command_takes_it(model: Path, weights: Path, program: Program, tm
         ("run MODEL --self-test --provider cpux", "--provider cpux: is not in this build of ONNX Runtime, which has "),
         ("run OTHER --self-test --provider cpu", "--provider is for .onnx models"),
         ("profile OTHER --provider cpu", "--provider is for .onnx models"),
+        ("run OTHER IMAGE --deadline-ms 9 --provider cpu", "--provider for .onnx models; leave one out"),
         ("profile OTHER --engine tensorrt --on ssh://board", "--engine is for .onnx models"),
         ("profile MODEL --on ssh://board", "--on: ONNX Runtime is timed here; on a board use --engine tensorrt"),
         ("profile MODEL --runner .", "--runner is for .pte models"),
@@ -49,9 +50,9 @@ def test_every_command_takes_it(model: Path, weights: Path, program: Program, tm
     ],
 )
 def test_what_does_not_go_together_is_refused(
-    words: str, message: str, model: Path, tiny_model: TinyModel, program: Program
+    words: str, message: str, model: Path, tiny_model: TinyModel, image_folder: Path, program: Program
 ) -> None:
-    paths = {"MODEL": model, "OTHER": tiny_model()}
+    paths = {"MODEL": model, "OTHER": tiny_model(), "IMAGE": next(image_folder.rglob("*.png"))}
     assert message in refusal(program, *(paths.get(word, word) for word in words.split()))
 
 

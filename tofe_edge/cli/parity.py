@@ -25,7 +25,7 @@ from tofe_edge.cli.options import (
 from tofe_edge.cli.output import emit, facts
 from tofe_edge.cli.pages.parity import render
 from tofe_edge.cli.pages.rendering import write_html
-from tofe_edge.errors import TofeEdgeError, require
+from tofe_edge.errors import require
 from tofe_edge.evaluation.parity import ClassParity, Parity, on_decided
 from tofe_edge.evaluation.statistics import Accuracy, Analysis, Interval
 from tofe_edge.io.artifact import Manifest
@@ -107,14 +107,14 @@ def run(args: argparse.Namespace) -> int:
     try:
         for model in args.models:
             begun = time.perf_counter()
-            suites.append(Suite(f"parity of {model.name}", [Case("parity", False, error=True)]))
-            reports.append(parity(model, args.data, **keywords(parity, args)))
-            suites[-1] = _suite(reports[-1], time.perf_counter() - begun)
-    except TofeEdgeError as error:
-        # A name of a test that holds a path of the machine would be another test on the next one.
-        reason = str(error).replace(str(args.models[len(reports)]), args.models[len(reports)].name)
-        suites[-1] = replace(suites[-1], cases=[Case("parity", False, reason, error=True)])
-        raise
+            try:
+                reports.append(parity(model, args.data, **keywords(parity, args)))
+            except BaseException as error:  # Ctrl-C, too: a report that ends before this model would look complete
+                # A message that holds a path of the machine would be another one on the next.
+                reason = str(error).replace(str(model), model.name)
+                suites.append(Suite(f"parity of {model.name}", [Case("parity", False, reason, error=True)]))
+                raise
+            suites.append(_suite(reports[-1], time.perf_counter() - begun))
     finally:
         if args.junit is not None:
             write_bytes(args.junit, junit_xml(suites).encode())

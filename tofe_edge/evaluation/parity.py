@@ -298,9 +298,11 @@ def gates_against(baseline: Any, parity: Parity) -> list[GateResult]:
         InputError: it is not such a document, or of other images.
     """
     now = parity.to_json()
-    if not isinstance(baseline, dict) or baseline.get("images") != now["images"]:
-        images = baseline.get("images") if isinstance(baseline, dict) else None
-        raise InputError(f"is not `parity --json` of the same {now['images']} images (it has {images}); make it again")
+    images = baseline.get("images") if isinstance(baseline, dict) else None
+    if images != now["images"]:
+        raise InputError(
+            f"is not `parity --json` of the same {now['images']} images (it has {images or 'none'}); make it again"
+        )
     gates = []
     for key, name, factor, unit, allowed in _LESS_THAN_BEFORE:
         before, after = baseline.get(key), now.get(key)

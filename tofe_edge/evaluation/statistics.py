@@ -110,7 +110,7 @@ class Change(_Result):
         return self.artifact_class == self.reference_class
 
 
-def proportion_interval(hits: int, total: int, confidence: float = 0.95) -> Interval:
+def proportion_interval(hits: int, total: int, confidence: float = CONFIDENCE) -> Interval:
     """Score interval of a rate (Wilson 1927), for ``0 <= hits <= total``.
 
     With p = hits / n and z the normal quantile of (1 + confidence) / 2, the ends are
@@ -146,7 +146,11 @@ def mcnemar(reference_right: Array, artifact_right: Array) -> McNemar:
 
 
 def bootstrap_difference(
-    reference_right: Array, artifact_right: Array, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+    reference_right: Array,
+    artifact_right: Array,
+    seed: int = 0,
+    resamples: int = 10_000,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Difference of accuracy in points, with the percentile interval of the paired bootstrap (Efron and Tibshirani 1993).
 
@@ -172,7 +176,7 @@ def top_k_hits(logits: Array, labels: Array, k: int = 1) -> npt.NDArray[np.bool_
     return np.take_along_axis(_among_best(logits, k), labels[:, None], axis=1)[:, 0]
 
 
-def top_k_accuracy(logits: Array, labels: Array, k: int = 1, confidence: float = 0.95) -> Interval:
+def top_k_accuracy(logits: Array, labels: Array, k: int = 1, confidence: float = CONFIDENCE) -> Interval:
     """Share of images whose label is among the ``k`` likeliest classes, with its Wilson interval."""
     hits = top_k_hits(logits, labels, k)
     return proportion_interval(int(hits.sum()), len(hits), confidence)
@@ -192,7 +196,10 @@ def calibration_error(logits: Array, labels: Array, bins: int = 15) -> Calibrati
 
 
 def agreement(
-    reference_logits: Array, artifact_logits: Array, decided_margin: float = DECIDED_MARGIN, confidence: float = 0.95
+    reference_logits: Array,
+    artifact_logits: Array,
+    decided_margin: float = DECIDED_MARGIN,
+    confidence: float = CONFIDENCE,
 ) -> Agreement:
     """How often two sides name the same top class and the same five likeliest, whatever the label."""
     expected, actual = _pair(reference_logits, artifact_logits)

@@ -134,6 +134,11 @@ def _built(arch: str, manifest: Manifest) -> Path:
             f"{manifest.artifact}: was made with executorch {made or 'of an unknown version'}, but {installed} is installed, "
             "with which the runner would be built; convert the model again, or give a runner of its version with --runner"
         )
+    return built_runner(arch)
+
+
+def built_runner(arch: str) -> Path:
+    """The folder of the native runner for an architecture, built if need be. Raises as :func:`cached_runner`."""
     target: Target = "host" if arch == _machine() else "aarch64"
     if arch not in ("aarch64", _machine()):
         raise InputError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
-import platform
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -20,10 +19,9 @@ from tofe_edge.io.files import write_bytes
 from tofe_edge.packaging.archive import zip_bytes
 from tofe_edge.packaging.bundle import BundleFile
 from tofe_edge.packaging.licences import EXECUTORCH, GLUE, legal_files
-from tofe_edge.packaging.linux import ARCHES, LIBRARY, THIRD_PARTY, read_programs
+from tofe_edge.packaging.linux import ARCHES, LIBRARY, THIRD_PARTY, built_runner, read_programs
 from tofe_edge.packaging.texts import render
-from tofe_edge.runtimes.devices.deploy import cached_runner
-from tofe_edge.runtimes.native_build import SOURCES, Target
+from tofe_edge.runtimes.native_build import SOURCES
 
 _DISTRIBUTION = "tofe_runtime"
 _GLIBC = (2, 28)
@@ -105,8 +103,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         for arch in arguments.arch or ARCHES:
-            target: Target = "host" if arch == platform.machine() else "aarch64"
-            wheel = build(cached_runner(target, arch).parent / "lib", arch)
+            wheel = build(built_runner(arch) / "lib", arch)
             arguments.out.mkdir(parents=True, exist_ok=True)
             write_bytes(arguments.out / wheel_name(arch), wheel)
             print(arguments.out / wheel_name(arch))

@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tofe_edge.errors import DeviceError, InputError, first_line
-from tofe_edge.io.dataset import Sample, find_images, find_samples
+from tofe_edge.io.dataset import Sample, find_images, find_samples, sample_evenly
 from tofe_edge.io.preprocessing import Preprocessing, random_resized_crop
 from tofe_edge.training.recipe import Augmentation
+
+_COUNTED_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class TrainingSet:
     held_out: tuple[Sample, ...]
     remarks: tuple[str, ...] = ()
     """What the sources leave out."""
+
+    @property
+    def counted(self) -> tuple[Sample, ...]:
+        """The images on which token counts are measured: those held out, or some of the others if none is."""
+        return self.held_out or tuple(sample_evenly(self.train, _COUNTED_IMAGES))
 
     @classmethod
     def find(

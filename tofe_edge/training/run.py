@@ -15,7 +15,6 @@ from tofe_edge.budget.cost import Cost, FittedCounts, GmacsCost, LatencyCost, la
 from tofe_edge.errors import InputError, require
 from tofe_edge.evaluation.preprocessing_look import look_at_preprocessing
 from tofe_edge.evaluation.reference import gpu_failures, pick_device
-from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.files import staging_dir
 from tofe_edge.model.backbones import Backbone, TokenCounts
 from tofe_edge.model.backbones.spec import parse_stages
@@ -139,7 +138,7 @@ def train_checkpoint(request: TrainingRequest, processes: Processes = ALONE) -> 
     if not processes.is_first:
         return describe(name, adapter.spec, adapter.preprocessing, classes, result.counts)
     # 4. Measure token counts and set the selectors' thresholds
-    images = read_images(data.held_out or sample_evenly(data.train, 256), adapter.preprocessing)
+    images = read_images(data.counted, adapter.preprocessing)
     learned = measure_counts(model, images, config.seed)
     fitted, with_noise = (FittedCounts(result.counts, 1.0), False) if result.counts else fit_measured(learned, cost)
     as_validated = replace(adapter.preprocessing, resize=recipe.validation_resize)

@@ -18,7 +18,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tofe_edge.budget.cost import Cost, fit_to_budget
 from tofe_edge.errors import InputError
-from tofe_edge.io.dataset import sample_evenly
 from tofe_edge.io.progress import progress_bar
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.digests import digest_of_tensors
@@ -34,7 +33,6 @@ from tofe_edge.training.teacher import Teacher, TeacherView, kept_logits, sample
 
 SAVE_EVERY_SECONDS = 180.0
 _LOG_EVERY_STEPS = 10
-_COUNTED_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,11 @@ def train(
         raise InputError(f"{state_path}: is not there for all processes; give an --out on a disk that they share")
     begin, begun, saved_at, whole = progress.step, time.monotonic(), time.monotonic(), True
     # 2. What each step learns from, and where the log and the state go
-    kept = kept_logits(running.logits, dense, data.train, config) if running.logits else None
-    looks = Teacher(dense, config.approximation_weight > 0, kept)
+    budgets = config.budgets() or ((progress.counts,) if progress.counts else ())
+    of_tokens = config.approximation_weight > 0
+    # Tokens are computed, and logits with them: nothing is kept then.
+    kept = kept_logits(running.logits, dense, data.train, config) if running.logits and not of_tokens else None
+    looks = Teacher(dense, of_tokens, kept)
     stream = examples(data, looks, config, range(begin, schedule.steps), running)
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -124,17 +125,17 @@ def train(
             for step in range(begin, schedule.steps):
                 # 3. Gradients, with what this step trains
                 batch = list(islice(stream, running.parts))
-                fixed, budgets = schedule.fixes_backbone(step), config.budgets() if schedule.gathers(step) else ()
-                if schedule.gathers(step) and not budgets:
-                    learned = progress.counts or _counts_to_train(model, data, config, cost)
+                fixed, gathers = schedule.fixes_backbone(step), schedule.gathers(step)
+                if gathers and not budgets:
+                    learned = _counts_to_train(model, data, config, cost)
                     learned = TokenCounts(processes.agreed(learned.kept, running.device))
-                    progress = replace(progress, counts=learned)
-                    budgets = (learned,)
+                    progress, budgets = replace(progress, counts=learned), (learned,)
                 set_learning_rates(optimizer, config, schedule, step)
                 model.backbone.requires_grad_(not fixed)
                 optimizer.zero_grad(set_to_none=True)
-                values = _gradients(model, batch, config, cost, schedule, budgets, running, fixed and starts_as_teacher)
-                # 4. Update: stopped in here, weights and step do not belong together
+                at = budgets if gathers else ()
+                values = _gradients(model, batch, config, cost, schedule, at, running, fixed and starts_as_teacher)
+                # 4. Update: stopped in here, weights and step do not belong together, and the state saved before is the one to keep
                 whole = False
                 optimizer.step()
                 if average is not None:
@@ -157,10 +158,8 @@ def train(
                 if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
                     save()
                     saved_at = time.monotonic()
-    except (
-        BaseException
-    ) as error:  # Ctrl-C, a signal that asks for the end, images that are gone, another process that died
-        # Stopped inside an update, weights and step do not belong together: the state saved before is the one to keep.
+    except BaseException as error:
+        # Ctrl-C, a signal that asks for the end, images that are gone, another process that died.
         if whole and not isinstance(error, OSError | _DivergedError):
             save()
         if isinstance(error, OSError):
@@ -170,7 +169,7 @@ def train(
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     model.to("cpu")
-    return TrainingResult(schedule.steps, progress.unreadable, next(iter(config.budgets()), progress.counts))
+    return TrainingResult(schedule.steps, progress.unreadable, next(iter(budgets), None))
 
 
 def examples(
@@ -198,7 +197,7 @@ def _counts_to_train(model: ToFe, data: TrainingSet, config: TrainingConfig, cos
     keep all of some stages and little of others.
     """
     device = next(model.parameters()).device
-    images = read_images(data.held_out or sample_evenly(data.train, _COUNTED_IMAGES), model.backbone.preprocessing)
+    images = read_images(data.counted, model.backbone.preprocessing)
     measured = measure_counts(model.to("cpu"), images, config.seed)
     model.to(device)
     return fit_to_budget(measured.sampled_means if config.noise_decay_start >= 1 else measured.means, cost).counts

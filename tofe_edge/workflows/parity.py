@@ -298,6 +298,7 @@ def parity(
         (True, 1.0)
     """
     require(confidence is None or max_drop is not None, "--confidence is that of --max-drop; give both")
+    require(confidence is None or 0 < confidence < 1, "--confidence: no number of images gives 100 %; take 95 or 99")
     earlier = None if baseline is None else read_json(Path(baseline), "give a document of `tofe-edge parity --json`")
     opened = artifact_of(model)
     source, output = find_reference(opened, checkpoint, backbone, labels, preprocessing), opened.manifest.output

@@ -180,6 +180,7 @@ class Model:
     ) -> Callable[[npt.NDArray[np.float32]], Prediction]:
         if deadline_ms is None:
             return open_model(self.artifact, threads, method or DEFAULT_METHOD, provider)
+        require(provider is None, "--deadline-ms is for .pte models, and --provider for .onnx models; leave one out")
         require(method in (None, DEFAULT_METHOD), "--deadline-ms chooses the method itself; leave --method out")
         require(
             target_of(self.manifest).native_runner,

@@ -88,10 +88,9 @@ def _over_time(content: ProfilePage) -> Markup:
     samples, timed = content.samples_ms, len(content.started_s) == len(content.samples_ms)
     if len(samples) < 2:
         return Markup("")
-    outliers = split_outliers(samples)[1]
+    others, outliers = split_outliers(samples)
     # A single run of ten times the others would leave those a flat line.
-    most = max(one for one in samples if one not in outliers)
-    drawn = [min(one, most) for one in samples]
+    drawn = [min(one, max(others)) for one in samples]
     line = shortened("latency", list(zip(content.started_s if timed else range(1, len(samples) + 1), drawn)))
     words = Words(
         "Latency over time" if timed else "Latency of run after run",
