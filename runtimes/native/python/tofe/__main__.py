@@ -29,7 +29,14 @@ def main() -> int:
             command.add_argument("images", nargs="+", metavar="IMAGE")
             command.add_argument("--top", type=int, default=5, help="classes per image (default: 5)")
         if name == "bench":
-            command.add_argument("--runs", type=int, default=50, help="timed runs after five others (default: 50)")
+            command.add_argument(
+                "--runs",
+                type=int,
+                default=50,
+                choices=range(1, 100_000),
+                metavar="N",
+                help="timed runs after five others (default: 50)",
+            )
     arguments = parser.parse_args()
     try:
         with open_model(arguments.model, method=arguments.method, threads=arguments.threads) as model:
