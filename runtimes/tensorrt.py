@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -312,6 +313,8 @@ def read_times(document: Any, source: str, warm_up_ms: float) -> tuple[Latency, 
         enqueue = fmean(run["endEnqMs"] - run["startEnqMs"] for run in runs)
         started = tuple((run["startH2dMs"] - runs[0]["startH2dMs"]) / 1e3 for run in runs)
         host, gpu = (tuple(float(run[key]) for run in runs) for key in ("latencyMs", "computeMs"))
+        if not all(0 < one < math.inf for one in (*host, *gpu)) or not math.isfinite(sum(started) + enqueue):
+            raise ValueError("not all are times")
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError(f"{source}: its times are not complete ({error}); try again") from error
     return Latency(host, enqueue, started), Latency(gpu, enqueue, started)

@@ -205,3 +205,11 @@ def test_what_trtexec_says_is_understood() -> None:
         for wrong in ([{"name": 3}], 7, [7], [{"name": "a", "dimensions": "2x2", "values": [1]}]):
             with pytest.raises(DeviceError, match=r"^x: its .* not complete"):
                 read(wrong)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, float("nan"), float("inf")])
+def test_times_that_are_none_are_refused(value: float) -> None:
+    run = dict.fromkeys(("startComputeMs", "endEnqMs", "startEnqMs", "startH2dMs", "latencyMs", "computeMs"), 1.0)
+    assert read_times([run], "x", 0)[0].samples_ms == (1.0,)
+    with pytest.raises(DeviceError, match="not all are times"):
+        read_times([run, run | {"computeMs": value}], "x", 0)
