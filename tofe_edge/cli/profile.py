@@ -318,7 +318,8 @@ def _tables(breakdown: Breakdown) -> list[str]:
             )
         ]
     rows = [[name, f"{ms:.2f}", str(count), f"{ms / traced:.0%}"] for name, ms, count in _largest(operators)]
-    rows += [["calls of stages and operators", f"{traced - computed:.2f}", "", f"{1 - computed / traced:.0%}"]]
+    calls = max(0.0, traced - computed)
+    rows += [["calls of stages and operators", f"{calls:.2f}", "", f"{calls / traced:.0%}"]]
     return [
         table([*stages, ["sum", f"{traced:.2f}", ""]], ["stage", "ms", "share"]),
         table(rows, ["operator", "ms", "number", "share"]),
