@@ -23,7 +23,7 @@ from tofe_edge.io.artifact import manifest_path_of
 from tofe_edge.io.targets import target_names
 from tofe_edge.model import zoo
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.workflows.convert import ConvertOptions, resolve_options, variants_of
+from tofe_edge.workflows.conversion_plan import ConvertOptions, resolve_options, variants_of
 
 PROGRAM_BYTES = b"\0\0\0\0ET12" + bytes(300_000)
 """Has ExecuTorch's magic and is no program."""

@@ -214,7 +214,8 @@ def run(args: argparse.Namespace) -> int:
     """Convert and print what was made."""
     # Here, so that help and a wrong call need no PyTorch.
     from tofe_edge.cli.pages.convert import write_convert_page
-    from tofe_edge.workflows.convert import ConvertOptions, carry_out, resolve_options, variants_of
+    from tofe_edge.workflows.conversion_plan import ConvertOptions, resolve_options, variants_of
+    from tofe_edge.workflows.convert import carry_out
 
     require(args.removed is None, f"{args.removed} was removed, see CHANGELOG.md; leave it out")
     values = {field.name: getattr(args, field.name) for field in fields(ConvertOptions) if field.name != "options"}

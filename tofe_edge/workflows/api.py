@@ -9,6 +9,7 @@ from typing import Any
 from tofe_edge.model.checkpoint import Checkpoint
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.workflows import convert as conversion
+from tofe_edge.workflows.conversion_plan import ConvertOptions
 from tofe_edge.workflows.run import Model
 from tofe_edge.workflows.sources import StrPath
 
@@ -44,7 +45,7 @@ def convert(
         output: ``logits``, ``embedding`` or ``features``; logits, or the embedding of a net without head, if not given.
         normalize: give an embedding the length 1.
         out: the folder for the model, its manifest and its golden vectors.
-        rare: other fields of :class:`tofe_edge.workflows.convert.ConvertOptions`.
+        rare: other fields of :class:`tofe_edge.workflows.conversion_plan.ConvertOptions`.
 
     Raises:
         InputError: the options do not go together, or a file cannot be read or written.
@@ -57,7 +58,7 @@ def convert(
         >>> model.path.name, model.manifest.parity["passed"]
         ('tiny-fp32.pte', True)
     """
-    asked = conversion.ConvertOptions(
+    asked = ConvertOptions(
         checkpoint=checkpoint,
         profile=profile,
         max_gmacs=max_gmacs,
