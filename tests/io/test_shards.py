@@ -11,7 +11,7 @@ from conftest import refused
 from tar_files import FORMATS, IDS, Part, find, link, png, tar
 
 from tofe_edge.errors import InputError
-from tofe_edge.io import dataset
+from tofe_edge.io import shards
 from tofe_edge.io.dataset import Sample, find_samples
 
 
@@ -83,7 +83,7 @@ def test_a_corrupt_image_shows_when_it_is_read(shard: Path, content: bytes, word
 
 
 def test_a_member_over_the_limit_is_unreadable(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "_MAX_IMAGE", 100)
+    monkeypatch.setattr(shards, "_MAX_IMAGE", 100)
     small, large = find(shard, tar([(f"{IDS[0]}/a.png", png()), (f"{IDS[0]}/b.png", png() + bytes(100))]))
     assert small.read().size == (5, 4)
     assert "bytes, more than 100" in refused(shard, large.read)

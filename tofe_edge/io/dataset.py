@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,47 +13,17 @@ import numpy as np
 from PIL import Image
 
 from tofe_edge.errors import InputError, quoted, require
-from tofe_edge.io.image_formats import HEAD, SUFFIXES, why_no_image
-from tofe_edge.io.images import decode_image, read_image
-from tofe_edge.io.listing import HIDDEN, Coverage, Found, LeftOut, Tally, describe_left_out, list_images, sets_of
-from tofe_edge.io.tar import Member, list_members, read_member, read_members
+from tofe_edge.io.image_formats import SUFFIXES
+from tofe_edge.io.images import read_image
+from tofe_edge.io.labels import ClassMap
+from tofe_edge.io.listing import Coverage, Found, LeftOut, Tally, describe_left_out, list_images, sets_of
+from tofe_edge.io.shards import Shard, is_shard, read_shard_image, set_of
+from tofe_edge.io.tar import Member
 
-_INDEX = re.compile("[0-9]{1,9}")
 _TABLE_SUFFIX = ".csv"
 
 UNLABELLED = -1
 """The label of an image without one."""
-
-
-class ClassMap:
-    """The classes of a net: ids in the order of its logits, at least one."""
-
-    def __init__(self, ids: Sequence[str]) -> None:
-        self._index = {identifier: position for position, identifier in enumerate(ids)}
-        self._count = len(ids)
-        # Where ids are numbers themselves, "3" must not mean the id here and the position there.
-        self._has_numbers = any(map(_INDEX.fullmatch, ids))
-        self.example = ids[0]
-
-    def by_id(self, text: str) -> int | None:
-        """The index of a class id; None: there is no such class."""
-        return self._index.get(text)
-
-    def by_index(self, text: str) -> int | None:
-        """An index from 0 in decimal digits; None: it is none, or there is no such class."""
-        index = int(text) if _INDEX.fullmatch(text) else self._count
-        return index if index < self._count else None
-
-    def find(self, text: str) -> int | None:
-        """A class id or, for nets whose ids are no numbers, an index; None: neither."""
-        position = self.by_id(text)
-        return self.by_index(text) if position is None and not self._has_numbers else position
-
-    @property
-    def expected(self) -> str:
-        """What :meth:`find` takes, for messages."""
-        by_index = "" if self._has_numbers else f" or an index from 0 to {self._count - 1}"
-        return f"a class id of this model (such as {self.example}){by_index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +59,7 @@ def find_samples(source: Path, class_ids: Sequence[str], allow_empty: bool = Fal
     a folder                  its images, each in a sub-folder named after its class, in sorted order; several
                               such sets may stand one level deeper (``train/a/<id>``, ``train/b/<id>``)
     ``.csv``                  the lines of a table, see :func:`read_table`
-    ``.tar``                  the members of a shard, see :class:`_Shard`
+    ``.tar``                  the members of a shard, see :class:`Shard`
     a folder of ``.tar``      those of all its shards, in the order of their names
     ========================  =================================================================================
 
@@ -123,14 +91,14 @@ def find_samples(source: Path, class_ids: Sequence[str], allow_empty: bool = Fal
         samples, tally, lacking = list[Sample](), Tally(), dict[int, Path]()
         for path in shards:
             _require_file(path)
-            shard = _Shard(path, classes, tally, lacking)
+            shard = Shard(path, classes, tally, lacking)
             samples += [Sample(path, label, member) for member, label in shard.read()]
         for sample in samples:
             lacking.pop(sample.label, None)
         check_empty(source, list(lacking.values()), allow_empty, tally)
         own = set(class_ids)
         folders = {one for sample in samples for one in sample.location.relative_to(sample.path).parts[:-1]} - own
-        sets = sets_of([*sorted(folders), *(_set_of(shard) for shard in shards)])
+        sets = sets_of([*sorted(folders), *(set_of(shard) for shard in shards)])
         return Found(samples, Coverage(tally.left_out, sets))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
@@ -157,10 +125,10 @@ def find_images(source: Path) -> Found[Sample]:
             _refuse_mixture(source, shards, nothing)
         for path in shards:
             _require_file(path)
-            members, _ = _Shard(path, nothing, tally, {}).members()
+            members, _ = Shard(path, nothing, tally, {}).members()
             samples += [Sample(path, UNLABELLED, member) for member in members.values()]
         require(samples, f"{source}: holds no image{describe_left_out(tally.left_out)}; give a tar of images")
-        return Found(samples, Coverage(tally.left_out, sets_of(map(_set_of, shards))))
+        return Found(samples, Coverage(tally.left_out, sets_of(map(set_of, shards))))
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error}); check its permissions") from error
     except InputError as error:
@@ -362,151 +330,3 @@ def _lines(handle: TextIO, table: Path) -> Iterator[str]:
 
 
 #: What is taken for a shard by name. Compressed ones are among them, to be refused rather than overlooked.
-SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-
-_MAX_IMAGE = 64 << 20
-_MAX_LABEL = 64
-_LABEL_SUFFIX = ".cls"
-
-
-def is_shard(path: Path) -> bool:
-    """Whether a name, in any case, is that of a shard."""
-    return path.name.lower().endswith(SHARD_SUFFIXES)
-
-
-_SET = re.compile("[A-Za-z]+")
-
-
-def _set_of(shard: Path) -> str:
-    """What a shard's name begins with: ``train`` of ``train-000.tar``."""
-    matched = _SET.match(shard.name)
-    return matched[0] if matched else ""
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """One shard, and what its reading counts.
-
-    Attributes:
-        path: a regular file.
-        tally: what is left out.
-        lacking: classes with a file that is left out, and where it is.
-    """
-
-    path: Path
-    classes: ClassMap
-    tally: Tally
-    lacking: dict[int, Path]
-
-    def read(self) -> list[tuple[Member, int]]:
-        """Every image and the index of its class, in the archive's order.
-
-        Images are told as in folders, and hidden files are left out. In a shard with ``.cls`` files each image
-        must have one, with an index in decimal digits; in one without, each stands in a folder named after its class.
-
-        Raises:
-            InputError: no image, an image without a class or of an unknown one, two members of one name, or what
-                :func:`tofe_edge.io.tar.list_members` refuses. The message names the first culprit.
-            OSError: it cannot be opened or read.
-        """
-        pictures, labels = self.members()
-        shard, classes = self.path, self.classes
-        if not pictures:
-            left_out = describe_left_out(self.tally.left_out)
-            raise InputError(
-                f"{shard}: holds no image{left_out}; give a tar of <class id>/<image> or of KEY.jpg with KEY.cls"
-            )
-        if not labels:
-            return [(member, _label_of_folder(member, shard, classes)) for member in pictures.values()]
-        label_of = {key: _label_of_file(label, shard, classes) for key, label in labels.items()}
-        for member in pictures.values():
-            if _key(member) not in label_of:
-                raise InputError(
-                    f"{shard}: {quoted(member.name)} has no {_LABEL_SUFFIX} file beside it; add its class's index"
-                )
-        if unused := sorted(label_of.keys() - set(map(_key, pictures.values()))):
-            raise InputError(f"{shard}: {quoted(labels[unused[0]].name)} has no image beside it; add it")
-        return [(member, label_of[_key(member)]) for member in pictures.values()]
-
-    def members(self) -> tuple[dict[str, Member], dict[str, Member]]:
-        """Images by name and labels by key."""
-        pictures: dict[str, Member] = {}
-        labels: dict[str, Member] = {}
-        others: list[Member] = []
-        for member in list_members(self.path):
-            suffix = _suffix(member)
-            if any(part.startswith(".") for part in member.name.split("/")):
-                self.tally.add(HIDDEN, self.path / member.name)
-                continue
-            if suffix not in SUFFIXES and suffix != _LABEL_SUFFIX:
-                others.append(member)
-                continue
-            group, name = (labels, _key(member)) if suffix == _LABEL_SUFFIX else (pictures, member.name)
-            self._put(group, name, member)
-        # Files beside a labelled image are masks, depths and texts of it.
-        keys = {_key(member) for member in pictures.values()} if labels else set[str]()
-        for member, head in zip(others, read_members(self.path, others, HEAD)):
-            cause = why_no_image(_suffix(member), head) if _key(member) not in keys else "beside a labelled image"
-            if cause is None:
-                self._put(pictures, member.name, member)
-                continue
-            self.tally.add(cause, self.path / member.name)
-            label = None if labels else self.classes.by_id(_folder_of(member))
-            if label is not None:
-                self.lacking.setdefault(label, (self.path / member.name).parent)
-        return dict(sorted(pictures.items(), key=lambda item: item[1].offset)), labels
-
-    def _put(self, group: dict[str, Member], name: str, member: Member) -> None:
-        if name in group:
-            raise InputError(f"{self.path}: holds {quoted(member.name)} twice; write the archive anew with one of them")
-        group[name] = member
-
-
-def read_shard_image(shard: Path, member: Member) -> Image.Image:
-    """Decode one member, by the rules of :func:`tofe_edge.io.images.read_image`.
-
-    Raises:
-        InputError: it has more than 64 MiB, or cannot be decoded.
-    """
-    try:
-        content = read_member(shard, member, _MAX_IMAGE)
-    except OSError as error:
-        raise InputError(f"{shard}: cannot be read ({error.strerror or error}); check its permissions") from error
-    return decode_image(io.BytesIO(content), shard / member.name)
-
-
-def _suffix(member: Member) -> str:
-    """In lower case, with its dot."""
-    _, dot, suffix = member.name.rpartition("/")[2].rpartition(".")
-    return f"{dot}{suffix.lower()}" if dot else ""
-
-
-def _key(member: Member) -> str:
-    """What an image and its label have in common: the name without its last suffix."""
-    suffix = _suffix(member)
-    return member.name[: -len(suffix)] if suffix else member.name
-
-
-def _folder_of(member: Member) -> str:
-    return member.name.rpartition("/")[0].rpartition("/")[2]
-
-
-def _label_of_folder(member: Member, shard: Path, classes: ClassMap) -> int:
-    folder = _folder_of(member)
-    label = classes.by_id(folder)
-    if label is None:
-        raise InputError(
-            f"{shard}: {quoted(member.name)}: {quoted(folder)} is not a class id of this model (such as {classes.example}); "
-            "expected <class id>/<image>, or KEY.jpg with KEY.cls"
-        )
-    return label
-
-
-def _label_of_file(member: Member, shard: Path, classes: ClassMap) -> int:
-    text = read_member(shard, member, _MAX_LABEL).decode("utf-8", "replace").strip()
-    label = classes.by_index(text)
-    if label is None:
-        raise InputError(
-            f"{shard}: {quoted(member.name)} holds {quoted(text)}, which is not an index of a class of this model"
-        )
-    return label

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tofe_edge.budget.cost import Cost, FittedCounts, fit_to_budget
 from tofe_edge.errors import InputError
-from tofe_edge.io.dataset import UNLABELLED, Sample, find_samples, is_shard, sample_evenly
+from tofe_edge.io.dataset import UNLABELLED, Sample, find_samples, sample_evenly
 from tofe_edge.io.listing import Found, Tally, list_images
 from tofe_edge.io.preprocessing import Preprocessing, preprocess
 from tofe_edge.io.progress import progress_bar
+from tofe_edge.io.shards import is_shard
 from tofe_edge.model.backbones import TokenCounts
 from tofe_edge.model.tofe import KEEP, ToFe
 from tofe_edge.training.schedule import gumbel_sampler

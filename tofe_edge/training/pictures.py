@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tofe_edge.errors import InputError, quoted, require
-from tofe_edge.io.dataset import Sample, check_empty, is_shard
+from tofe_edge.io.dataset import Sample, check_empty
 from tofe_edge.io.listing import Tally, list_images
+from tofe_edge.io.shards import is_shard
 
 HELD_OUT_SHARE = 0.2
 """Of each class: what accuracy is measured on. Nothing is fitted to it or chosen by it."""
