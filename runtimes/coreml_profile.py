@@ -8,10 +8,10 @@ from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.io.progress import warn
 from tofe_edge.runtimes import coreml
+from tofe_edge.runtimes.breakdown import stage_names
 from tofe_edge.runtimes.coreml_checks import function_name
 from tofe_edge.runtimes.coreml_counts import by_operator, by_stage, costs, in_total
 from tofe_edge.runtimes.coreml_device import OnDevice, Placement, time_on_device
-from tofe_edge.runtimes.etdump import stage_names
 from tofe_edge.runtimes.mil import load_program, open_package
 from tofe_edge.runtimes.reports import PackageReport, ProfileRequest
 from tofe_edge.runtimes.trial import try_first

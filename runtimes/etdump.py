@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Manifest
 from tofe_edge.io.progress import warn
 from tofe_edge.io.quiet import quiet, swallow_native_stderr
 from tofe_edge.runtimes.bench import bound_to
+from tofe_edge.runtimes.breakdown import Breakdown, TimeShare, stage_names, summed
 from tofe_edge.runtimes.executorch import check_program, set_threads
 
 _RUNS = 20
@@ -36,29 +36,6 @@ class Event:
     inside: bool
     instruction: int
     ms: float
-
-
-@dataclass(frozen=True)
-class TimeShare:
-    """A named part of a run and its time in milliseconds; ``count`` operators make it up."""
-
-    name: str
-    ms: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """One run taken apart, with tracing on.
-
-    Operators may add up to a little less than the stages: calling a delegate takes time, too.
-    """
-
-    stages: tuple[TimeShare, ...]
-    operators: tuple[TimeShare, ...]
-    """Largest first."""
-    statistic: str = "fastest"
-    """What is given of the runs of each step; other work is not in the fastest."""
 
 
 def break_down(artifact: Artifact, threads: int, method: str = DEFAULT_METHOD, runs: int = _RUNS) -> Breakdown:
@@ -118,33 +95,14 @@ def stage_times(events: Sequence[Event], manifest: Manifest) -> list[TimeShare]:
     return shares
 
 
-def stage_names(manifest: Manifest) -> list[str]:
-    """What each delegate computes, in the paper's words: ``["stem, blocks 1-3, selector 1", …]``, 1-based."""
-    names = []
-    first = 1
-    last_stage = len(manifest.stage_blocks) - 1
-    for stage, blocks in enumerate(manifest.stage_blocks):
-        parts = ["stem"] if stage == 0 else []
-        parts.append(f"blocks {first}-{first + blocks - 1}" if blocks > 1 else f"block {first}")
-        if 1 <= stage < last_stage:
-            parts.append(f"approximator {stage}")
-        parts.append(f"selector {stage + 1}" if stage < last_stage else "head" if manifest.classifies else "last norm")
-        names.append(", ".join(parts))
-        first += blocks
-    return names
-
-
 def operator_times(events: Sequence[Event]) -> list[TimeShare]:
     """Sums by kind of operator, largest first. A delegate call counts as its inner operators, not itself."""
-    sums: dict[str, float] = defaultdict(float)
-    counts: dict[str, int] = defaultdict(int)
-    for event in events:
-        if event.name == _DELEGATE:
-            continue
-        kind = _NUMBERING.sub("", event.name).removeprefix(_FALLBACK)
-        sums[kind] += event.ms
-        counts[kind] += 1
-    return sorted((TimeShare(kind, sums[kind], counts[kind]) for kind in sums), key=lambda share: -share.ms)
+    kinds = (
+        (_NUMBERING.sub("", event.name).removeprefix(_FALLBACK), event.ms)
+        for event in events
+        if event.name != _DELEGATE
+    )
+    return sorted(summed(kinds), key=lambda share: -share.ms)
 
 
 def _trace(artifact: Artifact, method: str, runs: int) -> list[Event]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tofe_edge.errors import require
 from tofe_edge.io.artifact import Artifact, open_artifact
 from tofe_edge.runtimes.bench import time_here
-from tofe_edge.runtimes.etdump import stage_names
+from tofe_edge.runtimes.breakdown import stage_names
 from tofe_edge.runtimes.measurement import measure_on
 from tofe_edge.runtimes.onnx import load, noise_for
 from tofe_edge.runtimes.onnx_trace import trace

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,12 +13,11 @@ from typing import Any
 
 from tofe_edge.io.artifact import Artifact
 from tofe_edge.runtimes.bench import bound_to
-from tofe_edge.runtimes.etdump import Breakdown, TimeShare, stage_names
+from tofe_edge.runtimes.breakdown import Breakdown, stage_names, summed, times_by_stage
 from tofe_edge.runtimes.onnx import load, noise_for, provider_name
 
 _RUNS = 20
 _KERNEL = "_kernel_time"
-_STAGE = re.compile(r"stage([0-9]+)/")
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,8 @@ def trace(artifact: Artifact, threads: int, provider: str | None, cpus: str) -> 
         for _ in range(_RUNS):
             model.execute(pixels)
         nodes = node_times(json.loads(Path(model.end_profiling()).read_text(encoding="utf-8")))
-    stages = stage_times(nodes, stage_names(artifact.manifest))
-    operators = sorted(_summed((node.operator, node.ms) for node in nodes), key=lambda share: -share.ms)
+    stages = times_by_stage(((node.name, node.ms) for node in nodes), stage_names(artifact.manifest))
+    operators = sorted(summed((node.operator, node.ms) for node in nodes), key=lambda share: -share.ms)
     return Breakdown(tuple(stages), tuple(operators), "median"), dict(Counter(node.provider for node in nodes))
 
 
@@ -67,26 +65,3 @@ def node_times(events: Sequence[Any]) -> list[NodeTime]:
         )
         for name, args in about.items()
     ]
-
-
-def stage_times(layers: Sequence[NodeTime | TimeShare], names: Sequence[str]) -> list[TimeShare]:
-    """Sums by stage, of which the names of layers tell; one whose name does not tell is of the stage before it.
-
-    Empty if a runtime fused operators of several stages.
-    """
-    stage, rows = 1, []
-    for layer in layers:
-        # What puts the patches of features in order counts as one more stage in names.
-        found = {min(int(number), len(names)) for number in _STAGE.findall(layer.name)}
-        if len(found) > 1:
-            return []
-        stage = found.pop() if found else stage
-        rows.append((names[stage - 1], layer.ms))
-    return _summed(rows)
-
-
-def _summed(rows: Any) -> list[TimeShare]:
-    sums: dict[str, list[float]] = defaultdict(list)
-    for name, ms in rows:
-        sums[name].append(ms)
-    return [TimeShare(name, sum(times), len(times)) for name, times in sums.items()]

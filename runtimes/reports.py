@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
+from tofe_edge.runtimes.breakdown import Breakdown
 from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml_counts import Share
 from tofe_edge.runtimes.coreml_device import OnDevice, Placement
-from tofe_edge.runtimes.etdump import Breakdown
 from tofe_edge.runtimes.tensorrt import Engine
 from tofe_edge.runtimes.timing import DEFAULT_RUNS, Timing, TimingRequest
 

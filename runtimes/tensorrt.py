@@ -28,17 +28,16 @@ from tofe_edge.evaluation.prediction import Prediction
 from tofe_edge.io.artifact import Artifact, Method, open_artifact
 from tofe_edge.io.files import write_bytes
 from tofe_edge.io.targets import FP16_GATES
+from tofe_edge.runtimes.breakdown import Breakdown, TimeShare, times_by_stage
 from tofe_edge.runtimes.devices import ssh
 from tofe_edge.runtimes.devices.address import SshAddress, parse_address
 from tofe_edge.runtimes.devices.deploy import DeviceFacts, cache_folder, read_facts
 from tofe_edge.runtimes.devices.scripts import RUNNER
 from tofe_edge.runtimes.devices.session import PAUSES_S, Parcel, Session, stay
 from tofe_edge.runtimes.devices.shell import Answer, Shell, printable
-from tofe_edge.runtimes.etdump import Breakdown, TimeShare
 from tofe_edge.runtimes.interface import batch_of, predictions_of
 from tofe_edge.runtimes.latency import Latency
 from tofe_edge.runtimes.onnx import INPUT, output_names
-from tofe_edge.runtimes.onnx_trace import stage_times
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 BUILD_TIMEOUT_S = 1800.0
@@ -330,7 +329,11 @@ def read_profile(document: Any, source: str, stages: Sequence[str]) -> Breakdown
         layers = [TimeShare(str(one["name"]), float(one["averageMs"]), 1) for one in document if "name" in one]
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError(f"{source}: its profile is not complete ({error}); try again") from error
-    return Breakdown(tuple(stage_times(layers, stages)), tuple(sorted(layers, key=lambda layer: -layer.ms)), "mean")
+    return Breakdown(
+        tuple(times_by_stage(((layer.name, layer.ms) for layer in layers), stages)),
+        tuple(sorted(layers, key=lambda layer: -layer.ms)),
+        "mean",
+    )
 
 
 def read_outputs(document: Any, source: str) -> dict[str, npt.NDArray[np.float32]]:

@@ -22,7 +22,7 @@ from tofe_edge.evaluation.statistics import analyse
 from tofe_edge.io.artifact import Manifest, Method
 from tofe_edge.io.targets import INT8_GATES, gates_of
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.runtimes.etdump import TimeShare
+from tofe_edge.runtimes.breakdown import TimeShare
 from tofe_edge.runtimes.timing import Telemetry
 
 HOSTILE = (

@@ -9,9 +9,9 @@ from tofe_edge.errors import InputError
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
 from tofe_edge.model.backbones import Backbone, create_backbone
 from tofe_edge.model.macs import block_macs, tofe_macs
+from tofe_edge.runtimes.breakdown import stage_names
 from tofe_edge.runtimes.coreml_checks import function_name
 from tofe_edge.runtimes.coreml_counts import by_operator, by_stage, costs, in_total, macs_of
-from tofe_edge.runtimes.etdump import stage_names
 from tofe_edge.runtimes.mil import Feature, Operation, Program, Result, load_program, open_package
 
 Names = Mapping[str, tuple[str, ...]]

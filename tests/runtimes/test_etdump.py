@@ -10,7 +10,8 @@ from conftest import TinyModel, manifest_for
 from tofe_edge.errors import DeviceError, InputError
 from tofe_edge.io.artifact import Artifact, Manifest, open_artifact
 from tofe_edge.model.checkpoint import Checkpoint
-from tofe_edge.runtimes.etdump import Event, TimeShare, break_down, operator_times, stage_names, stage_times
+from tofe_edge.runtimes.breakdown import TimeShare, stage_names
+from tofe_edge.runtimes.etdump import Event, break_down, operator_times, stage_times
 
 Made = Callable[..., Manifest]
 

@@ -12,7 +12,8 @@ from conftest import Program, TinyModel, document_of, refusal
 from tofe_edge.io.artifact import open_artifact, write_manifest
 from tofe_edge.io.files import fingerprint_of
 from tofe_edge.runtimes import trial
-from tofe_edge.runtimes.onnx_trace import NodeTime, node_times, stage_times
+from tofe_edge.runtimes.breakdown import times_by_stage
+from tofe_edge.runtimes.onnx_trace import NodeTime, node_times
 
 
 @pytest.fixture
@@ -94,4 +95,6 @@ def test_a_trace_tells_providers_and_stages() -> None:
     nodes = node_times(events)
     assert nodes[0] == NodeTime("stage1/blocks.0/MatMul_1", "MatMul", "cuda", 2.0)
     assert [node.provider for node in nodes] == ["cuda", "cpu", "cuda"]
-    assert [(one.name, one.ms, one.count) for one in stage_times(nodes, ["a", "b"])] == [("a", 2.5, 2), ("b", 4.0, 1)]
+    assert [
+        (one.name, one.ms, one.count) for one in times_by_stage([(node.name, node.ms) for node in nodes], ["a", "b"])
+    ] == [("a", 2.5, 2), ("b", 4.0, 1)]

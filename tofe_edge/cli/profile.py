@@ -25,10 +25,10 @@ from tofe_edge.errors import require
 from tofe_edge.evaluation.golden import golden_path_of, read_golden
 from tofe_edge.io.targets import target_of
 from tofe_edge.profiles import profile_names
+from tofe_edge.runtimes.breakdown import Breakdown
 from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml import COMPUTE_UNITS
 from tofe_edge.runtimes.coreml_device import OnDevice
-from tofe_edge.runtimes.etdump import Breakdown
 from tofe_edge.runtimes.latency import WARM_UP_RUNS
 from tofe_edge.runtimes.reports import DENSE, LatencyReport, PackageReport
 from tofe_edge.runtimes.tensorrt import Engine

@@ -20,7 +20,8 @@ from tofe_edge.model.backbones import Backbone
 from tofe_edge.model.checkpoint import backbone_of
 from tofe_edge.profiles import DeviceProfile
 from tofe_edge.runtimes.bench import HostBench
-from tofe_edge.runtimes.etdump import TimeShare, trace
+from tofe_edge.runtimes.breakdown import TimeShare
+from tofe_edge.runtimes.etdump import trace
 from tofe_edge.runtimes.timing import TimingRequest
 from tofe_edge.workflows.convert import Converted
 

@@ -18,7 +18,7 @@ from tofe_edge.cli.pages.sections import (
 from tofe_edge.cli.pages.token_map import heat_legend, method_maps
 from tofe_edge.evaluation.golden import GoldenSet
 from tofe_edge.io.artifact import Manifest
-from tofe_edge.runtimes.etdump import TimeShare
+from tofe_edge.runtimes.breakdown import TimeShare
 from tofe_edge.runtimes.timing import Telemetry
 
 
