@@ -60,7 +60,8 @@ def build(libraries: Path, arch: str) -> bytes:
     programs = read_programs(native)
     problems = programs.problems(arch)
     if programs.glibc > _GLIBC:
-        problems.append(f"glibc {'.'.join(map(str, programs.glibc))} is needed, the wheel's tag says {_GLIBC}")
+        needed, told = (".".join(map(str, version)) for version in (programs.glibc, _GLIBC))
+        problems.append(f"they need glibc {needed}, the wheel's tag says {told}")
     if problems:
         raise InputError(f"{libraries}: {problems[0]}")
     files = {f"tofe/{name}": file for name, file in native.items()}
