@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tofe_edge.evaluation.parity import Parity
 from tofe_edge.io.artifact import DEFAULT_METHOD, Artifact, Method
 from tofe_edge.runtimes.breakdown import Breakdown
 from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml_counts import Share
 from tofe_edge.runtimes.coreml_device import OnDevice, Placement
-from tofe_edge.runtimes.tensorrt import Engine
+from tofe_edge.runtimes.latency import Latency
 from tofe_edge.runtimes.timing import DEFAULT_RUNS, Timing, TimingRequest
 
 DENSE = "dense"
@@ -46,6 +47,26 @@ class ProfileRequest:
     compute_units: str | None = None
     provider: str | None = None
     engine: str | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What ran a model on a board: TensorRT, and how it was built.
+
+    Attributes:
+        version: of TensorRT, as ``10.3.0``.
+        flags: that the engine was built with.
+        power_mode, gpu_clocks: what ``nvpmodel -q`` and ``jetson_clocks --show`` say; empty if they say nothing.
+        gpu: time on the GPU alone; the report's latency has the copies there and back too.
+        parity: with the golden vectors.
+    """
+
+    version: str
+    flags: tuple[str, ...]
+    power_mode: str
+    gpu_clocks: str
+    gpu: Latency
+    parity: Parity
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from tofe_edge.runtimes.devices.shell import Answer, Shell, printable
 from tofe_edge.runtimes.interface import batch_of, predictions_of
 from tofe_edge.runtimes.latency import Latency
 from tofe_edge.runtimes.onnx import INPUT, output_names
+from tofe_edge.runtimes.reports import Engine
 from tofe_edge.runtimes.timing import Machine, Timing, TimingRequest
 
 BUILD_TIMEOUT_S = 1800.0
@@ -64,26 +65,6 @@ _EPILOGUE = re.compile(
     r"(Engine|Failed to create engine|Building engine) (could not|set up|failed|from)|Failed to (parse|create)"
 )
 _LOADED = re.compile(r"Engine (?:loaded|deserialized) in ([0-9.]+) sec")
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What ran a model on a board.
-
-    Attributes:
-        version: of TensorRT, as ``10.3.0``.
-        flags: that the engine was built with.
-        power_mode, gpu_clocks: what ``nvpmodel -q`` and ``jetson_clocks --show`` say; empty if they say nothing.
-        gpu: time on the GPU alone; the report's latency has the copies there and back too.
-        parity: with the golden vectors.
-    """
-
-    version: str
-    flags: tuple[str, ...]
-    power_mode: str
-    gpu_clocks: str
-    gpu: Latency
-    parity: Parity
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ from tofe_edge.runtimes.comparison import Comparison, Sustained
 from tofe_edge.runtimes.coreml import COMPUTE_UNITS
 from tofe_edge.runtimes.coreml_device import OnDevice
 from tofe_edge.runtimes.latency import WARM_UP_RUNS
-from tofe_edge.runtimes.reports import DENSE, LatencyReport, PackageReport
-from tofe_edge.runtimes.tensorrt import Engine
+from tofe_edge.runtimes.reports import DENSE, Engine, LatencyReport, PackageReport
 from tofe_edge.runtimes.timing import Timing
 from tofe_edge.workflows.profile import profile
 from tofe_edge.workflows.run import load
