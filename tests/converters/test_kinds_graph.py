@@ -106,14 +106,12 @@ EXPORTS = [
     ("swiglu", "paper", "features", False),
     ("query norms", "paper", "embedding", True),
     ("mean, norm behind it", "merging", "features", True),
+    ("norm behind cls", "merging", "logits", True),
 ]
-SLOW = [(name, "merging", outputs_of(kind(name))[0], True) for name in ("lvvit", "norm behind cls")]
-"""What of the other kinds lowers differently."""
+"""What lowers differently of the kinds."""
 
 
-@pytest.mark.parametrize(
-    ("name", "reduction", "output", "int8"), [*EXPORTS, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)]
-)
+@pytest.mark.parametrize(("name", "reduction", "output", "int8"), EXPORTS)
 def test_one_delegate_per_stage_and_only_selections_outside(name: str, reduction: str, output: Any, int8: bool) -> None:
     model = kind(name, reduction=reduction)
     graph = build_static_graph(model, COUNTS, output=output, normalize=output == "embedding")
